@@ -1,0 +1,19 @@
+"""How a number is measured, checked and recorded.
+
+The way of a number, file by file:
+
+    case.py        what to measure, and under which settings
+    bundles.py     whether cases share a process
+    isolation.py   runs cases in a process of its own, with a deadline; every ending is an outcome
+    child.py       the entry point of that process
+    measuring.py   in that process: driver, inputs, truth, then the quantity asked for, then truth again
+    operators.py   per operator: its inputs, its call and its reference
+    truth.py       compares with the float64 reference
+    sampler.py     warm-up, calibration, samples
+    threads.py     sets the thread count, and reads back what was got
+    frameworks/    how to drive each framework
+    roofs.py       what the memory of this machine can do
+    outcomes.py    the record of every ending, one JSON line each
+    provenance.py  the machine and the software
+    tracking.py    the one function that asv's classes call
+"""

@@ -1,0 +1,72 @@
+"""What to measure, and under which settings: plain data that crosses the process boundary as JSON."""
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+QUANTITIES = ("time", "first_call", "transient_bytes", "saved_bytes")
+UNITS = {"time": "seconds", "first_call": "seconds", "transient_bytes": "bytes", "saved_bytes": "bytes"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One number to measure.
+
+    quantity: one of QUANTITIES. op: an operator of the catalog, or "roof". variant: a name in
+    it. elements: array length (for a roof: bytes of one array). dtype: its dtype.
+    """
+
+    quantity: str
+    op: str
+    variant: str
+    elements: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how wide to measure.
+
+    budget_s: sampling stops here at the latest. limit_s: the whole process is ended here.
+    threads: threads asked of every framework.
+    """
+
+    budget_s: float = 1.0
+    limit_s: float = 120.0
+    threads: int = 0
+
+    @staticmethod
+    def from_environment() -> "Settings":
+        """RELU_BENCH_BUDGET_S, RELU_BENCH_LIMIT_S and RELU_BENCH_THREADS, or the defaults.
+
+        Threads default to the cores this process may use.
+        Raises ValueError that names the variable and what it accepts.
+        """
+        cores = len(os.sched_getaffinity(0))
+        settings = Settings(
+            budget_s=_number("RELU_BENCH_BUDGET_S", Settings.budget_s, 0.01, 3600),
+            limit_s=_number("RELU_BENCH_LIMIT_S", Settings.limit_s, 1, 86400),
+            threads=int(_number("RELU_BENCH_THREADS", cores, 1, cores)),
+        )
+        return settings
+
+
+def _number(variable: str, default: float, least: float, most: float) -> float:
+    text = os.environ.get(variable, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not least <= value <= most:
+        raise ValueError(f"{variable}: {text!r} given, a number from {least:g} to {most:g} needed")
+    return value
+
+
+def to_json(case: Case, settings: Settings) -> dict[str, Any]:
+    """The request that a measuring process reads."""
+    return {"case": asdict(case), "settings": asdict(settings)}
+
+
+def from_json(request: dict[str, Any]) -> tuple[Case, Settings]:
+    """The inverse of `to_json`."""
+    return Case(**request["case"]), Settings(**request["settings"])

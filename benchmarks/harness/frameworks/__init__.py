@@ -1,0 +1,59 @@
+"""How to drive each framework. A driver is a module named after the framework and "_".
+
+The catalog's `framework` names the module, so that adding a framework adds a file here. A driver
+imports its framework in `start`, never before.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class Unavailable(Exception):
+    """The machine lacks what a row needs; the message says what."""
+
+
+class Driver(Protocol):
+    """What the harness asks of a framework. Arrays are the framework's own."""
+
+    def environment(self, cache_dir: str | None) -> dict[str, str]:
+        """Variables to set before the import; `cache_dir`: an empty folder for compiled code, to measure a first call."""
+
+    def start(self, device: str) -> None:
+        """Import the framework and make `device` the default. Raises Unavailable."""
+
+    def threads(self) -> int:
+        """Threads that the framework uses now."""
+
+    def array(self, values: np.ndarray, dtype: str) -> Any:
+        """A new array that owns its memory, on the device; `dtype` also bool and uint8."""
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        """Its values, exactly: half precisions come as float32. Waits for the work to be done."""
+
+    def restore(self, target: Any, master: Any) -> Any:
+        """`target` with the values of `master` again: the same memory, or a new array where the old one is gone."""
+
+    def blocking(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, returning when its work is done."""
+
+    def transient_bytes(self, call: Callable[..., Any], function: Callable[..., Any], make: Callable[[], list]) -> int:
+        """Peak of bytes allocated during `call(*make())`, its result included, above what was live before."""
+
+    def saved_bytes(self, function: Callable[..., Any], x: Any) -> int:
+        """Bytes that `function(x) -> (y, backward)` keeps for the backward pass."""
+
+
+def driver(framework: str) -> Driver:
+    """The driver module of a framework.
+
+    Raises LookupError where there is none.
+    """
+    try:
+        return import_module(f"{__name__}.{framework}_")  # type: ignore[return-value]
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{framework}_":
+            raise
+        raise LookupError(f"no driver for {framework!r}: benchmarks/harness/frameworks/{framework}_.py is missing") from None

@@ -1,0 +1,91 @@
+"""Driver of JAX, on the CPU and on CUDA."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness.frameworks import Unavailable
+
+
+def environment(cache_dir: str | None) -> dict[str, str]:
+    # Without preallocation the allocator's statistics are of this process's arrays.
+    return {"JAX_ENABLE_X64": "1", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+
+
+def start(device: str) -> None:
+    os.environ["JAX_PLATFORMS"] = device
+    import jax
+
+    try:
+        jax.devices(device)
+    except RuntimeError as error:
+        raise Unavailable(f"JAX sees no {device} device: {str(error).splitlines()[0]}") from None
+
+
+def threads() -> int:
+    # XLA sizes its pool by the affinity of the process; it has no supported switch and no read-out.
+    return len(os.sched_getaffinity(0))
+
+
+def array(values: np.ndarray, dtype: str) -> Any:
+    import jax.numpy as jnp
+
+    # A copy, always: on the CPU an array may alias NumPy's memory, which donation would then overwrite.
+    return jnp.array(jnp.asarray(values).astype(dtype), copy=True).block_until_ready()
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    return np.asarray(array.astype("float32") if array.dtype in ("float16", "bfloat16") else array)
+
+
+def restore(target: Any, master: Any) -> Any:
+    import jax.numpy as jnp
+
+    return jnp.array(master, copy=True).block_until_ready()
+
+
+def blocking(function: Callable[..., Any]) -> Callable[..., Any]:
+    import jax
+
+    return lambda *arguments: jax.block_until_ready(function(*arguments))
+
+
+def transient_bytes(call: Callable[..., Any], function: Callable[..., Any], make: Callable[..., list]) -> int:
+    """By XLA's plan: results and temporaries of a program, less what it writes into donated arguments.
+
+    Of a roundtrip: the buffers alive between its halves, and the plan of the second half, which
+    is the larger one.
+    """
+    if hasattr(function, "lower"):
+        return _program_bytes(function, make(), {})
+    x, grad = make()
+    given = x.unsafe_buffer_pointer()
+    y, backward = function(x)
+    between = _buffers(y, backward)
+    between.pop(given, None)
+    return sum(between.values()) + _program_bytes(backward.func, [*backward.args, grad], backward.keywords)
+
+
+def saved_bytes(function: Callable[..., Any], x: Any) -> int:
+    _, backward = function(x)
+    return sum(_buffers(None, backward).values())
+
+
+def _program_bytes(program: Any, arguments: list, keywords: dict[str, Any]) -> int:
+    import jax
+
+    results = jax.eval_shape(program, *arguments, **keywords)
+    made = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(results))
+    plan = program.lower(*arguments, **keywords).compile().memory_analysis()
+    return made + plan.temp_size_in_bytes - plan.alias_size_in_bytes
+
+
+def _buffers(y: Any, backward: partial) -> dict[int, int]:
+    """Bytes of each distinct buffer that a result and a backward function hold, by address."""
+    import jax
+
+    leaves = jax.tree.leaves((y, backward.args, backward.keywords))
+    return {leaf.unsafe_buffer_pointer(): leaf.nbytes for leaf in leaves}

@@ -1,0 +1,49 @@
+"""Driver of NumPy."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness.frameworks import Unavailable, traced
+
+
+def environment(cache_dir: str | None) -> dict[str, str]:
+    return {}
+
+
+def start(device: str) -> None:
+    if device != "cpu":
+        raise Unavailable(f"NumPy has no device {device!r}")
+
+
+def threads() -> int:
+    # The threaded rows start a thread for each core that they may use.
+    return len(os.sched_getaffinity(0))
+
+
+def array(values: np.ndarray, dtype: str) -> np.ndarray:
+    return np.array(values, dtype=dtype)
+
+
+def to_numpy(array: np.ndarray) -> np.ndarray:
+    return np.asarray(array)
+
+
+def restore(target: np.ndarray, master: np.ndarray) -> np.ndarray:
+    np.copyto(target, master)
+    return target
+
+
+def blocking(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+def transient_bytes(call: Callable[..., Any], function: Callable[..., Any], make: Callable[..., list]) -> int:
+    return traced.peak_bytes(call, make)
+
+
+def saved_bytes(function: Callable[..., Any], x: np.ndarray) -> int:
+    _, backward = function(x)
+    return traced.kept_bytes(backward)

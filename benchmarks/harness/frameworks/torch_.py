@@ -1,0 +1,108 @@
+"""Driver of PyTorch, on the CPU and on CUDA."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness.frameworks import Unavailable
+
+
+def environment(cache_dir: str | None) -> dict[str, str]:
+    return {"TORCHINDUCTOR_CACHE_DIR": cache_dir} if cache_dir else {}
+
+
+def start(device: str) -> None:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Unavailable("torch sees no CUDA device")
+    torch.set_default_device(device)
+
+
+def threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def array(values: np.ndarray, dtype: str) -> Any:
+    import torch
+
+    # A copy, always: from_numpy shares memory.
+    return torch.from_numpy(np.ascontiguousarray(values)).to(
+        device=torch.get_default_device(), dtype=getattr(torch, dtype), copy=True
+    )
+
+
+def to_numpy(array: Any) -> np.ndarray:
+    import torch
+
+    exact = array.float() if array.dtype in (torch.float16, torch.bfloat16) else array
+    return exact.detach().cpu().numpy()
+
+
+def restore(target: Any, master: Any) -> Any:
+    return target.copy_(master)
+
+
+def blocking(function: Callable[..., Any]) -> Callable[..., Any]:
+    import torch
+
+    if torch.get_default_device().type == "cpu":
+        return function
+
+    def synchronous(*arguments: Any) -> Any:
+        result = function(*arguments)
+        torch.cuda.synchronize()
+        return result
+
+    return synchronous
+
+
+def transient_bytes(call: Callable[..., Any], function: Callable[..., Any], make: Callable[..., list]) -> int:
+    import torch
+
+    call(*make())
+    arguments = make()
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = call(*arguments)
+        torch.cuda.synchronize()
+        del result
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        result = call(*arguments)
+    del result
+    return _peak_of_events(profile)
+
+
+def _peak_of_events(profile: Any) -> int:
+    """The highest running sum of the allocator's signed events, which have no peak of their own on the CPU."""
+    live = peak = 0
+    for event in sorted(
+        (e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()
+    ):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def saved_bytes(function: Callable[..., Any], x: Any) -> int:
+    import torch
+
+    storages: dict[int, int] = {}
+
+    def note(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        _, backward = function(x)
+    # Hand-written pairs record no graph: what they keep, they hold.
+    for tensor in backward.keywords.values():
+        note(tensor)
+    return sum(storages.values())

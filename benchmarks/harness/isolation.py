@@ -1,0 +1,77 @@
+"""Run cases in a fresh process with a deadline. Every ending is an outcome: the caller never dies of a case."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.harness.case import Case, Settings, to_json
+from benchmarks.harness.outcomes import Outcome
+
+TAIL_CHARACTERS = 2000
+
+
+def run(cases: Sequence[Case], settings: Settings) -> list[Outcome]:
+    """The outcomes of the first cases of a list, measured one after the other in one process of their own.
+
+    Where a case ends that process, its outcome is the last one of the result, and the cases behind
+    it have none. The process sees the import path of this one. It and all that it started are
+    killed when `settings.limit_s` for each case is over.
+    """
+    with tempfile.TemporaryDirectory(prefix="relu-bench-") as name:
+        folder = Path(name)
+        requests = [to_json(case, settings) for case in cases]
+        request = {"folder": name, "benchmarks": str(Path(__file__).parents[1]), "requests": requests}
+        (folder / "request.json").write_text(json.dumps(request))
+        limit_s = settings.limit_s * len(cases)
+        with (folder / "output.txt").open("wb") as sink:
+            # -P keeps this file's folder off the path, where its modules could shadow others.
+            process = subprocess.Popen(
+                [sys.executable, "-P", str(Path(__file__).with_name("child.py")), str(folder / "request.json")],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+                start_new_session=True,
+            )
+            code = _wait(process, limit_s)
+        tail = (folder / "output.txt").read_bytes()[-4 * TAIL_CHARACTERS :].decode(errors="replace")[-TAIL_CHARACTERS:]
+        outcomes = [
+            Outcome(**json.loads((folder / f"{number}.json").read_text()))
+            for number in range(len(cases))
+            if (folder / f"{number}.json").exists()
+        ]
+        return outcomes if len(outcomes) == len(cases) else [*outcomes, _broken_off(code, limit_s, tail)]
+
+
+def _wait(process: subprocess.Popen, limit_s: float) -> int | None:
+    """The exit code, or None after the limit; sleeps meanwhile, as polling would disturb the timing."""
+    handle = os.pidfd_open(process.pid)
+    try:
+        ended, _, _ = select.select([handle], [], [], limit_s)
+        return process.wait() if ended else None
+    finally:
+        os.close(handle)
+        _kill_session(process)
+
+
+def _broken_off(code: int | None, limit_s: float, tail: str) -> Outcome:
+    if code is None:
+        return Outcome("timeout", f"still running after {limit_s:g} s", output_tail=tail)
+    if code < 0:
+        return Outcome("crashed", f"killed by {signal.Signals(-code).name}", output_tail=tail)
+    return Outcome("crashed", f"the process ended with code {code} and no result", output_tail=tail)
+
+
+def _kill_session(process: subprocess.Popen) -> None:
+    """End what is left of the process and its children."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()

@@ -1,0 +1,81 @@
+"""Refusals that name the argument, shared by the implementations. Nothing here runs on the fast path."""
+
+from typing import Any
+
+import numpy as np
+
+
+def alike(x: Any, out: Any, x_name: str = "x", out_name: str = "out") -> None:
+    """Raise unless `out` has the shape and the dtype of `x`.
+
+    x, out: arrays of any one framework.
+    Raises ValueError for another shape, TypeError for another dtype.
+    """
+    if tuple(out.shape) != tuple(x.shape):
+        raise ValueError(
+            f"{out_name}: shape {tuple(out.shape)} given, {tuple(x.shape)} needed, the shape of {x_name}"
+        )
+    if out.dtype != x.dtype:
+        raise TypeError(f"{out_name}: dtype {out.dtype} given, {x.dtype} needed, the dtype of {x_name}")
+
+
+def mask(grad: Any, saved: Any) -> None:
+    """Raise unless `saved` is a boolean mask in the shape of `grad`.
+
+    grad, saved: arrays of any one framework.
+    Raises ValueError for another shape, TypeError for another dtype.
+    """
+    if tuple(saved.shape) != tuple(grad.shape):
+        raise ValueError(
+            f"saved: shape {tuple(saved.shape)} given, {tuple(grad.shape)} needed, the shape of grad"
+        )
+    if str(saved.dtype).removeprefix("torch.") != "bool":
+        raise TypeError(f"saved: dtype {saved.dtype} given, bool needed")
+
+
+def bits(grad: Any, saved: Any) -> None:
+    """Raise unless `saved` holds one bit for each element of `grad`: a flat uint8 array of ceil(size / 8).
+
+    Raises ValueError for another shape, TypeError for another dtype.
+    """
+    needed = ((int(np.prod(grad.shape)) + 7) // 8,)
+    if tuple(saved.shape) != needed:
+        raise ValueError(
+            f"saved: shape {tuple(saved.shape)} given, {needed} needed: one bit for each element of grad"
+        )
+    if str(saved.dtype) != "uint8":
+        raise TypeError(f"saved: dtype {saved.dtype} given, uint8 needed: packed bits")
+
+
+def floating(dtypes: tuple[str, ...], **arrays: Any) -> None:
+    """Raise TypeError unless every named array has one of the `dtypes`."""
+    for name, array in arrays.items():
+        if str(array.dtype) not in dtypes:
+            raise TypeError(f"{name}: dtype {array.dtype} given, {' or '.join(dtypes)} needed")
+
+
+def writable(**arrays: np.ndarray) -> None:
+    """Raise ValueError unless every named NumPy array can be written to."""
+    for name, array in arrays.items():
+        if not array.flags.writeable:
+            raise ValueError(f"{name}: a read-only array given, a writable one needed")
+
+
+def contiguous(**arrays: np.ndarray) -> None:
+    """Raise ValueError unless every named NumPy array is C-contiguous."""
+    for name, array in arrays.items():
+        if not array.flags.c_contiguous:
+            raise ValueError(
+                f"{name}: strides {array.strides} given, a C-contiguous array needed; "
+                f"pass numpy.ascontiguousarray({name})"
+            )
+
+
+def disjoint_or_same(out: np.ndarray, out_name: str = "out", **inputs: np.ndarray) -> None:
+    """Raise ValueError where the NumPy array `out` overlaps an input without being that very memory."""
+    for name, array in inputs.items():
+        same = array.ctypes.data == out.ctypes.data and array.strides == out.strides
+        if not same and np.shares_memory(array, out):
+            raise ValueError(
+                f"{out_name}: overlaps {name} in part; give a separate buffer, or {name} itself to work in place"
+            )

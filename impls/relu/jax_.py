@@ -1,0 +1,71 @@
+"""ReLU in JAX, on the CPU and on CUDA from the same functions.
+
+forward, _inplace      `jax.nn.relu` jitted; in place: its argument is donated, so XLA reuses the buffer
+backward, _inplace     a selection by the kept input or output
+backward_bool          a selection by a kept mask
+backward_bits          by packed bits; XLA fuses the unpacking into the selection
+roundtrip_vjp          what users call: `jax.vjp`, its two halves each one XLA program, so that
+                       what is kept between them is real memory
+roundtrip_inplace      both halves donated, keeping the output
+
+JAX cannot write into a buffer that it is given, so there is no out form. A donated array is deleted.
+Shapes are checked while tracing, which costs nothing later. A lone `jax.jit` of forward and backward
+together would keep nothing at all: XLA fuses the two.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from impls.relu import checks
+
+Backward = Callable[[Array], Array]
+
+
+def _relu(x: Array) -> Array:
+    return jax.nn.relu(x)
+
+
+def _backward(grad: Array, saved: Array) -> Array:
+    checks.alike(grad, saved, "grad", "saved")
+    return jnp.where(saved > 0, grad, 0)
+
+
+def _backward_bool(grad: Array, saved: Array) -> Array:
+    checks.mask(grad, saved)
+    return jnp.where(saved, grad, 0)
+
+
+def _backward_bits(grad: Array, saved: Array) -> Array:
+    checks.bits(grad, saved)
+    mask = jnp.unpackbits(saved, count=grad.size, bitorder="little").astype(bool)
+    return jnp.where(mask.reshape(grad.shape), grad, 0)
+
+
+forward = jax.jit(_relu)
+forward_inplace = jax.jit(_relu, donate_argnums=0)
+backward = jax.jit(_backward)
+backward_inplace = jax.jit(_backward, donate_argnums=0)
+backward_bool = jax.jit(_backward_bool)
+backward_bits = jax.jit(_backward_bits)
+
+_vjp = jax.jit(lambda x: jax.vjp(_relu, x))
+
+
+@jax.jit
+def _apply_vjp(vjp: Any, grad: Array) -> Array:
+    return vjp(grad)[0]
+
+
+def roundtrip_vjp(x: Array) -> tuple[Array, Backward]:
+    y, vjp = _vjp(x)
+    return y, partial(_apply_vjp, vjp)
+
+
+def roundtrip_inplace(x: Array) -> tuple[Array, Backward]:
+    y = forward_inplace(x)
+    return y, partial(backward_inplace, saved=y)

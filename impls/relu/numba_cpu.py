@@ -1,0 +1,277 @@
+"""ReLU in Numba on the CPU, without fast-math: NaN and infinities come out as the definition has them.
+
+forward_*               one loop that LLVM vectorises; the select keeps NaN
+backward_*              the same loop with a gradient; `saved` is the input or the output
+*_threads_*             the loop over all cores (`prange`)
+backward_bool_*         from a mask of one byte an element
+backward_bits_*         from packed bits, eight elements a byte
+roundtrip_*             forward and backward as a pair
+
+Fresh forms allocate inside the compiled function, with Numba's allocator, as a user's own function
+would. Compiled code checks shapes and overlap, at no measurable cost; what it refuses, `_explain`
+says in words. Arrays are C-contiguous, float32 or float64 (Numba has no half precision on the
+CPU); the fresh forms copy another layout first.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numba import float32, float64, njit, prange
+from numba.core.errors import NumbaError
+from numba.extending import overload
+from numpy.typing import NDArray
+
+from impls.relu import checks
+
+Array = NDArray[Any]
+Backward = Callable[[Array], Array]
+
+DTYPES = ("float32", "float64")
+# A thread's share of packed bits at a time; a multiple of 8.
+BLOCK_ELEMENTS = 65536
+
+
+def _same_floating_dtype(a: Array, b: Array) -> bool:
+    """Known while compiling, and so free: a mix of dtypes would be converted without a word."""
+    return a.dtype == b.dtype and a.dtype.name in DTYPES
+
+
+@overload(_same_floating_dtype)
+def _same_floating_dtype_compiled(a, b):  # type: ignore[no-untyped-def]  # Numba compares signatures
+    same = a.dtype == b.dtype and a.dtype in (float32, float64)
+    return lambda a, b: same
+
+
+@njit(cache=True)
+def _overlap_in_part(a: Array, b: Array) -> bool:
+    a_start, b_start = a.ctypes.data, b.ctypes.data
+    return a_start != b_start and a_start < b_start + b.nbytes and b_start < a_start + a.nbytes
+
+
+@njit(cache=True)
+def _forward(x: Array, out: Array) -> Array:
+    if x.shape != out.shape or not _same_floating_dtype(x, out) or _overlap_in_part(x, out):
+        raise ValueError
+    source, target = x.reshape(x.size), out.reshape(out.size)
+    for i in range(source.size):
+        value = source[i]
+        target[i] = value if value > 0 or value != value else 0
+    return out
+
+
+@njit(cache=True, parallel=True)
+def _forward_threads(x: Array, out: Array) -> Array:
+    if x.shape != out.shape or not _same_floating_dtype(x, out) or _overlap_in_part(x, out):
+        raise ValueError
+    source, target = x.reshape(x.size), out.reshape(out.size)
+    for i in prange(source.size):
+        value = source[i]
+        target[i] = value if value > 0 or value != value else 0
+    return out
+
+
+@njit(cache=True)
+def _backward(grad: Array, saved: Array, out: Array) -> Array:
+    if grad.shape != saved.shape or grad.shape != out.shape or not _same_floating_dtype(grad, out):
+        raise ValueError
+    if _overlap_in_part(grad, out) or _overlap_in_part(saved, out):
+        raise ValueError
+    gradient, kept, target = grad.reshape(grad.size), saved.reshape(saved.size), out.reshape(out.size)
+    for i in range(gradient.size):
+        target[i] = gradient[i] if kept[i] > 0 else 0
+    return out
+
+
+@njit(cache=True, parallel=True)
+def _backward_threads(grad: Array, saved: Array, out: Array) -> Array:
+    if grad.shape != saved.shape or grad.shape != out.shape or not _same_floating_dtype(grad, out):
+        raise ValueError
+    if _overlap_in_part(grad, out) or _overlap_in_part(saved, out):
+        raise ValueError
+    gradient, kept, target = grad.reshape(grad.size), saved.reshape(saved.size), out.reshape(out.size)
+    for i in prange(gradient.size):
+        target[i] = gradient[i] if kept[i] > 0 else 0
+    return out
+
+
+@njit(cache=True)
+def _backward_bits(grad: Array, saved: Array, out: Array) -> None:
+    for byte in range(grad.size // 8):
+        kept = np.int32(saved[byte])
+        for bit in range(8):
+            value = grad[byte * 8 + bit]
+            out[byte * 8 + bit] = value if (kept >> np.int32(bit)) & np.int32(1) else 0
+    for i in range(grad.size // 8 * 8, grad.size):
+        out[i] = grad[i] if (saved[i // 8] >> (i % 8)) & 1 else 0
+
+
+@njit(cache=True, parallel=True)
+def _backward_bits_threads(grad: Array, saved: Array, out: Array) -> Array:
+    if saved.shape != ((grad.size + 7) // 8,) or grad.shape != out.shape or not _same_floating_dtype(grad, out):
+        raise ValueError
+    if _overlap_in_part(grad, out) or _overlap_in_part(saved, out):
+        raise ValueError
+    gradient, target = grad.reshape(grad.size), out.reshape(out.size)
+    # A serial loop in each block: LLVM does not vectorise the two nested loops under prange (6 times slower).
+    for block in prange((gradient.size + BLOCK_ELEMENTS - 1) // BLOCK_ELEMENTS):
+        start = block * BLOCK_ELEMENTS
+        stop = min(start + BLOCK_ELEMENTS, gradient.size)
+        _backward_bits(gradient[start:stop], saved[start // 8 : (stop + 7) // 8], target[start:stop])
+    return out
+
+
+@njit(cache=True)
+def _forward_bits(x: Array, out: Array, bits: Array) -> None:
+    for byte in range(x.size // 8):
+        kept = np.int32(0)
+        for bit in range(8):
+            value = x[byte * 8 + bit]
+            kept |= np.int32(value > 0) << np.int32(bit)
+            out[byte * 8 + bit] = value if value > 0 or value != value else 0
+        bits[byte] = kept
+    if x.size % 8:
+        bits[x.size // 8] = 0
+    for i in range(x.size // 8 * 8, x.size):
+        value = x[i]
+        bits[i // 8] |= np.int32(value > 0) << (i % 8)
+        out[i] = value if value > 0 or value != value else 0
+
+
+@njit(cache=True, parallel=True)
+def _forward_bits_threads(x: Array, out: Array, bits: Array) -> Array:
+    if x.shape != out.shape or not _same_floating_dtype(x, out) or _overlap_in_part(x, out):
+        raise ValueError
+    source, target = x.reshape(x.size), out.reshape(out.size)
+    for block in prange((source.size + BLOCK_ELEMENTS - 1) // BLOCK_ELEMENTS):
+        start = block * BLOCK_ELEMENTS
+        stop = min(start + BLOCK_ELEMENTS, source.size)
+        _forward_bits(source[start:stop], target[start:stop], bits[start // 8 : (stop + 7) // 8])
+    return out
+
+
+@njit(cache=True)
+def _forward_fresh(x: Array) -> Array:
+    return _forward(x, np.empty_like(x))
+
+
+@njit(cache=True)
+def _forward_threads_fresh(x: Array) -> Array:
+    return _forward_threads(x, np.empty_like(x))
+
+
+@njit(cache=True)
+def _backward_fresh(grad: Array, saved: Array) -> Array:
+    return _backward(grad, saved, np.empty_like(grad))
+
+
+@njit(cache=True)
+def _backward_threads_fresh(grad: Array, saved: Array) -> Array:
+    return _backward_threads(grad, saved, np.empty_like(grad))
+
+
+def forward(x: Array) -> Array:
+    return _call(_forward_fresh, _contiguous(x))
+
+
+def forward_out(x: Array, out: Array) -> Array:
+    return _call(_forward, x, out)
+
+
+def forward_inplace(x: Array) -> Array:
+    return _call(_forward, x, x)
+
+
+def forward_threads(x: Array) -> Array:
+    return _call(_forward_threads_fresh, _contiguous(x))
+
+
+def forward_threads_out(x: Array, out: Array) -> Array:
+    return _call(_forward_threads, x, out)
+
+
+def forward_threads_inplace(x: Array) -> Array:
+    return _call(_forward_threads, x, x)
+
+
+def backward(grad: Array, saved: Array) -> Array:
+    return _call(_backward_fresh, _contiguous(grad), _contiguous(saved))
+
+
+def backward_out(grad: Array, saved: Array, out: Array) -> Array:
+    return _call(_backward, grad, saved, out)
+
+
+def backward_inplace(grad: Array, saved: Array) -> Array:
+    return _call(_backward, grad, saved, grad)
+
+
+def backward_threads(grad: Array, saved: Array) -> Array:
+    return _call(_backward_threads_fresh, _contiguous(grad), _contiguous(saved))
+
+
+def backward_threads_out(grad: Array, saved: Array, out: Array) -> Array:
+    return _call(_backward_threads, grad, saved, out)
+
+
+def backward_threads_inplace(grad: Array, saved: Array) -> Array:
+    return _call(_backward_threads, grad, saved, grad)
+
+
+def backward_bits_threads_out(grad: Array, saved: Array, out: Array) -> Array:
+    return _call(_backward_bits_threads, grad, saved, out)
+
+
+def backward_bits_threads_inplace(grad: Array, saved: Array) -> Array:
+    return _call(_backward_bits_threads, grad, saved, grad)
+
+
+def roundtrip_threads(x: Array) -> tuple[Array, Backward]:
+    y = forward_threads(x)
+    return y, partial(backward_threads, saved=y)
+
+
+def roundtrip_threads_inplace(x: Array) -> tuple[Array, Backward]:
+    y = forward_threads_inplace(x)
+    return y, partial(backward_threads_inplace, saved=y)
+
+
+def roundtrip_bits_threads_inplace(x: Array) -> tuple[Array, Backward]:
+    bits = np.empty((x.size + 7) // 8, np.uint8)
+    y = _call(_forward_bits_threads, x, x, bits)
+    return y, partial(backward_bits_threads_inplace, saved=bits)
+
+
+def _contiguous(array: Array) -> Array:
+    return array if array.flags.c_contiguous else np.asarray(array, order="C")
+
+
+def _call(kernel: Callable[..., Array], *arrays: Array) -> Array:
+    try:
+        return kernel(*arrays)
+    except (NumbaError, NotImplementedError, ValueError):
+        _explain(kernel, arrays)
+        raise
+
+
+def _explain(kernel: Any, arrays: tuple[Array, ...]) -> None:
+    """Raise the error that says which argument of `kernel` is at fault, if one of them is."""
+    named = dict(zip(kernel.py_func.__code__.co_varnames, arrays, strict=False))
+    saved, target = named.get("saved"), arrays[-1] if "out" in named else None
+    source_name = "x" if "x" in named else "grad"
+    source = named[source_name]
+    checks.floating(DTYPES, **{source_name: source})
+    checks.contiguous(**named)
+    if saved is not None and saved.dtype == np.uint8:
+        checks.bits(source, saved)
+    elif saved is not None and saved.dtype == np.bool_:
+        checks.mask(source, saved)
+    elif saved is not None:
+        checks.alike(source, saved, source_name, "saved")
+    if target is not None:
+        out_name = source_name if target is source else "out"
+        checks.alike(source, target, source_name, out_name)
+        checks.writable(**{out_name: target})
+        others = {name: array for name, array in named.items() if array is not target}
+        checks.disjoint_or_same(target, out_name, **others)

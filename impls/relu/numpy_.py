@@ -1,0 +1,185 @@
+"""ReLU in NumPy.
+
+forward                one ufunc into a new array
+forward_where          the case distinction, written out: drops NaN
+forward_multiply       input times mask: -inf gives NaN
+forward_out, _inplace  the same ufunc into memory that is there already
+forward_clip_*         `clip` to [0, inf]: the same result, and vectorised where `maximum` with a scalar is not
+forward_threads_*      `clip` over slices in a thread pool; ufuncs release the GIL
+backward_multiply      `grad * (saved > 0)`, the form of most tutorials: blocked infinities give NaN
+backward               the case distinction, written out
+backward_out           the comparison is written into `out` as 0 and 1, then multiplied: no mask is allocated
+backward_inplace       zeros are copied over the blocked elements of grad
+backward_bool_*        the mask was kept, so the allocation-free form is one multiplication
+backward_bits          the mask was kept as bits, and is unpacked first
+backward_threads_*     blocks that stay in cache, over a thread pool
+roundtrip_*            forward and backward as a pair, keeping the output or the mask
+
+A form that multiplies turns a blocked infinity or NaN in grad into NaN.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from impls.relu import checks
+
+Array = NDArray[Any]
+Backward = Callable[[Array], Array]
+
+# Elements a thread works on at a time: 32 Ki float32 with their mask stay in any second-level cache.
+BLOCK_ELEMENTS = 32768
+
+
+def forward(x: Array) -> Array:
+    return np.maximum(x, 0)
+
+
+def forward_where(x: Array) -> Array:
+    return np.where(x > 0, x, 0)
+
+
+def forward_multiply(x: Array) -> Array:
+    return x * (x > 0)
+
+
+def forward_out(x: Array, out: Array) -> Array:
+    if out.shape != x.shape or out.dtype != x.dtype:
+        checks.alike(x, out)
+    return np.maximum(x, 0, out=out)
+
+
+def forward_inplace(x: Array) -> Array:
+    return np.maximum(x, 0, out=x)
+
+
+def forward_clip_out(x: Array, out: Array) -> Array:
+    if out.shape != x.shape or out.dtype != x.dtype:
+        checks.alike(x, out)
+    return np.clip(x, 0, np.inf, out=out)
+
+
+def forward_clip_inplace(x: Array) -> Array:
+    return np.clip(x, 0, np.inf, out=x)
+
+
+def forward_threads_out(x: Array, out: Array) -> Array:
+    checks.alike(x, out)
+    checks.disjoint_or_same(out, x=x)
+    _in_slices(forward_clip_out, x, out)
+    return out
+
+
+def forward_threads_inplace(x: Array) -> Array:
+    _in_slices(forward_clip_inplace, x)
+    return x
+
+
+def backward_multiply(grad: Array, saved: Array) -> Array:
+    if saved.shape != grad.shape:
+        checks.alike(grad, saved, "grad", "saved")
+    return grad * (saved > 0)
+
+
+def backward(grad: Array, saved: Array) -> Array:
+    if saved.shape != grad.shape:
+        checks.alike(grad, saved, "grad", "saved")
+    return np.where(saved > 0, grad, 0)
+
+
+def backward_out(grad: Array, saved: Array, out: Array) -> Array:
+    _check_backward(grad, saved, out)
+    if np.may_share_memory(out, grad) or np.may_share_memory(out, saved):
+        raise ValueError("out: shares memory with grad or saved, which are read after out is written; give another buffer")
+    np.greater(saved, 0, out=out)
+    return np.multiply(grad, out, out=out)
+
+
+def backward_inplace(grad: Array, saved: Array) -> Array:
+    if saved.shape != grad.shape:
+        checks.alike(grad, saved, "grad", "saved")
+    # `~(saved > 0)` and not `saved <= 0`: the gradient at NaN is 0.
+    np.copyto(grad, 0, where=~(saved > 0))
+    return grad
+
+
+def backward_bool_out(grad: Array, saved: Array, out: Array) -> Array:
+    checks.mask(grad, saved)
+    checks.alike(grad, out, "grad")
+    return np.multiply(grad, saved, out=out)
+
+
+def backward_bool_inplace(grad: Array, saved: Array) -> Array:
+    checks.mask(grad, saved)
+    return np.multiply(grad, saved, out=grad)
+
+
+def backward_bits(grad: Array, saved: Array) -> Array:
+    checks.bits(grad, saved)
+    mask = np.unpackbits(saved, count=grad.size, bitorder="little").view(np.bool_)
+    return np.where(mask.reshape(grad.shape), grad, 0)
+
+
+def backward_threads_out(grad: Array, saved: Array, out: Array) -> Array:
+    _check_backward(grad, saved, out)
+    checks.disjoint_or_same(out, grad=grad, saved=saved)
+    _in_slices(_backward_in_blocks, grad, saved, out)
+    return out
+
+
+def backward_threads_inplace(grad: Array, saved: Array) -> Array:
+    _check_backward(grad, saved, grad)
+    checks.disjoint_or_same(grad, "grad", saved=saved)
+    _in_slices(_backward_in_blocks, grad, saved, grad)
+    return grad
+
+
+def roundtrip(x: Array) -> tuple[Array, Backward]:
+    y = forward(x)
+    return y, partial(backward, saved=y)
+
+
+def roundtrip_inplace(x: Array) -> tuple[Array, Backward]:
+    y = forward_inplace(x)
+    return y, partial(backward_inplace, saved=y)
+
+
+def roundtrip_bool_inplace(x: Array) -> tuple[Array, Backward]:
+    mask = x > 0
+    return forward_inplace(x), partial(backward_bool_inplace, saved=mask)
+
+
+def roundtrip_bits(x: Array) -> tuple[Array, Backward]:
+    y = forward(x)
+    return y, partial(backward_bits, saved=np.packbits(y > 0, bitorder="little"))
+
+
+def _check_backward(grad: Array, saved: Array, out: Array) -> None:
+    if saved.shape != grad.shape or out.shape != grad.shape or out.dtype != grad.dtype:
+        checks.alike(grad, out, "grad")
+        checks.alike(grad, saved, "grad", "saved")
+
+
+def _backward_in_blocks(grad: Array, saved: Array, out: Array) -> None:
+    for start in range(0, len(grad), BLOCK_ELEMENTS):
+        block = slice(start, start + BLOCK_ELEMENTS)
+        np.multiply(grad[block], saved[block] > 0, out=out[block])
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="impls.relu.numpy_")
+
+
+def _in_slices(function: Callable[..., Any], *arrays: Array) -> None:
+    """Call `function` on as many equal slices of the arrays as this process may use cores."""
+    threads = len(os.sched_getaffinity(0))
+    flat = [array.reshape(-1) if array.flags.c_contiguous else np.atleast_1d(array) for array in arrays]
+    edges = np.linspace(0, len(flat[0]), threads + 1).astype(int)
+    parts = [[array[start:stop] for array in flat] for start, stop in zip(edges, edges[1:], strict=False)]
+    list(_pool(threads).map(lambda part: function(*part), parts))

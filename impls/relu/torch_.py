@@ -1,0 +1,110 @@
+"""ReLU in PyTorch, on the CPU and on CUDA from the same functions.
+
+forward, _out, _inplace    the library's own operator in its three forms
+forward_compiled           `torch.compile` of the same
+backward, _out, _inplace   the operator that autograd calls, `threshold_backward`, and its out form
+backward_bool_*            selection by a kept mask
+roundtrip_autograd         what users call: `torch.autograd` keeps the result of relu
+roundtrip_compiled         the same through `torch.compile`
+roundtrip_inplace          the raw operators, both overwriting their argument
+
+There is no row for packed bits: eager PyTorch cannot unpack them without several passes over
+temporaries larger than the gradient. Outputs of another shape, which PyTorch would resize, are refused.
+"""
+
+from collections.abc import Callable
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from impls.relu import checks
+
+Backward = Callable[[Tensor], Tensor]
+
+_threshold_backward = torch.ops.aten.threshold_backward.default
+_threshold_backward_out = torch.ops.aten.threshold_backward.grad_input
+
+
+def forward(x: Tensor) -> Tensor:
+    return torch.relu(x)
+
+
+def forward_out(x: Tensor, out: Tensor) -> Tensor:
+    if out.shape != x.shape or out.dtype != x.dtype:
+        checks.alike(x, out)
+    # torch.relu has no out form; it is this operator (ATen/native/Activation.cpp).
+    return torch.clamp_min(x, 0, out=out)
+
+
+def forward_inplace(x: Tensor) -> Tensor:
+    return torch.relu_(x)
+
+
+def forward_compiled(x: Tensor) -> Tensor:
+    return _compiled_relu()(x)
+
+
+def backward(grad: Tensor, saved: Tensor) -> Tensor:
+    if saved.shape != grad.shape:
+        checks.alike(grad, saved, "grad", "saved")
+    return _threshold_backward(grad, saved, 0)
+
+
+def backward_out(grad: Tensor, saved: Tensor, out: Tensor) -> Tensor:
+    if saved.shape != grad.shape or out.shape != grad.shape or out.dtype != grad.dtype:
+        checks.alike(grad, saved, "grad", "saved")
+        checks.alike(grad, out, "grad")
+    return _threshold_backward_out(grad, saved, 0, grad_input=out)
+
+
+def backward_inplace(grad: Tensor, saved: Tensor) -> Tensor:
+    if saved.shape != grad.shape:
+        checks.alike(grad, saved, "grad", "saved")
+    return _threshold_backward_out(grad, saved, 0, grad_input=grad)
+
+
+def backward_bool(grad: Tensor, saved: Tensor) -> Tensor:
+    if saved.shape != grad.shape or saved.dtype != torch.bool:
+        checks.mask(grad, saved)
+    return torch.where(saved, grad, 0)
+
+
+def backward_bool_out(grad: Tensor, saved: Tensor, out: Tensor) -> Tensor:
+    if saved.shape != grad.shape or saved.dtype != torch.bool or out.shape != grad.shape or out.dtype != grad.dtype:
+        checks.mask(grad, saved)
+        checks.alike(grad, out, "grad")
+    return torch.mul(grad, saved, out=out)
+
+
+def backward_bool_inplace(grad: Tensor, saved: Tensor) -> Tensor:
+    if saved.shape != grad.shape or saved.dtype != torch.bool:
+        checks.mask(grad, saved)
+    return grad.mul_(saved)
+
+
+def roundtrip_autograd(x: Tensor) -> tuple[Tensor, Backward]:
+    x = x.detach().requires_grad_()
+    y = torch.relu(x)
+    return y.detach(), partial(_autograd_backward, y, x)
+
+
+def roundtrip_compiled(x: Tensor) -> tuple[Tensor, Backward]:
+    x = x.detach().requires_grad_()
+    y = _compiled_relu()(x)
+    return y.detach(), partial(_autograd_backward, y, x)
+
+
+def roundtrip_inplace(x: Tensor) -> tuple[Tensor, Backward]:
+    y = torch.relu_(x)
+    return y, partial(backward_inplace, saved=y)
+
+
+@cache
+def _compiled_relu() -> Callable[[Tensor], Tensor]:
+    # Not at import: torch.compile imports the compiler, which takes seconds.
+    return torch.compile(torch.relu, fullgraph=True, dynamic=False)
+
+
+def _autograd_backward(y: Tensor, x: Tensor, grad: Tensor) -> Tensor:
+    return torch.autograd.grad(y, x, grad)[0]
