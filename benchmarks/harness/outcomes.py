@@ -72,15 +72,18 @@ def append(case: Case, outcome: Outcome, commit: str) -> None:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of one file, oldest first; torn and foreign lines are passed over."""
+    """The records of one file, oldest first."""
     with path.open("rb") as lines:
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and record.get("schema") == SCHEMA:
-                yield record
+        yield from (record for record in map(parse, lines) if record)
+
+
+def parse(line: bytes) -> dict[str, Any] | None:
+    """The record in a line, or None where the line is torn or foreign."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and record.get("schema") == SCHEMA else None
 
 
 def _safe(name: str) -> str:

@@ -1,0 +1,170 @@
+"""Measure this commit with asv and write the report: the program behind ./scripts/bench.
+
+asv measures what is committed, in environments of its own. A run measures what is missing for
+this commit on this machine, or everything with --again; what a killed run had saved is kept.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from benchmarks.harness import bundles, outcomes
+from benchmarks.harness.case import Case
+from scripts import accelerator, results
+from scripts.pins import ROOT
+from scripts.profiles import PROFILES, Profile, asv_patterns, cases
+
+RESULTS, OUTCOMES, HTML = ROOT / ".asv" / "results", ROOT / ".asv" / "outcomes", ROOT / ".asv" / "html"
+ASV = [sys.executable, "-m", "asv"]
+# asv's exit code where a benchmark failed: the rest was measured, and the report says why.
+SOME_FAILED = 2
+POLL_S = 1.0
+
+
+def main() -> int:
+    arguments = _arguments()
+    commit = _git("rev-parse", "HEAD")
+    _warn_if_dirty()
+    say(f"commit {commit[:8]}, profile {arguments.profile}, {'CUDA' if accelerator.has_gpu() else 'CPU'} builds")
+    subprocess.run([*ASV, "machine", "--yes"], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    profile = PROFILES[arguments.profile]
+    wanted = cases(profile, accelerator.has_gpu())
+    todo = wanted if arguments.again else [case for case in wanted if case not in _done(commit)]
+    say(f"{len(wanted)} cases, {len(todo)} to measure")
+    failed = _measure(profile, todo) if todo else False
+    _publish()
+    code = subprocess.run([sys.executable, "-m", "scripts.report"], cwd=ROOT).returncode
+    say(f"report: {ROOT / 'reports' / 'index.html'}")
+    say(f"asv's site: {HTML / 'index.html'}")
+    if failed:
+        say("some cases failed; the report says which and why")
+    return code or int(failed)
+
+
+def say(text: str) -> None:
+    """A line for the person who waits."""
+    tqdm.write(f"relu-bench: {text}", file=sys.stderr)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="./scripts/bench", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--profile", choices=PROFILES, default="smoke", help="what to measure (default: %(default)s)")
+    parser.add_argument("--again", action="store_true", help="measure all cases, also those that have a number")
+    return parser.parse_args()
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+
+
+def _warn_if_dirty() -> None:
+    changed = _git("status", "--porcelain")
+    if changed:
+        say(f"warning: {len(changed.splitlines())} uncommitted changes; asv measures the commit, not them")
+
+
+def _done(commit: str) -> set[Case]:
+    """Cases of this commit that have a number, or a reason why they cannot have one here."""
+    try:
+        table = results.load(RESULTS, OUTCOMES).table
+    except results.NoResults:
+        return set()
+    table = table[(table["commit"] == commit) & table["status"].isin(["ok", *outcomes.NOT_APPLICABLE])]
+    return {Case(*row) for row in table[["quantity", "op", "variant", "elements", "dtype"]].itertuples(index=False)}
+
+
+def _measure(profile: Profile, todo: list[Case]) -> bool:
+    """Run asv over the cases, chunk by chunk; tell whether any of them failed."""
+    log = ROOT / ".asv" / "logs" / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    say(f"asv's own output: {log}")
+    failed = False
+    with tempfile.TemporaryDirectory(prefix="relu-bench-bundles-") as folder, log.open("wb") as sink:
+        environment = {**os.environ, "RELU_BENCH_BUDGET_S": str(profile.budget_s), "PYTHONUNBUFFERED": "1"}
+        if profile.bundled:
+            bundles.write_plan(Path(folder), todo)
+            environment[bundles.VARIABLE] = folder
+        progress = _Progress(todo, log)
+        for start in range(0, len(todo), profile.chunk):
+            patterns = asv_patterns(todo[start : start + profile.chunk])
+            selection = [word for pattern in patterns for word in ("--bench", pattern)]
+            command = [*ASV, "-v", "run", "HEAD^!", "--record-samples", "--show-stderr", *selection]
+            process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT, env=environment)
+            try:
+                while process.poll() is None:
+                    time.sleep(POLL_S)
+                    progress.update()
+            finally:
+                process.terminate()
+                process.wait()
+            progress.update()
+            if process.returncode not in (0, SOME_FAILED):
+                progress.close()
+                raise SystemExit(f"asv stopped with code {process.returncode}; the end of {log}:\n{_tail(log)}")
+            failed |= process.returncode == SOME_FAILED
+        progress.close()
+    return failed
+
+
+class _Progress:
+    """What the person who waits sees: first what is installed, then a bar over the cases."""
+
+    def __init__(self, todo: list[Case], log: Path) -> None:
+        self.log, self.log_position, self.last = log, 0, ""
+        self.records = {path: path.stat().st_size for path in OUTCOMES.glob("*/*.jsonl")}
+        self.bar = tqdm(total=len(todo), unit="case", file=sys.stderr, dynamic_ncols=True, smoothing=0.05, mininterval=0)
+
+    def update(self) -> None:
+        with self.log.open("rb") as lines:
+            lines.seek(self.log_position)
+            text = lines.read().decode(errors="replace")
+            self.log_position = lines.tell()
+        for step in re.findall(r"pip install .*?([\w.=+-]+)'$|^·+ ((?:Creating|Building|Installing|Discovering).*)$", text, re.M):
+            line = f"installing {step[0]}" if step[0] else step[1]
+            if line != self.last:
+                say(line)
+                self.last = line
+        for path in OUTCOMES.glob("*/*.jsonl"):
+            done = self.records.get(path, 0)
+            if path.stat().st_size > done:
+                self._count(path, done)
+
+    def _count(self, path: Path, done: int) -> None:
+        with path.open("rb") as lines:
+            lines.seek(done)
+            new = lines.read()
+        complete = new[: new.rfind(b"\n") + 1]
+        self.records[path] = done + len(complete)
+        records = [outcomes.parse(line) for line in complete.splitlines()]
+        for record in (record for record in records if record):
+            label = f"{record['op']} {record['variant']} {record['elements']} {record['quantity']}"
+            if record["status"] not in ("ok", *outcomes.NOT_APPLICABLE):
+                say(f"{label}: {record['status']}: {record['reason']}")
+            self.bar.set_postfix_str(label, refresh=False)
+            self.bar.update()
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+
+
+def _publish() -> None:
+    """asv's own site, made to work without a network."""
+    for command in ([*ASV, "publish"], [str(Path(sys.executable).with_name("asv-tachyon")), "install", str(HTML)]):
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if ended.returncode:
+            say(f"warning: {' '.join(command[1:])} failed: {(ended.stderr or ended.stdout).strip()[-300:]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

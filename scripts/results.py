@@ -1,0 +1,165 @@
+"""Read asv's results into one tidy table.
+
+asv keeps, below its results folder, benchmarks.json (what each benchmark is) and, for each machine,
+machine.json and one file for each commit and environment. A result file holds, for each benchmark,
+flat lists over the product of its parameters, the last one fastest: null is a failure, NaN was
+skipped or not asked for. (asv, docs/source/dev.rst; api version 2.) Files that cannot be read are
+passed over and named. Profiles inside result files are never opened: they are marshalled code.
+"""
+
+import ast
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.harness import outcomes
+from scripts.profiles import QUANTITY_AND_OP
+
+RESULT_VERSION = 2
+LARGEST_BYTES = 256 * 2**20
+COLUMNS = [
+    "machine", "commit", "date", "env", "quantity", "op", "variant", "elements", "dtype",
+    "value", "low", "high", "q25", "q75", "number", "samples", "status", "reason",
+]  # fmt: skip
+# What makes a row one number.
+KEY = ["machine", "commit", "env", "quantity", "op", "variant", "elements", "dtype"]
+
+
+class NoResults(Exception):
+    """There is nothing to report; the message says where was looked and what to do."""
+
+
+@dataclass
+class Results:
+    """Everything found: the table, the records of outcomes, asv's machine descriptions, and what could not be read.
+
+    table: a row for each number, failure or skip, with COLUMNS. outcomes: the newest record of
+    each case, by KEY without the machine. problems: a line for each file passed over.
+    """
+
+    table: pd.DataFrame
+    outcomes: pd.DataFrame
+    machines: dict[str, dict[str, Any]]
+    problems: list[str] = field(default_factory=list)
+
+
+def load(results_folder: Path, outcomes_folder: Path) -> Results:
+    """Read all that asv and the harness wrote.
+
+    Raises NoResults where there is no number at all, not even a failed one.
+    """
+    problems: list[str] = []
+    rows: list[dict[str, Any]] = []
+    machines: dict[str, dict[str, Any]] = {}
+    for path in sorted(results_folder.glob("*/*.json")):
+        content = _read(path, problems)
+        if content is None:
+            continue
+        if path.name == "machine.json":
+            machines[path.parent.name] = content
+            continue
+        try:
+            rows += list(_rows(path, content))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            problems.append(f"{path}: not a result of asv as known here ({type(error).__name__}: {error})")
+    records = _outcomes(outcomes_folder)
+    if not rows and records.empty:
+        looked = "; ".join(problems) or f"no result files in {results_folder}"
+        raise NoResults(f"nothing to report: {looked}. Measure first: ./scripts/bench")
+    return Results(_with_outcomes(pd.DataFrame(rows, columns=COLUMNS), records), records, machines, problems)
+
+
+def _read(path: Path, problems: list[str]) -> dict[str, Any] | None:
+    try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise ValueError(f"larger than {LARGEST_BYTES} bytes")
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        problems.append(f"{path}: {error}")
+        return None
+    return content
+
+
+def _rows(path: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if content.get("version") != RESULT_VERSION:
+        raise ValueError(f"version {content.get('version')!r}, {RESULT_VERSION} needed")
+    shared = {
+        "machine": path.parent.name,
+        "commit": str(content["commit_hash"]),
+        "date": pd.Timestamp(int(content["date"]), unit="ms", tz="UTC"),
+        "env": str(content["env_name"]),
+    }
+    for name, row in content["results"].items():
+        if name in QUANTITY_AND_OP and row is not None:
+            yield from _benchmark_rows(name, dict(zip(content["result_columns"], row, strict=False)), shared)
+
+
+def _benchmark_rows(name: str, columns: dict[str, Any], shared: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    quantity, op = QUANTITY_AND_OP[name]
+    combinations = list(itertools.product(*columns["params"]))
+    values = columns["result"] or [None] * len(combinations)
+    for position, (value, parameters) in enumerate(zip(values, combinations, strict=True)):
+        if isinstance(value, float) and math.isnan(value):
+            continue
+        variant, elements, dtype = (*(ast.literal_eval(text) for text in parameters), "float32")[:3]
+        yield {
+            **shared,
+            "quantity": quantity,
+            "op": op,
+            "variant": variant,
+            "elements": elements,
+            "dtype": dtype,
+            "value": _finite(value),
+            "low": _at(columns, "stats_ci_99_a", position),
+            "high": _at(columns, "stats_ci_99_b", position),
+            "q25": _at(columns, "stats_q_25", position),
+            "q75": _at(columns, "stats_q_75", position),
+            "number": _at(columns, "stats_number", position),
+            "samples": _at(columns, "stats_repeat", position),
+            "status": "failed" if value is None else "ok",
+            "reason": "",
+        }
+
+
+def _at(columns: dict[str, Any], name: str, position: int) -> float | None:
+    values = columns.get(name)
+    return _finite(values[position]) if values else None
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _outcomes(folder: Path) -> pd.DataFrame:
+    records = [record for path in sorted(folder.glob("*/*.jsonl")) for record in outcomes.read(path)]
+    key = ["host", *KEY[1:]]
+    columns = [*key, "time_s", "status", "reason", "details", "output_tail"]
+    frame = pd.DataFrame(records, columns=columns)
+    return frame.sort_values("time_s").drop_duplicates(key, keep="last").reset_index(drop=True)
+
+
+def _with_outcomes(table: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+    """The table with the reasons of what failed, and rows for what was skipped, which asv stores as nothing."""
+    reasons = {tuple(record[k] for k in KEY[1:]): (record["status"], record["reason"]) for record in records.to_dict("records")}
+    for index, row in table[table["status"] == "failed"].iterrows():
+        status, reason = reasons.get(tuple(row[k] for k in KEY[1:]), ("failed", "no record of the reason"))
+        table.loc[index, ["status", "reason"]] = (status, reason) if status != "ok" else ("failed", "asv lost the result")
+    known = set(map(tuple, table[KEY[1:]].to_numpy()))
+    dates = dict(zip(table["commit"], table["date"], strict=True))
+    skipped = [
+        {**{k: record[k] for k in KEY[1:]}, "machine": record["host"], "date": dates.get(record["commit"]),
+         "status": record["status"], "reason": record["reason"]}
+        for record in records.to_dict("records")
+        if record["status"] != "ok" and tuple(record[k] for k in KEY[1:]) not in known
+    ]  # fmt: skip
+    if not skipped:
+        return table
+    return pd.DataFrame([*table.to_dict("records"), *skipped], columns=COLUMNS)
