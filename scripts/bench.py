@@ -119,7 +119,9 @@ class _Progress:
     def __init__(self, todo: list[Case], log: Path) -> None:
         self.log, self.log_position, self.last = log, 0, ""
         self.records = {path: path.stat().st_size for path in OUTCOMES.glob("*/*.jsonl")}
-        self.bar = tqdm(total=len(todo), unit="case", file=sys.stderr, dynamic_ncols=True, smoothing=0.05, mininterval=0)
+        # A log file gets a line now and then, a terminal each step.
+        every_s = 0.1 if sys.stderr.isatty() else 15
+        self.bar = tqdm(total=len(todo), unit="case", file=sys.stderr, smoothing=0.05, mininterval=every_s)
 
     def update(self) -> None:
         with self.log.open("rb") as lines:
@@ -143,6 +145,9 @@ class _Progress:
         complete = new[: new.rfind(b"\n") + 1]
         self.records[path] = done + len(complete)
         records = [outcomes.parse(line) for line in complete.splitlines()]
+        if not self.bar.n:
+            # The time left is told from the pace of the cases, not of the installation before them.
+            self.bar.unpause()
         for record in (record for record in records if record):
             label = f"{record['op']} {record['variant']} {record['elements']} {record['quantity']}"
             if record["status"] not in ("ok", *outcomes.NOT_APPLICABLE):

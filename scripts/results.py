@@ -68,7 +68,8 @@ def load(results_folder: Path, outcomes_folder: Path) -> Results:
             rows += list(_rows(path, content))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             problems.append(f"{path}: not a result of asv as known here ({type(error).__name__}: {error})")
-    records = _outcomes(outcomes_folder)
+    environments = {row["commit"]: row["env"] for row in rows}
+    records = _outcomes(outcomes_folder, environments)
     if not rows and records.empty:
         looked = "; ".join(problems) or f"no result files in {results_folder}"
         raise NoResults(f"nothing to report: {looked}. Measure first: ./scripts/bench")
@@ -138,11 +139,14 @@ def _finite(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _outcomes(folder: Path) -> pd.DataFrame:
+def _outcomes(folder: Path, environments: dict[str, str]) -> pd.DataFrame:
+    """The newest record of each case. An environment that asv did not make has a name only in its results."""
     records = [record for path in sorted(folder.glob("*/*.jsonl")) for record in outcomes.read(path)]
     key = ["host", *KEY[1:]]
     columns = [*key, "time_s", "status", "reason", "details", "output_tail"]
     frame = pd.DataFrame(records, columns=columns)
+    unnamed = frame["env"] == "unknown"
+    frame.loc[unnamed, "env"] = frame.loc[unnamed, "commit"].map(environments).fillna("unknown")
     return frame.sort_values("time_s").drop_duplicates(key, keep="last").reset_index(drop=True)
 
 

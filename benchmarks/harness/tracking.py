@@ -1,6 +1,8 @@
 """The one function that asv's classes call: measure a case elsewhere, record how it ended, return what asv stores."""
 
 import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 from asv_runner.benchmarks.mark import SkipNotImplemented
@@ -20,7 +22,7 @@ def track(quantity: str, op: str, variant: str, elements: int, dtype: str) -> di
     """
     case = Case(quantity, op, variant, elements, dtype)
     outcome = bundles.outcome(case, Settings.from_environment())
-    outcomes.append(case, outcome, commit=os.environ.get("ASV_COMMIT", "unknown"))
+    outcomes.append(case, outcome, _commit())
     if outcome.status in outcomes.NOT_APPLICABLE:
         raise SkipNotImplemented(outcome.reason)
     if outcome.status != "ok" or outcome.value is None:
@@ -28,3 +30,11 @@ def track(quantity: str, op: str, variant: str, elements: int, dtype: str) -> di
     if outcome.samples_s is None:
         return outcome.value
     return {"samples": outcome.samples_s, "number": outcome.number}
+
+
+def _commit() -> str:
+    """The commit that asv installed; in an environment that asv did not make, the one checked out."""
+    if "ASV_COMMIT" in os.environ:
+        return os.environ["ASV_COMMIT"]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    return head.stdout.strip() or "unknown"

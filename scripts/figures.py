@@ -1,0 +1,139 @@
+"""The figures of the report, each a function from a table to an SVG that works without JavaScript."""
+
+import io
+from collections import Counter
+
+import matplotlib as mpl
+
+mpl.use("svg")
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+# One colour a framework everywhere (Okabe and Ito's palette, safe for colour-blind readers).
+COLOURS = {"numpy": "#0072B2", "numba": "#E69F00", "torch": "#D55E00", "jax": "#009E73"}
+OTHER_COLOUR = "#CC79A7"
+MODES = ("fresh", "out", "inplace")
+MODE_TITLES = {"fresh": "fresh: allocates its result", "out": "out: into a given buffer", "inplace": "in place"}
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+sns.set_theme(style="whitegrid", context="paper", rc={"svg.fonttype": "none", "svg.hashsalt": "relu-bench"})
+
+
+def throughput(rows: pd.DataFrame, roofs: pd.DataFrame, caches_bytes: dict[str, int]) -> str:
+    """Bandwidth against array size for one operator and dtype, a panel for each memory mode.
+
+    rows: of metrics.with_metrics, times only. roofs: of metrics.roofs. Grey: what streaming
+    loops reach here; dotted: where the arrays outgrow a cache.
+    """
+    modes = [mode for mode in MODES if mode in set(rows["memory"])]
+    figure, axes = plt.subplots(1, len(modes), figsize=(4.3 * len(modes), 5.2), sharey=True, squeeze=False)
+    for axis, mode in zip(axes[0], modes, strict=True):
+        _roof_line(axis, roofs, inplace=mode == "inplace")
+        for framework, flavour, sibling, line in _lines(rows[rows["memory"] == mode]):
+            _throughput_line(axis, framework, flavour, sibling, line)
+        for name, size in caches_bytes.items():
+            axis.axvline(size, color="0.6", linestyle=":", linewidth=0.8)
+            axis.annotate(name, (size, 1), xycoords=("data", "axes fraction"), fontsize=8, color="0.4", ha="right", va="top")
+        axis.set(xscale="log", yscale="log", xlabel="array size (bytes)", title=MODE_TITLES[mode])
+        axis.xaxis.set_major_locator(mpl.ticker.LogLocator(base=2, numticks=8))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value)))
+        axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2, frameon=False)
+    axes[0][0].set_ylabel("GB/s of required traffic")
+    return _svg(figure)
+
+
+def memory_against_time(rows: pd.DataFrame) -> str:
+    """For each flavour of one operator, bytes allocated beside time, the memory modes side by side.
+
+    rows: of metrics.modes, one operator.
+    """
+    order = sorted(set(rows["flavour"]), key=lambda f: (list(COLOURS).index(_framework(f)) if _framework(f) in COLOURS else 9, f))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 0.45 * len(order) + 1.6), sharey=True)
+    shades = dict(zip(MODES, sns.color_palette("Blues_r", 4)[:3], strict=True))
+    rows = rows.assign(ms=rows["value"] * 1e3)
+    for axis, column, label in (
+        (left, "transient_bytes_per_element", "bytes allocated an element during the call"),
+        (right, "ms", "milliseconds a call"),
+    ):
+        sns.barplot(rows, y="flavour", x=column, hue="memory", order=order, hue_order=MODES, palette=shades, ax=axis, errorbar=None)
+        axis.set(xlabel=label, ylabel="")
+        axis.legend(fontsize=8, title=None)
+        for bars in axis.containers:
+            axis.bar_label(bars, fmt="%.3g", fontsize=7, padding=2)
+    left.get_legend().remove()
+    return _svg(figure)
+
+
+def first_calls(rows: pd.DataFrame) -> str:
+    """Seconds of the first call of each compiled variant, float32."""
+    rows = rows.assign(label=rows["op"].str.removeprefix("relu.") + " " + rows["variant"]).sort_values("value")
+    figure, axis = plt.subplots(figsize=(8, 0.26 * len(rows) + 1))
+    palette = {framework: COLOURS.get(framework, OTHER_COLOUR) for framework in set(rows["framework"])}
+    sns.barplot(rows, y="label", x="value", hue="framework", palette=palette, dodge=False, ax=axis, errorbar=None)
+    axis.set(xscale="log", xlabel="seconds from call to result, empty caches", ylabel="")
+    axis.legend(fontsize=8, title=None)
+    return _svg(figure)
+
+
+def bytes_text(value: float) -> str:
+    """4096 as "4 KiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    raise AssertionError
+
+
+def _framework(flavour: str) -> str:
+    return flavour.split("-")[0]
+
+
+def _lines(rows: pd.DataFrame) -> list[tuple[str, str, int, pd.DataFrame]]:
+    """Framework, flavour, its number among that framework's, and its rows by size."""
+    rows = rows.assign(flavour=rows["variant"].str.rsplit(".", n=1).str[0])
+    seen: Counter[str] = Counter()
+    lines = []
+    for (framework, flavour), line in rows.groupby(["framework", "flavour"], sort=False):
+        lines.append((framework, flavour, seen[framework], line.sort_values("array_bytes")))
+        seen[framework] += 1
+    return lines
+
+
+def _throughput_line(axis: Axes, framework: str, flavour: str, sibling: int, line: pd.DataFrame) -> None:
+    good = line[~line["impossible"]]
+    error = [good["gb_per_s"] * (1 - good["value"] / good["high"]), good["gb_per_s"] * (good["value"] / good["low"] - 1)]
+    axis.errorbar(
+        good["array_bytes"],
+        good["gb_per_s"],
+        yerr=[part.fillna(0).clip(lower=0) for part in error],
+        label=flavour,
+        color=COLOURS.get(framework, OTHER_COLOUR),
+        marker=MARKERS[sibling % len(MARKERS)],
+        linestyle=("-", "--", "-.", ":")[sibling % 4],
+        markersize=5,
+        linewidth=1.1,
+        elinewidth=0.8,
+    )
+
+
+def _roof_line(axis: Axes, roofs: pd.DataFrame, inplace: bool) -> None:
+    kernel = "scale" if inplace else "copy"
+    line = roofs.dropna(subset=[kernel]).sort_values("array_bytes")
+    axis.plot(
+        line["array_bytes"], 2 * line["array_bytes"] / line[kernel] / 1e9, color="0.55", linewidth=3, alpha=0.5,
+        label=f"roof: {kernel}", zorder=0,
+    )  # fmt: skip
+
+
+def _svg(figure: plt.Figure) -> str:
+    figure.tight_layout()
+    sink = io.StringIO()
+    figure.savefig(sink, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return sink.getvalue()

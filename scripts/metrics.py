@@ -1,0 +1,98 @@
+"""From times and bytes to what people compare: bandwidth, percentage of the measured roof, memory a mode saves.
+
+Every function takes the tidy table of `scripts.results` and returns a table.
+"""
+
+import pandas as pd
+
+from impls.catalog import ITEMSIZE_BYTES, VARIANTS, Traffic
+
+# Above this, a number says that the roof or the traffic is wrong: shown as impossible, never as a result.
+IMPOSSIBLE_PERCENT = 105.0
+# Catalog facts that a report shows beside each number.
+FACTS = ["framework", "device", "memory", "saves", "contract"]
+ROOF_KEY = ["machine", "commit", "env", "array_bytes"]
+
+
+def roofs(table: pd.DataFrame) -> pd.DataFrame:
+    """Seconds a pass of each streaming kernel, one row for each size: ROOF_KEY, then copy, add, scale, accumulate.
+
+    Of one thread and all threads the faster counts: a roof is what the machine can do.
+    """
+    rows = table[(table["op"] == "roof") & (table["status"] == "ok")]
+    rows = rows.assign(kernel=rows["variant"].str.split(".").str[0]).rename(columns={"elements": "array_bytes"})
+    if rows.empty:
+        return pd.DataFrame(columns=[*ROOF_KEY, "copy", "add", "scale", "accumulate"])
+    wide = rows.pivot_table(index=ROOF_KEY, columns="kernel", values="value", aggfunc="min")
+    return wide.reindex(columns=["copy", "add", "scale", "accumulate"]).reset_index()
+
+
+def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
+    """The variants' rows with FACTS and, for times, the columns
+
+    gb_per_s: required bytes, each counted once (as STREAM counts), by the time.
+    bus_gb_per_s: bytes this form moves, fetches of write-allocate included, by the time.
+    roof_s: what streaming loops of this machine take for the required traffic at this size.
+    percent_of_roof: 100 roof_s by the time; impossible: whether it is above IMPOSSIBLE_PERCENT.
+    """
+    catalog = pd.DataFrame([{"op": row.op, "variant": row.name, "row": row} for row in VARIANTS])
+    joined = table[table["op"] != "roof"].merge(catalog, on=["op", "variant"], how="inner")
+    for fact in FACTS:
+        joined[fact] = [getattr(row, fact) for row in joined["row"]]
+    itemsizes = joined["dtype"].map(ITEMSIZE_BYTES)
+    joined["array_bytes"] = joined["elements"] * itemsizes
+    sized = list(zip(joined["row"], joined["elements"], itemsizes, strict=True))
+    joined["required_bytes"] = [row.required_traffic.algorithmic_bytes(n, b) for row, n, b in sized]
+    joined["bus_bytes"] = [row.traffic.bus_bytes(n, b) for row, n, b in sized]
+    joined = joined.merge(roofs(table), on=ROOF_KEY, how="left")
+    joined["roof_s"] = [
+        _roof_s(row.required_traffic, row.memory == "inplace", itemsize, roof)
+        for (row, _, itemsize), roof in zip(sized, joined.to_dict("records"), strict=True)
+    ]
+    time_s = joined["value"].where((joined["quantity"] == "time") & (joined["status"] == "ok"))
+    joined["gb_per_s"] = joined["required_bytes"] / time_s / 1e9
+    joined["bus_gb_per_s"] = joined["bus_bytes"] / time_s / 1e9
+    # The roofs are those of the processor's memory: a GPU's rows have none here.
+    joined["percent_of_roof"] = (100 * joined["roof_s"] / time_s).where(joined["device"] == "cpu")
+    joined["impossible"] = joined["percent_of_roof"] > IMPOSSIBLE_PERCENT
+    return joined
+
+
+def _roof_s(traffic: Traffic, inplace: bool, itemsize_bytes: int, roof: dict) -> float:
+    """Seconds for the traffic, put together from kernels that read one array or two for each one they write."""
+    one, two = (roof["scale"], roof["accumulate"]) if inplace else (roof["copy"], roof["add"])
+    reads = traffic.reads + traffic.mask_reads / itemsize_bytes
+    writes = traffic.writes + traffic.mask_writes / itemsize_bytes
+    return writes * one + (reads - writes) * (two - one)
+
+
+def wide(metrics: pd.DataFrame) -> pd.DataFrame:
+    """One row for each variant, size and dtype that has a time or a reason: the time's metrics, with bytes beside them.
+
+    Bytes were measured at some sizes only; they are proportional to the size, and given per element.
+    """
+    times = metrics[metrics["quantity"] == "time"].copy()
+    for quantity in ("transient_bytes", "saved_bytes"):
+        rows = metrics[(metrics["quantity"] == quantity) & (metrics["status"] == "ok")]
+        rows = rows.assign(**{quantity: rows["value"] / rows["elements"]})
+        key = ["machine", "commit", "env", "op", "variant", "dtype"]
+        times = times.merge(rows.groupby(key, as_index=False)[quantity].first(), on=key, how="left")
+    return times.rename(
+        columns={"transient_bytes": "transient_bytes_per_element", "saved_bytes": "saved_bytes_per_element"}
+    )
+
+
+def modes(metrics: pd.DataFrame, dtype: str, elements: int) -> pd.DataFrame:
+    """Memory modes side by side: for each operator and flavour, time and transient bytes of fresh, out and in place."""
+    rows = wide(metrics)
+    rows = rows[(rows["dtype"] == dtype) & (rows["elements"] == elements) & (rows["status"] == "ok")]
+    rows = rows.assign(flavour=rows["variant"].str.rsplit(".", n=1).str[0])
+    return rows[["op", "flavour", "framework", "memory", "value", "transient_bytes_per_element", "percent_of_roof"]]
+
+
+def headline(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The fastest possible row of each operator and framework at the largest size measured in float32."""
+    rows = metrics[(metrics["quantity"] == "time") & (metrics["status"] == "ok") & ~metrics["impossible"]]
+    rows = rows[rows["dtype"] == "float32"]
+    rows = rows[rows["elements"] == rows["elements"].max()]
+    return rows.sort_values("value").groupby(["op", "framework"], as_index=False, sort=False).first()

@@ -1,0 +1,252 @@
+"""Write reports/index.html and reports/results.csv from asv's results.
+
+python -m scripts.report [--machine NAME] [--commit HASH] [--list]: by default the commit measured
+last on the machine measured last. The page is one file that opens from disk with no network.
+"""
+
+import argparse
+import base64
+import hashlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from impls.catalog import DTYPES, VARIANTS, Semantics
+from scripts import figures, metrics, results
+from scripts.pins import ROOT
+
+TEMPLATES = Path(__file__).parent / "templates"
+OPS = ("relu.forward", "relu.backward", "relu.roundtrip")
+# Spreadsheets take text that starts so for a formula.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a page shows: one commit on one machine in one environment."""
+
+    machine: str
+    commit: str
+    env: str
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _options(arguments)
+    try:
+        found = results.load(options.results, options.outcomes)
+        if options.list:
+            print(_choices(found.table).to_string(index=False))
+            return 0
+        choice = choose(found.table, options.machine, options.commit)
+    except (results.NoResults, LookupError) as error:
+        print(f"report: {error.args[0]}", file=sys.stderr)
+        return 1
+    for problem in found.problems:
+        print(f"report: passed over {problem}", file=sys.stderr)
+    options.out.mkdir(parents=True, exist_ok=True)
+    page, table = build(found, choice)
+    (options.out / "index.html").write_text(page, encoding="utf-8")
+    (options.out / "results.csv").write_text(table, encoding="utf-8")
+    return 0
+
+
+def choose(table: pd.DataFrame, machine: str | None = None, commit: str | None = None) -> Choice:
+    """The newest commit of the newest machine, or those asked for; of its environments the one with most rows.
+
+    Raises LookupError that lists what there is.
+    """
+    rows = table
+    for column, wanted in (("machine", machine), ("commit", commit)):
+        if wanted:
+            rows = rows[rows[column].str.startswith(wanted) if column == "commit" else rows[column] == wanted]
+    if rows.empty:
+        raise LookupError(f"no results for machine {machine!r}, commit {commit!r}; there are:\n{_choices(table).to_string(index=False)}")
+    newest = rows.loc[rows["date"].idxmax()] if rows["date"].notna().any() else rows.iloc[-1]
+    same = rows[(rows["machine"] == newest["machine"]) & (rows["commit"] == newest["commit"])]
+    return Choice(newest["machine"], newest["commit"], same["env"].mode()[0])
+
+
+def build(found: results.Results, choice: Choice) -> tuple[str, str]:
+    """The page and the CSV for one choice."""
+    table = found.table[(found.table[list(vars(choice))] == pd.Series(vars(choice))).all(axis=1)]
+    measured = metrics.with_metrics(table)
+    rows = metrics.wide(measured)
+    provenance = _provenance(found, choice)
+    script = (TEMPLATES / "table.js").read_text()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters.update(time=time_text, number=number_text, bytes=figures.bytes_text)
+    page = environment.get_template("report.html.j2").render(
+        choice=choice,
+        date=table["date"].max(),
+        counts=table["status"].value_counts().to_dict(),
+        headline=metrics.headline(measured).to_dict("records"),
+        throughput=_throughput_figures(measured, metrics.roofs(table), provenance),
+        memory=_memory_figures(measured),
+        memory_rows=_memory_rows(measured),
+        first_calls=_first_call_figure(measured),
+        rows=rows[rows["status"] == "ok"].to_dict("records"),
+        impossible=measured[measured["impossible"]].to_dict("records"),
+        roofs=metrics.roofs(table).to_dict("records"),
+        failures=_without_number(table),
+        not_run=_not_run(table),
+        semantics=_semantics(),
+        provenance=provenance,
+        machine=found.machines.get(choice.machine, {}),
+        others=[c for c in _choices(found.table).to_dict("records") if c["commit"] != choice.commit[:8] or c["machine"] != choice.machine],
+        problems=found.problems,
+        impossible_percent=metrics.IMPOSSIBLE_PERCENT,
+        script=jinja2.utils.markupsafe.Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    return page, _csv(measured)
+
+
+def time_text(seconds: float | None) -> str:
+    """Seconds in the unit that suits, with three digits: "12.3 µs"."""
+    if seconds is None or pd.isna(seconds):
+        return "–"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
+        if seconds >= scale or unit == "ns":
+            return f"{seconds / scale:.3g} {unit}"
+    raise AssertionError
+
+
+def number_text(value: float | None, digits: int = 3) -> str:
+    """A number with so many significant digits and no exponent, or a dash for none."""
+    if value is None or pd.isna(value):
+        return "–"
+    return f"{float(f'{value:.{digits}g}'):,.10g}"
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m scripts.report", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--machine", help="asv's name of the machine (default: the one measured last)")
+    parser.add_argument("--commit", help="a commit, or its first characters (default: the one measured last)")
+    parser.add_argument("--list", action="store_true", help="list machines and commits that have results, and stop")
+    parser.add_argument("--results", type=Path, default=ROOT / ".asv" / "results", help="asv's results (default: %(default)s)")
+    parser.add_argument("--outcomes", type=Path, default=ROOT / ".asv" / "outcomes", help="the outcome records (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=ROOT / "reports", help="where to write (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def _choices(table: pd.DataFrame) -> pd.DataFrame:
+    """Machines and commits that have results, the newest first."""
+    groups = table.assign(commit=table["commit"].str[:8]).groupby(["machine", "commit"], as_index=False)
+    listed = groups.agg(date=("date", "max"), numbers=("value", "count"))
+    return listed.sort_values("date", ascending=False)
+
+
+def _provenance(found: results.Results, choice: Choice) -> dict[str, Any]:
+    """The newest record of the machine for this choice; empty where outcomes are missing."""
+    records = found.outcomes
+    records = records[(records["commit"] == choice.commit) & (records["env"] == choice.env)]
+    for details in reversed(records["details"].tolist()):
+        if isinstance(details, dict) and details.get("provenance"):
+            return details["provenance"]
+    return {}
+
+
+def _image(svg: str) -> str:
+    """As a data URI: an image runs no script, whatever a label holds."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def _throughput_figures(measured: pd.DataFrame, roofs: pd.DataFrame, provenance: dict[str, Any]) -> list[dict[str, str]]:
+    caches = provenance.get("caches_bytes")
+    times = measured[(measured["quantity"] == "time") & (measured["status"] == "ok") & (measured["device"] == "cpu")]
+    groups = {(op, dtype): rows for (op, dtype), rows in times.groupby(["op", "dtype"])}
+    return [
+        {
+            "title": f"{op}, {dtype}",
+            "image": _image(figures.throughput(groups[op, dtype], roofs, caches if isinstance(caches, dict) else {})),
+        }
+        for dtype in DTYPES
+        for op in OPS
+        if (op, dtype) in groups
+    ]
+
+
+def _memory_size(measured: pd.DataFrame) -> int | None:
+    sizes = measured[(measured["quantity"] == "transient_bytes") & (measured["dtype"] == "float32")]["elements"]
+    return int(sizes.max()) if len(sizes) else None
+
+
+def _memory_figures(measured: pd.DataFrame) -> list[dict[str, str]]:
+    elements = _memory_size(measured)
+    if elements is None:
+        return []
+    modes = metrics.modes(measured, "float32", elements)
+    return [
+        {"title": f"{op}, {elements:,} float32 elements", "image": _image(figures.memory_against_time(modes[modes["op"] == op]))}
+        for op in OPS
+        if op in set(modes["op"])
+    ]
+
+
+def _memory_rows(measured: pd.DataFrame) -> list[dict[str, Any]]:
+    """Measured bytes beside those that the catalog's arithmetic predicts."""
+    rows = measured[measured["quantity"].isin(["transient_bytes", "saved_bytes"]) & (measured["status"] == "ok")]
+    predicted = [
+        row["row"].transient.bytes(row["elements"], row["array_bytes"] // row["elements"])
+        if row["quantity"] == "transient_bytes"
+        else row["row"].kept_bytes(row["elements"], row["array_bytes"] // row["elements"])
+        for row in rows.to_dict("records")
+    ]
+    scratch = [row.transient.scratch for row in rows["row"]]
+    return rows.assign(predicted=predicted, scratch=scratch).to_dict("records")
+
+
+def _first_call_figure(measured: pd.DataFrame) -> str | None:
+    rows = measured[(measured["quantity"] == "first_call") & (measured["status"] == "ok") & (measured["dtype"] == "float32")]
+    return None if rows.empty else _image(figures.first_calls(rows))
+
+
+def _without_number(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return table[table["status"] != "ok"].sort_values(["status", "op", "variant"]).to_dict("records")
+
+
+def _not_run(table: pd.DataFrame) -> list[dict[str, str]]:
+    """Rows of the catalog that this run did not come to, with the reason that is known."""
+    seen = set(zip(table["op"], table["variant"], strict=True))
+    reasons = {"cuda": "no CUDA device when this was measured, or not in the profile"}
+    return [
+        {"op": row.op, "variant": row.name, "reason": reasons.get(row.device, "not in the profile that was run")}
+        for row in VARIANTS
+        if (row.op, row.name) not in seen
+    ]
+
+
+def _semantics() -> list[dict[str, Any]]:
+    """Each distinct behaviour with the variants that have it; what departs from the definition is marked."""
+    grouped: dict[Semantics, list[str]] = {}
+    for row in VARIANTS:
+        if row.device == "cpu":
+            grouped.setdefault(row.semantics, []).append(f"{row.op.removeprefix('relu.')} {row.name}")
+    default = vars(Semantics())
+    return [
+        {"variants": names, "facts": [(key, _fact(value), value != default[key]) for key, value in vars(semantics).items()]}
+        for semantics, names in grouped.items()
+    ]
+
+
+def _fact(value: Any) -> str:
+    return (", ".join(value) or "none") if isinstance(value, tuple) else str(value)
+
+
+def _csv(measured: pd.DataFrame) -> str:
+    columns = [*results.COLUMNS, *metrics.FACTS, "gb_per_s", "bus_gb_per_s", "roof_s", "percent_of_roof", "impossible"]
+    table = measured[columns].copy()
+    for column in table.select_dtypes(include=["object", "string"]):
+        table[column] = [f"'{v}" if isinstance(v, str) and v.startswith(FORMULA_STARTS) else v for v in table[column]]
+    return table.to_csv(index=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""A copy of this repository to break or extend, and asv run in it with the Python of the tests."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+IGNORED = (".git", ".asv", ".venv", "reports", "__pycache__")
+
+
+class Checkout:
+    """A git repository of its own with the files of this work tree, committed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        ).stdout.splitlines()  # fmt: skip
+        for name in listed:
+            if (ROOT / name).is_file():
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes((ROOT / name).read_bytes())
+        self.git("init", "--quiet", "--initial-branch=main")
+        self.commit("copy")
+
+    def git(self, *arguments: str) -> str:
+        identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, cwd=self.folder, check=True, capture_output=True, text=True).stdout.strip()
+
+    def commit(self, message: str) -> str:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", message)
+        return self.git("rev-parse", "HEAD")
+
+    def changed(self) -> set[str]:
+        """Files that differ from the last commit, new ones included."""
+        return {line[3:] for line in self.git("status", "--porcelain", "--untracked-files=all").splitlines()}
+
+    def append(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(text)
+
+    def asv(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+        """asv in the environment of the tests: no environments of its own, everything else real."""
+        environment = {
+            **os.environ,
+            "ASV_PYTHONPATH": str(self.folder),
+            "HOME": str(self.folder / ".home"),
+            "RELU_BENCH_BUDGET_S": "0.05",
+            **variables,
+        }
+        (self.folder / ".home").mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "asv", *arguments]
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+
+    def measure(self, pattern: str, **variables: str) -> subprocess.CompletedProcess:
+        """`asv run` of the last commit, results stored."""
+        self.asv("machine", "--yes")
+        commit = self.git("rev-parse", "HEAD")
+        return self.asv(
+            "run", "--python=same", "--set-commit-hash", commit, "--record-samples", "--show-stderr",
+            "--bench", pattern, **variables,
+        )  # fmt: skip
+
+    def report(self, *arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "scripts.report", *arguments]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        """All outcome records, oldest first."""
+        files = sorted((self.folder / ".asv" / "outcomes").glob("*/*.jsonl"))
+        return [json.loads(line) for path in files for line in path.read_text().splitlines()]

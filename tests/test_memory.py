@@ -1,0 +1,50 @@
+"""Memory figures equal the arithmetic of the catalog, to the byte, for every row that can run here."""
+
+import shutil
+
+import pytest
+
+from benchmarks.harness import isolation
+from benchmarks.harness.case import Case, Settings
+from impls.catalog import ITEMSIZE_BYTES, VARIANTS
+
+ELEMENTS = 2**17 + 5
+# What NumPy's casting buffers and blocks take, whatever the array size.
+SCRATCH_BYTES = 256 * 1024
+ROWS = [row for row in VARIANTS if row.device == "cpu" and not row.needs]
+FRAMEWORKS = sorted({row.framework for row in ROWS})
+
+
+def cases(rows):
+    quantities = [("transient_bytes", row) for row in rows] + [
+        ("saved_bytes", row) for row in rows if row.op == "relu.roundtrip"
+    ]
+    return [(Case(quantity, row.op, row.name, ELEMENTS, row.dtypes[-1]), row) for quantity, row in quantities]
+
+
+def compare(case, row, outcome):
+    assert outcome.status == "ok", outcome.reason + outcome.output_tail
+    itemsize = ITEMSIZE_BYTES[case.dtype]
+    if case.quantity == "saved_bytes":
+        assert outcome.value == row.kept_bytes(ELEMENTS, itemsize), case
+    else:
+        excess = outcome.value - row.transient.bytes(ELEMENTS, itemsize)
+        assert 0 <= excess <= (SCRATCH_BYTES if row.transient.scratch else 0), (case, excess)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_bytes_equal_the_arithmetic(framework):
+    pairs = cases([row for row in ROWS if row.framework == framework])
+    outcomes = isolation.run([case for case, _ in pairs], Settings(budget_s=0.1, limit_s=60, threads=1))
+    assert len(outcomes) == len(pairs), outcomes[-1]
+    for (case, row), outcome in zip(pairs, outcomes, strict=True):
+        compare(case, row, outcome)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+def test_compiled_rows_keep_what_they_say():
+    pairs = cases([row for row in VARIANTS if row.device == "cpu" and row.needs])
+    for (case, row), outcome in zip(
+        pairs, isolation.run([case for case, _ in pairs], Settings(0.1, 120, 1)), strict=True
+    ):
+        compare(case, row, outcome)
