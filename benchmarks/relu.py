@@ -1,7 +1,7 @@
 """ReLU forward, backward and round trip: time, first call, and memory, over the variants of the catalog."""
 
 from benchmarks.harness.case import UNITS
-from benchmarks.harness.tracking import track
+from benchmarks.harness.tracking import in_unit, track
 from impls.catalog import DTYPES, variants
 
 ELEMENTS = (2**10, 2**15, 2**20, 2**25)
@@ -17,16 +17,15 @@ class _Operator:
     timeout = TIMEOUT_S
     version = "1"
 
+    @in_unit(UNITS["time"])
     def track_time(self, variant, elements, dtype):
         """Seconds a call, warm, on inputs that are there already."""
         return track("time", self.op, variant, elements, dtype)
 
+    @in_unit(UNITS["transient_bytes"])
     def track_transient_bytes(self, variant, elements, dtype):
         """Peak of bytes allocated during a call, its result included."""
         return track("transient_bytes", self.op, variant, elements, dtype)
-
-    track_time.unit = UNITS["time"]
-    track_transient_bytes.unit = UNITS["transient_bytes"]
 
 
 class Forward(_Operator):
@@ -43,11 +42,10 @@ class Roundtrip(_Operator):
     op = "relu.roundtrip"
     params = ([v.name for v in variants(op)], ELEMENTS, DTYPES)
 
+    @in_unit(UNITS["saved_bytes"])
     def track_saved_bytes(self, variant, elements, dtype):
         """Bytes kept from the forward pass for the backward pass."""
         return track("saved_bytes", self.op, variant, elements, dtype)
-
-    track_saved_bytes.unit = UNITS["saved_bytes"]
 
 
 class _FirstCall:
@@ -58,11 +56,10 @@ class _FirstCall:
     timeout = TIMEOUT_S
     version = "1"
 
+    @in_unit(UNITS["first_call"])
     def track_first_call(self, variant, elements, dtype):
         """Seconds from call to result; the import of the framework is not in it."""
         return track("first_call", self.op, variant, elements, dtype)
-
-    track_first_call.unit = UNITS["first_call"]
 
 
 class ForwardFirstCall(_FirstCall):

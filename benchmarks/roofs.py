@@ -1,7 +1,7 @@
 """What the memory of this machine can do, at the sizes that the variants are measured at."""
 
 from benchmarks.harness.case import UNITS
-from benchmarks.harness.tracking import track
+from benchmarks.harness.tracking import in_unit, track
 from benchmarks.relu import ELEMENTS, TIMEOUT_S
 from impls.catalog import ITEMSIZE_BYTES
 
@@ -18,8 +18,7 @@ class Roof:
     timeout = TIMEOUT_S
     version = "1"
 
+    @in_unit(UNITS["time"])
     def track_time(self, kernel, array_bytes):
         """Seconds of one pass over arrays of so many bytes."""
         return track("time", "roof", kernel, array_bytes, "float32")
-
-    track_time.unit = UNITS["time"]

@@ -6,6 +6,7 @@ this commit on this machine, or everything with --again; what a killed run had s
 
 import argparse
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -33,14 +34,16 @@ def main() -> int:
     commit = _git("rev-parse", "HEAD")
     _warn_if_dirty()
     say(f"commit {commit[:8]}, profile {arguments.profile}, {'CUDA' if accelerator.has_gpu() else 'CPU'} builds")
-    subprocess.run([*ASV, "machine", "--yes"], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    register(arguments.machine)
     profile = PROFILES[arguments.profile]
     wanted = cases(profile, accelerator.has_gpu())
-    todo = wanted if arguments.again else [case for case in wanted if case not in _done(commit)]
+    done = set() if arguments.again else _done(commit, arguments.machine)
+    todo = [case for case in wanted if case not in done]
     say(f"{len(wanted)} cases, {len(todo)} to measure")
-    failed = _measure(profile, todo) if todo else False
+    failed = _measure(profile, todo, arguments.machine) if todo else False
     _publish()
-    code = subprocess.run([sys.executable, "-m", "scripts.report"], cwd=ROOT).returncode
+    report = [sys.executable, "-m", "scripts.report", "--machine", arguments.machine, "--commit", commit]
+    code = subprocess.run(report, cwd=ROOT).returncode
     say(f"report: {ROOT / 'reports' / 'index.html'}")
     say(f"asv's site: {HTML / 'index.html'}")
     if failed:
@@ -57,7 +60,22 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./scripts/bench", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--profile", choices=PROFILES, default="smoke", help="what to measure (default: %(default)s)")
     parser.add_argument("--again", action="store_true", help="measure all cases, also those that have a number")
+    parser.add_argument(
+        "--machine",
+        default=platform.node(),
+        help="the name to keep results under, for hosts whose own name changes (default: %(default)s)",
+    )
     return parser.parse_args()
+
+
+def register(machine: str) -> None:
+    """Make the machine known to asv, without asking."""
+    subprocess.run([*ASV, "machine", "--yes", *_named(machine)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def _named(machine: str) -> list[str]:
+    # asv finds the processor and the memory out only for a machine that it names itself.
+    return [] if machine == platform.node() else ["--machine", machine]
 
 
 def _git(*arguments: str) -> str:
@@ -70,24 +88,33 @@ def _warn_if_dirty() -> None:
         say(f"warning: {len(changed.splitlines())} uncommitted changes; asv measures the commit, not them")
 
 
-def _done(commit: str) -> set[Case]:
-    """Cases of this commit that have a number, or a reason why they cannot have one here."""
+def _done(commit: str, machine: str) -> set[Case]:
+    """Cases of this commit on this machine that have a number, or a reason why they cannot have one here."""
     try:
         table = results.load(RESULTS, OUTCOMES).table
     except results.NoResults:
         return set()
-    table = table[(table["commit"] == commit) & table["status"].isin(["ok", *outcomes.NOT_APPLICABLE])]
+    table = table[
+        (table["commit"] == commit)
+        & (table["machine"] == machine)
+        & table["status"].isin(["ok", *outcomes.NOT_APPLICABLE])
+    ]
     return {Case(*row) for row in table[["quantity", "op", "variant", "elements", "dtype"]].itertuples(index=False)}
 
 
-def _measure(profile: Profile, todo: list[Case]) -> bool:
+def _measure(profile: Profile, todo: list[Case], machine: str) -> bool:
     """Run asv over the cases, chunk by chunk; tell whether any of them failed."""
     log = ROOT / ".asv" / "logs" / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     say(f"asv's own output: {log}")
     failed = False
     with tempfile.TemporaryDirectory(prefix="relu-bench-bundles-") as folder, log.open("wb") as sink:
-        environment = {**os.environ, "RELU_BENCH_BUDGET_S": str(profile.budget_s), "PYTHONUNBUFFERED": "1"}
+        environment = {
+            **os.environ,
+            "RELU_BENCH_BUDGET_S": str(profile.budget_s),
+            "RELU_BENCH_MACHINE": machine,
+            "PYTHONUNBUFFERED": "1",
+        }
         if profile.bundled:
             bundles.write_plan(Path(folder), todo)
             environment[bundles.VARIABLE] = folder
@@ -95,7 +122,7 @@ def _measure(profile: Profile, todo: list[Case]) -> bool:
         for start in range(0, len(todo), profile.chunk):
             patterns = asv_patterns(todo[start : start + profile.chunk])
             selection = [word for pattern in patterns for word in ("--bench", pattern)]
-            command = [*ASV, "-v", "run", "HEAD^!", "--record-samples", "--show-stderr", *selection]
+            command = [*ASV, "-v", "run", "HEAD^!", "--record-samples", "--show-stderr", *_named(machine), *selection]
             process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT, env=environment)
             try:
                 while process.poll() is None:
@@ -128,7 +155,9 @@ class _Progress:
             lines.seek(self.log_position)
             text = lines.read().decode(errors="replace")
             self.log_position = lines.tell()
-        for step in re.findall(r"pip install .*?([\w.=+-]+)'$|^·+ ((?:Creating|Building|Installing|Discovering).*)$", text, re.M):
+        for step in re.findall(
+            r"pip install .*?([\w.=+-]+)'$|^·+ ((?:Creating|Building|Installing|Discovering).*)$", text, re.M
+        ):
             line = f"installing {step[0]}" if step[0] else step[1]
             if line != self.last:
                 say(line)

@@ -1,6 +1,6 @@
 """Make the virtual environment that a script runs in, where it is missing or out of date.
 
-environment.py report|test: makes .venv/report or .venv/test and prints nothing on standard output
+python -m scripts.environment report|test: makes .venv/report or .venv/test and prints nothing on standard output
 but the path of its Python. Standard library only.
 """
 
@@ -8,20 +8,20 @@ import hashlib
 import os
 import subprocess
 import sys
-import tomllib
 import venv
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 from scripts import accelerator, pins
+from scripts.pins import ROOT
 
 EXTRAS = {"report": ("report",), "test": ("report", "test")}
 
 
 def requirements(name: str) -> list[str]:
     """What pip installs into the environment of that name; the test one also has every framework."""
+    # Not above: an older Python lacks it, and is to be told so in words.
+    import tomllib
+
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     listed = [requirement for extra in EXTRAS[name] for requirement in extras[extra]]
     frameworks = [f"{package}=={version}" for package, version in pins.frameworks().items()]
@@ -42,7 +42,9 @@ def ensure(name: str) -> Path:
     try:
         venv.create(folder, with_pip=True, clear=True)
     except (subprocess.CalledProcessError, OSError) as error:
-        raise SystemExit(f"cannot make a virtual environment ({error}). On Debian: apt-get install python3-venv") from None
+        raise SystemExit(
+            f"cannot make a virtual environment ({error}). On Debian: apt-get install python3-venv"
+        ) from None
     environment = accelerator.pip_environment(accelerator.has_gpu(), accelerator.sources_configured())
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *requirements(name)]
     if subprocess.run(command, stdout=sys.stderr, env={**os.environ, **environment}).returncode:
@@ -57,7 +59,7 @@ def say(text: str) -> None:
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036
         raise SystemExit(f"Python 3.11 is needed, this is {sys.version.split()[0]}")
     print(ensure(sys.argv[1]))
 

@@ -37,7 +37,9 @@ def throughput(rows: pd.DataFrame, roofs: pd.DataFrame, caches_bytes: dict[str, 
             _throughput_line(axis, framework, flavour, sibling, line)
         for name, size in caches_bytes.items():
             axis.axvline(size, color="0.6", linestyle=":", linewidth=0.8)
-            axis.annotate(name, (size, 1), xycoords=("data", "axes fraction"), fontsize=8, color="0.4", ha="right", va="top")
+            axis.annotate(
+                name, (size, 1), xycoords=("data", "axes fraction"), fontsize=8, color="0.4", ha="right", va="top"
+            )
         axis.set(xscale="log", yscale="log", xlabel="array size (bytes)", title=MODE_TITLES[mode])
         axis.xaxis.set_major_locator(mpl.ticker.LogLocator(base=2, numticks=8))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value)))
@@ -53,7 +55,9 @@ def memory_against_time(rows: pd.DataFrame) -> str:
 
     rows: of metrics.modes, one operator.
     """
-    order = sorted(set(rows["flavour"]), key=lambda f: (list(COLOURS).index(_framework(f)) if _framework(f) in COLOURS else 9, f))
+    order = sorted(
+        set(rows["flavour"]), key=lambda f: (list(COLOURS).index(_framework(f)) if _framework(f) in COLOURS else 9, f)
+    )
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 0.45 * len(order) + 1.6), sharey=True)
     shades = dict(zip(MODES, sns.color_palette("Blues_r", 4)[:3], strict=True))
     rows = rows.assign(ms=rows["value"] * 1e3)
@@ -61,7 +65,17 @@ def memory_against_time(rows: pd.DataFrame) -> str:
         (left, "transient_bytes_per_element", "bytes allocated an element during the call"),
         (right, "ms", "milliseconds a call"),
     ):
-        sns.barplot(rows, y="flavour", x=column, hue="memory", order=order, hue_order=MODES, palette=shades, ax=axis, errorbar=None)
+        sns.barplot(
+            rows,
+            y="flavour",
+            x=column,
+            hue="memory",
+            order=order,
+            hue_order=MODES,
+            palette=shades,
+            ax=axis,
+            errorbar=None,
+        )
         axis.set(xlabel=label, ylabel="")
         axis.legend(fontsize=8, title=None)
         for bars in axis.containers:
@@ -99,7 +113,8 @@ def _lines(rows: pd.DataFrame) -> list[tuple[str, str, int, pd.DataFrame]]:
     rows = rows.assign(flavour=rows["variant"].str.rsplit(".", n=1).str[0])
     seen: Counter[str] = Counter()
     lines = []
-    for (framework, flavour), line in rows.groupby(["framework", "flavour"], sort=False):
+    for key, line in rows.groupby(["framework", "flavour"], sort=False):
+        framework, flavour = map(str, key)
         lines.append((framework, flavour, seen[framework], line.sort_values("array_bytes")))
         seen[framework] += 1
     return lines
@@ -107,7 +122,10 @@ def _lines(rows: pd.DataFrame) -> list[tuple[str, str, int, pd.DataFrame]]:
 
 def _throughput_line(axis: Axes, framework: str, flavour: str, sibling: int, line: pd.DataFrame) -> None:
     good = line[~line["impossible"]]
-    error = [good["gb_per_s"] * (1 - good["value"] / good["high"]), good["gb_per_s"] * (good["value"] / good["low"] - 1)]
+    error = [
+        good["gb_per_s"] * (1 - good["value"] / good["high"]),
+        good["gb_per_s"] * (good["value"] / good["low"] - 1),
+    ]
     axis.errorbar(
         good["array_bytes"],
         good["gb_per_s"],

@@ -1,13 +1,10 @@
 """asv's install command: put the wheel of a commit into asv's environment, and CUDA packages where there is a GPU.
 
-install_commit.py WHEEL, run by the environment's Python. Standard library only.
+python -m scripts.install_commit WHEEL, run by the environment's Python. Standard library only.
 """
 
 import subprocess
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts import accelerator, pins
 

@@ -50,7 +50,9 @@ def cases(profile: Profile, gpu: bool) -> list[Case]:
     rows = [
         row
         for row in VARIANTS
-        if (gpu or row.device == "cpu") and not (profile.without_needs and row.needs) and set(row.dtypes) & set(profile.dtypes)
+        if (gpu or row.device == "cpu")
+        and not (profile.without_needs and row.needs)
+        and set(row.dtypes) & set(profile.dtypes)
     ]
     measured: list[Case] = [
         Case("time", "roof", kernel, array_bytes, "float32")

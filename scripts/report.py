@@ -8,6 +8,7 @@ import argparse
 import base64
 import hashlib
 import sys
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,9 @@ def choose(table: pd.DataFrame, machine: str | None = None, commit: str | None =
         if wanted:
             rows = rows[rows[column].str.startswith(wanted) if column == "commit" else rows[column] == wanted]
     if rows.empty:
-        raise LookupError(f"no results for machine {machine!r}, commit {commit!r}; there are:\n{_choices(table).to_string(index=False)}")
-    newest = rows.loc[rows["date"].idxmax()] if rows["date"].notna().any() else rows.iloc[-1]
+        known = _choices(table).to_string(index=False)
+        raise LookupError(f"no results for machine {machine!r}, commit {commit!r}; there are:\n{known}")
+    newest = rows.sort_values("date", na_position="first").iloc[-1]
     same = rows[(rows["machine"] == newest["machine"]) & (rows["commit"] == newest["commit"])]
     return Choice(newest["machine"], newest["commit"], same["env"].mode()[0])
 
@@ -99,7 +101,11 @@ def build(found: results.Results, choice: Choice) -> tuple[str, str]:
         semantics=_semantics(),
         provenance=provenance,
         machine=found.machines.get(choice.machine, {}),
-        others=[c for c in _choices(found.table).to_dict("records") if c["commit"] != choice.commit[:8] or c["machine"] != choice.machine],
+        others=[
+            c
+            for c in _choices(found.table).to_dict("records")
+            if c["commit"] != choice.commit[:8] or c["machine"] != choice.machine
+        ],
         problems=found.problems,
         impossible_percent=metrics.IMPOSSIBLE_PERCENT,
         script=jinja2.utils.markupsafe.Markup(script),
@@ -130,8 +136,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--machine", help="asv's name of the machine (default: the one measured last)")
     parser.add_argument("--commit", help="a commit, or its first characters (default: the one measured last)")
     parser.add_argument("--list", action="store_true", help="list machines and commits that have results, and stop")
-    parser.add_argument("--results", type=Path, default=ROOT / ".asv" / "results", help="asv's results (default: %(default)s)")
-    parser.add_argument("--outcomes", type=Path, default=ROOT / ".asv" / "outcomes", help="the outcome records (default: %(default)s)")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / ".asv" / "results", help="asv's results (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--outcomes", type=Path, default=ROOT / ".asv" / "outcomes", help="the outcome records (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "reports", help="where to write (default: %(default)s)")
     return parser.parse_args(arguments)
 
@@ -146,7 +156,7 @@ def _choices(table: pd.DataFrame) -> pd.DataFrame:
 def _provenance(found: results.Results, choice: Choice) -> dict[str, Any]:
     """The newest record of the machine for this choice; empty where outcomes are missing."""
     records = found.outcomes
-    records = records[(records["commit"] == choice.commit) & (records["env"] == choice.env)]
+    records = records[(records[list(vars(choice))] == pd.Series(vars(choice))).all(axis=1)]
     for details in reversed(records["details"].tolist()):
         if isinstance(details, dict) and details.get("provenance"):
             return details["provenance"]
@@ -158,7 +168,9 @@ def _image(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
-def _throughput_figures(measured: pd.DataFrame, roofs: pd.DataFrame, provenance: dict[str, Any]) -> list[dict[str, str]]:
+def _throughput_figures(
+    measured: pd.DataFrame, roofs: pd.DataFrame, provenance: dict[str, Any]
+) -> list[dict[str, str]]:
     caches = provenance.get("caches_bytes")
     times = measured[(measured["quantity"] == "time") & (measured["status"] == "ok") & (measured["device"] == "cpu")]
     groups = {(op, dtype): rows for (op, dtype), rows in times.groupby(["op", "dtype"])}
@@ -184,13 +196,16 @@ def _memory_figures(measured: pd.DataFrame) -> list[dict[str, str]]:
         return []
     modes = metrics.modes(measured, "float32", elements)
     return [
-        {"title": f"{op}, {elements:,} float32 elements", "image": _image(figures.memory_against_time(modes[modes["op"] == op]))}
+        {
+            "title": f"{op}, {elements:,} float32 elements",
+            "image": _image(figures.memory_against_time(modes[modes["op"] == op])),
+        }
         for op in OPS
         if op in set(modes["op"])
     ]
 
 
-def _memory_rows(measured: pd.DataFrame) -> list[dict[str, Any]]:
+def _memory_rows(measured: pd.DataFrame) -> list[dict[Hashable, Any]]:
     """Measured bytes beside those that the catalog's arithmetic predicts."""
     rows = measured[measured["quantity"].isin(["transient_bytes", "saved_bytes"]) & (measured["status"] == "ok")]
     predicted = [
@@ -204,11 +219,13 @@ def _memory_rows(measured: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _first_call_figure(measured: pd.DataFrame) -> str | None:
-    rows = measured[(measured["quantity"] == "first_call") & (measured["status"] == "ok") & (measured["dtype"] == "float32")]
+    rows = measured[
+        (measured["quantity"] == "first_call") & (measured["status"] == "ok") & (measured["dtype"] == "float32")
+    ]
     return None if rows.empty else _image(figures.first_calls(rows))
 
 
-def _without_number(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _without_number(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
     return table[table["status"] != "ok"].sort_values(["status", "op", "variant"]).to_dict("records")
 
 
@@ -231,7 +248,10 @@ def _semantics() -> list[dict[str, Any]]:
             grouped.setdefault(row.semantics, []).append(f"{row.op.removeprefix('relu.')} {row.name}")
     default = vars(Semantics())
     return [
-        {"variants": names, "facts": [(key, _fact(value), value != default[key]) for key, value in vars(semantics).items()]}
+        {
+            "variants": names,
+            "facts": [(key, _fact(value), value != default[key]) for key, value in vars(semantics).items()],
+        }
         for semantics, names in grouped.items()
     ]
 

@@ -40,7 +40,7 @@ class Results:
     """Everything found: the table, the records of outcomes, asv's machine descriptions, and what could not be read.
 
     table: a row for each number, failure or skip, with COLUMNS. outcomes: the newest record of
-    each case, by KEY without the machine. problems: a line for each file passed over.
+    each case, by KEY. problems: a line for each file passed over.
     """
 
     table: pd.DataFrame
@@ -142,28 +142,30 @@ def _finite(value: Any) -> float | None:
 def _outcomes(folder: Path, environments: dict[str, str]) -> pd.DataFrame:
     """The newest record of each case. An environment that asv did not make has a name only in its results."""
     records = [record for path in sorted(folder.glob("*/*.jsonl")) for record in outcomes.read(path)]
-    key = ["host", *KEY[1:]]
-    columns = [*key, "time_s", "status", "reason", "details", "output_tail"]
+    columns = [*KEY, "time_s", "status", "reason", "details", "output_tail"]
     frame = pd.DataFrame(records, columns=columns)
     unnamed = frame["env"] == "unknown"
     frame.loc[unnamed, "env"] = frame.loc[unnamed, "commit"].map(environments).fillna("unknown")
-    return frame.sort_values("time_s").drop_duplicates(key, keep="last").reset_index(drop=True)
+    return frame.sort_values("time_s").drop_duplicates(KEY, keep="last").reset_index(drop=True)
 
 
 def _with_outcomes(table: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     """The table with the reasons of what failed, and rows for what was skipped, which asv stores as nothing."""
-    reasons = {tuple(record[k] for k in KEY[1:]): (record["status"], record["reason"]) for record in records.to_dict("records")}
+    reasons = {
+        tuple(record[k] for k in KEY): (record["status"], record["reason"]) for record in records.to_dict("records")
+    }
     for index, row in table[table["status"] == "failed"].iterrows():
-        status, reason = reasons.get(tuple(row[k] for k in KEY[1:]), ("failed", "no record of the reason"))
-        table.loc[index, ["status", "reason"]] = (status, reason) if status != "ok" else ("failed", "asv lost the result")
-    known = set(map(tuple, table[KEY[1:]].to_numpy()))
+        status, reason = reasons.get(tuple(row[k] for k in KEY), ("failed", "no record of the reason"))
+        table.loc[index, ["status", "reason"]] = (
+            (status, reason) if status != "ok" else ("failed", "asv lost the result")
+        )
+    known = set(map(tuple, table[KEY].to_numpy()))
     dates = dict(zip(table["commit"], table["date"], strict=True))
     skipped = [
-        {**{k: record[k] for k in KEY[1:]}, "machine": record["host"], "date": dates.get(record["commit"]),
-         "status": record["status"], "reason": record["reason"]}
+        {**{k: record[k] for k in [*KEY, "status", "reason"]}, "date": dates.get(record["commit"])}
         for record in records.to_dict("records")
-        if record["status"] != "ok" and tuple(record[k] for k in KEY[1:]) not in known
-    ]  # fmt: skip
+        if record["status"] != "ok" and tuple(record[k] for k in KEY) not in known
+    ]
     if not skipped:
         return table
     return pd.DataFrame([*table.to_dict("records"), *skipped], columns=COLUMNS)

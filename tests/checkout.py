@@ -40,7 +40,10 @@ class Checkout:
 
     def changed(self) -> set[str]:
         """Files that differ from the last commit, new ones included."""
-        return {line[3:] for line in self.git("status", "--porcelain", "--untracked-files=all").splitlines()}
+        return {
+            line.split(maxsplit=1)[1]
+            for line in self.git("status", "--porcelain", "--untracked-files=all").splitlines()
+        }
 
     def append(self, name: str, text: str) -> None:
         path = self.folder / name
@@ -50,14 +53,16 @@ class Checkout:
 
     def asv(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
         """asv in the environment of the tests: no environments of its own, everything else real."""
+        # asv keeps the machine's description in the home folder: not in that of who runs the tests.
+        home = self.folder.with_name(f"{self.folder.name}-home")
+        home.mkdir(exist_ok=True)
         environment = {
             **os.environ,
             "ASV_PYTHONPATH": str(self.folder),
-            "HOME": str(self.folder / ".home"),
+            "HOME": str(home),
             "RELU_BENCH_BUDGET_S": "0.05",
             **variables,
         }
-        (self.folder / ".home").mkdir(exist_ok=True)
         command = [sys.executable, "-m", "asv", *arguments]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
 

@@ -21,7 +21,7 @@ BAD_ROWS = {
     "hangs": ("relu.forward", "timeout", "still running after 4 s"),
     "needs_what_is_not_installed": ("relu.forward", "skipped", "not installed: a_package_that_is_nowhere"),
 }
-BAD_FUNCTIONS = '''
+BAD_FUNCTIONS = """
 import os, signal, sys, threading, time
 import numpy as np
 
@@ -51,7 +51,7 @@ def dies(x, out): os.kill(os.getpid(), signal.SIGSEGV)
 def exits(x, out): os._exit(3)
 def hangs(x, out): time.sleep(3600)
 def needs_what_is_not_installed(x, out): import a_package_that_is_nowhere
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,9 @@ def value(checkout, op, variant):
     content = json.loads(path.read_text())
     row = dict(zip(content["result_columns"], content["results"][f"relu.{op}.track_time"], strict=False))
     variants, elements, dtypes = row["params"]
-    index = (variants.index(repr(variant)) * len(elements) + elements.index("32768")) * len(dtypes) + dtypes.index("'float32'")
+    index = (variants.index(repr(variant)) * len(elements) + elements.index("32768")) * len(dtypes) + dtypes.index(
+        "'float32'"
+    )
     return row["result"][index]
 
 

@@ -43,12 +43,11 @@ class Settings:
         Raises ValueError that names the variable and what it accepts.
         """
         cores = len(os.sched_getaffinity(0))
-        settings = Settings(
+        return Settings(
             budget_s=_number("RELU_BENCH_BUDGET_S", Settings.budget_s, 0.01, 3600),
             limit_s=_number("RELU_BENCH_LIMIT_S", Settings.limit_s, 1, 86400),
             threads=int(_number("RELU_BENCH_THREADS", cores, 1, cores)),
         )
-        return settings
 
 
 def _number(variable: str, default: float, least: float, most: float) -> float:

@@ -41,15 +41,15 @@ def _measured(request: dict[str, Any]) -> Any:
         return measure(*from_json(request))
     except Unavailable as error:
         return Outcome("skipped", str(error))
-    except LookupError as error:
-        return Outcome("error", str(error))
     except WrongResult as error:
         return Outcome("wrong", str(error))
     except ModuleNotFoundError as error:
         return Outcome("skipped", f"not installed: {error.name}")
     except Exception as error:
         traceback.print_exc()
-        return Outcome("error", f"{type(error).__name__}: {_first_line(error)}", output_tail=traceback.format_exc()[-2000:])
+        return Outcome(
+            "error", f"{type(error).__name__}: {_first_line(error)}", output_tail=traceback.format_exc()[-2000:]
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -34,7 +34,11 @@ def measure(case: Case, settings: Settings) -> Outcome:
     threads.limit(settings.threads)
     if case.op == "roof":
         return _roof(case, settings)
-    variant = find(case.op, case.variant)
+    try:
+        variant = find(case.op, case.variant)
+    except LookupError as error:
+        # asv takes the names from one commit and measures others with them too.
+        raise Unavailable(f"not in this commit: {error}") from None
     require(variant, case)
     framework = driver(variant.framework)
     with tempfile.TemporaryDirectory(prefix="relu-bench-cache-") as cache:
@@ -207,4 +211,3 @@ def _passes(run: Callable[[int], None]) -> int:
             break
         passes = min(passes * 10, 2 * int(passes * 0.0015 / duration_s) + 2)
     return passes
-

@@ -1,4 +1,4 @@
-"""The record of how each case ended: one JSON line each, appended, in .asv/outcomes/HOST/COMMIT.jsonl.
+"""The record of how each case ended: one JSON line each, appended, in .asv/outcomes/MACHINE/COMMIT.jsonl.
 
 asv's results say what was measured; these say why something was not, and under which circumstances.
 A reader skips a line that is torn, as a killed writer may leave one.
@@ -46,6 +46,11 @@ def folder() -> Path:
     return Path(os.environ.get("RELU_BENCH_OUTCOMES", Path(root) / ".asv" / "outcomes"))
 
 
+def machine() -> str:
+    """The name that results are kept under, as asv chooses it: the host's, or the one given."""
+    return os.environ.get("RELU_BENCH_MACHINE") or platform.node()
+
+
 def append(case: Case, outcome: Outcome, commit: str) -> None:
     """Add a line to the record of a commit on this machine.
 
@@ -54,13 +59,13 @@ def append(case: Case, outcome: Outcome, commit: str) -> None:
     record = {
         "schema": SCHEMA,
         "time_s": time.time(),
-        "host": platform.node(),
+        "machine": machine(),
         "commit": commit,
         "env": os.environ.get("ASV_ENV_NAME", "unknown"),
         **asdict(case),
         **{key: value for key, value in asdict(outcome).items() if key != "samples_s"},
     }
-    path = folder() / _safe(platform.node()) / f"{_safe(commit[:8])}.jsonl"
+    path = folder() / _safe(machine()) / f"{_safe(commit[:8])}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(record, allow_nan=False) + "\n"
     # One write to a file opened for appending: lines of concurrent writers do not mix.

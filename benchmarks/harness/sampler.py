@@ -129,9 +129,7 @@ def _warm_up(
     return False
 
 
-def _window(
-    function: Callable[..., Any], arguments: Callable[[int], Iterable[tuple[Any, ...]]], number: int
-) -> float:
+def _window(function: Callable[..., Any], arguments: Callable[[int], Iterable[tuple[Any, ...]]], number: int) -> float:
     """Median of WINDOW samples, or of fewer where they last long."""
     durations = [_time(function, arguments(number))]
     while len(durations) < WINDOW and sum(durations) < WINDOW_NS:

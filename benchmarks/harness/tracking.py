@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,16 @@ from asv_runner.benchmarks.mark import SkipNotImplemented
 
 from benchmarks.harness import bundles, outcomes
 from benchmarks.harness.case import Case, Settings
+
+
+def in_unit(unit: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Tell asv the unit of what a method returns."""
+
+    def mark(method: Callable[..., Any]) -> Callable[..., Any]:
+        method.unit = unit  # type: ignore[attr-defined]
+        return method
+
+    return mark
 
 
 class Failed(Exception):

@@ -19,7 +19,7 @@ class Driver(Protocol):
     """What the harness asks of a framework. Arrays are the framework's own."""
 
     def environment(self, cache_dir: str | None) -> dict[str, str]:
-        """Variables to set before the import; `cache_dir`: an empty folder for compiled code, to measure a first call."""
+        """Variables to set before the import. cache_dir: an empty folder for compiled code, for a first call."""
 
     def start(self, device: str) -> None:
         """Import the framework and make `device` the default. Raises Unavailable."""
@@ -52,8 +52,10 @@ def driver(framework: str) -> Driver:
     Raises LookupError where there is none.
     """
     try:
-        return import_module(f"{__name__}.{framework}_")  # type: ignore[return-value]
+        return import_module(f"{__name__}.{framework}_")
     except ModuleNotFoundError as error:
         if error.name != f"{__name__}.{framework}_":
             raise
-        raise LookupError(f"no driver for {framework!r}: benchmarks/harness/frameworks/{framework}_.py is missing") from None
+        raise LookupError(
+            f"no driver for {framework!r}: benchmarks/harness/frameworks/{framework}_.py is missing"
+        ) from None

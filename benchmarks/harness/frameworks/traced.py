@@ -5,6 +5,7 @@ not depend on the array size, so they are found by two small sizes and taken off
 pool come and go: rows that use one are exact to some hundred bytes.
 """
 
+import copy
 import gc
 import tracemalloc
 from collections.abc import Callable
@@ -26,7 +27,7 @@ def peak_bytes(call: Callable[..., Any], make: Callable[[int | None], list]) -> 
 
 def _peak(call: Callable[..., Any], arguments: list) -> int:
     """Peak of traced bytes above those before the call; first the call that fills caches."""
-    call(*[array.copy() for array in arguments])
+    call(*copy.deepcopy(arguments))
     gc.collect()
     gc.disable()
     tracemalloc.start()

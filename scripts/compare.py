@@ -1,0 +1,61 @@
+"""Compare two commits with asv continuous and keep its table: ./scripts/compare BASE [HEAD].
+
+Writes reports/compare.txt. Exit code: 0 nothing became slower, 1 something did, 2 a benchmark
+failed (the table of what was measured is written all the same).
+"""
+
+import argparse
+import os
+import platform
+import re
+import subprocess
+import sys
+
+from scripts import accelerator
+from scripts.bench import ASV, register, say
+from scripts.pins import ROOT
+from scripts.profiles import PROFILES, asv_patterns, cases
+
+TABLE = ROOT / "reports" / "compare.txt"
+
+
+def main() -> int:
+    options = _options()
+    selected = cases(PROFILES[options.profile], accelerator.has_gpu())
+    patterns = [options.bench] if options.bench else asv_patterns(case for case in selected if case.quantity == "time")
+    factor = ("--factor", str(options.factor))
+    register(platform.node())
+    say(f"comparing {options.base} with {options.head}; asv makes its environments first")
+    command = [*ASV, "continuous", options.base, options.head, *factor, "--show-stderr"]
+    environment = {**os.environ, "RELU_BENCH_BUDGET_S": str(PROFILES[options.profile].budget_s)}
+    ended = subprocess.run([*command, *_bench(patterns)], cwd=ROOT, env=environment)
+    if ended.returncode not in (0, 1, 2):
+        return ended.returncode
+    # asv continuous prints no table where a benchmark failed; asv compare does.
+    table = subprocess.run(
+        [*ASV, "compare", options.base, options.head, *factor, "--split"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    TABLE.parent.mkdir(exist_ok=True)
+    TABLE.write_text(table)
+    say(f"table: {TABLE} ({len(re.findall(r'^[|]', table, re.MULTILINE))} lines)")
+    return ended.returncode
+
+
+def _bench(patterns: list[str]) -> list[str]:
+    return [word for pattern in patterns for word in ("--bench", pattern)]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="./scripts/compare", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("base", help="the commit to compare with")
+    parser.add_argument("head", nargs="?", default="HEAD", help="the commit to judge (default: %(default)s)")
+    parser.add_argument("--profile", choices=PROFILES, default="smoke", help="which times (default: %(default)s)")
+    parser.add_argument("--bench", help="instead of a profile: a regular expression, as asv's --bench takes")
+    parser.add_argument(
+        "--factor", type=float, default=1.1, help="ratio that counts as a change (default: %(default)s)"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""The parts of the harness, each with real work: sampler, isolation, outcomes, threads, truth."""
+
+import json
+import os
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.harness import bundles, case, isolation, outcomes, provenance, sampler, threads, truth
+from benchmarks.harness.case import Case, Settings
+from benchmarks.harness.outcomes import Outcome
+from impls.catalog import find
+
+NUMPY_OUT = Case("time", "relu.forward", "numpy.out", 1024, "float32")
+QUICK = Settings(budget_s=0.05, limit_s=60, threads=1)
+
+
+def busy(seconds):
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def test_sampler_finds_a_known_duration():
+    taken = sampler.sample(busy, sampler.same((2e-4,)), budget_s=0.3)
+    assert min(taken.samples_s) >= 2e-4
+    assert sorted(taken.samples_s)[len(taken.samples_s) // 4] < 4e-4
+
+
+def test_sampler_repeats_short_calls_and_not_long_ones():
+    short = sampler.sample(lambda: None, sampler.same(()), budget_s=0.05)
+    assert short.number > 1000
+    long = sampler.sample(time.sleep, sampler.same((0.005,)), budget_s=0.1)
+    assert long.number == 1
+
+
+def test_sampler_never_reuses_the_arguments_of_consuming_calls():
+    made = []
+
+    def supply(calls):
+        batch = [([],) for _ in range(calls)]
+        made.extend(item for (item,) in batch)
+        return batch
+
+    sampler.sample(lambda item: item.append(1), supply, budget_s=0.05, most_calls=8)
+    assert made
+    assert all(len(item) <= 1 for item in made)
+
+
+def test_sampler_takes_no_more_calls_than_can_be_made_ready():
+    taken = sampler.sample(lambda: None, sampler.same(()), budget_s=0.05, most_calls=8)
+    assert taken.number == 8
+
+
+def test_sampler_stops_by_budget_when_calls_do_not_settle():
+    rng = np.random.default_rng(0)
+    taken = sampler.sample(lambda: time.sleep(float(rng.uniform(0.001, 0.01))), sampler.same(()), budget_s=0.2)
+    assert taken.stopped == "budget"
+
+
+@given(st.lists(st.floats(1e-9, 1e3), min_size=7, max_size=300))
+def test_interval_holds_the_median(samples):
+    low, high = sampler.interval(samples)
+    assert low <= np.median(samples) <= high
+
+
+def test_measuring_process_answers():
+    (outcome,) = isolation.run([NUMPY_OUT], QUICK)
+    assert outcome.status == "ok", outcome
+    assert 0 < outcome.value < 1
+    assert outcome.details["threads"] == 1
+    assert outcome.details["provenance"]["environment"]["OMP_NUM_THREADS"] == "1"
+
+
+def test_cases_behind_one_that_ends_the_process_have_no_outcome():
+    impossible = Case("time", "relu.forward", "numpy.out", 2**50, "float32")
+    ended = isolation.run([NUMPY_OUT, impossible], QUICK)
+    assert [outcome.status for outcome in ended] == ["ok", "error"]
+    assert "MemoryError" in ended[1].reason
+
+
+def test_unknown_variant_says_which_there_are():
+    (outcome,) = isolation.run([Case("time", "relu.forward", "numpy.typo", 1024, "float32")], QUICK)
+    assert outcome.status == "skipped"
+    assert "numpy.typo" in outcome.reason
+    assert "numpy.out" in outcome.reason
+
+
+def test_dtype_that_a_framework_lacks_is_skipped():
+    (outcome,) = isolation.run([Case("time", "relu.forward", "numba.out", 1024, "float16")], QUICK)
+    assert (outcome.status, outcome.reason) == ("skipped", "numba has no float16 here")
+
+
+def test_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    (outcome,) = isolation.run([Case("time", "relu.forward", "torch-compile.fresh", 1024, "float32")], QUICK)
+    assert outcome.status == "skipped"
+    assert "no-such-compiler" in outcome.reason
+
+
+@pytest.mark.parametrize("framework", ["numpy", "numba-threads", "torch", "jax"])
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_threads_asked_are_threads_got(framework):
+    name = {"jax": "jax.fresh"}.get(framework, f"{framework}.out")
+    for count in (1, 2):
+        (outcome,) = isolation.run([Case("time", "relu.forward", name, 1024, "float32")], Settings(0.05, 60, count))
+        assert outcome.status == "ok", outcome
+        assert outcome.details["threads"] == count
+
+
+def test_thread_mismatch_names_both_figures():
+    with pytest.raises(threads.ThreadMismatch, match="4 asked, numba uses 2"):
+        threads.check("numba", asked=4, got=2)
+
+
+@pytest.mark.parametrize(("variable", "text"), [("RELU_BENCH_BUDGET_S", "soon"), ("RELU_BENCH_THREADS", "0")])
+def test_bad_setting_is_named(monkeypatch, variable, text):
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(ValueError, match=f"{variable}: '{text}' given"):
+        Settings.from_environment()
+
+
+def test_requests_survive_the_process_boundary():
+    assert case.from_json(json.loads(json.dumps(case.to_json(NUMPY_OUT, QUICK)))) == (NUMPY_OUT, QUICK)
+
+
+def test_outcomes_are_read_back_and_torn_lines_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("RELU_BENCH_OUTCOMES", str(tmp_path))
+    monkeypatch.setenv("RELU_BENCH_MACHINE", "a/b ..")
+    outcomes.append(NUMPY_OUT, Outcome("wrong", "because"), "c0ffee")
+    (path,) = tmp_path.glob("*/*.jsonl")
+    with path.open("ab") as file:
+        file.write(b'[1]\n{"schema": 99}\n\xff\n{"schema": 1, "stat')
+    (record,) = outcomes.read(path)
+    assert (record["status"], record["reason"], record["commit"]) == ("wrong", "because", "c0ffee")
+    assert path.parent.parent == tmp_path
+
+
+def test_bundle_measures_what_is_planned_for_a_variant_once(tmp_path, monkeypatch):
+    monkeypatch.setenv(bundles.VARIABLE, str(tmp_path))
+    larger = Case("time", "relu.forward", "numpy.out", 4096, "float32")
+    other = Case("time", "relu.forward", "numpy.fresh", 1024, "float32")
+    bundles.write_plan(tmp_path, [NUMPY_OUT, larger, other])
+    first = bundles.outcome(NUMPY_OUT, QUICK)
+    assert len(list(tmp_path.glob("time-*.json"))) == 2
+    assert bundles.outcome(NUMPY_OUT, QUICK).samples_s == first.samples_s
+    assert bundles.outcome(larger, QUICK).status == "ok"
+
+
+def test_ordinary_inputs_are_half_negative_with_both_zeros_and_exact_in_every_dtype():
+    x, grad = truth.ordinary(100_000)
+    assert 0.45 < (x < 0).mean() < 0.55
+    zeros = np.signbit(x[x == 0])
+    assert zeros.any()
+    assert not zeros.all()
+    for values in (x, grad):
+        np.testing.assert_array_equal(values.view(np.uint32) & 0xFFFF, 0)
+        np.testing.assert_array_equal(
+            values.astype(np.float16).astype(np.float32)[np.abs(values) > 1e-4], values[np.abs(values) > 1e-4]
+        )
+
+
+@pytest.mark.parametrize("position", [0, 500, 1002])
+def test_one_wrong_element_is_found_and_placed(position):
+    row = find("relu.forward", "numpy.out")
+    wanted = np.zeros(1003)
+    result = wanted.copy()
+    result[position] = 1e-30
+    with pytest.raises(truth.WrongResult, match=f"1 of 1003 elements are wrong; first at {position}"):
+        truth.check(row, (result,), (wanted,))
+
+
+def test_nan_equals_only_nan():
+    row = find("relu.forward", "numpy.out")
+    truth.check(row, (np.array([np.nan]),), (np.array([np.nan]),))
+    with pytest.raises(truth.WrongResult):
+        truth.check(row, (np.array([0.0]),), (np.array([np.nan]),))
+
+
+def test_provenance_is_json_and_leaves_nothing_out(monkeypatch):
+    monkeypatch.setenv("A_SECRET", "hunter2")
+    facts = provenance.collect()
+    assert "hunter2" not in json.dumps(facts)
+    assert all(value is not None and value != "" for value in facts.values())
+
+
+@pytest.mark.parametrize("variant", ["copy.one", "add.all", "scale.all", "accumulate.one"])
+def test_roofs_do_their_work_and_answer(variant):
+    (outcome,) = isolation.run([Case("time", "roof", variant, 2**16, "float32")], Settings(0.05, 60, 1))
+    assert outcome.status == "ok", outcome
+    assert outcome.details["passes"] > 1
+
+
+def test_a_roof_that_leaves_out_work_is_refused(monkeypatch):
+    from benchmarks.harness import roofs
+
+    monkeypatch.setitem(roofs._COMPILED, "copy", lambda out, x, y, passes, slices: None)
+    with pytest.raises(RuntimeError, match=r"roof copy\.one"):
+        roofs.check("copy.one", passes=3)

@@ -1,0 +1,60 @@
+"""The README's recipes, done as it says: a variant and a framework are added, and touch no other file."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.checkout import ROOT, Checkout
+
+README = (ROOT / "README.md").read_text()
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def snippet(heading: str, number: int) -> str:
+    """The code block of that number below a heading of the README."""
+    section = README.split(f"### {heading}", 1)[1].split("\n#", 1)[0]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)[number]
+
+
+def insert_after(checkout: Checkout, name: str, line: str, text: str) -> None:
+    path = checkout.folder / name
+    content = path.read_text()
+    assert content.count(f"\n{line}\n") == 1
+    path.write_text(content.replace(f"\n{line}\n", f"\n{line}\n{text}\n"))
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path)
+
+
+def measured_and_shown(checkout: Checkout, variant: str) -> bool:
+    checkout.commit("recipe")
+    quantities = "track_time|track_transient_bytes"
+    run = checkout.measure(rf"Forward\.({quantities})\('{re.escape(variant)}', 32768, 'float32'\)")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert checkout.report().returncode == 0
+    return f"<td>{variant}</td>" in (checkout.folder / "reports/index.html").read_text()
+
+
+def test_a_variant_is_a_function_and_a_row(checkout):
+    checkout.append("impls/relu/numpy_.py", "\n\n" + snippet("Add a variant", 0))
+    insert_after(checkout, "impls/catalog.py", "_NUMPY_ROWS: Rows = (", snippet("Add a variant", 1))
+    assert checkout.changed() == {"impls/relu/numpy_.py", "impls/catalog.py"}
+    assert measured_and_shown(checkout, "numpy-abs.fresh")
+
+
+def test_a_framework_is_a_file_a_driver_and_rows(checkout):
+    (checkout.folder / "impls/relu/python_.py").write_text((RECIPES / "python_relu.py").read_text())
+    driver = checkout.folder / "benchmarks/harness/frameworks/python_.py"
+    driver.write_text((RECIPES / "python_driver.py").read_text())
+    insert_after(checkout, "impls/catalog.py", "# fmt: on", snippet("Add a framework", 0))
+    insert_after(checkout, "impls/catalog.py", "VARIANTS: tuple[Variant, ...] = (", "    *_PYTHON_ROWS,")
+    assert checkout.changed() == {
+        "impls/relu/python_.py",
+        "benchmarks/harness/frameworks/python_.py",
+        "impls/catalog.py",
+    }
+    assert measured_and_shown(checkout, "python.fresh")
+    assert [o["status"] for o in checkout.outcomes() if o["variant"] == "python.fresh"] == ["ok", "ok"]

@@ -1,0 +1,182 @@
+"""What people and workflows run: profiles, the choice of builds, the store of results, and the workflows themselves."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.harness.case import Case
+from impls.catalog import VARIANTS
+from scripts import accelerator, environment, pins
+from scripts.profiles import BENCHMARK_NAMES, PROFILES, asv_parameters, asv_patterns, cases
+from tests.checkout import ROOT, Checkout
+
+CPU_ROWS = {(row.op, row.name) for row in VARIANTS if row.device == "cpu"}
+
+
+@pytest.mark.parametrize("profile", ["core", "full"])
+def test_profile_measures_every_cpu_row(profile):
+    measured = {(case.op, case.variant) for case in cases(PROFILES[profile], gpu=False) if case.quantity == "time"}
+    assert measured - {(op, name) for op, name in measured if op == "roof"} == CPU_ROWS
+
+
+def test_smoke_measures_every_cpu_row_that_needs_no_compiler():
+    needy = {(row.op, row.name) for row in VARIANTS if row.needs}
+    smoke = cases(PROFILES["smoke"], gpu=False)
+    assert {(case.op, case.variant) for case in smoke if case.op != "roof"} == CPU_ROWS - needy
+    assert {case.dtype for case in smoke} == {"float32"}
+    assert len({case.elements for case in smoke if case.quantity == "time" and case.op != "roof"}) == 2
+
+
+def test_cuda_rows_are_measured_where_there_is_a_gpu():
+    on_gpu = {(case.op, case.variant) for case in cases(PROFILES["core"], gpu=True)}
+    assert {(row.op, row.name) for row in VARIANTS if row.device == "cuda"} <= on_gpu
+
+
+def test_every_time_has_its_roofs():
+    for profile in PROFILES.values():
+        measured = cases(profile, gpu=False)
+        roofs = {case.elements for case in measured if case.op == "roof"}
+        sizes = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+        times = [case for case in measured if case.quantity == "time" and case.op != "roof"]
+        assert {case.elements * sizes[case.dtype] for case in times} <= roofs
+
+
+def test_patterns_match_the_cases_and_no_others():
+    chosen = [
+        Case("time", "relu.forward", "numpy.out", 1024, "float32"),
+        Case("time", "roof", "copy.one", 4096, "float32"),
+    ]
+    everything = cases(PROFILES["full"], gpu=True)
+    names = {case: f"{BENCHMARK_NAMES[case.quantity, case.op]}({asv_parameters(case)})" for case in everything}
+    patterns = [re.compile(pattern) for pattern in asv_patterns(chosen)]
+    matched = [case for case, name in names.items() if any(pattern.search(name) for pattern in patterns)]
+    assert sorted(matched, key=str) == sorted(chosen, key=str)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "configured", "variables"),
+    [
+        (False, False, {"PIP_EXTRA_INDEX_URL": accelerator.CPU_WHEELS}),
+        (False, True, {}),
+        (True, False, {}),
+        (True, True, {}),
+    ],
+)
+def test_builds_follow_the_machine(gpu, configured, variables):
+    assert accelerator.pip_environment(gpu, configured) == variables
+
+
+def test_cuda_packages_are_of_the_pinned_version_and_only_for_a_gpu():
+    assert accelerator.cuda_requirements({"jax": "1.2.3"}, gpu=True) == ["jax[cuda13]==1.2.3"]
+    assert accelerator.cuda_requirements({"jax": "1.2.3"}, gpu=False) == []
+
+
+def test_pip_sources_of_the_user_are_respected(monkeypatch, tmp_path):
+    for name in ("PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    configuration = tmp_path / "pip.conf"
+    configuration.write_text("[global]\ntimeout = 60\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(configuration))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_DIRS", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    if "index-url" in listed or "find-links" in listed:
+        pytest.skip("this machine configures pip for all users")
+    assert not accelerator.sources_configured()
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    assert accelerator.sources_configured()
+
+
+def test_versions_are_pinned_once_and_tests_use_them():
+    assert set(pins.frameworks()) == {"numpy", "numba", "torch", "jax"}
+    assert f"torch=={pins.frameworks()['torch']}" in environment.requirements("test")
+    assert not any(line.startswith("torch") for line in environment.requirements("report"))
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout with a remote of its own."""
+    checkout = Checkout(tmp_path / "checkout")
+    subprocess.run(["git", "init", "--quiet", "--bare", str(tmp_path / "remote.git")], check=True)
+    checkout.git("remote", "add", "origin", str(tmp_path / "remote.git"))
+    checkout.git("push", "--quiet", "origin", "main")
+    return checkout
+
+
+def store(checkout: Checkout, action: str) -> None:
+    command = [sys.executable, "-m", "scripts.store", action]
+    subprocess.run(command, cwd=checkout.folder, check=True)
+
+
+def test_results_are_kept_on_a_branch_of_their_own(checkout):
+    first, second = (checkout.folder / ".asv/results/vm" / name for name in ("one.json", "two.json"))
+    first.parent.mkdir(parents=True)
+    store(checkout, "restore")
+    first.write_text("1")
+    store(checkout, "save")
+    first.unlink()
+    store(checkout, "restore")
+    assert first.read_text() == "1"
+    second.write_text("2")
+    store(checkout, "save")
+    store(checkout, "save")
+    files = checkout.git("ls-tree", "-r", "--name-only", "origin/results").splitlines()
+    assert files == ["results/vm/one.json", "results/vm/two.json"]
+    # The empty start, and one commit for each time that there was something new.
+    assert checkout.git("rev-list", "--count", "origin/results") == "3"
+    assert checkout.git("branch", "--show-current") == "main"
+    assert checkout.changed() == set()
+    assert checkout.git("worktree", "list").count("\n") == 0
+
+
+@pytest.mark.parametrize("workflow", sorted((ROOT / ".github/workflows").glob("*.yml")), ids=lambda path: path.name)
+def test_workflows_run_what_is_here_and_can_be_run_by_hand(workflow):
+    text = workflow.read_text()
+    commands = re.findall(r"- run: (\S+)", text)
+    assert commands
+    for command in commands:
+        assert (ROOT / command).is_file(), command
+        assert (ROOT / command).stat().st_mode & 0o111, f"{command} cannot be executed"
+    by_hand = text.splitlines()[0].split("By hand: ")[1].split()[0]
+    assert (ROOT / by_hand).is_file()
+    # Text of a pull request never enters a command.
+    assert not re.search(r"run:.*\$\{\{", text)
+    assert "pull_request_target" not in text
+
+
+@pytest.mark.parametrize("script", ["bench", "compare"])
+def test_scripts_explain_themselves(script):
+    ended = subprocess.run(
+        [sys.executable, "-m", f"scripts.{script}", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 0
+    assert f"usage: ./scripts/{script}" in ended.stdout
+
+
+def test_bench_warns_of_uncommitted_changes_and_measures_only_what_is_missing(tmp_path):
+    """The program itself, in an environment that is there: asv is real, the choice of cases is one of each kind."""
+    checkout = Checkout(tmp_path)
+    commit = checkout.git("rev-parse", "HEAD")
+    checkout.measure(r"Forward\.track_time\('numpy.out', 32768, 'float32'\)")
+    checkout.append("README.md", "changed\n")
+    script = f"""
+import scripts.bench as bench
+import platform
+done = bench._done({commit!r}, platform.node())
+print(sorted((c.quantity, c.variant, c.elements) for c in done))
+bench._warn_if_dirty()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], cwd=checkout.folder, capture_output=True, text=True)
+    assert ended.stdout.strip() == "[('time', 'numpy.out', 32768)]", ended.stderr
+    assert "1 uncommitted changes" in ended.stderr
+
+
+def test_nightly_and_compare_fail_clearly_without_arguments():
+    for script, word in (("nightly", "usage"), ("compare", "required")):
+        ended = subprocess.run([str(Path(ROOT, "scripts", script))], capture_output=True, text=True)
+        assert ended.returncode != 0
+        assert word in ended.stderr
