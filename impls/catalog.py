@@ -154,6 +154,7 @@ BITS, BITS_INPLACE = Traffic(1, 1, 1, mask_reads=1 / 8), Traffic(1, 1, mask_read
 # NumPy without a fused loop writes a boolean temporary and reads it again.
 MASKED_FORWARD = Traffic(2, 1, 1, mask_reads=1, mask_writes=1)
 MASKED_BACKWARD = Traffic(2, 1, 1, mask_reads=1, mask_writes=1)
+MASKED_BACKWARD_INPLACE = Traffic(2, 1, 0, mask_reads=1, mask_writes=1)
 
 ONE = Size(arrays=1)
 TWO = Size(arrays=2)
@@ -174,8 +175,10 @@ NUMBA_DTYPES = ("float32", "float64")
 _NUMPY, _NUMBA = "impls.relu.numpy_", "impls.relu.numba_cpu"
 _TORCH, _JAX = "impls.relu.torch_", "impls.relu.jax_"
 
+Rows = tuple[Variant, ...]
+
 # fmt: off
-_NUMPY_ROWS = (
+_NUMPY_ROWS: Rows = (
     Variant("numpy.fresh", "relu.forward", "numpy", f"{_NUMPY}:forward", "fresh", FORWARD, "one thread; one ufunc", transient=ONE, semantics=NUMPY),
     Variant("numpy-where.fresh", "relu.forward", "numpy", f"{_NUMPY}:forward_where", "fresh", MASKED_FORWARD, "one thread; drops NaN", transient=ONE_AND_MASK, semantics=NUMPY_WHERE),
     Variant("numpy-multiply.fresh", "relu.forward", "numpy", f"{_NUMPY}:forward_multiply", "fresh", MASKED_FORWARD, "one thread; -inf gives NaN", transient=Size(1, 1, scratch=True), semantics=NUMPY_MULTIPLY),
@@ -183,26 +186,26 @@ _NUMPY_ROWS = (
     Variant("numpy.inplace", "relu.forward", "numpy", f"{_NUMPY}:forward_inplace", "inplace", FORWARD_INPLACE, "one thread; one ufunc", semantics=NUMPY),
     Variant("numpy-clip.out", "relu.forward", "numpy", f"{_NUMPY}:forward_clip_out", "out", FORWARD, "one thread; clip to [0, inf]", semantics=NUMPY_CLIP),
     Variant("numpy-clip.inplace", "relu.forward", "numpy", f"{_NUMPY}:forward_clip_inplace", "inplace", FORWARD_INPLACE, "one thread; clip to [0, inf]", semantics=NUMPY_CLIP),
-    Variant("numpy-threads.out", "relu.forward", "numpy", f"{_NUMPY}:forward_threads_out", "out", FORWARD, "clip; a slice a core, in a thread pool", semantics=NUMPY_CLIP),
-    Variant("numpy-threads.inplace", "relu.forward", "numpy", f"{_NUMPY}:forward_threads_inplace", "inplace", FORWARD_INPLACE, "clip; a slice a core, in a thread pool", semantics=NUMPY_CLIP),
+    Variant("numpy-threads.out", "relu.forward", "numpy", f"{_NUMPY}:forward_threads_out", "out", FORWARD, "clip; a slice a core, in a thread pool", transient=Size(scratch=True), semantics=NUMPY_CLIP),
+    Variant("numpy-threads.inplace", "relu.forward", "numpy", f"{_NUMPY}:forward_threads_inplace", "inplace", FORWARD_INPLACE, "clip; a slice a core, in a thread pool", transient=Size(scratch=True), semantics=NUMPY_CLIP),
 
-    Variant("numpy.fresh", "relu.backward", "numpy", f"{_NUMPY}:backward", "fresh", MASKED_BACKWARD, "one thread; allocates a mask", "output", transient=ONE_AND_MASK),
-    Variant("numpy-multiply.fresh", "relu.backward", "numpy", f"{_NUMPY}:backward_multiply", "fresh", MASKED_BACKWARD, "one thread; allocates a mask; blocked inf gives NaN", "input", transient=Size(1, 1, scratch=True), semantics=MULTIPLY),
+    Variant("numpy.fresh", "relu.backward", "numpy", f"{_NUMPY}:backward", "fresh", MASKED_BACKWARD, "one thread; grad * (x > 0); blocked inf gives NaN", "input", transient=Size(1, 1, scratch=True), semantics=MULTIPLY),
+    Variant("numpy-where.fresh", "relu.backward", "numpy", f"{_NUMPY}:backward_where", "fresh", MASKED_BACKWARD, "one thread; np.where", "output", transient=ONE_AND_MASK),
     Variant("numpy.out", "relu.backward", "numpy", f"{_NUMPY}:backward_out", "out", Traffic(3, 2, write_allocate=1), "one thread; two passes, no mask; blocked inf gives NaN", "output", transient=Size(scratch=True), semantics=MULTIPLY),
-    Variant("numpy.inplace", "relu.backward", "numpy", f"{_NUMPY}:backward_inplace", "inplace", Traffic(2, 1, 0, mask_reads=2, mask_writes=2), "one thread; allocates a mask", "output", transient=Size(element_bytes=1)),
+    Variant("numpy.inplace", "relu.backward", "numpy", f"{_NUMPY}:backward_inplace", "inplace", MASKED_BACKWARD_INPLACE, "one thread; allocates a mask; blocked inf gives NaN", "output", transient=Size(0, 1, scratch=True), semantics=MULTIPLY),
     Variant("numpy-bool.out", "relu.backward", "numpy", f"{_NUMPY}:backward_bool_out", "out", BOOL, "one thread; one ufunc; blocked inf gives NaN", "bool", transient=Size(scratch=True), semantics=MULTIPLY),
     Variant("numpy-bool.inplace", "relu.backward", "numpy", f"{_NUMPY}:backward_bool_inplace", "inplace", BOOL_INPLACE, "one thread; one ufunc; blocked inf gives NaN", "bool", transient=Size(scratch=True), semantics=MULTIPLY),
-    Variant("numpy-bits.fresh", "relu.backward", "numpy", f"{_NUMPY}:backward_bits", "fresh", Traffic(1, 1, 1, mask_reads=1 + 1 / 8, mask_writes=1), "one thread; unpacks to a mask", "bits", transient=ONE_AND_MASK),
+    Variant("numpy-bits.fresh", "relu.backward", "numpy", f"{_NUMPY}:backward_bits", "fresh", Traffic(1, 1, 1, mask_reads=1 + 1 / 8, mask_writes=1), "one thread; unpacks to a mask; blocked inf gives NaN", "bits", transient=Size(1, 1, scratch=True), semantics=MULTIPLY),
     Variant("numpy-threads.out", "relu.backward", "numpy", f"{_NUMPY}:backward_threads_out", "out", BACKWARD, "blocks in cache, in a thread pool; blocked inf gives NaN", "output", transient=Size(scratch=True), semantics=MULTIPLY),
     Variant("numpy-threads.inplace", "relu.backward", "numpy", f"{_NUMPY}:backward_threads_inplace", "inplace", BACKWARD_INPLACE, "blocks in cache, in a thread pool; blocked inf gives NaN", "output", transient=Size(scratch=True), semantics=MULTIPLY),
 
-    Variant("numpy.fresh", "relu.roundtrip", "numpy", f"{_NUMPY}:roundtrip", "fresh", FORWARD + MASKED_BACKWARD, "one thread; hand-written pair", "output", transient=Size(2, 1), semantics=NUMPY),
-    Variant("numpy.inplace", "relu.roundtrip", "numpy", f"{_NUMPY}:roundtrip_inplace", "inplace", FORWARD_INPLACE + Traffic(2, 1, 0, mask_reads=2, mask_writes=2), "one thread; hand-written pair", "output", transient=Size(element_bytes=1), semantics=NUMPY),
+    Variant("numpy.fresh", "relu.roundtrip", "numpy", f"{_NUMPY}:roundtrip", "fresh", FORWARD + MASKED_BACKWARD, "one thread; hand-written pair; blocked inf gives NaN", "output", transient=Size(2, 1, scratch=True), semantics=NUMPY_BOOL),
+    Variant("numpy.inplace", "relu.roundtrip", "numpy", f"{_NUMPY}:roundtrip_inplace", "inplace", FORWARD_INPLACE + MASKED_BACKWARD_INPLACE, "one thread; hand-written pair; blocked inf gives NaN", "output", transient=Size(0, 1, scratch=True), semantics=NUMPY_BOOL),
     Variant("numpy-bool.inplace", "relu.roundtrip", "numpy", f"{_NUMPY}:roundtrip_bool_inplace", "inplace", Traffic(1, 0, mask_writes=1) + FORWARD_INPLACE + BOOL_INPLACE, "one thread; hand-written pair; blocked inf gives NaN", "bool", transient=Size(0, 1, scratch=True), semantics=NUMPY_BOOL),
-    Variant("numpy-bits.fresh", "relu.roundtrip", "numpy", f"{_NUMPY}:roundtrip_bits", "fresh", FORWARD + Traffic(1, 0, mask_reads=1, mask_writes=1 + 1 / 8) + Traffic(1, 1, 1, mask_reads=1 + 1 / 8, mask_writes=1), "one thread; hand-written pair; packs and unpacks", "bits", transient=Size(2, 1 + 1 / 8), semantics=NUMPY),
+    Variant("numpy-bits.fresh", "relu.roundtrip", "numpy", f"{_NUMPY}:roundtrip_bits", "fresh", FORWARD + Traffic(1, 0, mask_reads=1, mask_writes=1 + 1 / 8) + Traffic(1, 1, 1, mask_reads=1 + 1 / 8, mask_writes=1), "one thread; hand-written pair; packs and unpacks; blocked inf gives NaN", "bits", transient=Size(2, 1 + 1 / 8, scratch=True), semantics=NUMPY_BOOL),
 )
 
-_NUMBA_ROWS = (
+_NUMBA_ROWS: Rows = (
     Variant("numba.fresh", "relu.forward", "numba", f"{_NUMBA}:forward", "fresh", FORWARD, "one thread; no fast-math", transient=ONE),
     Variant("numba.out", "relu.forward", "numba", f"{_NUMBA}:forward_out", "out", FORWARD, "one thread; no fast-math"),
     Variant("numba.inplace", "relu.forward", "numba", f"{_NUMBA}:forward_inplace", "inplace", FORWARD_INPLACE, "one thread; no fast-math"),
@@ -216,7 +219,7 @@ _NUMBA_ROWS = (
     Variant("numba-threads.fresh", "relu.backward", "numba", f"{_NUMBA}:backward_threads", "fresh", BACKWARD, "all threads; no fast-math", "output", transient=ONE),
     Variant("numba-threads.out", "relu.backward", "numba", f"{_NUMBA}:backward_threads_out", "out", BACKWARD, "all threads; no fast-math", "output"),
     Variant("numba-threads.inplace", "relu.backward", "numba", f"{_NUMBA}:backward_threads_inplace", "inplace", BACKWARD_INPLACE, "all threads; no fast-math", "output"),
-    Variant("numba-threads-bool.inplace", "relu.backward", "numba", f"{_NUMBA}:backward_threads_inplace", "inplace", BOOL_INPLACE, "all threads; no fast-math", "bool"),
+    Variant("numba-threads-bool.inplace", "relu.backward", "numba", f"{_NUMBA}:backward_bool_threads_inplace", "inplace", BOOL_INPLACE, "all threads; no fast-math", "bool"),
     Variant("numba-threads-bits.out", "relu.backward", "numba", f"{_NUMBA}:backward_bits_threads_out", "out", BITS, "all threads; no fast-math", "bits"),
     Variant("numba-threads-bits.inplace", "relu.backward", "numba", f"{_NUMBA}:backward_bits_threads_inplace", "inplace", BITS_INPLACE, "all threads; no fast-math", "bits"),
 
@@ -225,7 +228,7 @@ _NUMBA_ROWS = (
     Variant("numba-threads-bits.inplace", "relu.roundtrip", "numba", f"{_NUMBA}:roundtrip_bits_threads_inplace", "inplace", FORWARD_INPLACE + Traffic(0, 0, mask_writes=1 / 8) + BITS_INPLACE, "all threads; hand-written pair", "bits", transient=Size(element_bytes=1 / 8)),
 )
 
-_TORCH_ROWS = (
+_TORCH_ROWS: Rows = (
     Variant("torch.fresh", "relu.forward", "torch", f"{_TORCH}:forward", "fresh", FORWARD, "eager; no graph", transient=ONE),
     Variant("torch.out", "relu.forward", "torch", f"{_TORCH}:forward_out", "out", FORWARD, "eager; no graph"),
     Variant("torch.inplace", "relu.forward", "torch", f"{_TORCH}:forward_inplace", "inplace", FORWARD_INPLACE, "eager; no graph"),
@@ -234,16 +237,16 @@ _TORCH_ROWS = (
     Variant("torch.fresh", "relu.backward", "torch", f"{_TORCH}:backward", "fresh", BACKWARD, "eager; raw threshold_backward", "output", transient=ONE),
     Variant("torch.out", "relu.backward", "torch", f"{_TORCH}:backward_out", "out", BACKWARD, "eager; raw threshold_backward", "output"),
     Variant("torch.inplace", "relu.backward", "torch", f"{_TORCH}:backward_inplace", "inplace", BACKWARD_INPLACE, "eager; raw threshold_backward", "output"),
-    Variant("torch-bool.fresh", "relu.backward", "torch", f"{_TORCH}:backward_bool", "fresh", BOOL, "eager; where", "bool", transient=ONE),
-    Variant("torch-bool.out", "relu.backward", "torch", f"{_TORCH}:backward_bool_out", "out", BOOL, "eager; multiplication; blocked inf gives NaN", "bool", semantics=replace(TORCH, blocked_infinity="nan")),
-    Variant("torch-bool.inplace", "relu.backward", "torch", f"{_TORCH}:backward_bool_inplace", "inplace", BOOL_INPLACE, "eager; multiplication; blocked inf gives NaN", "bool", semantics=replace(TORCH, blocked_infinity="nan")),
+    Variant("torch-bool.fresh", "relu.backward", "torch", f"{_TORCH}:backward_bool", "fresh", BOOL, "eager; where", "bool", transient=Size(1, scratch=True)),
+    Variant("torch-bool.out", "relu.backward", "torch", f"{_TORCH}:backward_bool_out", "out", BOOL, "eager; where", "bool", transient=Size(scratch=True)),
+    Variant("torch-bool.inplace", "relu.backward", "torch", f"{_TORCH}:backward_bool_inplace", "inplace", BOOL_INPLACE, "eager; where", "bool", transient=Size(scratch=True)),
 
     Variant("torch-autograd.fresh", "relu.roundtrip", "torch", f"{_TORCH}:roundtrip_autograd", "fresh", FORWARD + BACKWARD, "eager; autograd records and replays", "output", transient=TWO),
     Variant("torch.inplace", "relu.roundtrip", "torch", f"{_TORCH}:roundtrip_inplace", "inplace", FORWARD_INPLACE + BACKWARD_INPLACE, "eager; raw operators, no autograd", "output"),
-    Variant("torch-compile.fresh", "relu.roundtrip", "torch", f"{_TORCH}:roundtrip_compiled", "fresh", FORWARD + BACKWARD, "inductor; autograd records and replays", "output", transient=TWO, needs="c++ compiler", compiled=True),
+    Variant("torch-compile.fresh", "relu.roundtrip", "torch", f"{_TORCH}:roundtrip_compiled", "fresh", FORWARD + Traffic(0, 0, mask_writes=1) + BOOL, "inductor; autograd records and replays; keeps a mask", "bool", transient=Size(2, 1), needs="c++ compiler", compiled=True),
 )
 
-_JAX_ROWS = (
+_JAX_ROWS: Rows = (
     Variant("jax.fresh", "relu.forward", "jax", f"{_JAX}:forward", "fresh", FORWARD, "jit", transient=ONE),
     Variant("jax.inplace", "relu.forward", "jax", f"{_JAX}:forward_inplace", "inplace", FORWARD_INPLACE, "jit; argument donated"),
 
@@ -268,7 +271,12 @@ def _cuda(row: Variant) -> Variant:
 _NUMPY_ROWS = tuple(replace(row, dtypes=NUMPY_DTYPES) for row in _NUMPY_ROWS)
 _NUMBA_ROWS = tuple(replace(row, dtypes=NUMBA_DTYPES, compiled=True) for row in _NUMBA_ROWS)
 _TORCH_ROWS = tuple(replace(row, semantics=TORCH) if row.semantics == Semantics() else row for row in _TORCH_ROWS)
-_JAX_ROWS = tuple(replace(row, semantics=JAX, compiled=True) for row in _JAX_ROWS)
+# A selection by a mask compares no floats, so XLA flushes none.
+_JAX_MASKED = {("relu.backward", "bool"), ("relu.backward", "bits")}
+_JAX_ROWS = tuple(
+    replace(row, semantics=Semantics() if (row.op, row.saves) in _JAX_MASKED else JAX, compiled=True)
+    for row in _JAX_ROWS
+)
 
 VARIANTS: tuple[Variant, ...] = (
     *_NUMPY_ROWS,

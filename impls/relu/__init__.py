@@ -22,6 +22,9 @@ elements a byte, the first in the lowest bit (`numpy.packbits(mask, bitorder="li
 
 NaN in gives NaN out, and the gradient at 0 is 0 (`reference.py` is the definition). Where a
 framework or a form departs from it, its row in `impls.catalog` says so (`Semantics`), and a test
-asserts the departure. A buffer of another shape or dtype, one that overlaps an input only in
-part, and one that is read-only are refused with an error that names the argument.
+asserts the departure.
+
+A buffer of another shape or dtype, one that is read-only, and one that overlaps an input only in
+part are refused with an error that names the argument, before anything is written; where a lone
+NumPy ufunc does the work, NumPy copies what overlaps and comes out right.
 """

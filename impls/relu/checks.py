@@ -12,9 +12,7 @@ def alike(x: Any, out: Any, x_name: str = "x", out_name: str = "out") -> None:
     Raises ValueError for another shape, TypeError for another dtype.
     """
     if tuple(out.shape) != tuple(x.shape):
-        raise ValueError(
-            f"{out_name}: shape {tuple(out.shape)} given, {tuple(x.shape)} needed, the shape of {x_name}"
-        )
+        raise ValueError(f"{out_name}: shape {tuple(out.shape)} given, {tuple(x.shape)} needed, the shape of {x_name}")
     if out.dtype != x.dtype:
         raise TypeError(f"{out_name}: dtype {out.dtype} given, {x.dtype} needed, the dtype of {x_name}")
 
@@ -26,9 +24,7 @@ def mask(grad: Any, saved: Any) -> None:
     Raises ValueError for another shape, TypeError for another dtype.
     """
     if tuple(saved.shape) != tuple(grad.shape):
-        raise ValueError(
-            f"saved: shape {tuple(saved.shape)} given, {tuple(grad.shape)} needed, the shape of grad"
-        )
+        raise ValueError(f"saved: shape {tuple(saved.shape)} given, {tuple(grad.shape)} needed, the shape of grad")
     if str(saved.dtype).removeprefix("torch.") != "bool":
         raise TypeError(f"saved: dtype {saved.dtype} given, bool needed")
 
@@ -38,11 +34,9 @@ def bits(grad: Any, saved: Any) -> None:
 
     Raises ValueError for another shape, TypeError for another dtype.
     """
-    needed = ((int(np.prod(grad.shape)) + 7) // 8,)
+    needed = ((grad.size + 7) // 8,)
     if tuple(saved.shape) != needed:
-        raise ValueError(
-            f"saved: shape {tuple(saved.shape)} given, {needed} needed: one bit for each element of grad"
-        )
+        raise ValueError(f"saved: shape {tuple(saved.shape)} given, {needed} needed: one bit for each element of grad")
     if str(saved.dtype) != "uint8":
         raise TypeError(f"saved: dtype {saved.dtype} given, uint8 needed: packed bits")
 

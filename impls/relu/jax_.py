@@ -58,7 +58,10 @@ _vjp = jax.jit(lambda x: jax.vjp(_relu, x))
 
 @jax.jit
 def _apply_vjp(vjp: Any, grad: Array) -> Array:
-    return vjp(grad)[0]
+    try:
+        return vjp(grad)[0]
+    except ValueError as error:
+        raise ValueError(f"grad: {error}") from None
 
 
 def roundtrip_vjp(x: Array) -> tuple[Array, Backward]:

@@ -18,9 +18,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import float32, float64, njit, prange
+from numba import get_num_threads, njit, prange
 from numba.core.errors import NumbaError
-from numba.extending import overload
 from numpy.typing import NDArray
 
 from impls.relu import checks
@@ -29,25 +28,36 @@ Array = NDArray[Any]
 Backward = Callable[[Array], Array]
 
 DTYPES = ("float32", "float64")
+FLOAT32, FLOAT64, BOOL, UINT8 = map(np.dtype, (*DTYPES, "bool", "uint8"))
 # A thread's share of packed bits at a time; a multiple of 8.
 BLOCK_ELEMENTS = 65536
 
+# This starts Numba's threads. A function from the cache does not, and crashes where it calls a parallel one
+# (github.com/numba/numba/issues/8578).
+get_num_threads()
 
+
+# Dtypes are known while compiling, so comparing them is free; a mix would be converted without a word.
+@njit(cache=True)
 def _same_floating_dtype(a: Array, b: Array) -> bool:
-    """Known while compiling, and so free: a mix of dtypes would be converted without a word."""
-    return a.dtype == b.dtype and a.dtype.name in DTYPES
+    return a.dtype == b.dtype and (a.dtype == FLOAT32 or a.dtype == FLOAT64)
 
 
-@overload(_same_floating_dtype)
-def _same_floating_dtype_compiled(a, b):  # type: ignore[no-untyped-def]  # Numba compares signatures
-    same = a.dtype == b.dtype and a.dtype in (float32, float64)
-    return lambda a, b: same
+@njit(cache=True)
+def _backward_dtypes(grad: Array, saved: Array, out: Array) -> bool:
+    return _same_floating_dtype(grad, out) and (saved.dtype == grad.dtype or saved.dtype == BOOL)
+
+
+@njit(cache=True)
+def _bits_dtypes(grad: Array, saved: Array, out: Array) -> bool:
+    return _same_floating_dtype(grad, out) and saved.dtype == UINT8
 
 
 @njit(cache=True)
 def _overlap_in_part(a: Array, b: Array) -> bool:
     a_start, b_start = a.ctypes.data, b.ctypes.data
-    return a_start != b_start and a_start < b_start + b.nbytes and b_start < a_start + a.nbytes
+    same = a_start == b_start and a.nbytes == b.nbytes
+    return not same and a_start < b_start + b.nbytes and b_start < a_start + a.nbytes
 
 
 @njit(cache=True)
@@ -59,6 +69,18 @@ def _forward(x: Array, out: Array) -> Array:
         value = source[i]
         target[i] = value if value > 0 or value != value else 0
     return out
+
+
+@njit(cache=True)
+def _forward_inplace(x: Array) -> Array:
+    # A loop of its own: given one array twice, LLVM's overlap test chooses the loop that is not vectorised.
+    if not _same_floating_dtype(x, x):
+        raise ValueError
+    target = x.reshape(x.size)
+    for i in range(target.size):
+        value = target[i]
+        target[i] = value if value > 0 or value != value else 0
+    return x
 
 
 @njit(cache=True, parallel=True)
@@ -74,7 +96,7 @@ def _forward_threads(x: Array, out: Array) -> Array:
 
 @njit(cache=True)
 def _backward(grad: Array, saved: Array, out: Array) -> Array:
-    if grad.shape != saved.shape or grad.shape != out.shape or not _same_floating_dtype(grad, out):
+    if grad.shape != saved.shape or grad.shape != out.shape or not _backward_dtypes(grad, saved, out):
         raise ValueError
     if _overlap_in_part(grad, out) or _overlap_in_part(saved, out):
         raise ValueError
@@ -84,9 +106,19 @@ def _backward(grad: Array, saved: Array, out: Array) -> Array:
     return out
 
 
+@njit(cache=True)
+def _backward_inplace(grad: Array, saved: Array) -> Array:
+    if grad.shape != saved.shape or not _backward_dtypes(grad, saved, grad) or _overlap_in_part(saved, grad):
+        raise ValueError
+    target, kept = grad.reshape(grad.size), saved.reshape(saved.size)
+    for i in range(target.size):
+        target[i] = target[i] if kept[i] > 0 else 0
+    return grad
+
+
 @njit(cache=True, parallel=True)
 def _backward_threads(grad: Array, saved: Array, out: Array) -> Array:
-    if grad.shape != saved.shape or grad.shape != out.shape or not _same_floating_dtype(grad, out):
+    if grad.shape != saved.shape or grad.shape != out.shape or not _backward_dtypes(grad, saved, out):
         raise ValueError
     if _overlap_in_part(grad, out) or _overlap_in_part(saved, out):
         raise ValueError
@@ -94,6 +126,17 @@ def _backward_threads(grad: Array, saved: Array, out: Array) -> Array:
     for i in prange(gradient.size):
         target[i] = gradient[i] if kept[i] > 0 else 0
     return out
+
+
+@njit(cache=True, parallel=True)
+def _backward_bool_threads_inplace(grad: Array, saved: Array) -> Array:
+    if grad.shape != saved.shape or not _same_floating_dtype(grad, grad) or _overlap_in_part(saved, grad):
+        raise ValueError
+    target, kept = grad.reshape(grad.size), saved.reshape(saved.size)
+    for i in prange(target.size):
+        # Not `kept[i] > 0`: comparing booleans as integers is not vectorised (70 times slower).
+        target[i] = target[i] if kept[i] else 0
+    return grad
 
 
 @njit(cache=True)
@@ -109,7 +152,7 @@ def _backward_bits(grad: Array, saved: Array, out: Array) -> None:
 
 @njit(cache=True, parallel=True)
 def _backward_bits_threads(grad: Array, saved: Array, out: Array) -> Array:
-    if saved.shape != ((grad.size + 7) // 8,) or grad.shape != out.shape or not _same_floating_dtype(grad, out):
+    if saved.shape != ((grad.size + 7) // 8,) or grad.shape != out.shape or not _bits_dtypes(grad, saved, out):
         raise ValueError
     if _overlap_in_part(grad, out) or _overlap_in_part(saved, out):
         raise ValueError
@@ -120,6 +163,29 @@ def _backward_bits_threads(grad: Array, saved: Array, out: Array) -> Array:
         stop = min(start + BLOCK_ELEMENTS, gradient.size)
         _backward_bits(gradient[start:stop], saved[start // 8 : (stop + 7) // 8], target[start:stop])
     return out
+
+
+@njit(cache=True)
+def _backward_bits_inplace(grad: Array, saved: Array) -> None:
+    for byte in range(grad.size // 8):
+        kept = np.int32(saved[byte])
+        for bit in range(8):
+            value = grad[byte * 8 + bit]
+            grad[byte * 8 + bit] = value if (kept >> np.int32(bit)) & np.int32(1) else 0
+    for i in range(grad.size // 8 * 8, grad.size):
+        grad[i] = grad[i] if (saved[i // 8] >> (i % 8)) & 1 else 0
+
+
+@njit(cache=True, parallel=True)
+def _backward_bits_threads_inplace(grad: Array, saved: Array) -> Array:
+    if saved.shape != ((grad.size + 7) // 8,) or not _bits_dtypes(grad, saved, grad) or _overlap_in_part(saved, grad):
+        raise ValueError
+    target = grad.reshape(grad.size)
+    for block in prange((target.size + BLOCK_ELEMENTS - 1) // BLOCK_ELEMENTS):
+        start = block * BLOCK_ELEMENTS
+        stop = min(start + BLOCK_ELEMENTS, target.size)
+        _backward_bits_inplace(target[start:stop], saved[start // 8 : (stop + 7) // 8])
+    return grad
 
 
 @njit(cache=True)
@@ -180,7 +246,7 @@ def forward_out(x: Array, out: Array) -> Array:
 
 
 def forward_inplace(x: Array) -> Array:
-    return _call(_forward, x, x)
+    return _call(_forward_inplace, x)
 
 
 def forward_threads(x: Array) -> Array:
@@ -204,7 +270,7 @@ def backward_out(grad: Array, saved: Array, out: Array) -> Array:
 
 
 def backward_inplace(grad: Array, saved: Array) -> Array:
-    return _call(_backward, grad, saved, grad)
+    return _call(_backward_inplace, grad, saved)
 
 
 def backward_threads(grad: Array, saved: Array) -> Array:
@@ -219,12 +285,18 @@ def backward_threads_inplace(grad: Array, saved: Array) -> Array:
     return _call(_backward_threads, grad, saved, grad)
 
 
+def backward_bool_threads_inplace(grad: Array, saved: Array) -> Array:
+    if saved.dtype != BOOL:
+        checks.mask(grad, saved)
+    return _call(_backward_bool_threads_inplace, grad, saved)
+
+
 def backward_bits_threads_out(grad: Array, saved: Array, out: Array) -> Array:
     return _call(_backward_bits_threads, grad, saved, out)
 
 
 def backward_bits_threads_inplace(grad: Array, saved: Array) -> Array:
-    return _call(_backward_bits_threads, grad, saved, grad)
+    return _call(_backward_bits_threads_inplace, grad, saved)
 
 
 def roundtrip_threads(x: Array) -> tuple[Array, Backward]:
@@ -250,7 +322,8 @@ def _contiguous(array: Array) -> Array:
 def _call(kernel: Callable[..., Array], *arrays: Array) -> Array:
     try:
         return kernel(*arrays)
-    except (NumbaError, NotImplementedError, ValueError):
+    # AssertionError: how the compiler of parallel loops refuses arrays of different dimensions.
+    except (NumbaError, NotImplementedError, AssertionError, ValueError):
         _explain(kernel, arrays)
         raise
 
@@ -258,20 +331,19 @@ def _call(kernel: Callable[..., Array], *arrays: Array) -> Array:
 def _explain(kernel: Any, arrays: tuple[Array, ...]) -> None:
     """Raise the error that says which argument of `kernel` is at fault, if one of them is."""
     named = dict(zip(kernel.py_func.__code__.co_varnames, arrays, strict=False))
-    saved, target = named.get("saved"), arrays[-1] if "out" in named else None
     source_name = "x" if "x" in named else "grad"
-    source = named[source_name]
+    source, saved = named[source_name], named.get("saved")
+    target = named["out"] if "out" in named else source
+    target_name = source_name if target is source else "out"
     checks.floating(DTYPES, **{source_name: source})
     checks.contiguous(**named)
-    if saved is not None and saved.dtype == np.uint8:
+    if saved is not None and kernel in (_backward_bits_threads, _backward_bits_threads_inplace):
         checks.bits(source, saved)
-    elif saved is not None and saved.dtype == np.bool_:
+    elif saved is not None and saved.dtype == BOOL:
         checks.mask(source, saved)
     elif saved is not None:
         checks.alike(source, saved, source_name, "saved")
-    if target is not None:
-        out_name = source_name if target is source else "out"
-        checks.alike(source, target, source_name, out_name)
-        checks.writable(**{out_name: target})
-        others = {name: array for name, array in named.items() if array is not target}
-        checks.disjoint_or_same(target, out_name, **others)
+    checks.alike(source, target, source_name, target_name)
+    checks.writable(**{target_name: target})
+    others = {name: array for name, array in named.items() if array is not target}
+    checks.disjoint_or_same(target, target_name, **others)

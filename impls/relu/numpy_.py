@@ -6,22 +6,24 @@ forward_multiply       input times mask: -inf gives NaN
 forward_out, _inplace  the same ufunc into memory that is there already
 forward_clip_*         `clip` to [0, inf]: the same result, and vectorised where `maximum` with a scalar is not
 forward_threads_*      `clip` over slices in a thread pool; ufuncs release the GIL
-backward_multiply      `grad * (saved > 0)`, the form of most tutorials: blocked infinities give NaN
-backward               the case distinction, written out
+backward               `grad * (saved > 0)`, the form of most tutorials
+backward_where         the case distinction, written out: exact, and slow, as it branches on each element
 backward_out           the comparison is written into `out` as 0 and 1, then multiplied: no mask is allocated
-backward_inplace       zeros are copied over the blocked elements of grad
+backward_inplace       the tutorial's form into grad
 backward_bool_*        the mask was kept, so the allocation-free form is one multiplication
 backward_bits          the mask was kept as bits, and is unpacked first
 backward_threads_*     blocks that stay in cache, over a thread pool
 roundtrip_*            forward and backward as a pair, keeping the output or the mask
 
-A form that multiplies turns a blocked infinity or NaN in grad into NaN.
+A form that multiplies turns a blocked infinity or NaN in grad into NaN. Read-only buffers are
+refused by NumPy itself, as its "output array".
 """
 
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ Backward = Callable[[Array], Array]
 
 # Elements a thread works on at a time: 32 Ki float32 with their mask stay in any second-level cache.
 BLOCK_ELEMENTS = 32768
+BOOL, UINT8 = np.dtype("bool"), np.dtype("uint8")
 
 
 def forward(x: Array) -> Array:
@@ -80,13 +83,13 @@ def forward_threads_inplace(x: Array) -> Array:
     return x
 
 
-def backward_multiply(grad: Array, saved: Array) -> Array:
+def backward(grad: Array, saved: Array) -> Array:
     if saved.shape != grad.shape:
         checks.alike(grad, saved, "grad", "saved")
     return grad * (saved > 0)
 
 
-def backward(grad: Array, saved: Array) -> Array:
+def backward_where(grad: Array, saved: Array) -> Array:
     if saved.shape != grad.shape:
         checks.alike(grad, saved, "grad", "saved")
     return np.where(saved > 0, grad, 0)
@@ -94,8 +97,10 @@ def backward(grad: Array, saved: Array) -> Array:
 
 def backward_out(grad: Array, saved: Array, out: Array) -> Array:
     _check_backward(grad, saved, out)
-    if np.may_share_memory(out, grad) or np.may_share_memory(out, saved):
-        raise ValueError("out: shares memory with grad or saved, which are read after out is written; give another buffer")
+    if np.shares_memory(out, grad) or np.shares_memory(out, saved):
+        raise ValueError(
+            "out: shares memory with grad or saved, which are read after out is written; give another buffer"
+        )
     np.greater(saved, 0, out=out)
     return np.multiply(grad, out, out=out)
 
@@ -103,30 +108,32 @@ def backward_out(grad: Array, saved: Array, out: Array) -> Array:
 def backward_inplace(grad: Array, saved: Array) -> Array:
     if saved.shape != grad.shape:
         checks.alike(grad, saved, "grad", "saved")
-    # `~(saved > 0)` and not `saved <= 0`: the gradient at NaN is 0.
-    np.copyto(grad, 0, where=~(saved > 0))
-    return grad
+    return np.multiply(grad, saved > 0, out=grad)
 
 
 def backward_bool_out(grad: Array, saved: Array, out: Array) -> Array:
-    checks.mask(grad, saved)
-    checks.alike(grad, out, "grad")
+    if saved.shape != grad.shape or saved.dtype != BOOL or out.shape != grad.shape or out.dtype != grad.dtype:
+        checks.mask(grad, saved)
+        checks.alike(grad, out, "grad")
     return np.multiply(grad, saved, out=out)
 
 
 def backward_bool_inplace(grad: Array, saved: Array) -> Array:
-    checks.mask(grad, saved)
+    if saved.shape != grad.shape or saved.dtype != BOOL:
+        checks.mask(grad, saved)
     return np.multiply(grad, saved, out=grad)
 
 
 def backward_bits(grad: Array, saved: Array) -> Array:
-    checks.bits(grad, saved)
+    if saved.shape != ((grad.size + 7) // 8,) or saved.dtype != UINT8:
+        checks.bits(grad, saved)
     mask = np.unpackbits(saved, count=grad.size, bitorder="little").view(np.bool_)
-    return np.where(mask.reshape(grad.shape), grad, 0)
+    return grad * mask.reshape(grad.shape)
 
 
 def backward_threads_out(grad: Array, saved: Array, out: Array) -> Array:
     _check_backward(grad, saved, out)
+    checks.writable(out=out)
     checks.disjoint_or_same(out, grad=grad, saved=saved)
     _in_slices(_backward_in_blocks, grad, saved, out)
     return out
@@ -134,6 +141,7 @@ def backward_threads_out(grad: Array, saved: Array, out: Array) -> Array:
 
 def backward_threads_inplace(grad: Array, saved: Array) -> Array:
     _check_backward(grad, saved, grad)
+    checks.writable(grad=grad)
     checks.disjoint_or_same(grad, "grad", saved=saved)
     _in_slices(_backward_in_blocks, grad, saved, grad)
     return grad
@@ -179,7 +187,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 def _in_slices(function: Callable[..., Any], *arrays: Array) -> None:
     """Call `function` on as many equal slices of the arrays as this process may use cores."""
     threads = len(os.sched_getaffinity(0))
-    flat = [array.reshape(-1) if array.flags.c_contiguous else np.atleast_1d(array) for array in arrays]
-    edges = np.linspace(0, len(flat[0]), threads + 1).astype(int)
-    parts = [[array[start:stop] for array in flat] for start, stop in zip(edges, edges[1:], strict=False)]
+    # Arrays that are not all contiguous are cut along their first axis: flattening would copy.
+    contiguous = all(array.flags.c_contiguous for array in arrays)
+    cut = [array.reshape(-1) if contiguous else array for array in arrays]
+    edges = np.linspace(0, len(cut[0]), threads + 1).astype(int)
+    parts = [[array[start:stop] for array in cut] for start, stop in pairwise(edges)]
     list(_pool(threads).map(lambda part: function(*part), parts))

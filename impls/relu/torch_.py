@@ -9,7 +9,8 @@ roundtrip_compiled         the same through `torch.compile`
 roundtrip_inplace          the raw operators, both overwriting their argument
 
 There is no row for packed bits: eager PyTorch cannot unpack them without several passes over
-temporaries larger than the gradient. Outputs of another shape, which PyTorch would resize, are refused.
+temporaries larger than the gradient. Outputs of another shape, which PyTorch would resize, are
+refused, and so are those that overlap an input in part, at which `threshold_backward` does not look.
 """
 
 from collections.abc import Callable
@@ -34,7 +35,10 @@ def forward_out(x: Tensor, out: Tensor) -> Tensor:
     if out.shape != x.shape or out.dtype != x.dtype:
         checks.alike(x, out)
     # torch.relu has no out form; it is this operator (ATen/native/Activation.cpp).
-    return torch.clamp_min(x, 0, out=out)
+    try:
+        return torch.clamp_min(x, 0, out=out)
+    except RuntimeError as error:
+        raise RuntimeError(f"out: {error}") from None
 
 
 def forward_inplace(x: Tensor) -> Tensor:
@@ -55,12 +59,14 @@ def backward_out(grad: Tensor, saved: Tensor, out: Tensor) -> Tensor:
     if saved.shape != grad.shape or out.shape != grad.shape or out.dtype != grad.dtype:
         checks.alike(grad, saved, "grad", "saved")
         checks.alike(grad, out, "grad")
+    _refuse_overlap("out", out, grad, saved)
     return _threshold_backward_out(grad, saved, 0, grad_input=out)
 
 
 def backward_inplace(grad: Tensor, saved: Tensor) -> Tensor:
     if saved.shape != grad.shape:
         checks.alike(grad, saved, "grad", "saved")
+    _refuse_overlap("grad", grad, saved)
     return _threshold_backward_out(grad, saved, 0, grad_input=grad)
 
 
@@ -74,13 +80,17 @@ def backward_bool_out(grad: Tensor, saved: Tensor, out: Tensor) -> Tensor:
     if saved.shape != grad.shape or saved.dtype != torch.bool or out.shape != grad.shape or out.dtype != grad.dtype:
         checks.mask(grad, saved)
         checks.alike(grad, out, "grad")
-    return torch.mul(grad, saved, out=out)
+    # Not torch.mul, which converts the mask to a temporary as large as grad.
+    try:
+        return torch.where(saved, grad, grad.new_zeros(()), out=out)
+    except RuntimeError as error:
+        raise RuntimeError(f"out: {error}") from None
 
 
 def backward_bool_inplace(grad: Tensor, saved: Tensor) -> Tensor:
     if saved.shape != grad.shape or saved.dtype != torch.bool:
         checks.mask(grad, saved)
-    return grad.mul_(saved)
+    return torch.where(saved, grad, grad.new_zeros(()), out=grad)
 
 
 def roundtrip_autograd(x: Tensor) -> tuple[Tensor, Backward]:
@@ -106,5 +116,28 @@ def _compiled_relu() -> Callable[[Tensor], Tensor]:
     return torch.compile(torch.relu, fullgraph=True, dynamic=False)
 
 
+def _refuse_overlap(name: str, target: Tensor, *inputs: Tensor) -> None:
+    start, reach = target.data_ptr(), target.untyped_storage().nbytes()
+    for tensor in inputs:
+        # Only views of one storage can be that near; those are looked at closely.
+        if 0 < abs(start - tensor.data_ptr()) < reach:
+            (begin, end), (first, last) = _span(target), _span(tensor)
+            if first < end and begin < last:
+                raise ValueError(f"{name}: overlaps another argument in part; give a separate buffer")
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """First and last address of a tensor's memory."""
+    start = tensor.data_ptr()
+    if tensor.is_contiguous():
+        return start, start + tensor.nbytes
+    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return start, start + (steps + 1) * tensor.itemsize if tensor.numel() else start
+
+
 def _autograd_backward(y: Tensor, x: Tensor, grad: Tensor) -> Tensor:
-    return torch.autograd.grad(y, x, grad)[0]
+    try:
+        return torch.autograd.grad(y, x, grad)[0]
+    except RuntimeError:
+        checks.alike(y, grad, "y", "grad")
+        raise

@@ -1,0 +1,69 @@
+"""What every test needs before a framework is imported, and the rows of the catalog as parameters."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# As the driver of JAX sets them; JAX reads them when it is imported.
+os.environ["JAX_ENABLE_X64"] = "1"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from benchmarks.harness import operators
+from benchmarks.harness.frameworks import driver
+from impls.catalog import VARIANTS, Variant
+
+# Examples are the same in every run; the first of each shape compiles, so none has a deadline.
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")
+
+needs_compiler = pytest.mark.skipif(
+    not shutil.which("g++"), reason="torch.compile needs a C++ compiler, and g++ is missing"
+)
+
+
+# How an array is laid out: what is done to NumPy's values first, and the view that undoes it.
+Layout = tuple[Callable[[np.ndarray], np.ndarray], Callable[[Any], Any]]
+PLAIN: Layout = (lambda values: values, lambda array: array)
+
+
+def cases(wanted: Callable[[Variant], bool] = lambda row: True) -> list[Any]:
+    """Each CPU row that is wanted with each of its dtypes, named as in "relu.forward-numpy.out-float32"."""
+    return [
+        pytest.param(row, dtype, id=f"{row.op}-{row.name}-{dtype}", marks=[needs_compiler] if row.needs else [])
+        for row in VARIANTS
+        if row.device == "cpu" and wanted(row)
+        for dtype in row.dtypes
+    ]
+
+
+def eager(row: Variant) -> bool:
+    """All rows but torch.compile's, which take seconds to compile for each shape and dtype."""
+    return row.needs is None
+
+
+def arguments(row: Variant, given: operators.Inputs, layouts: Sequence[Layout] = (PLAIN,)) -> list[Any]:
+    """The framework's arrays for one call, with a poisoned buffer where the form writes into one.
+
+    layouts: taken in turn, and from the start again.
+    """
+    framework = driver(row.framework)
+    pairs = list(zip(given.values, given.dtypes, strict=True))
+    if row.memory == "out":
+        pairs.append((np.full_like(given.values[0], operators.POISON), given.dtypes[0]))
+    # A driver may give one dimension to what has none: hence the shape.
+    return [
+        view(framework.array(spread(values), dtype).reshape(np.shape(spread(values))))
+        for (values, dtype), (spread, view) in zip(pairs, cycle(layouts), strict=False)
+    ]
+
+
+def results(row: Variant, arrays: list[Any]) -> tuple[Any, ...]:
+    """(y,), (gradient,) or (y, gradient) of one call, in the framework's own arrays."""
+    result = operators.call(row.op, row.load())(*arrays)
+    return result if isinstance(result, tuple) else (result,)

@@ -1,0 +1,119 @@
+"""The catalog is sound: names, functions, and the arithmetic of what is predicted."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import roofs
+from benchmarks.harness.roofs import VARIANTS as ROOFS
+from impls.catalog import (
+    DTYPES,
+    ITEMSIZE_BYTES,
+    KEPT,
+    REQUIRED_TRAFFIC,
+    VARIANTS,
+    Size,
+    Traffic,
+    Variant,
+    find,
+    variants,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = ("impls", "impls.catalog", "benchmarks", "benchmarks.relu", "benchmarks.roofs")
+every_row = pytest.mark.parametrize("row", [pytest.param(row, id=f"{row.op}-{row.name}") for row in VARIANTS])
+
+
+@pytest.mark.parametrize("op", sorted({row.op for row in VARIANTS}))
+def test_names_are_unique(op: str) -> None:
+    names = [row.name for row in variants(op)]
+    assert sorted(set(names)) == sorted(names)
+
+
+@every_row
+def test_row_is_sound(row: Variant) -> None:
+    assert row.name.split(".")[1:] == [row.memory]
+    assert find(row.op, row.name) is row
+    assert callable(row.load())
+    assert row.contract
+    assert row.dtypes
+    assert set(row.dtypes) <= set(DTYPES)
+    assert set(row.semantics.keeps_minus_zero + row.semantics.flushes_subnormals) <= set(DTYPES)
+
+
+def test_find_lists_what_there_is() -> None:
+    with pytest.raises(LookupError, match=r"numpy\.out"):
+        find("relu.forward", "no such name")
+
+
+@every_row
+def test_declared_traffic_is_no_less_than_required(row: Variant) -> None:
+    for name, required in vars(row.required_traffic).items():
+        assert getattr(row.traffic, name) >= required, name
+
+
+@every_row
+def test_traffic_fits_the_memory_mode(row: Variant) -> None:
+    """Only memory that was not read just before is fetched by a store, and CUDA fetches none."""
+    assert row.traffic.write_allocate <= (row.traffic.writes if row.device == "cpu" else 0)
+
+
+def test_required_traffic_knows_every_kept_thing() -> None:
+    assert {saves for _, saves in REQUIRED_TRAFFIC} == set(KEPT)
+
+
+@pytest.mark.parametrize(
+    ("traffic", "algorithmic", "bus"),
+    [
+        # 1000 float32: 4000 bytes an array, 1000 a mask, 125 packed bits.
+        (Traffic(1, 1), 8000, 8000),
+        (Traffic(1, 1, write_allocate=1), 8000, 12000),
+        (Traffic(2, 1, write_allocate=1), 12000, 16000),
+        (Traffic(1, 1, mask_reads=1), 9000, 9000),
+        (Traffic(1, 1, 1, mask_reads=1 / 8), 8125, 12125),
+        (Traffic(2, 1, 1, mask_reads=1, mask_writes=1), 14000, 19000),
+        (Traffic(1, 1, 1) + Traffic(2, 1, 1, mask_reads=1), 21000, 29000),
+    ],
+)
+def test_bytes_of_traffic(traffic: Traffic, algorithmic: int, bus: int) -> None:
+    assert traffic.algorithmic_bytes(1000, 4) == algorithmic
+    assert traffic.bus_bytes(1000, 4) == bus
+
+
+@pytest.mark.parametrize(
+    ("size", "elements", "itemsize_bytes", "wanted"),
+    [
+        (Size(), 1000, 4, 0),
+        (Size(arrays=2), 1000, 8, 16000),
+        (Size(arrays=1, element_bytes=1), 1001, 2, 3003),
+        (Size(element_bytes=1 / 8), 0, 4, 0),
+        (Size(element_bytes=1 / 8), 1, 4, 1),
+        (Size(element_bytes=1 / 8), 8, 4, 1),
+        (Size(element_bytes=1 / 8), 9, 4, 2),
+        (Size(arrays=2, element_bytes=1 + 1 / 8), 9, 4, 72 + 11),
+    ],
+)
+def test_bytes_of_size(size: Size, elements: int, itemsize_bytes: int, wanted: int) -> None:
+    assert size.bytes(elements, itemsize_bytes) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("numpy.fresh", 4004), ("numpy-bool.inplace", 1001), ("numpy-bits.fresh", 126), ("jax-vjp.fresh", 5005)],
+)
+def test_bytes_kept_by_a_roundtrip(name: str, wanted: int) -> None:
+    assert find("relu.roundtrip", name).kept_bytes(1001, ITEMSIZE_BYTES["float32"]) == wanted
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_importing_imports_no_framework(module: str) -> None:
+    """asv reads the benchmarks in a process that may have none; one process drives one framework."""
+    program = f"import sys, {module}; print(*sorted({{'torch', 'jax', 'jaxlib', 'numba'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout == "\n"
+
+
+def test_roofs_are_those_of_the_harness() -> None:
+    assert tuple(roofs.KERNELS) == ROOFS
