@@ -330,10 +330,10 @@ def _call(kernel: Callable[..., Array], *arrays: Array) -> Array:
 
 def _explain(kernel: Any, arrays: tuple[Array, ...]) -> None:
     """Raise the error that says which argument of `kernel` is at fault, if one of them is."""
-    named = dict(zip(kernel.py_func.__code__.co_varnames, arrays, strict=False))
+    named: dict[str, Array] = dict(zip(kernel.py_func.__code__.co_varnames, arrays, strict=False))
     source_name = "x" if "x" in named else "grad"
     source, saved = named[source_name], named.get("saved")
-    target = named["out"] if "out" in named else source
+    target = named.get("out", source)
     target_name = source_name if target is source else "out"
     checks.floating(DTYPES, **{source_name: source})
     checks.contiguous(**named)

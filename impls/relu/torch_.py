@@ -50,13 +50,13 @@ def forward_compiled(x: Tensor) -> Tensor:
 
 
 def backward(grad: Tensor, saved: Tensor) -> Tensor:
-    if saved.shape != grad.shape:
+    if saved.shape != grad.shape or saved.dtype != grad.dtype:
         checks.alike(grad, saved, "grad", "saved")
     return _threshold_backward(grad, saved, 0)
 
 
 def backward_out(grad: Tensor, saved: Tensor, out: Tensor) -> Tensor:
-    if saved.shape != grad.shape or out.shape != grad.shape or out.dtype != grad.dtype:
+    if not saved.shape == grad.shape == out.shape or not saved.dtype == grad.dtype == out.dtype:
         checks.alike(grad, saved, "grad", "saved")
         checks.alike(grad, out, "grad")
     _refuse_overlap("out", out, grad, saved)
@@ -64,7 +64,7 @@ def backward_out(grad: Tensor, saved: Tensor, out: Tensor) -> Tensor:
 
 
 def backward_inplace(grad: Tensor, saved: Tensor) -> Tensor:
-    if saved.shape != grad.shape:
+    if saved.shape != grad.shape or saved.dtype != grad.dtype:
         checks.alike(grad, saved, "grad", "saved")
     _refuse_overlap("grad", grad, saved)
     return _threshold_backward_out(grad, saved, 0, grad_input=grad)
