@@ -125,6 +125,14 @@ def test_saved_of_another_shape(row: Variant, change: int | str) -> None:
     assert_refused(row, "saved", values | {"saved": np.resize(values["saved"], elements)})
 
 
+@pytest.mark.parametrize(
+    "row", rows(lambda row: row.op == "relu.backward" and row.saves == "output" and row.framework != "numpy")
+)
+def test_saved_of_another_dtype(row: Variant) -> None:
+    values = good(row)
+    assert_refused(row, "saved", values | {"saved": values["saved"].astype(np.float64)})
+
+
 # By whole bytes of packed bits: less cannot be told.
 @pytest.mark.parametrize("elements", [ELEMENTS - 8, ELEMENTS + 8, 1])
 @pytest.mark.parametrize("row", rows(lambda row: row.op == "relu.roundtrip"))
