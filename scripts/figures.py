@@ -38,8 +38,9 @@ def throughput(rows: pd.DataFrame, roofs: pd.DataFrame, caches_bytes: dict[str, 
         for name, size in caches_bytes.items():
             axis.axvline(size, color="0.6", linestyle=":", linewidth=0.8)
             axis.annotate(
-                name, (size, 1), xycoords=("data", "axes fraction"), fontsize=8, color="0.4", ha="right", va="top"
-            )
+                name, (size, 1), xycoords=("data", "axes fraction"), fontsize=8, color="0.4", ha="right", va="top",
+                parse_math=False,
+            )  # fmt: skip
         axis.set(xscale="log", yscale="log", xlabel="array size (bytes)", title=MODE_TITLES[mode])
         axis.xaxis.set_major_locator(mpl.ticker.LogLocator(base=2, numticks=8))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value)))
@@ -99,7 +100,7 @@ def bytes_text(value: float) -> str:
     """4096 as "4 KiB"."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024 or unit == "GiB":
-            return f"{value:.3g} {unit}"
+            return f"{value:.4g} {unit}"
         value /= 1024
     raise AssertionError
 

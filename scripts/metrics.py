@@ -28,7 +28,7 @@ def roofs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
-    """The variants' rows with FACTS and, for times, the columns
+    """The rows of variants and dtypes that the catalog knows, with FACTS and, for times, the columns
 
     gb_per_s: required bytes, each counted once (as STREAM counts), by the time.
     bus_gb_per_s: bytes this form moves, fetches of write-allocate included, by the time.
@@ -36,7 +36,8 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
     percent_of_roof: 100 roof_s by the time; impossible: whether it is above IMPOSSIBLE_PERCENT.
     """
     catalog = pd.DataFrame([{"op": row.op, "variant": row.name, "row": row} for row in VARIANTS])
-    joined = table[table["op"] != "roof"].merge(catalog, on=["op", "variant"], how="inner")
+    known = table[(table["op"] != "roof") & table["dtype"].isin(ITEMSIZE_BYTES)]
+    joined = known.merge(catalog, on=["op", "variant"], how="inner")
     for fact in FACTS:
         joined[fact] = [getattr(row, fact) for row in joined["row"]]
     itemsizes = joined["dtype"].map(ITEMSIZE_BYTES)
@@ -83,10 +84,15 @@ def wide(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def modes(metrics: pd.DataFrame, dtype: str, elements: int) -> pd.DataFrame:
-    """Memory modes side by side: for each operator and flavour, time and transient bytes of fresh, out and in place."""
+    """Memory modes side by side: for each operator and flavour, time and transient bytes of fresh, out and in place.
+
+    Bytes are right where the time is impossible: such a row stays, without its time.
+    """
     rows = wide(metrics)
     rows = rows[(rows["dtype"] == dtype) & (rows["elements"] == elements) & (rows["status"] == "ok")]
-    rows = rows.assign(flavour=rows["variant"].str.rsplit(".", n=1).str[0])
+    rows = rows.assign(
+        flavour=rows["variant"].str.rsplit(".", n=1).str[0], value=rows["value"].where(~rows["impossible"])
+    )
     return rows[["op", "flavour", "framework", "memory", "value", "transient_bytes_per_element", "percent_of_roof"]]
 
 
@@ -95,4 +101,4 @@ def headline(metrics: pd.DataFrame) -> pd.DataFrame:
     rows = metrics[(metrics["quantity"] == "time") & (metrics["status"] == "ok") & ~metrics["impossible"]]
     rows = rows[rows["dtype"] == "float32"]
     rows = rows[rows["elements"] == rows["elements"].max()]
-    return rows.sort_values("value").groupby(["op", "framework"], as_index=False, sort=False).first()
+    return rows.sort_values("value").drop_duplicates(["op", "framework"])

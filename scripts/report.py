@@ -1,4 +1,4 @@
-"""Write reports/index.html and reports/results.csv from asv's results.
+"""Write reports/index.html, reports/results.csv and the figures as SVG files from asv's results.
 
 python -m scripts.report [--machine NAME] [--commit HASH] [--list]: by default the commit measured
 last on the machine measured last. The page is one file that opens from disk with no network.
@@ -6,6 +6,7 @@ last on the machine measured last. The page is one file that opens from disk wit
 
 import argparse
 import base64
+import csv
 import hashlib
 import sys
 from collections.abc import Hashable
@@ -35,6 +36,15 @@ class Choice:
     env: str
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the page, and the file beside it."""
+
+    title: str
+    file: str
+    svg: str
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     try:
@@ -49,9 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     for problem in found.problems:
         print(f"report: passed over {problem}", file=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
-    page, table = build(found, choice)
-    (options.out / "index.html").write_text(page, encoding="utf-8")
-    (options.out / "results.csv").write_text(table, encoding="utf-8")
+    for name, content in build(found, choice).items():
+        # Names and reasons come from elsewhere and may be no valid Unicode.
+        (options.out / name).write_text(content, encoding="utf-8", errors="replace")
     return 0
 
 
@@ -67,32 +77,53 @@ def choose(table: pd.DataFrame, machine: str | None = None, commit: str | None =
     if rows.empty:
         known = _choices(table).to_string(index=False)
         raise LookupError(f"no results for machine {machine!r}, commit {commit!r}; there are:\n{known}")
-    newest = rows.sort_values("date", na_position="first").iloc[-1]
+    newest = rows.sort_values("measured", na_position="first").iloc[-1]
     same = rows[(rows["machine"] == newest["machine"]) & (rows["commit"] == newest["commit"])]
     return Choice(newest["machine"], newest["commit"], same["env"].mode()[0])
 
 
-def build(found: results.Results, choice: Choice) -> tuple[str, str]:
-    """The page and the CSV for one choice."""
+def build(found: results.Results, choice: Choice) -> dict[str, str]:
+    """The files of the report for one choice, by name: the page, the table, and each figure of the page."""
     table = found.table[(found.table[list(vars(choice))] == pd.Series(vars(choice))).all(axis=1)]
     measured = metrics.with_metrics(table)
-    rows = metrics.wide(measured)
     provenance = _provenance(found, choice)
+    drawn = {
+        "throughput": _throughput_figures(measured, metrics.roofs(table), provenance),
+        "memory": _memory_figures(measured),
+        "first_calls": _first_call_figures(measured),
+    }
+    page = _page(found, choice, table, measured, provenance, drawn)
+    svg_files = {figure.file: figure.svg for group in drawn.values() for figure in group}
+    return {"index.html": page, "results.csv": _csv(measured), **svg_files}
+
+
+def _page(
+    found: results.Results,
+    choice: Choice,
+    table: pd.DataFrame,
+    measured: pd.DataFrame,
+    provenance: dict[str, Any],
+    drawn: dict[str, list[Figure]],
+) -> str:
+    rows = metrics.wide(measured)
+    others = _choices(found.table)
+    others = others[(others["machine"] != choice.machine) | (others["commit"] != choice.commit[:8])]
     script = (TEMPLATES / "table.js").read_text()
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters.update(time=time_text, number=number_text, bytes=figures.bytes_text)
-    page = environment.get_template("report.html.j2").render(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(time=time_text, number=number_text, bytes=figures.bytes_text, image=_image)
+    return environment.get_template("report.html.j2").render(
         choice=choice,
         date=table["date"].max(),
         counts=table["status"].value_counts().to_dict(),
         headline=metrics.headline(measured).to_dict("records"),
-        throughput=_throughput_figures(measured, metrics.roofs(table), provenance),
-        memory=_memory_figures(measured),
+        figures=drawn,
         memory_rows=_memory_rows(measured),
-        first_calls=_first_call_figure(measured),
         rows=rows[rows["status"] == "ok"].to_dict("records"),
         impossible=measured[measured["impossible"]].to_dict("records"),
         roofs=metrics.roofs(table).to_dict("records"),
@@ -101,17 +132,12 @@ def build(found: results.Results, choice: Choice) -> tuple[str, str]:
         semantics=_semantics(),
         provenance=provenance,
         machine=found.machines.get(choice.machine, {}),
-        others=[
-            c
-            for c in _choices(found.table).to_dict("records")
-            if c["commit"] != choice.commit[:8] or c["machine"] != choice.machine
-        ],
+        others=others.to_dict("records"),
         problems=found.problems,
         impossible_percent=metrics.IMPOSSIBLE_PERCENT,
         script=jinja2.utils.markupsafe.Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    return page, _csv(measured)
 
 
 def time_text(seconds: float | None) -> str:
@@ -120,7 +146,7 @@ def time_text(seconds: float | None) -> str:
         return "–"
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
         if seconds >= scale or unit == "ns":
-            return f"{seconds / scale:.3g} {unit}"
+            return f"{number_text(seconds / scale)} {unit}"
     raise AssertionError
 
 
@@ -128,7 +154,7 @@ def number_text(value: float | None, digits: int = 3) -> str:
     """A number with so many significant digits and no exponent, or a dash for none."""
     if value is None or pd.isna(value):
         return "–"
-    return f"{float(f'{value:.{digits}g}'):,.10g}"
+    return f"{float(f'{value:.{digits}g}'):,.12f}".rstrip("0").rstrip(".")
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -149,8 +175,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _choices(table: pd.DataFrame) -> pd.DataFrame:
     """Machines and commits that have results, the newest first."""
     groups = table.assign(commit=table["commit"].str[:8]).groupby(["machine", "commit"], as_index=False)
-    listed = groups.agg(date=("date", "max"), numbers=("value", "count"))
-    return listed.sort_values("date", ascending=False)
+    listed = groups.agg(date=("date", "max"), measured=("measured", "max"), numbers=("value", "count"))
+    return listed.sort_values("measured", ascending=False)
 
 
 def _provenance(found: results.Results, choice: Choice) -> dict[str, Any]:
@@ -158,8 +184,9 @@ def _provenance(found: results.Results, choice: Choice) -> dict[str, Any]:
     records = found.outcomes
     records = records[(records[list(vars(choice))] == pd.Series(vars(choice))).all(axis=1)]
     for details in reversed(records["details"].tolist()):
-        if isinstance(details, dict) and details.get("provenance"):
-            return details["provenance"]
+        provenance = details.get("provenance") if isinstance(details, dict) else None
+        if provenance and isinstance(provenance, dict):
+            return provenance
     return {}
 
 
@@ -168,17 +195,17 @@ def _image(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
-def _throughput_figures(
-    measured: pd.DataFrame, roofs: pd.DataFrame, provenance: dict[str, Any]
-) -> list[dict[str, str]]:
+def _throughput_figures(measured: pd.DataFrame, roofs: pd.DataFrame, provenance: dict[str, Any]) -> list[Figure]:
     caches = provenance.get("caches_bytes")
+    known_caches = {
+        name: size
+        for name, size in (caches if isinstance(caches, dict) else {}).items()
+        if isinstance(size, int) and 0 < size < 2**63
+    }
     times = measured[(measured["quantity"] == "time") & (measured["status"] == "ok") & (measured["device"] == "cpu")]
     groups = {(op, dtype): rows for (op, dtype), rows in times.groupby(["op", "dtype"])}
     return [
-        {
-            "title": f"{op}, {dtype}",
-            "image": _image(figures.throughput(groups[op, dtype], roofs, caches if isinstance(caches, dict) else {})),
-        }
+        Figure(f"{op}, {dtype}", f"{op}-{dtype}.svg", figures.throughput(groups[op, dtype], roofs, known_caches))
         for dtype in DTYPES
         for op in OPS
         if (op, dtype) in groups
@@ -190,18 +217,15 @@ def _memory_size(measured: pd.DataFrame) -> int | None:
     return int(sizes.max()) if len(sizes) else None
 
 
-def _memory_figures(measured: pd.DataFrame) -> list[dict[str, str]]:
+def _memory_figures(measured: pd.DataFrame) -> list[Figure]:
     elements = _memory_size(measured)
     if elements is None:
         return []
     modes = metrics.modes(measured, "float32", elements)
+    titles = {op: f"{op}, {elements:,} float32 elements" for op in OPS if op in set(modes["op"])}
     return [
-        {
-            "title": f"{op}, {elements:,} float32 elements",
-            "image": _image(figures.memory_against_time(modes[modes["op"] == op])),
-        }
-        for op in OPS
-        if op in set(modes["op"])
+        Figure(title, f"{op}-memory.svg", figures.memory_against_time(modes[modes["op"] == op]))
+        for op, title in titles.items()
     ]
 
 
@@ -218,11 +242,10 @@ def _memory_rows(measured: pd.DataFrame) -> list[dict[Hashable, Any]]:
     return rows.assign(predicted=predicted, scratch=scratch).to_dict("records")
 
 
-def _first_call_figure(measured: pd.DataFrame) -> str | None:
-    rows = measured[
-        (measured["quantity"] == "first_call") & (measured["status"] == "ok") & (measured["dtype"] == "float32")
-    ]
-    return None if rows.empty else _image(figures.first_calls(rows))
+def _first_call_figures(measured: pd.DataFrame) -> list[Figure]:
+    rows = measured[(measured["quantity"] == "first_call") & (measured["status"] == "ok")]
+    rows = rows[rows["dtype"] == "float32"]
+    return [] if rows.empty else [Figure("float32, 1,024 elements", "first-call.svg", figures.first_calls(rows))]
 
 
 def _without_number(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
@@ -265,7 +288,8 @@ def _csv(measured: pd.DataFrame) -> str:
     table = measured[columns].copy()
     for column in table.select_dtypes(include=["object", "string"]):
         table[column] = [f"'{v}" if isinstance(v, str) and v.startswith(FORMULA_STARTS) else v for v in table[column]]
-    return table.to_csv(index=False)
+    # Quoted, a line break in a text starts no new row.
+    return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
 
 
 if __name__ == "__main__":

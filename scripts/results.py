@@ -7,28 +7,41 @@ skipped or not asked for. (asv, docs/source/dev.rst; api version 2.) Files that 
 passed over and named. Profiles inside result files are never opened: they are marshalled code.
 """
 
-import ast
 import itertools
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.harness import outcomes
+from benchmarks.harness.case import UNITS
 from scripts.profiles import QUANTITY_AND_OP
 
 RESULT_VERSION = 2
+# More than this is no result of ours, and would take all memory.
 LARGEST_BYTES = 256 * 2**20
+MOST_CASES = 100_000
+MOST_ELEMENTS = 2**48
+# What foreign and damaged content may raise.
+DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
+# date: of the commit. measured: when asv started the benchmark.
 COLUMNS = [
-    "machine", "commit", "date", "env", "quantity", "op", "variant", "elements", "dtype",
+    "machine", "commit", "date", "measured", "env", "quantity", "op", "variant", "elements", "dtype",
     "value", "low", "high", "q25", "q75", "number", "samples", "status", "reason",
 ]  # fmt: skip
 # What makes a row one number.
 KEY = ["machine", "commit", "env", "quantity", "op", "variant", "elements", "dtype"]
+TYPES = {
+    **dict.fromkeys(["value", "low", "high", "q25", "q75", "number", "samples"], "float64"),
+    **dict.fromkeys(["date", "measured"], "datetime64[ms, UTC]"),
+    "elements": "int64",
+}
+RECORD_TYPES = {**dict.fromkeys([*KEY, "status", "reason"], str), "elements": int, "time_s": float}
 
 
 class NoResults(Exception):
@@ -66,14 +79,15 @@ def load(results_folder: Path, outcomes_folder: Path) -> Results:
             continue
         try:
             rows += list(_rows(path, content))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except DAMAGE as error:
             problems.append(f"{path}: not a result of asv as known here ({type(error).__name__}: {error})")
-    environments = {row["commit"]: row["env"] for row in rows}
-    records = _outcomes(outcomes_folder, environments)
+    # The name of an environment that asv did not make is in its results alone.
+    unnamed = {(row["machine"], row["commit"]): row["env"] for row in rows if row["env"].startswith("existing-")}
+    records = _outcomes(outcomes_folder, unnamed, problems)
     if not rows and records.empty:
         looked = "; ".join(problems) or f"no result files in {results_folder}"
         raise NoResults(f"nothing to report: {looked}. Measure first: ./scripts/bench")
-    return Results(_with_outcomes(pd.DataFrame(rows, columns=COLUMNS), records), records, machines, problems)
+    return Results(_with_outcomes(_table(rows), records), records, machines, problems)
 
 
 def _read(path: Path, problems: list[str]) -> dict[str, Any] | None:
@@ -89,13 +103,17 @@ def _read(path: Path, problems: list[str]) -> dict[str, Any] | None:
     return content
 
 
+def _table(rows: list[dict[Any, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=COLUMNS).astype(TYPES)
+
+
 def _rows(path: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if content.get("version") != RESULT_VERSION:
         raise ValueError(f"version {content.get('version')!r}, {RESULT_VERSION} needed")
     shared = {
         "machine": path.parent.name,
         "commit": str(content["commit_hash"]),
-        "date": pd.Timestamp(int(content["date"]), unit="ms", tz="UTC"),
+        "date": _date(content["date"]),
         "env": str(content["env_name"]),
     }
     for name, row in content["results"].items():
@@ -105,29 +123,45 @@ def _rows(path: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _benchmark_rows(name: str, columns: dict[str, Any], shared: dict[str, Any]) -> Iterator[dict[str, Any]]:
     quantity, op = QUANTITY_AND_OP[name]
+    if math.prod(map(len, columns["params"])) > MOST_CASES:
+        raise ValueError(f"{name}: more than {MOST_CASES} combinations of parameters")
     combinations = list(itertools.product(*columns["params"]))
     values = columns["result"] or [None] * len(combinations)
+    started = _date(columns["started_at"]) if columns.get("started_at") else shared["date"]
     for position, (value, parameters) in enumerate(zip(values, combinations, strict=True)):
         if isinstance(value, float) and math.isnan(value):
             continue
-        variant, elements, dtype = (*(ast.literal_eval(text) for text in parameters), "float32")[:3]
+        number = _finite(value)
+        possible = number is not None and (number > 0 or (number == 0 and UNITS[quantity] == "bytes"))
+        variant, elements, dtype = parameters if len(parameters) == 3 else (*parameters, "float32")
         yield {
             **shared,
+            "measured": started,
             "quantity": quantity,
             "op": op,
-            "variant": variant,
-            "elements": elements,
-            "dtype": dtype,
-            "value": _finite(value),
+            "variant": variant.strip("'"),
+            "elements": _elements(elements),
+            "dtype": dtype.strip("'"),
+            "value": number if possible else None,
             "low": _at(columns, "stats_ci_99_a", position),
             "high": _at(columns, "stats_ci_99_b", position),
             "q25": _at(columns, "stats_q_25", position),
             "q75": _at(columns, "stats_q_75", position),
             "number": _at(columns, "stats_number", position),
             "samples": _at(columns, "stats_repeat", position),
-            "status": "failed" if value is None else "ok",
+            "status": "ok" if possible else "failed",
             "reason": "",
         }
+
+
+def _date(milliseconds: float) -> pd.Timestamp:
+    return pd.Timestamp(datetime.fromtimestamp(int(milliseconds) // 1000, UTC))
+
+
+def _elements(text: str) -> int:
+    if not 0 < int(text) <= MOST_ELEMENTS:
+        raise ValueError(f"{text} elements")
+    return int(text)
 
 
 def _at(columns: dict[str, Any], name: str, position: int) -> float | None:
@@ -139,14 +173,24 @@ def _finite(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _outcomes(folder: Path, environments: dict[str, str]) -> pd.DataFrame:
-    """The newest record of each case. An environment that asv did not make has a name only in its results."""
-    records = [record for path in sorted(folder.glob("*/*.jsonl")) for record in outcomes.read(path)]
-    columns = [*KEY, "time_s", "status", "reason", "details", "output_tail"]
-    frame = pd.DataFrame(records, columns=columns)
-    unnamed = frame["env"] == "unknown"
-    frame.loc[unnamed, "env"] = frame.loc[unnamed, "commit"].map(environments).fillna("unknown")
+def _outcomes(folder: Path, unnamed: dict[tuple[str, str], str], problems: list[str]) -> pd.DataFrame:
+    """The newest record of each case. unnamed: environments that records cannot name, by machine and commit."""
+    records: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("*/*.jsonl")):
+        try:
+            records += filter(_is_whole, outcomes.read(path))
+        except DAMAGE as error:
+            problems.append(f"{path}: {error}")
+    for record in records:
+        if record["env"] == "unknown":
+            record["env"] = unnamed.get((record["machine"], record["commit"]), "unknown")
+    frame = pd.DataFrame(records, columns=[*KEY, "time_s", "status", "reason", "details", "output_tail"])
     return frame.sort_values("time_s").drop_duplicates(KEY, keep="last").reset_index(drop=True)
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    typed = all(isinstance(record.get(name), kind) for name, kind in RECORD_TYPES.items())
+    return typed and 0 < record["elements"] <= MOST_ELEMENTS
 
 
 def _with_outcomes(table: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
@@ -168,4 +212,4 @@ def _with_outcomes(table: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     ]
     if not skipped:
         return table
-    return pd.DataFrame([*table.to_dict("records"), *skipped], columns=COLUMNS)
+    return _table([*table.to_dict("records"), *skipped])

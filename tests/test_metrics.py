@@ -1,0 +1,251 @@
+"""Metrics against arithmetic done by hand, with times that make it easy to follow."""
+
+import math
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.harness.case import Case
+from impls.catalog import VARIANTS
+from scripts import metrics, results
+from tests.synthetic import roof, time
+
+N = 2**20
+# Seconds a pass over arrays of 4 MiB; of two thread counts the faster is the roof.
+ROOFS = {
+    roof("copy.one"): 1.6e-3, roof("copy.all"): 1.0e-3,
+    roof("add.one"): 1.5e-3, roof("add.all"): 2.0e-3,
+    roof("scale.one"): 0.8e-3, roof("accumulate.all"): 1.1e-3,
+}  # fmt: skip
+FORWARD = time("relu.forward", "numpy.fresh")
+# Seconds that streaming loops take for what each operator must move, float32.
+ROOF_S = {
+    # One array read, one written.
+    ("relu.forward", "numpy.fresh"): 1.0e-3,
+    ("relu.forward", "numpy.out"): 1.0e-3,
+    ("relu.forward", "numpy.inplace"): 0.8e-3,
+    # A second array read.
+    ("relu.backward", "numba.out"): 1.5e-3,
+    ("relu.backward", "numba.inplace"): 1.1e-3,
+    # A mask of one byte an element, a quarter of a float32: a quarter of the second array.
+    ("relu.backward", "torch-bool.out"): 1.0e-3 + 0.25 * 0.5e-3,
+    ("relu.backward", "torch-bool.inplace"): 0.8e-3 + 0.25 * 0.3e-3,
+    # A mask of one bit an element.
+    ("relu.backward", "numba-threads-bits.out"): 1.0e-3 + 0.5e-3 / 32,
+    ("relu.backward", "numba-threads-bits.inplace"): 0.8e-3 + 0.3e-3 / 32,
+    # Forward, then backward with a second array read.
+    ("relu.roundtrip", "torch-autograd.fresh"): 1.0e-3 + 1.5e-3,
+    ("relu.roundtrip", "torch.inplace"): 0.8e-3 + 1.1e-3,
+    # A mask written and read: as many reads as writes.
+    ("relu.roundtrip", "numpy-bits.fresh"): (2 + 1 / 32) * 1.0e-3,
+    ("relu.roundtrip", "numba-threads-bits.inplace"): (2 + 1 / 32) * 0.8e-3,
+}
+
+
+def table(numbers: dict[Case, float | None], **others: str) -> pd.DataFrame:
+    """Rows as the loader gives them: None failed."""
+    shared = {"machine": "box", "commit": "c", "env": "e", "low": math.nan, "high": math.nan, "reason": "", **others}
+    rows = [
+        {**vars(case), "value": number, "status": "failed" if number is None else "ok", **shared}
+        for case, number in numbers.items()
+    ]
+    return pd.DataFrame(rows, columns=results.COLUMNS).astype(results.TYPES)
+
+
+def only_row(numbers: dict[Case, float | None]) -> pd.Series:
+    rows = metrics.with_metrics(table(numbers))
+    assert len(rows) == 1
+    return rows.iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("case", "gb_per_s", "bus_gb_per_s"),
+    [
+        # x read and y written, 4 bytes each; the fresh y fetched before it is overwritten.
+        (time("relu.forward", "numpy.fresh"), 8.388608, 12.582912),
+        (time("relu.forward", "numpy.inplace"), 8.388608, 8.388608),
+        (time("relu.forward", "numpy.out", dtype="float16"), 4.194304, 6.291456),
+        (time("relu.forward", "numpy.out", dtype="float64"), 16.777216, 25.165824),
+        # grad and what was kept read, the gradient written.
+        (time("relu.backward", "numba.out"), 12.582912, 16.777216),
+        # grad and a mask of a byte, then of a bit, an element read.
+        (time("relu.backward", "torch-bool.inplace"), 9.437184, 9.437184),
+        (time("relu.backward", "numba-threads-bits.out"), 8.519680, 12.713984),
+        # Both halves; each half's result is fetched.
+        (time("relu.roundtrip", "torch-autograd.fresh"), 20.971520, 29.360128),
+        # The same with a mask of a bit an element written, fetched for it, and read; nothing else is fetched.
+        (time("relu.roundtrip", "numba-threads-bits.inplace"), 17.039360, 17.170432),
+        # NumPy reads x twice and writes and reads a mask that the operator could do without.
+        (time("relu.forward", "numpy-where.fresh"), 8.388608, 19.922944),
+    ],
+    ids=lambda value: f"{value.variant}-{value.dtype}" if isinstance(value, Case) else "",
+)
+def test_bandwidth_of_a_millisecond(case, gb_per_s, bus_gb_per_s):
+    row = only_row({case: 1e-3})
+    assert row["gb_per_s"] == pytest.approx(gb_per_s)
+    assert row["bus_gb_per_s"] == pytest.approx(bus_gb_per_s)
+
+
+@pytest.mark.parametrize(("op", "variant"), ROOF_S)
+def test_roof_is_put_together_from_streaming_loops(op, variant):
+    row = only_row({**ROOFS, time(op, variant): 5e-3})
+    assert row["roof_s"] == pytest.approx(ROOF_S[op, variant])
+    assert row["percent_of_roof"] == pytest.approx(100 * ROOF_S[op, variant] / 5e-3)
+
+
+def test_mask_weighs_less_beside_wider_elements():
+    roofs = {roof("copy.all", 2**23): 1.0e-3, roof("add.all", 2**23): 1.5e-3}
+    row = only_row({**roofs, time("relu.backward", "torch-bool.out", dtype="float64"): 5e-3})
+    assert row["roof_s"] == pytest.approx(1.0e-3 + 0.125 * 0.5e-3)
+
+
+def test_roofs_are_the_faster_of_one_thread_and_all():
+    (row,) = metrics.roofs(table(ROOFS)).to_dict("records")
+    assert row == {
+        "machine": "box", "commit": "c", "env": "e", "array_bytes": 2**22,
+        "copy": 1.0e-3, "add": 1.5e-3, "scale": 0.8e-3, "accumulate": 1.1e-3,
+    }  # fmt: skip
+
+
+def test_roof_that_failed_is_none():
+    row = only_row({**ROOFS, roof("copy.all"): None, FORWARD: 5e-3})
+    assert row["roof_s"] == 1.6e-3
+    row = only_row({**ROOFS, roof("copy.all"): None, roof("copy.one"): None, FORWARD: 5e-3})
+    assert math.isnan(row["percent_of_roof"])
+
+
+@pytest.mark.parametrize(("percent", "impossible"), [(100, False), (104.99, False), (105.01, True), (1000, True)])
+def test_beyond_105_percent_is_impossible(percent, impossible):
+    row = only_row({**ROOFS, FORWARD: 1.0e-3 * 100 / percent})
+    assert row["percent_of_roof"] == pytest.approx(percent)
+    assert row["impossible"] == impossible
+
+
+@pytest.mark.parametrize("others", [{"machine": "den"}, {"commit": "d"}, {"env": "f"}, None], ids=str)
+def test_row_without_a_roof_of_its_own_has_no_percentage(others):
+    """Not even where its time is beyond belief."""
+    roofs = table(ROOFS, **others) if others else table({})
+    rows = metrics.with_metrics(pd.concat([roofs, table({FORWARD: 1e-12})]))
+    assert rows["percent_of_roof"].isna().tolist() == [True]
+    assert rows["impossible"].tolist() == [False]
+    assert rows["gb_per_s"].notna().all()
+
+
+def test_roof_is_that_of_the_same_size():
+    row = only_row({**ROOFS, time("relu.forward", "numpy.fresh", 2**19): 5e-3})
+    assert math.isnan(row["percent_of_roof"])
+    row = only_row({**ROOFS, time("relu.forward", "numpy.fresh", 2**19, "float64"): 5e-3})
+    assert row["roof_s"] == 1.0e-3
+
+
+def test_rows_of_a_gpu_have_no_percentage_of_the_processors_roof():
+    row = only_row({**ROOFS, time("relu.forward", "torch-cuda.fresh"): 1e-6})
+    assert math.isnan(row["percent_of_roof"])
+    assert not row["impossible"]
+    assert row["gb_per_s"] == pytest.approx(8388.608)
+
+
+@pytest.mark.parametrize("quantity", ["transient_bytes", "saved_bytes", "first_call"])
+def test_only_times_have_a_bandwidth(quantity):
+    row = only_row({**ROOFS, Case(quantity, "relu.roundtrip", "numpy.fresh", N, "float32"): 1e-3})
+    assert math.isnan(row["gb_per_s"])
+    assert math.isnan(row["percent_of_roof"])
+    assert not row["impossible"]
+
+
+def test_failures_stay_and_have_no_bandwidth():
+    row = only_row({**ROOFS, FORWARD: None})
+    assert row["status"] == "failed"
+    assert math.isnan(row["gb_per_s"])
+
+
+def test_what_the_catalog_does_not_know_is_left_out():
+    rows = metrics.with_metrics(
+        table({time("relu.forward", "gone.fresh"): 1.0, time("relu.forward", "numpy.out", dtype="int8"): 1.0})
+    )
+    assert rows.empty
+
+
+def test_every_row_of_the_catalog_has_metrics():
+    numbers = {time(row.op, row.name, dtype=dtype): 1.0 for row in VARIANTS for dtype in row.dtypes}
+    roofs = {
+        roof(f"{kernel}.all", N * size): 0.5 for kernel in ("copy", "add", "scale", "accumulate") for size in (2, 4, 8)
+    }
+    rows = metrics.with_metrics(table({**roofs, **numbers}))
+    assert len(rows) == len(numbers)
+    assert (rows["gb_per_s"] > 0).all()
+    assert (rows["bus_gb_per_s"] >= rows["gb_per_s"]).all()
+    assert (rows["percent_of_roof"].notna() == (rows["device"] == "cpu")).all()
+
+
+@given(st.floats(1e-9, 1e3), st.floats(1e-3, 1e3), st.sampled_from(sorted(ROOF_S)))
+def test_percentage_is_inverse_to_time(seconds, factor, row):
+    base, scaled = (only_row({**ROOFS, time(*row): value}) for value in (seconds, seconds * factor))
+    assert scaled["percent_of_roof"] * factor == pytest.approx(base["percent_of_roof"])
+    assert scaled["gb_per_s"] * factor == pytest.approx(base["gb_per_s"])
+    assert scaled["impossible"] == (scaled["percent_of_roof"] > 105)
+
+
+def test_headline_is_the_fastest_possible_row_of_each_framework():
+    numbers = {
+        time("relu.forward", "numpy.fresh"): 3e-3,
+        time("relu.forward", "numpy.out"): 2e-3,
+        # Impossible, and else the fastest.
+        time("relu.forward", "numpy.inplace"): 1e-9,
+        time("relu.forward", "torch.out"): None,
+        time("relu.forward", "torch.fresh"): 4e-3,
+        # Smaller, and of another dtype.
+        time("relu.forward", "numpy-clip.out", N // 2): 1e-5,
+        time("relu.forward", "numpy-clip.out", dtype="float16"): 1e-5,
+        time("relu.backward", "numpy.out"): 5e-3,
+        Case("transient_bytes", "relu.forward", "numpy.out", N, "float32"): 1e-4,
+    }
+    rows = metrics.headline(metrics.with_metrics(table({**ROOFS, **numbers})))
+    assert {(r.op, r.framework): (r.variant, r.value) for r in rows.itertuples()} == {
+        ("relu.forward", "numpy"): ("numpy.out", 2e-3),
+        ("relu.forward", "torch"): ("torch.fresh", 4e-3),
+        ("relu.backward", "numpy"): ("numpy.out", 5e-3),
+    }
+
+
+def test_headline_takes_nothing_from_slower_rows():
+    """The fastest row may lack what a slower one has, as a GPU's row lacks a percentage."""
+    numbers = {time("relu.forward", "torch-cuda.fresh"): 1e-5, time("relu.forward", "torch.fresh"): 2e-3}
+    (row,) = metrics.headline(metrics.with_metrics(table({**ROOFS, **numbers}))).to_dict("records")
+    assert row["variant"] == "torch-cuda.fresh"
+    assert math.isnan(row["percent_of_roof"])
+
+
+def test_wide_gives_bytes_for_each_element():
+    memory = {
+        Case("transient_bytes", "relu.roundtrip", "numpy.fresh", N, "float32"): 9 * N,
+        Case("saved_bytes", "relu.roundtrip", "numpy.fresh", N, "float32"): N / 2,
+        # A failure tells nothing, and another dtype is another number.
+        Case("transient_bytes", "relu.roundtrip", "numpy.inplace", N, "float32"): None,
+        Case("transient_bytes", "relu.roundtrip", "numpy.inplace", N, "float64"): 8 * N,
+    }
+    times = [time("relu.roundtrip", "numpy.fresh", n) for n in (2**10, N)] + [time("relu.roundtrip", "numpy.inplace")]
+    rows = metrics.wide(metrics.with_metrics(table({**dict.fromkeys(times, 1e-3), **memory})))
+    measured = rows.set_index(["variant", "elements"])[["transient_bytes_per_element", "saved_bytes_per_element"]]
+    assert measured.loc[("numpy.fresh", 2**10)].tolist() == [9, 0.5]
+    assert measured.loc[("numpy.fresh", N)].tolist() == [9, 0.5]
+    assert measured.loc[("numpy.inplace", N)].isna().all()
+    assert len(rows) == 3
+
+
+def test_modes_have_no_impossible_time():
+    numbers = {time("relu.forward", "numpy.fresh"): 2e-3, time("relu.forward", "numpy.inplace"): 1e-9}
+    modes = metrics.modes(metrics.with_metrics(table({**ROOFS, **numbers})), "float32", N)
+    assert dict(zip(modes["memory"], modes["value"], strict=True))["fresh"] == 2e-3
+    assert modes.loc[modes["memory"] == "inplace", "value"].isna().all()
+    assert set(modes["flavour"]) == {"numpy"}
+
+
+def test_nothing_measured_gives_empty_tables():
+    rows = metrics.with_metrics(table(ROOFS))
+    assert rows.empty
+    assert metrics.headline(rows).empty
+    assert metrics.wide(rows).empty
+    assert metrics.roofs(table({})).empty

@@ -1,0 +1,574 @@
+"""The report: what people see of known numbers in a real browser, with and without JavaScript, and of hostile ones."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from benchmarks.harness.case import Case
+from impls.catalog import VARIANTS, variants
+from scripts import figures, report, results
+from tests.synthetic import (
+    COMMIT,
+    DATE_MS,
+    DAY_MS,
+    ENV,
+    LATER_COMMIT,
+    content,
+    record,
+    roof,
+    time,
+    write,
+    write_outcomes,
+)
+
+CPU_ROWS = [row for row in VARIANTS if row.device == "cpu"]
+WRONG, SKIPPED = time("relu.backward", "numpy.out"), time("relu.forward", "torch-cuda.fresh")
+FRESH, IMPOSSIBLE = time("relu.forward", "numpy.fresh"), time("relu.forward", "numpy.inplace")
+REASON = "3 of 1048576 elements are wrong; the first is number 7"
+# Times of every row, from milliseconds to seconds, and some of another size from microseconds.
+TIMES = {
+    time(row.op, row.name, 2**20, dtype): 1e-3 * 1.06**position
+    for position, (row, dtype) in enumerate(
+        (row, dtype)
+        for row in CPU_ROWS
+        for dtype in (row.dtypes if row.op == "relu.forward" and row.framework == "numpy" else ["float32"])
+    )
+} | {time(row.op, row.name, 2**10): 1e-6 * number for number, row in enumerate(variants("relu.forward")[:12], 1)}
+TIMES |= {FRESH: 1e-3, WRONG: None, IMPOSSIBLE: 1e-7}
+OTHERS = {
+    **{roof(f"{kernel}.all"): 1e-5 for kernel in ("copy", "add", "scale", "accumulate")},
+    Case("transient_bytes", "relu.forward", "numpy.fresh", 2**20, "float32"): 2**22,
+    Case("transient_bytes", "relu.forward", "numpy.out", 2**20, "float32"): 0,
+    Case("first_call", "relu.forward", "numba.out", 2**10, "float32"): 1.5,
+}
+PROVENANCE = {"cpu": "A Processor 9000", "cores_usable": 6, "caches_bytes": {"L1d": 2**15, "L2": 2**20}}
+
+
+def build(folder: Path, *arguments: str) -> Path:
+    """Write the report of what is in a folder, and tell where."""
+    assert main(folder, "--out", str(folder / "out"), *arguments) == 0
+    return folder / "out"
+
+
+def main(folder: Path, *arguments: str) -> int:
+    return report.main(["--results", str(folder / "results"), "--outcomes", str(folder / "outcomes"), *arguments])
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A report of two machines and two commits; shown is the commit measured last."""
+    folder = tmp_path_factory.mktemp("report")
+    last = content({**TIMES, **OTHERS}, LATER_COMMIT, date_ms=DATE_MS + DAY_MS, started_ms=DATE_MS + 9 * DAY_MS)
+    write(folder / "results", last)
+    write(folder / "results", content({time("relu.forward", "numpy.out"): 5.0}))
+    write(folder / "results", content({time("relu.forward", "torch.out"): 6.0}, started_ms=DATE_MS), "den")
+    lines = [
+        record(WRONG, "wrong", REASON, commit=LATER_COMMIT),
+        record(SKIPPED, "skipped", "no CUDA device", commit=LATER_COMMIT),
+        record(time("relu.forward", "numpy.out"), commit=LATER_COMMIT, details={"provenance": PROVENANCE}),
+        record(time("relu.forward", "numpy.out"), details={"provenance": {"cpu": "Of Another Commit"}}, time_s=9.0),
+    ]
+    write_outcomes(folder / "outcomes", lines)
+    return build(folder)
+
+
+@contextmanager
+def chromium(profile: Path, **preferences: Any) -> Iterator[webdriver.Chrome]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser, driver = next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
+    if not (browser and driver):
+        pytest.skip("chromium or chromedriver is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={profile}",
+    ):  # fmt: skip
+        options.add_argument(flag)
+    options.add_experimental_option("prefs", preferences)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        yield opened
+    finally:
+        opened.quit()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def still_browser(tmp_path_factory):
+    """A browser that runs no script of a page."""
+    preferences = {"profile.managed_default_content_settings.javascript": 2}
+    with chromium(tmp_path_factory.mktemp("profile"), **preferences) as opened:
+        yield opened
+
+
+@pytest.fixture
+def opened(browser, page):
+    show(browser, page / "index.html")
+    return browser
+
+
+def show(browser: webdriver.Chrome, path: Path) -> None:
+    """Open a file; the logs of what was open before are dropped."""
+    browser.get("about:blank")
+    browser.get_log("browser")
+    browser.get_log("performance")
+    browser.get(path.as_uri())
+
+
+def rows(browser: webdriver.Chrome) -> list[dict[str, Any]]:
+    """What is visible of the table of results, by the heads of its columns; "values": what sorting goes by."""
+    return browser.execute_script("""
+        const table = document.getElementById("results");
+        const heads = Array.from(table.tHead.rows[0].cells, (cell) => cell.textContent);
+        return Array.from(table.tBodies[0].rows).filter((row) => row.offsetParent).map((row) => ({
+            ...Object.fromEntries(heads.map((head, i) => [head, row.cells[i].textContent])),
+            values: Object.fromEntries(heads.map((head, i) => [head, row.cells[i].dataset.value])),
+            framework: row.dataset.framework,
+            text: row.textContent,
+        }));
+    """)
+
+
+def case(row: dict[str, Any]) -> Case:
+    """What a row of the page is about."""
+    return time(f"relu.{row['operator']}", row["variant"], int(row["elements"].replace(",", "")), row["dtype"])
+
+
+def seconds(text: str) -> float:
+    """The inverse of what people read: "1.5 ms"."""
+    number, unit = text.split()
+    return float(number.replace(",", "")) * {"s": 1, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}[unit]
+
+
+def floats(texts: list[str]) -> list[float]:
+    return [float(text or "nan") for text in texts]
+
+
+def test_page_opens_from_disk_without_complaint(opened):
+    assert opened.title == "ReLU on box"
+    assert opened.get_log("browser") == []
+
+
+def test_page_asks_no_network(opened, page):
+    messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    assert asked, "the log of the browser's requests is empty"
+    assert {url for url in asked if not url.startswith("data:")} == {(page / "index.html").as_uri()}
+    loaded = opened.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    assert all(name.startswith("data:") for name in loaded)
+    html = (page / "index.html").read_text()
+    assert not re.findall(r"""(?:src|href|action|srcset|data)\s*=\s*["']?(?!#|data:)[^"'>]*//""", html)
+    assert not re.findall(r"@import|url\(", html)
+
+
+def test_every_number_is_in_the_table(opened):
+    shown = {case(row): seconds(row["time"]) for row in rows(opened)}
+    assert shown == {case: pytest.approx(number, rel=0.006) for case, number in TIMES.items() if number is not None}
+    assert {(case.op, case.variant) for case in shown} == {(row.op, row.name) for row in CPU_ROWS} - {
+        (WRONG.op, WRONG.variant)
+    }
+
+
+def test_metrics_stand_beside_the_time(opened):
+    (row,) = (row for row in rows(opened) if case(row) == FRESH)
+    # 8 MiB in a millisecond; 4 MiB more fetched; a roof of 10 µs.
+    assert (row["GB/s"], row["bus GB/s"], row["% of roof"]) == ("8.39", "12.6", "1")
+    assert row["99 % interval"] == "900 µs … 1.2 ms"
+    assert row["allocated B/element"] == "4"
+
+
+def test_impossible_rows_show_no_bandwidth(opened):
+    (row,) = (row for row in rows(opened) if case(row) == IMPOSSIBLE)
+    assert row["GB/s"] == "impossible"
+    assert row["values"]["GB/s"] == ""
+    assert row["bus GB/s"] == "–"
+    body = opened.find_element(By.TAG_NAME, "body").text
+    # 8 MiB in 0.1 µs.
+    assert "83,900" not in body
+    assert "relu.forward numpy.inplace, 1,048,576 float32: 100 ns, 10,000 % of roof" in body
+
+
+def test_headline_is_of_possible_rows(opened):
+    cards = [card.text for card in opened.find_elements(By.CLASS_NAME, "card")]
+    assert cards
+    assert not any("numpy.inplace: one thread; one ufunc" in card for card in cards)
+    assert any("numpy" in card and "1 ms" in card and "8.39 GB/s · 1 % of roof" in card for card in cards)
+
+
+def test_failures_have_their_reasons(opened):
+    lines = opened.execute_script("""
+        const table = document.getElementById("without").nextElementSibling.querySelector("table");
+        return Array.from(table.tBodies[0].rows, (row) => Array.from(row.cells, (cell) => cell.textContent));
+    """)
+    assert lines == [
+        ["skipped", "relu.forward", "torch-cuda.fresh", "time", "1,048,576", "float32", "no CUDA device"],
+        ["wrong", "relu.backward", "numpy.out", "time", "1,048,576", "float32", REASON],
+    ]
+
+
+@pytest.mark.parametrize("width", [400, 1300])
+def test_page_fits_the_window(opened, width):
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+    finally:
+        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_page_says_where_it_comes_from(opened):
+    text = opened.find_element(By.TAG_NAME, "body").text
+    assert "A Processor 9000, 6 cores" in text
+    assert "Of Another Commit" not in text
+    assert f"Commit {LATER_COMMIT[:8]} of 2023-11-15" in text
+    assert re.search(rf"box\s+{COMMIT[:8]}\s+2023-11-14\s+1 numbers", text)
+    assert re.search(rf"den\s+{COMMIT[:8]}\s+2023-11-14\s+1 numbers", text)
+
+
+def test_figures_are_drawn(opened):
+    drawn = opened.execute_script("return Array.from(document.images, (image) => [image.alt, image.naturalWidth])")
+    # Throughput of three operators in float32 and of forward in two more dtypes, memory of three, first call.
+    assert len(drawn) == 9
+    assert all(alt and width > 100 for alt, width in drawn)
+
+
+@pytest.mark.parametrize("head", ["time", "elements", "GB/s", "% of roof"])
+def test_sorting_is_by_number_and_what_has_none_comes_last(opened, head):
+    def shown() -> list[float]:
+        return floats([row["values"][head] for row in rows(opened)])
+
+    before = shown()
+    (button,) = (b for b in opened.find_elements(By.CSS_SELECTOR, "#results th button") if b.text == head)
+    for descending, said in ((False, "ascending"), (True, "descending")):
+        opened.execute_script("arguments[0].click()", button)
+        numbers = [number for number in shown() if number == number]
+        assert shown()[: len(numbers)] == numbers
+        assert numbers == sorted(numbers, reverse=descending)
+        assert sorted(numbers) == sorted(number for number in before if number == number)
+        assert [h.get_attribute("aria-sort") for h in opened.find_elements(By.CSS_SELECTOR, "[aria-sort]")] == [said]
+    if head == "time":
+        # The text that stands there is in the same order.
+        assert [seconds(row["time"]) for row in rows(opened)] == pytest.approx(shown(), rel=0.006)
+
+
+@pytest.mark.parametrize("head", ["operator", "dtype"])
+def test_sorting_is_by_text_where_there_is_no_number(opened, head):
+    (button,) = (b for b in opened.find_elements(By.CSS_SELECTOR, "#results th button") if b.text == head)
+    before = [row[head] for row in rows(opened)]
+    button.send_keys(Keys.ENTER)
+    assert [row[head] for row in rows(opened)] == sorted(before)
+    button.send_keys(Keys.ENTER)
+    assert [row[head] for row in rows(opened)] == sorted(before, reverse=True)
+
+
+def test_filters_leave_what_matches(opened):
+    everything = rows(opened)
+    label = opened.find_element(By.ID, "shown")
+    assert label.text == f"{len(everything)} of {len(everything)} rows"
+    framework = opened.find_element(By.CSS_SELECTOR, "[data-filter=framework]")
+    assert [option.text for option in framework.find_elements(By.TAG_NAME, "option")] == [
+        "all",
+        "numpy",
+        "numba",
+        "torch",
+        "jax",
+    ]
+    # Keys, as people's choices do, send the event "input"; Selenium's Select sends "change" alone.
+    framework.send_keys("numba")
+    numba = [row for row in everything if row["framework"] == "numba"]
+    assert rows(opened) == numba
+    assert label.text == f"{len(numba)} of {len(everything)} rows"
+    search = opened.find_element(By.CSS_SELECTOR, "[data-filter=text]")
+    search.send_keys("INPLACE")
+    both = [row for row in numba if "inplace" in row["text"]]
+    assert 0 < len(both) < len(numba)
+    assert rows(opened) == both
+    search.send_keys(" nothing has this")
+    assert rows(opened) == []
+    assert label.text == f"0 of {len(everything)} rows"
+    search.send_keys(Keys.CONTROL, "a")
+    search.send_keys(Keys.DELETE)
+    assert rows(opened) == numba
+    framework.send_keys(Keys.HOME)
+    assert rows(opened) == everything
+
+
+def test_table_is_complete_without_javascript(opened, still_browser, page):
+    show(still_browser, page / "index.html")
+    assert still_browser.find_element(By.ID, "shown").get_attribute("textContent") == "", "JavaScript ran"
+    assert rows(still_browser) == rows(opened)
+    assert not still_browser.find_element(By.ID, "controls").is_displayed()
+    assert still_browser.get_log("browser") == []
+
+
+def test_csv_holds_the_same_numbers(page):
+    with (page / "results.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    times = {
+        time(line["op"], line["variant"], int(line["elements"]), line["dtype"]): float(line["value"] or "nan")
+        for line in lines
+        if line["quantity"] == "time" and line["status"] != "skipped"
+    }
+    assert times == {case: pytest.approx(number, nan_ok=True) for case, number in TIMES.items() if number} | {
+        WRONG: pytest.approx(float("nan"), nan_ok=True)
+    }
+    assert [line["reason"] for line in lines if line["status"] == "wrong"] == [REASON]
+    assert [line["variant"] for line in lines if line["impossible"] == "True"] == [IMPOSSIBLE.variant]
+
+
+# A folder's name can hold no slash.
+HOSTILE_NAME = '"><svg onload=window.hacked=1><img src=x onerror=window.hacked=1>{{7*7}}'
+FORMULAS = ("=cmd|' C calc'!A0", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "text\r=1", "text\n=1")
+
+
+def hostile(place: str) -> str:
+    """An attack by every way out of text that HTML, JavaScript, templates and figures have, told by its place."""
+    return (
+        f"""{HOSTILE_NAME}<img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script>'"""
+        f"""</style></title></textarea>--></table>$\\frac{{$&lt;{{% raw %}}({place})"""
+    )
+
+
+@pytest.fixture
+def attack(tmp_path):
+    """Files in which every text that someone else chooses is hostile."""
+    numbers = {time("relu.forward", "numpy.out"): 1e-3, time("relu.forward", "numpy.fresh"): None}
+    about = {"machine": HOSTILE_NAME, "commit": "<script>window.hacked=1</script>", "env": hostile("env")}
+    stored = content(numbers, about["commit"], about["env"])
+    write(tmp_path / "results", stored, HOSTILE_NAME, "stored.json")
+    write(tmp_path / "results", {"cpu": hostile("cpu"), hostile("key"): hostile("value")}, HOSTILE_NAME, "machine.json")
+    write(tmp_path / "results", [], HOSTILE_NAME, f"{HOSTILE_NAME}.json")
+    write(tmp_path / "results", stored, FORMULAS[0], "stored.json")
+    caches = {hostile("cache"): 2**15, "$\\frac{$": 2**20, "L3": hostile("size"), "L4": -1, "L5": 10**400}
+    provenance = {
+        "cpu": hostile("provenance"),
+        "cores_usable": hostile("cores"),
+        hostile("field"): {hostile("inner field"): hostile("inner value")},
+        "caches_bytes": caches,
+    }
+    failed = record(
+        time("relu.forward", "numpy.fresh"), hostile("status"), hostile("reason"), **about,
+        details={"provenance": provenance},
+    )  # fmt: skip
+    skipped = Case(hostile("quantity"), hostile("op"), hostile("variant"), 1, hostile("dtype"))
+    write_outcomes(tmp_path / "outcomes", [failed, record(skipped, "skipped", hostile("skip"), **about)], "a/a.jsonl")
+    about["machine"] = FORMULAS[0]
+    formulas = [
+        record(time("relu.forward", "torch.out", 2**number), "error", formula, **about)
+        for number, formula in enumerate(FORMULAS)
+    ]
+    write_outcomes(tmp_path / "outcomes", formulas, "b/b.jsonl")
+    return tmp_path
+
+
+def assert_harmless(browser: webdriver.Chrome) -> None:
+    assert browser.execute_script("return window.hacked") is None
+    assert browser.execute_script("return document.scripts.length") == 1
+    assert (
+        browser.execute_script("return document.querySelectorAll('body svg, [src=x], [onload], [onerror]').length") == 0
+    )
+    # A script that the page's policy stopped would be told here.
+    assert browser.get_log("browser") == []
+
+
+WITH_RECORDS = (
+    "provenance", "cores", "field", "inner field", "inner value", "cache", "size",
+    "status", "reason", "quantity", "op", "variant", "dtype", "skip",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "places", [("env", *WITH_RECORDS), ("env", "cpu", "key", "value")], ids=["records", "no records"]
+)
+def test_hostile_text_is_shown_as_text(attack, browser, places):
+    if "reason" not in places:
+        shutil.rmtree(attack / "outcomes")
+    out = build(attack, "--machine", HOSTILE_NAME)
+    show(browser, out / "index.html")
+    assert_harmless(browser)
+    assert browser.title == f"ReLU on {HOSTILE_NAME}"
+    text = browser.execute_script("return document.body.textContent")
+    assert [place for place in places if hostile(place) not in text] == []
+    assert f"{HOSTILE_NAME}.json: not a JSON object" in text
+    assert FORMULAS[0] in text
+
+
+def test_hostile_text_does_no_harm_in_figures(attack, browser):
+    drawn = sorted(build(attack, "--machine", HOSTILE_NAME).glob("*.svg"))
+    assert any(hostile("cache") in "".join(ElementTree.parse(path).getroot().itertext()) for path in drawn)
+    for path in drawn:
+        assert not [e for e in ElementTree.parse(path).iter() if e.tag.endswith("script") or "onload" in e.attrib]
+        browser.get(path.as_uri())
+        assert browser.execute_script("return window.hacked") is None
+
+
+def test_policy_stops_scripts_that_are_not_the_pages_own(opened, tmp_path):
+    """The second line of defence, beside the page's escaping; a page without a policy shows that the attack works."""
+    attack = """
+        document.body.insertAdjacentHTML("beforeend", "<img src=x onerror='window.hacked=1'>");
+        const script = document.createElement("script");
+        script.textContent = "window.hacked=1";
+        document.body.append(script);
+        setTimeout(arguments[0], 100);
+    """
+    opened.execute_async_script(attack)
+    assert opened.execute_script("return window.hacked") is None
+    (tmp_path / "open.html").write_text("<!DOCTYPE html><body>")
+    show(opened, tmp_path / "open.html")
+    opened.execute_async_script(attack)
+    assert opened.execute_script("return window.hacked") == 1
+
+
+def test_csv_has_no_formulas(attack):
+    text = (build(attack, "--machine", FORMULAS[0]) / "results.csv").read_bytes().decode()
+    lines = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert {f"'{formula}" for formula in FORMULAS[:6]} | set(FORMULAS[6:]) <= {line["reason"] for line in lines}
+    assert {line["machine"] for line in lines} == {f"'{FORMULAS[0]}"}
+    assert not [cell for line in lines for cell in line.values() if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+
+
+@pytest.mark.parametrize(
+    "provenance", ["text", ["list"], 7, {"caches_bytes": "unknown"}, {"caches_bytes": {"L1d": None}}]
+)
+def test_foreign_provenance_is_no_exception(tmp_path, provenance):
+    write(tmp_path / "results", content({time("relu.forward", "numpy.out"): 1e-3}))
+    line = record(time("relu.forward", "numpy.out"), details={"provenance": provenance})
+    write_outcomes(tmp_path / "outcomes", [line])
+    assert "processor unknown" in (build(tmp_path) / "index.html").read_text()
+
+
+def test_text_that_is_no_unicode_is_written(tmp_path):
+    write(tmp_path / "results", content({WRONG: None}))
+    write_outcomes(tmp_path / "outcomes", [record(WRONG, "error", "undecodable \ud800")])
+    out = build(tmp_path)
+    assert "undecodable" in (out / "index.html").read_text()
+    assert "undecodable" in (out / "results.csv").read_text()
+
+
+def test_times_without_statistics_have_a_page(tmp_path):
+    """asv leaves out the columns in which every value is missing."""
+    stored = content({time("relu.forward", "numpy.out"): 1e-3})
+    stored["results"] = {name: row[:5] for name, row in stored["results"].items()}
+    write(tmp_path / "results", stored)
+    assert "1 ms" in (build(tmp_path) / "index.html").read_text()
+
+
+def test_skips_alone_have_a_page(tmp_path):
+    write_outcomes(tmp_path / "outcomes", [record(SKIPPED, "skipped", "no CUDA device")])
+    html = (build(tmp_path) / "index.html").read_text()
+    assert "no CUDA device" in html
+    assert "NaT" not in html
+
+
+def test_list_names_machines_and_commits(page, capsys):
+    assert main(page.parent, "--list") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1].split()[:2] == ["box", LATER_COMMIT[:8]]
+    assert {tuple(line.split()[:2]) for line in printed[1:]} == {
+        ("box", LATER_COMMIT[:8]), ("box", COMMIT[:8]), ("den", COMMIT[:8]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("machine", "commit", "chosen"),
+    [
+        (None, None, ("box", LATER_COMMIT)),
+        ("den", None, ("den", COMMIT)),
+        (None, "aaaa", ("box", COMMIT)),
+        ("box", COMMIT, ("box", COMMIT)),
+        ("den", "a", ("den", COMMIT)),
+    ],
+)
+def test_choice(page, machine, commit, chosen):
+    table = results.load(page.parent / "results", page.parent / "outcomes").table
+    choice = report.choose(table, machine, commit)
+    assert (choice.machine, choice.commit) == chosen
+
+
+def test_default_is_what_was_measured_last_however_old_the_commit(tmp_path):
+    numbers = {time("relu.forward", "numpy.out"): 1.0}
+    for machine, commit, date_ms, started_ms in [
+        ("box", COMMIT, DATE_MS, DATE_MS + 5 * DAY_MS),
+        ("den", COMMIT, DATE_MS, DATE_MS + 7 * DAY_MS),
+        ("eel", LATER_COMMIT, DATE_MS + DAY_MS, DATE_MS + 6 * DAY_MS),
+    ]:
+        write(tmp_path / "results", content(numbers, commit, ENV, date_ms, started_ms), machine)
+    table = results.load(tmp_path / "results", tmp_path / "outcomes").table
+    assert report.choose(table) == report.Choice("den", COMMIT, ENV)
+    assert report.choose(table, commit="b").machine == "eel"
+
+
+def test_of_environments_the_one_with_most_numbers_is_shown(tmp_path):
+    write(tmp_path / "results", content({time("relu.forward", "numpy.out"): 1.0}, env="a-small"))
+    write(tmp_path / "results", content({time("relu.forward", "numpy.out"): 2.0, WRONG: 3.0}, env="b-large"))
+    table = results.load(tmp_path / "results", tmp_path / "outcomes").table
+    assert report.choose(table).env == "b-large"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--machine", "nowhere"), ("--commit", "123"), ("--machine", "den", "--commit", "b")]
+)
+def test_unknown_choice_lists_what_there_is(page, capsys, tmp_path, arguments):
+    assert main(page.parent, "--out", str(tmp_path / "out"), *arguments) == 1
+    said = capsys.readouterr().err
+    for part in (arguments[1], "box", "den", LATER_COMMIT[:8], COMMIT[:8]):
+        assert part in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_results_say_what_to_do(tmp_path, capsys):
+    assert main(tmp_path, "--out", str(tmp_path / "out")) == 1
+    said = capsys.readouterr().err
+    assert str(tmp_path / "results") in said
+    assert "./scripts/bench" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.0, "1 s"), (123.4, "123 s"), (12345, "12,300 s"), (0.0123, "12.3 ms"), (1e-3, "1 ms"),
+        (9.996e-4, "1,000 µs"), (1.5e-6, "1.5 µs"), (2e-9, "2 ns"), (1e-10, "0.1 ns"),
+        (None, "–"), (float("nan"), "–"),
+    ],
+)  # fmt: skip
+def test_time_text(value, text):
+    assert report.time_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (8.388608, "8.39"), (1234.5, "1,230"), (0.000012345, "0.0000123"), (0, "0"), (123456789, "123,000,000"),
+        (100, "100"), (2.5e15, "2,500,000,000,000,000"), (-1.5, "-1.5"), (None, "–"), (float("nan"), "–"),
+    ],
+)  # fmt: skip
+def test_number_text(value, text):
+    assert report.number_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(512, "512 B"), (1000, "1000 B"), (2**22, "4 MiB"), (3 * 2**29, "1.5 GiB"), (2**41, "2048 GiB")]
+)
+def test_bytes_text(value, text):
+    assert figures.bytes_text(value) == text

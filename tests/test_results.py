@@ -1,0 +1,457 @@
+"""The loader: what asv and the harness wrote becomes rows, and what they did not write becomes no exception."""
+
+import contextlib
+import copy
+import itertools
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from asv.results import Results as AsvResults
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.harness.case import Case
+from scripts import metrics, results
+from scripts.profiles import QUANTITY_AND_OP
+from tests.checkout import Checkout
+from tests.synthetic import (
+    COMMIT,
+    DATE_MS,
+    ENV,
+    LATER_COMMIT,
+    RESULT_COLUMNS,
+    benchmark,
+    content,
+    parameters,
+    record,
+    roof,
+    time,
+    write,
+    write_outcomes,
+)
+
+FORWARD, BACKWARD = time("relu.forward", "numpy.out"), time("relu.backward", "numpy.inplace")
+FORWARD_NAME = "relu.Forward.track_time"
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return tmp_path / "results", tmp_path / "outcomes"
+
+
+def only_row(folders: tuple[Path, Path]) -> dict[str, Any]:
+    (row,) = results.load(*folders).table.to_dict("records")
+    return row
+
+
+def status_and_reason(folders: tuple[Path, Path]) -> dict[tuple[str, ...], tuple[str, str]]:
+    table = results.load(*folders).table
+    return {(r.machine, r.env, r.op): (r.status, r.reason) for r in table.itertuples()}
+
+
+def test_number_becomes_a_row_with_all_that_is_known_of_it(folders):
+    write(folders[0], content({FORWARD: 2e-3}))
+    assert only_row(folders) == {
+        "machine": "box", "commit": COMMIT, "env": ENV,
+        "date": pd.Timestamp("2023-11-14 22:13:20Z"), "measured": pd.Timestamp("2023-11-15 22:13:20Z"),
+        "quantity": "time", "op": "relu.forward", "variant": "numpy.out", "elements": 2**20, "dtype": "float32",
+        "value": 2e-3, "low": 0.9 * 2e-3, "high": 1.2 * 2e-3, "q25": 0.95 * 2e-3, "q75": 1.1 * 2e-3,
+        "number": 7, "samples": 30, "status": "ok", "reason": "",
+    }  # fmt: skip
+
+
+def test_each_number_goes_with_its_parameters(folders):
+    sizes_and_dtypes = itertools.product((2**10, 2**20), ("float16", "float64"))
+    numbers: dict[Case, float | None] = {
+        time("relu.forward", "numpy.out", elements, dtype): 1.0 + position
+        for position, (elements, dtype) in enumerate(sizes_and_dtypes)
+    }
+    numbers |= {roof("add.all", 4096): 8.0, roof("copy.one"): 9.0}
+    write(folders[0], content(numbers))
+    table = results.load(*folders).table
+    assert {Case(r.quantity, r.op, r.variant, r.elements, r.dtype): r.value for r in table.itertuples()} == numbers
+
+
+@pytest.mark.parametrize("name", QUANTITY_AND_OP)
+def test_every_benchmark_is_read(folders, name):
+    variant, elements, *dtypes = (next(iter(axis)) for axis in parameters(name))
+    case = Case(*QUANTITY_AND_OP[name], variant, elements, (*dtypes, "float32")[0])
+    write(folders[0], content({case: 3.0}))
+    row = only_row(folders)
+    assert (row["quantity"], row["op"], row["variant"], row["value"]) == (case.quantity, case.op, variant, 3.0)
+
+
+def test_failure_has_the_reason_that_was_recorded(folders):
+    write(folders[0], content({FORWARD: None}))
+    write_outcomes(folders[1], [record(FORWARD, "wrong", "3 of 9 elements are wrong")])
+    row = only_row(folders)
+    assert (row["status"], row["reason"]) == ("wrong", "3 of 9 elements are wrong")
+    assert pd.isna(row["value"])
+
+
+def test_failure_without_a_reason_says_so(folders):
+    write(folders[0], content({FORWARD: None, BACKWARD: None}))
+    write_outcomes(folders[1], [record(BACKWARD, "ok")])
+    assert status_and_reason(folders) == {
+        ("box", ENV, "relu.forward"): ("failed", "no record of the reason"),
+        ("box", ENV, "relu.backward"): ("failed", "asv lost the result"),
+    }
+
+
+def test_benchmark_that_failed_wholly_has_a_failure_for_each_case(folders):
+    stored = content({FORWARD: None})
+    params = stored["results"][FORWARD_NAME][1]
+    stored["results"][FORWARD_NAME] = [None, params, "1", DATE_MS, 1.5]
+    write(folders[0], stored)
+    write_outcomes(folders[1], [record(FORWARD, "timeout", "still running")])
+    table = results.load(*folders).table
+    assert len(table) == len(params[0]) * len(params[1]) * len(params[2])
+    assert set(table["status"]) == {"failed", "timeout"}
+    assert table.loc[table["status"] == "timeout", "variant"].tolist() == ["numpy.out"]
+
+
+@pytest.mark.parametrize("bound", [float("inf"), float("-inf"), float("nan"), None, "wide"])
+def test_interval_that_is_no_number_is_none(folders, bound):
+    stored = content({FORWARD: 2e-3})
+    low = RESULT_COLUMNS.index("stats_ci_99_a")
+    stored["results"][FORWARD_NAME][low] = [bound] * len(stored["results"][FORWARD_NAME][low])
+    write(folders[0], stored)
+    row = only_row(folders)
+    assert pd.isna(row["low"])
+    assert row["high"] == 1.2 * 2e-3
+
+
+@pytest.mark.parametrize("value", [float("inf"), "0.1", [1], -1e-3, 0])
+def test_value_that_can_be_no_time_is_a_failure(folders, value):
+    stored = content({FORWARD: 2e-3})
+    stored["results"][FORWARD_NAME][0] = [value if v == 2e-3 else v for v in stored["results"][FORWARD_NAME][0]]
+    write(folders[0], stored)
+    row = only_row(folders)
+    assert row["status"] == "failed"
+    assert pd.isna(row["value"])
+
+
+def test_no_bytes_are_a_number(folders):
+    write(folders[0], content({Case("transient_bytes", "relu.forward", "numpy.out", 2**20, "float32"): 0}))
+    row = only_row(folders)
+    assert (row["status"], row["value"]) == ("ok", 0)
+
+
+def test_machines_commits_and_environments_stay_apart(folders):
+    for number, (machine, commit, env) in enumerate(itertools.product(("box", "den"), (COMMIT, LATER_COMMIT), "xy")):
+        write(folders[0], content({FORWARD: 1.0 + number}, commit=commit, env=env), machine)
+    table = results.load(*folders).table
+    assert {(r.machine, r.commit[0], r.env): r.value for r in table.itertuples()} == {
+        ("box", "a", "x"): 1, ("box", "a", "y"): 2, ("box", "b", "x"): 3, ("box", "b", "y"): 4,
+        ("den", "a", "x"): 5, ("den", "a", "y"): 6, ("den", "b", "x"): 7, ("den", "b", "y"): 8,
+    }  # fmt: skip
+
+
+def test_reasons_are_those_of_the_same_machine(folders):
+    for machine in ("box", "den"):
+        write(folders[0], content({FORWARD: None}), machine)
+        lines = [record(FORWARD, "wrong", f"seen on {machine}", machine=machine)]
+        write_outcomes(folders[1], lines, f"{machine}/aaaaaaaa.jsonl")
+    assert status_and_reason(folders) == {
+        ("box", ENV, "relu.forward"): ("wrong", "seen on box"),
+        ("den", ENV, "relu.forward"): ("wrong", "seen on den"),
+    }
+
+
+def test_environment_that_only_asv_names_is_found_by_machine_and_commit(folders):
+    for machine in ("box", "den"):
+        existing = f"existing-py_{machine}"
+        write(folders[0], content({FORWARD: None}, env=existing), machine)
+        # An environment that asv made beside it: its records carry its name.
+        write(folders[0], content({BACKWARD: 1.0}, env="virtualenv-py3.11"), machine)
+        lines = [record(FORWARD, "error", f"raised on {machine}", machine=machine, env="unknown")]
+        write_outcomes(folders[1], lines, f"{machine}/aaaaaaaa.jsonl")
+    found = status_and_reason(folders)
+    assert found["box", "existing-py_box", "relu.forward"] == ("error", "raised on box")
+    assert found["den", "existing-py_den", "relu.forward"] == ("error", "raised on den")
+    assert len(found) == 4
+
+
+def test_what_was_skipped_becomes_a_row(folders):
+    write(folders[0], content({BACKWARD: 1.0}))
+    write_outcomes(folders[1], [record(FORWARD, "skipped", "no CUDA device"), record(BACKWARD, "ok")])
+    found = results.load(*folders)
+    assert status_and_reason(folders)["box", ENV, "relu.forward"] == ("skipped", "no CUDA device")
+    assert len(found.table) == 2
+    assert found.table["date"].nunique() == 1
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_newest_outcome_counts(folders, newest_first):
+    write(folders[0], content({FORWARD: None}))
+    lines = [record(FORWARD, "timeout", "old", time_s=10.0), record(FORWARD, "crashed", "new", time_s=20.5)]
+    write_outcomes(folders[1], lines[::-1] if newest_first else lines)
+    assert status_and_reason(folders)["box", ENV, "relu.forward"] == ("crashed", "new")
+
+
+def test_torn_last_line_loses_no_other(folders):
+    write(folders[0], content({FORWARD: None}))
+    path = write_outcomes(folders[1], [record(FORWARD, "crashed", "died"), record(BACKWARD, "wrong", "torn")])
+    path.write_bytes(path.read_bytes()[:-40])
+    assert status_and_reason(folders) == {("box", ENV, "relu.forward"): ("crashed", "died")}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"", b"{}", b"[1, 2]", b"null", b"\xff\xfe\x00", b"[" * 100_000, b'{"schema": 1}', b'{"schema": 2, "op": "x"}',
+        *(
+            json.dumps({**record(FORWARD, "wrong", "foreign"), name: value}).encode()
+            for name, value in [
+                ("elements", [1]), ("elements", 10**400), ("elements", "1"), ("time_s", "now"), ("time_s", None),
+                ("machine", {"a": 1}), ("commit", ["a"]), ("dtype", None), ("status", 5), ("reason", ["x"]),
+            ]
+        ),
+    ],
+)  # fmt: skip
+def test_foreign_outcome_is_passed_over(folders, line):
+    write(folders[0], content({FORWARD: None}))
+    write_outcomes(folders[1], [], "den/foreign.jsonl").write_bytes(line + b"\n")
+    write_outcomes(folders[1], [record(FORWARD, "crashed", "died")])
+    assert status_and_reason(folders) == {("box", ENV, "relu.forward"): ("crashed", "died")}
+
+
+DROP = object()
+
+
+def _put(document: Any, path: tuple[Any, ...], value: Any) -> None:
+    *parents, last = path
+    for key in parents:
+        document = document[key]
+    if value is DROP:
+        del document[last]
+    else:
+        document[last] = value
+
+
+def _changed(*path: Any, value: Any) -> bytes:
+    stored = content({FORWARD: 1.0})
+    _put(stored, path, value)
+    return json.dumps(stored).encode()
+
+
+FOREIGN = {
+    "empty": b"",
+    "blank": b" \n",
+    "truncated": json.dumps(content({FORWARD: 1.0})).encode()[:-300],
+    "list": b"[1, 2, 3]",
+    "number": b"7",
+    "binary": bytes(range(256)),
+    "deep": b"[" * 100_000,
+    "deep and closed": b'{"results": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "no keys": b"{}",
+    "older version": _changed("version", value=1),
+    "version of another type": _changed("version", value=[2]),
+    "date far away": _changed("date", value=10**300),
+    "date beyond the calendar": _changed("date", value=10**15),
+    "infinite date": _changed("date", value=float("inf")),
+    "date of another type": _changed("date", value={}),
+    "results of another type": _changed("results", value=[1, 2]),
+    "row of another type": _changed("results", FORWARD_NAME, value=5),
+    "row without parameters": _changed("results", FORWARD_NAME, value=[[1.0]]),
+    "parameters of another type": _changed("results", FORWARD_NAME, 1, value=[[1], [2], [3]]),
+    "parameters that are code": _changed("results", FORWARD_NAME, 1, value=[["exit()"], ["exit()"], ["1+"]]),
+    "too few parameters": _changed("results", FORWARD_NAME, 1, value=[["'numpy.out'"]]),
+    "too many parameters": _changed("results", FORWARD_NAME, 1, value=[["1"]] * 4),
+    "no elements": _changed("results", FORWARD_NAME, value=[[1.0], [["'numpy.out'"], ["0"], ["'float32'"]]]),
+    "too many elements": _changed("results", FORWARD_NAME, value=[[1.0], [["'a'"], ["9" * 40], ["'float32'"]]]),
+    "combinations without end": _changed("results", FORWARD_NAME, value=[None, [["1"] * 1000] * 9]),
+    "fewer numbers than parameters": _changed("results", FORWARD_NAME, 0, value=[1.0]),
+    "statistics too short": _changed("results", FORWARD_NAME, 5, value=[1.0]),
+    "number without end": _changed("results", FORWARD_NAME, 0, value=[10**400] * 2000),
+    "columns of another type": _changed("result_columns", value=7),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_file_is_named_and_passed_over(folders, name):
+    write(folders[0], content({FORWARD: 1.0}))
+    path = write(folders[0], None, "den", "foreign.json")
+    path.write_bytes(FOREIGN[name])
+    found = results.load(*folders)
+    assert found.table["value"].tolist() == [1.0]
+    (problem,) = found.problems
+    assert str(path) in problem
+
+
+def test_folders_that_are_called_files_are_named_and_passed_over(folders):
+    write(folders[0], content({FORWARD: 1.0}))
+    paths = [folders[0] / "box" / "folder.json", folders[1] / "box" / "folder.jsonl"]
+    for path in paths:
+        path.mkdir(parents=True)
+    found = results.load(*folders)
+    assert len(found.table) == 1
+    assert all(any(str(path) in problem for problem in found.problems) for path in paths)
+
+
+def test_foreign_benchmarks_and_machine_descriptions_are_no_rows(folders):
+    stored = content({FORWARD: 1.0})
+    stored["results"] |= {"other.time_it": [[2.0], [["1"]]], "relu.Forward.time_it": None, "": 5}
+    write(folders[0], stored)
+    write(folders[0], {"machine": "box", "cpu": "a processor"}, name="machine.json")
+    write(folders[0].parent, {"relu.Forward.track_time": {}}, "results", "benchmarks.json")
+    found = results.load(*folders)
+    assert found.table["value"].tolist() == [1.0]
+    assert found.machines == {"box": {"machine": "box", "cpu": "a processor"}}
+    assert found.problems == []
+
+
+@pytest.mark.parametrize("exist", [False, True])
+def test_no_results_say_what_to_do(folders, exist):
+    for folder in folders:
+        (folder / "box").mkdir(parents=True) if exist else None
+    with pytest.raises(results.NoResults, match=r"no result files in .*results.*\./scripts/bench"):
+        results.load(*folders)
+
+
+def test_no_readable_results_name_what_was_found(folders):
+    path = write(folders[0], [], name="foreign.json")
+    with pytest.raises(results.NoResults) as raised:
+        results.load(*folders)
+    assert str(path) in str(raised.value)
+    assert "./scripts/bench" in str(raised.value)
+
+
+SMALL_PARAMS = [["numpy.out", "numpy.inplace"], [2**10, 2**20], ["float32"]]
+SMALL_FORWARD = benchmark(
+    SMALL_PARAMS, {"'numpy.out', 1024, 'float32'": 1e-6, "'numpy.inplace', 1024, 'float32'": None}, DATE_MS
+)
+SMALL_ROOF = benchmark(
+    [["copy.one", "scale.all"], [4096]], {"'copy.one', 4096": 1e-7, "'scale.all', 4096": 1e-7}, DATE_MS
+)
+SMALL = {
+    "file": {**content({}), "results": {FORWARD_NAME: SMALL_FORWARD, "roofs.Roof.track_time": SMALL_ROOF}},
+    "machine": {"machine": "box", "cpu": "a processor", "version": 1},
+    "outcomes": [
+        record(time("relu.forward", "numpy.inplace", 2**10), "wrong", "differs"),
+        record(time("relu.forward", "torch.out"), "skipped", "not installed", env="unknown"),
+    ],
+}
+ODD_LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.sampled_from(
+        [10**400, 2**63, 0, "1024", "'numpy.out'", "'float32'", "9" * 5000, "-" * 5000, "\ud800", "2", "ok"]
+    ),
+)
+ODD = st.recursive(ODD_LEAVES, lambda part: st.lists(part) | st.dictionaries(st.text(), part), max_leaves=6)
+
+
+def _places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path to each part of a JSON document below its root."""
+    parts = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, part in parts:
+        yield (*path, key)
+        yield from _places(part, (*path, key))
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(st.sampled_from(list(_places(SMALL))), st.just(DROP) | ODD), min_size=1, max_size=4))
+def test_no_damage_is_an_exception(changes):
+    """Whatever is dropped or replaced, loading ends in rows or in NoResults, and metrics can be had of the rows."""
+    damaged: dict[str, Any] = copy.deepcopy(SMALL)
+    for path, value in changes:
+        # An earlier change may have taken the place away.
+        with contextlib.suppress(LookupError, TypeError):
+            _put(damaged, path, value)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder / "results", damaged.get("file"), name="file.json")
+        write(folder / "results", damaged.get("machine"), name="machine.json")
+        lines = damaged.get("outcomes")
+        write_outcomes(folder / "outcomes", lines if isinstance(lines, list) else [lines])
+        try:
+            found = results.load(folder / "results", folder / "outcomes")
+        except results.NoResults:
+            return
+        metrics.headline(metrics.with_metrics(found.table))
+        assert set(found.table["status"]) >= {"ok"} or found.table["value"].isna().all()
+
+
+RAISES = "\ndef raises(x, out):\n    return 1 / 0\n"
+RAISES_ROW = """
+VARIANTS += (
+    Variant("raises.out", "relu.forward", "numpy", "impls.relu.bad:raises", "out", FORWARD, "raises"),
+)
+"""
+MEASURED = (
+    r"^(relu\.Forward\.track_(time|transient_bytes)"
+    r"\('(numpy\.out|numpy\.fresh|raises\.out|torch-cuda\.fresh)', 32768, 'float32'\)"
+    r"|roofs\.Roof\.track_time\('copy\.one', 131072\))$"
+)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A checkout in which asv measured a few cases, one of which raises."""
+    checkout = Checkout(tmp_path_factory.mktemp("measured"))
+    checkout.append("impls/relu/bad.py", RAISES)
+    checkout.append("impls/catalog.py", RAISES_ROW)
+    checkout.commit("a row that raises")
+    run = checkout.measure(MEASURED)
+    assert run.returncode == 2, run.stdout[-2000:] + run.stderr[-2000:]
+    return checkout
+
+
+def stored_by(checkout: Checkout) -> Path:
+    (path,) = (path for path in checkout.folder.glob(".asv/results/*/*.json") if path.name != "machine.json")
+    return path
+
+
+def test_numbers_are_those_that_asv_reads_itself(measured):
+    """asv's own reader of its files against ours: values, intervals, quartiles, counts."""
+    theirs = AsvResults.load(str(stored_by(measured)))
+    expected = {}
+    for name in theirs.get_all_result_keys():
+        params = theirs.get_result_params(name)
+        values, stats = theirs.get_result_value(name, params), theirs.get_result_stats(name, params)
+        for combination, value, stat in zip(itertools.product(*params), values, stats, strict=True):
+            # What was not asked for, and what was skipped, is NaN.
+            if value is None or value == value:
+                fields = ("ci_99_a", "ci_99_b", "q_25", "q_75", "number", "repeat")
+                expected[name, *combination] = [value, *((stat or {}).get(field) for field in fields)]
+    assert len(expected) == 7
+    names = {key: name for name, key in QUANTITY_AND_OP.items()}
+    table = results.load(measured.folder / ".asv/results", measured.folder / ".asv/outcomes").table
+    columns = ["value", "low", "high", "q25", "q75", "number", "samples"]
+    ours = {}
+    for r in table[table["status"] != "skipped"].to_dict("records"):
+        dtype = [] if r["op"] == "roof" else [repr(r["dtype"])]
+        combination = [repr(r["variant"]), repr(r["elements"]), *dtype]
+        ours[names[r["quantity"], r["op"]], *combination] = [None if pd.isna(r[c]) else r[c] for c in columns]
+    assert ours == expected
+
+
+def test_reasons_of_a_real_run_are_found(measured):
+    table = results.load(measured.folder / ".asv/results", measured.folder / ".asv/outcomes").table
+    times = table[table["quantity"] == "time"].set_index("variant")
+    assert times.loc["raises.out", "status"] == "error"
+    assert "ZeroDivisionError" in times.loc["raises.out", "reason"]
+    assert times.loc["numpy.out", "status"] == "ok"
+    if times.loc["torch-cuda.fresh", "status"] == "ok":
+        pytest.skip("this machine has a CUDA device")
+    assert times.loc["torch-cuda.fresh", "status"] == "skipped"
+    assert times.loc["torch-cuda.fresh", "env"] == times.loc["numpy.out", "env"]
+
+
+def test_synthetic_files_have_the_form_of_real_ones(measured):
+    real = json.loads(stored_by(measured).read_text())
+    ours = content({FORWARD: 1.0})
+    assert set(ours) == set(real)
+    assert ours["result_columns"] == real["result_columns"]
+    assert {name: type(value) for name, value in ours.items()} == {name: type(real[name]) for name in ours}
+    assert ours["results"][FORWARD_NAME][1][1:] == real["results"][FORWARD_NAME][1][1:]
+    assert set(record(FORWARD)) == set(measured.outcomes()[0])
