@@ -186,6 +186,13 @@ def test_what_was_skipped_becomes_a_row(folders):
     assert found.table["date"].nunique() == 1
 
 
+def test_number_that_asv_never_saved_is_no_row(folders):
+    """As after a run that was killed: the record is there, the result file is not."""
+    write(folders[0], content({BACKWARD: 1.0}))
+    write_outcomes(folders[1], [record(FORWARD, "ok", value=1.0)])
+    assert status_and_reason(folders) == {("box", ENV, "relu.backward"): ("ok", "")}
+
+
 @pytest.mark.parametrize("newest_first", [False, True])
 def test_newest_outcome_counts(folders, newest_first):
     write(folders[0], content({FORWARD: None}))

@@ -6,7 +6,7 @@ Only this process imports a framework.
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from statistics import median
 from time import perf_counter
@@ -89,10 +89,21 @@ class Bench:
 
     def verify(self) -> None:
         """Raise truth.WrongResult unless special and ordinary inputs give what the reference gives."""
-        self.verify_on(self.make(values=truth.special()), adjust=True)
+        self.verify_special()
         self.verify_on(self.make())
 
-    def verify_on(self, arrays: list[Any], adjust: bool = False) -> None:
+    def verify_special(self) -> None:
+        """The check of a call on special values, with the departures that the row declares."""
+        self.verify_on(self.make(values=truth.special()), adjust=True)
+
+    def restored(self, arrays: list[Any], masters: list[Any]) -> tuple[Any, ...]:
+        """The arrays with fresh values where a call overwrites them, and `out` poisoned again."""
+        written = (len(arrays) - 1,) if self.variant.memory == "out" else self.consumed
+        for position in written:
+            arrays[position] = self.framework.restore(arrays[position], masters[position])
+        return tuple(arrays)
+
+    def verify_on(self, arrays: Sequence[Any], adjust: bool = False) -> None:
         """The check of one call on given arrays."""
         values = tuple(np.array(self.framework.to_numpy(a)) for a in arrays)
         inputs = values[:2] if self.variant.op != "relu.forward" else values[:1]
@@ -114,22 +125,23 @@ class Bench:
 
 
 def _time(bench: Bench, settings: Settings) -> Outcome:
-    bench.verify()
-    arrays = bench.make()
-    itemsize_bytes = ITEMSIZE_BYTES[bench.case.dtype]
+    masters, arrays = bench.make(), bench.make()
+    bench.verify_special()
+    bench.verify_on(bench.restored(arrays, masters))
     if bench.consumed:
-        pool_size = max(1, min(MOST_POOLED, POOL_BYTES // (len(arrays) * bench.case.elements * itemsize_bytes)))
-        pool = [bench.make() for _ in range(pool_size)]
-        supply: Callable[[int], Iterable[tuple[Any, ...]]] = partial(_restored, bench, pool, arrays)
+        call_bytes = len(arrays) * bench.case.elements * ITEMSIZE_BYTES[bench.case.dtype]
+        pool_size = max(1, min(MOST_POOLED, POOL_BYTES // call_bytes))
+        pool = [arrays, *(bench.make() for _ in range(pool_size - 1))]
+        supply: Callable[[int], Iterable[tuple[Any, ...]]] = partial(_restored, bench, pool, masters)
         most_calls: int | None = pool_size
     else:
         supply, most_calls = sampler.same(tuple(arrays)), None
     steal_s = provenance.steal_s()
     taken = sampler.sample(bench.call, supply, settings.budget_s, most_calls)
     steal_s = provenance.steal_s() - steal_s
-    bench.verify()
-    if not bench.consumed:
-        bench.verify_on(arrays)
+    # On the memory that was timed: what stopped working on the way shows here.
+    bench.verify_on(bench.restored(arrays, masters))
+    bench.verify_special()
     details = {key: value for key, value in vars(taken).items() if key not in ("samples_s", "number")}
     return Outcome(
         "ok",
@@ -142,10 +154,7 @@ def _time(bench: Bench, settings: Settings) -> Outcome:
 
 def _restored(bench: Bench, pool: list[list[Any]], masters: list[Any], calls: int) -> list[tuple[Any, ...]]:
     """Arguments for so many in-place calls, each with its own, fresh data."""
-    for arrays in pool[:calls]:
-        for position in bench.consumed:
-            arrays[position] = bench.framework.restore(arrays[position], masters[position])
-    return [tuple(arrays) for arrays in pool[:calls]]
+    return [bench.restored(arrays, masters) for arrays in pool[:calls]]
 
 
 def _first_call(bench: Bench, settings: Settings) -> Outcome:
