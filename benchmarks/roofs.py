@@ -20,5 +20,5 @@ class Roof:
 
     @in_unit(UNITS["time"])
     def track_time(self, kernel, array_bytes):
-        """Seconds of one pass over arrays of so many bytes."""
+        """Seconds of the best pass over arrays of so many bytes."""
         return track("time", "roof", kernel, array_bytes, "float32")

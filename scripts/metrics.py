@@ -15,7 +15,7 @@ ROOF_KEY = ["machine", "commit", "env", "array_bytes"]
 
 
 def roofs(table: pd.DataFrame) -> pd.DataFrame:
-    """Seconds a pass of each streaming kernel, one row for each size: ROOF_KEY, then copy, add, scale, accumulate.
+    """Best seconds a pass of each streaming kernel, one row for each size: ROOF_KEY, then copy, add, scale, accumulate.
 
     Of one thread and all threads the faster counts: a roof is what the machine can do.
     """

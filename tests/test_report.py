@@ -397,6 +397,7 @@ WITH_RECORDS = (
 )  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Tight layout not applied")
 @pytest.mark.parametrize(
     "places", [("env", *WITH_RECORDS), ("env", "cpu", "key", "value")], ids=["records", "no records"]
 )
@@ -413,6 +414,7 @@ def test_hostile_text_is_shown_as_text(attack, browser, places):
     assert FORMULAS[0] in text
 
 
+@pytest.mark.filterwarnings("ignore:Tight layout not applied")
 def test_hostile_text_does_no_harm_in_figures(attack, browser):
     drawn = sorted(build(attack, "--machine", HOSTILE_NAME).glob("*.svg"))
     assert any(hostile("cache") in "".join(ElementTree.parse(path).getroot().itertext()) for path in drawn)

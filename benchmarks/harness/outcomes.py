@@ -86,7 +86,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
     """The record in a line, or None where the line is torn or foreign."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and record.get("schema") == SCHEMA else None
 

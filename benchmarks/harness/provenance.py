@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ def collect() -> dict[str, Any]:
         "host": platform.node() or UNKNOWN,
         "os": platform.platform(),
         "python": platform.python_version(),
-        "executable": sys.executable,
         "cpu": cpu.get("model name", platform.machine() or UNKNOWN),
         "cpu_family_model_stepping": "/".join(cpu.get(k, UNKNOWN) for k in ("cpu family", "model", "stepping")),
         "microcode": cpu.get("microcode", UNKNOWN),
