@@ -42,7 +42,7 @@ def throughput(rows: pd.DataFrame, roofs: pd.DataFrame, caches_bytes: dict[str, 
                 parse_math=False,
             )  # fmt: skip
         axis.set(xscale="log", yscale="log", xlabel="array size (bytes)", title=MODE_TITLES[mode])
-        axis.xaxis.set_major_locator(mpl.ticker.LogLocator(base=2, numticks=8))
+        axis.xaxis.set_major_locator(mpl.ticker.LogLocator(base=2, numticks=6))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value)))
         axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
