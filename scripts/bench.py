@@ -5,6 +5,7 @@ this commit on this machine, or everything with --again; what a killed run had s
 """
 
 import argparse
+import json
 import os
 import platform
 import re
@@ -35,6 +36,7 @@ def main() -> int:
     _warn_if_dirty()
     say(f"commit {commit[:8]}, profile {arguments.profile}, {'CUDA' if accelerator.has_gpu() else 'CPU'} builds")
     register(arguments.machine)
+    _set_damaged_aside()
     profile = PROFILES[arguments.profile]
     wanted = cases(profile, accelerator.has_gpu())
     done = set() if arguments.again else _done(commit, arguments.machine)
@@ -86,6 +88,16 @@ def _warn_if_dirty() -> None:
     changed = _git("status", "--porcelain")
     if changed:
         say(f"warning: {len(changed.splitlines())} uncommitted changes; asv measures the commit, not them")
+
+
+def _set_damaged_aside() -> None:
+    """Rename result files that are no JSON, as a killed run may leave them: asv stops at the first."""
+    for path in RESULTS.glob("*/*.json"):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError:
+            path.rename(path.with_suffix(".damaged"))
+            say(f"warning: {path} was damaged and is set aside as {path.stem}.damaged; its cases are measured again")
 
 
 def _done(commit: str, machine: str) -> set[Case]:
@@ -201,4 +213,8 @@ def _publish() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        say("interrupted; what asv had saved is kept, the rest is measured by the next run")
+        sys.exit(130)

@@ -75,7 +75,7 @@ def wide(metrics: pd.DataFrame) -> pd.DataFrame:
     times = metrics[metrics["quantity"] == "time"].copy()
     for quantity in ("transient_bytes", "saved_bytes"):
         rows = metrics[(metrics["quantity"] == quantity) & (metrics["status"] == "ok")]
-        rows = rows.assign(**{quantity: rows["value"] / rows["elements"]})
+        rows = rows.assign(**{quantity: (rows["value"] / rows["elements"]).round(3)})
         key = ["machine", "commit", "env", "op", "variant", "dtype"]
         times = times.merge(rows.groupby(key, as_index=False)[quantity].first(), on=key, how="left")
     return times.rename(

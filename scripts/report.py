@@ -49,9 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     try:
         found = results.load(options.results, options.outcomes)
-        if options.list:
+        if options.list and not found.table.empty:
             print(_choices(found.table).to_string(index=False))
             return 0
+        if found.table.empty:
+            raise results.NoResults(f"no results that can be read: {'; '.join(found.problems)}")
         choice = choose(found.table, options.machine, options.commit)
     except (results.NoResults, LookupError) as error:
         print(f"report: {error.args[0]}", file=sys.stderr)

@@ -15,6 +15,12 @@ BAD_ROWS = {
     "returns_before_the_work": ("relu.forward", "wrong", "(still changed|elements are wrong)"),
     "changes_its_input": ("relu.forward", "wrong", "argument number 1 was changed"),
     "wrong_after_a_while": ("relu.forward", "wrong", "elements are wrong"),
+    "left_out_where_it_is_done": ("relu.forward", "wrong", "elements are wrong"),
+    "remembered_by_identity": ("relu.forward", "wrong", "elements are wrong"),
+    "one_buffer_for_all_results": ("relu.forward", "wrong", "overwritten by the next call"),
+    "another_dtype": ("relu.forward", "wrong", "dtype float16, float32 needed"),
+    "half_the_mantissa": ("relu.forward", "wrong", "elements are wrong"),
+    "flushes_small_numbers": ("relu.forward", "wrong", "elements are wrong"),
     "raises": ("relu.forward", "error", "ZeroDivisionError"),
     "dies": ("relu.forward", "crashed", "SIGSEGV"),
     "exits": ("relu.forward", "crashed", "code 3"),
@@ -46,6 +52,24 @@ def wrong_after_a_while(x, out):
     global calls
     calls += 1
     return np.maximum(x, 0 if calls < 10 else 1, out=out)
+def left_out_where_it_is_done(x, out):
+    return np.maximum(x, 0, out=out) if out[0] == -7 else out
+memory = {}
+def remembered_by_identity(x):
+    if id(x) not in memory:
+        memory[id(x)] = np.maximum(x, 0)
+    return memory[id(x)].copy()
+def one_buffer_for_all_results(x):
+    return np.maximum(x, 0, out=memory.setdefault(x.shape, np.empty_like(x)))
+def another_dtype(x): return np.maximum(x, 0).astype(np.float16)
+def half_the_mantissa(x, out):
+    np.maximum(x, 0, out=out)
+    out.view(np.uint32)[:] &= np.uint32(0xFFFFE000)
+    return out
+def flushes_small_numbers(x, out):
+    np.maximum(x, 0, out=out)
+    out[out < 1e-8] = 0
+    return out
 def raises(x, out): return 1 / 0
 def dies(x, out): os.kill(os.getpid(), signal.SIGSEGV)
 def exits(x, out): os._exit(3)
@@ -54,13 +78,19 @@ def needs_what_is_not_installed(x, out): import a_package_that_is_nowhere
 """
 
 
+FRESH = ("gradient_one_at_zero", "remembered_by_identity", "one_buffer_for_all_results", "another_dtype")
+
+
+def mode(name):
+    return "fresh" if name in FRESH else "out"
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     checkout = Checkout(tmp_path_factory.mktemp("suite"))
     checkout.append("impls/relu/bad.py", BAD_FUNCTIONS)
     rows = [
-        f'Variant("{name}.{"fresh" if op == "relu.backward" else "out"}", "{op}", "numpy", "impls.relu.bad:{name}", '
-        f'"{"fresh" if op == "relu.backward" else "out"}", FORWARD, "false", '
+        f'Variant("{name}.{mode(name)}", "{op}", "numpy", "impls.relu.bad:{name}", "{mode(name)}", FORWARD, "false", '
         f'saves={"output" if op == "relu.backward" else "none"!r}, dtypes=("float32",)),'
         for name, (op, _, _) in BAD_ROWS.items()
     ]
@@ -88,11 +118,11 @@ def value(checkout, op, variant):
 @pytest.mark.parametrize("name", BAD_ROWS)
 def test_bad_row_gets_no_number_and_a_reason(checkout, name):
     op, status, reason = BAD_ROWS[name]
-    mode = "fresh" if op == "relu.backward" else "out"
-    (outcome,) = [o for o in checkout.outcomes() if o["variant"] == f"{name}.{mode}"]
+    variant = f"{name}.{mode(name)}"
+    (outcome,) = [o for o in checkout.outcomes() if o["variant"] == variant]
     assert outcome["status"] == status
     assert re.search(reason, outcome["reason"])
-    stored = value(checkout, op.removeprefix("relu.").capitalize(), f"{name}.{mode}")
+    stored = value(checkout, op.removeprefix("relu.").capitalize(), variant)
     assert stored != stored if status == "skipped" else stored is None
     assert outcome["reason"] in checkout.folder.joinpath("reports/results.csv").read_text() or status == "skipped"
 

@@ -23,6 +23,7 @@ from impls.catalog import ITEMSIZE_BYTES, Variant, find
 # Buffers that in-place calls rotate through are restored together and stay within a common L2 cache.
 POOL_BYTES = 512 * 1024
 MOST_POOLED = 256
+ENDS = (slice(0, 64), slice(-64, None))
 
 
 def measure(case: Case, settings: Settings) -> Outcome:
@@ -94,7 +95,31 @@ class Bench:
 
     def verify_special(self) -> None:
         """The check of a call on special values, with the departures that the row declares."""
-        self.verify_on(self.make(values=truth.special()), adjust=True)
+        self.verify_on(self.make(values=truth.special(self.case.dtype)), adjust=True)
+
+    def verify_own_memory(self, arrays: Sequence[Any]) -> None:
+        """Raise truth.WrongResult where a fresh result is overwritten by the next call."""
+        if self.variant.memory != "fresh":
+            return
+        x, grad = self.ordinary
+        first = self.call(*arrays)
+        results = first if isinstance(first, tuple) else (first,)
+        before = [np.array(self.framework.to_numpy(r)) for r in results]
+        self.call(*self.make(values=(-x, -grad)))
+        for result, copy in zip(results, before, strict=True):
+            if not np.array_equal(self.framework.to_numpy(result), copy):
+                raise truth.WrongResult("a fresh result was overwritten by the next call")
+
+    def verify_changed(self, arrays: list[Any]) -> None:
+        """The check of a call on memory that was timed, now with other inputs, and `out` still as it was left.
+
+        Shows results that are remembered, and work that is left out where a result is there already.
+        """
+        x, grad = self.ordinary
+        others = self.make(values=(-x, -grad))
+        inputs = len(arrays) - (self.variant.memory == "out")
+        changed = [self.framework.restore(a, b) for a, b in zip(arrays[:inputs], others[:inputs], strict=True)]
+        self.verify_on([*changed, *arrays[inputs:]])
 
     def restored(self, arrays: list[Any], masters: list[Any]) -> tuple[Any, ...]:
         """The arrays with fresh values where a call overwrites them, and `out` poisoned again."""
@@ -112,12 +137,13 @@ class Bench:
             wanted = truth.adjust(self.variant, inputs, wanted)
         result = self.call(*arrays)
         results = result if isinstance(result, tuple) else (result,)
-        # The end first and at once: work that is still going on when a call returns shows there.
-        tails = [np.array(self.framework.to_numpy(r[-64:])) for r in results]
+        # The ends first and at once: work that is still going on when a call returns shows there.
+        ends = [[np.array(self.framework.to_numpy(r[part])) for part in ENDS] for r in results]
         copies = tuple(np.array(self.framework.to_numpy(r)) for r in results)
-        for copy, tail in zip(copies, tails, strict=True):
-            if not np.array_equal(copy[-64:], tail, equal_nan=True):
+        for copy, seen in zip(copies, ends, strict=True):
+            if not all(np.array_equal(copy[part], end, equal_nan=True) for part, end in zip(ENDS, seen, strict=True)):
                 raise truth.WrongResult("the result still changed after the call had returned")
+        truth.check_dtypes(self.case.dtype, results)
         truth.check(self.variant, copies, wanted)
         for position, value in enumerate(inputs):
             if position not in self.consumed:
@@ -127,11 +153,13 @@ class Bench:
 def _time(bench: Bench, settings: Settings) -> Outcome:
     masters, arrays = bench.make(), bench.make()
     bench.verify_special()
+    bench.verify_own_memory(arrays)
     bench.verify_on(bench.restored(arrays, masters))
+    pool = [arrays]
     if bench.consumed:
         call_bytes = len(arrays) * bench.case.elements * ITEMSIZE_BYTES[bench.case.dtype]
         pool_size = max(1, min(MOST_POOLED, POOL_BYTES // call_bytes))
-        pool = [arrays, *(bench.make() for _ in range(pool_size - 1))]
+        pool += [bench.make() for _ in range(pool_size - 1)]
         supply: Callable[[int], Iterable[tuple[Any, ...]]] = partial(_restored, bench, pool, masters)
         most_calls: int | None = pool_size
     else:
@@ -139,8 +167,10 @@ def _time(bench: Bench, settings: Settings) -> Outcome:
     steal_s = provenance.steal_s()
     taken = sampler.sample(bench.call, supply, settings.budget_s, most_calls)
     steal_s = provenance.steal_s() - steal_s
-    # On the memory that was timed: what stopped working on the way shows here.
-    bench.verify_on(bench.restored(arrays, masters))
+    # On all memory that was timed: what stopped working on the way shows here.
+    for timed in pool:
+        bench.verify_on(bench.restored(timed, masters))
+    bench.verify_changed(arrays)
     bench.verify_special()
     details = {key: value for key, value in vars(taken).items() if key not in ("samples_s", "number")}
     return Outcome(

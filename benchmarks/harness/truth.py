@@ -8,9 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from impls.catalog import Variant
+from impls.catalog import NUMPY_DTYPES, Variant
 
 SEED = 2010
+# Smallest normal number, largest number, and the step from 1 to the next.
+LIMITS = {
+    **{name: tuple(float(getattr(np.finfo(name), k)) for k in ("tiny", "max", "eps")) for name in NUMPY_DTYPES},
+    "bfloat16": (2.0**-126, (2 - 2.0**-7) * 2.0**127, 2.0**-7),
+}
 
 
 class WrongResult(Exception):
@@ -29,11 +34,17 @@ def ordinary(elements: int) -> tuple[np.ndarray, np.ndarray]:
     return x, grad
 
 
-def special() -> tuple[np.ndarray, np.ndarray]:
-    """Input and gradient with every kind of float that must come out right, at every position of a vector."""
-    kinds = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 6e4, -6e4, 6.1035156e-05, -6.1035156e-05])
+def special(dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Input and gradient with every kind of float that must come out right, at every position of a vector.
+
+    float64, to be rounded to `dtype`: besides NaN, infinities and zeros its largest and its smallest
+    normal numbers, and some that need every bit of its mantissa.
+    """
+    least, most, step = LIMITS[dtype]
+    positive = np.array([1.0, 1 + step, 0.1, np.pi, least, 2 * least, most, most / 2, np.inf])
+    kinds = np.concatenate([[np.nan, 0.0, -0.0], positive, -positive])
     x, grad = np.meshgrid(kinds, kinds)
-    return np.resize(x, 389).astype(np.float32), np.resize(grad, 389).astype(np.float32)
+    return np.resize(x, 997), np.resize(grad, 997)
 
 
 def check(variant: Variant, results: tuple[np.ndarray, ...], expected: tuple[np.ndarray, ...]) -> None:
@@ -51,6 +62,14 @@ def check(variant: Variant, results: tuple[np.ndarray, ...], expected: tuple[np.
                 f"{name}: {np.count_nonzero(wrong)} of {result.size} elements are wrong; "
                 f"first at {first}: {result.flat[first]!s}, {wanted.flat[first]!s} needed"
             )
+
+
+def check_dtypes(dtype: str, results: tuple[Any, ...]) -> None:
+    """Raise WrongResult where a result, an array of any framework, has another dtype than its inputs."""
+    for result in results:
+        given = str(result.dtype).removeprefix("torch.")
+        if given != dtype:
+            raise WrongResult(f"result: dtype {given}, {dtype} needed")
 
 
 def adjust(
