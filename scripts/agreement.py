@@ -7,6 +7,7 @@ the ratio of a row's medians is further than the limit (percent) from 1.
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from statistics import median
@@ -29,6 +30,7 @@ def main() -> int:
         return 0
     settings = Settings(BUDGET_S, threads=options.threads)
     rows = [r for r in VARIANTS if r.framework in FRAMEWORKS and r.device == "cpu" and not r.needs]
+    rows = [row for row in rows if re.search(options.only, f"{row.op} {row.name}")]
     ratios = []
     print(f"{'operator':15} {'variant':24} {'elements':>9} {'harness':>11} {'torch Timer':>11} {'ratio':>6}")
     for row in tqdm(rows, unit="row", file=sys.stderr):
@@ -89,6 +91,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--limit", type=float, default=5.0, help="percent that medians may differ by (default: %(default)s)"
     )
+    parser.add_argument("--only", default="", help="a regular expression on operator and variant (default: all rows)")
     parser.add_argument("--threads", type=int, default=Settings.from_environment().threads, help=argparse.SUPPRESS)
     parser.add_argument("--independent", nargs=2, metavar=("OP", "VARIANT"), help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -42,7 +42,7 @@ def test_a_variant_is_a_function_and_a_row(checkout):
     checkout.append("impls/relu/numpy_.py", "\n\n" + snippet("Add a variant", 0))
     insert_after(checkout, "impls/catalog.py", "_NUMPY_ROWS: Rows = (", snippet("Add a variant", 1))
     assert checkout.changed() == {"impls/relu/numpy_.py", "impls/catalog.py"}
-    assert measured_and_shown(checkout, "numpy-abs.fresh")
+    assert measured_and_shown(checkout, "numpy-zeros.fresh")
 
 
 def test_a_framework_is_a_file_a_driver_and_rows(checkout):

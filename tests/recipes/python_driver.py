@@ -27,6 +27,10 @@ def array(values: np.ndarray, dtype: str) -> arrays.array:
     return arrays.array(TYPECODES[dtype], values.tolist())
 
 
+def dtype(array: arrays.array) -> str:
+    return {code: name for name, code in TYPECODES.items()}[array.typecode]
+
+
 def to_numpy(array: arrays.array) -> np.ndarray:
     return np.array(array)
 

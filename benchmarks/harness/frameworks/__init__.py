@@ -30,6 +30,9 @@ class Driver(Protocol):
     def array(self, values: np.ndarray, dtype: str) -> Any:
         """A new array that owns its memory, on the device; `dtype` also bool and uint8."""
 
+    def dtype(self, array: Any) -> str:
+        """The name of its dtype, as the catalog has it."""
+
     def to_numpy(self, array: Any) -> np.ndarray:
         """Its values, exactly: half precisions come as float32. Waits for the work to be done."""
 

@@ -37,6 +37,10 @@ def array(values: np.ndarray, dtype: str) -> Any:
     return jnp.array(jnp.asarray(values).astype(dtype), copy=True).block_until_ready()
 
 
+def dtype(array: Any) -> str:
+    return str(array.dtype)
+
+
 def to_numpy(array: Any) -> np.ndarray:
     return np.asarray(array.astype("float32") if array.dtype in ("float16", "bfloat16") else array)
 

@@ -1,11 +1,12 @@
 """Driver of Numba on the CPU: NumPy's arrays, compiled functions."""
 
 from benchmarks.harness.frameworks import Unavailable
-from benchmarks.harness.frameworks.numpy_ import array, blocking, restore, saved_bytes, to_numpy, transient_bytes
+from benchmarks.harness.frameworks.numpy_ import array, blocking, dtype, restore, saved_bytes, to_numpy, transient_bytes
 
 __all__ = [
     "array",
     "blocking",
+    "dtype",
     "environment",
     "restore",
     "saved_bytes",

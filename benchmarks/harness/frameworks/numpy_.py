@@ -27,6 +27,10 @@ def array(values: np.ndarray, dtype: str) -> np.ndarray:
     return np.array(values, dtype=dtype)
 
 
+def dtype(array: np.ndarray) -> str:
+    return str(array.dtype)
+
+
 def to_numpy(array: np.ndarray) -> np.ndarray:
     return np.asarray(array)
 

@@ -35,6 +35,10 @@ def array(values: np.ndarray, dtype: str) -> Any:
     )
 
 
+def dtype(array: Any) -> str:
+    return str(array.dtype).removeprefix("torch.")
+
+
 def to_numpy(array: Any) -> np.ndarray:
     import torch
 
