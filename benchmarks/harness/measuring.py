@@ -74,9 +74,7 @@ class Bench:
 
     def __init__(self, variant: Variant, case: Case, framework: Driver, function: Callable[..., Any]) -> None:
         self.variant, self.case, self.framework, self.function = variant, case, framework, function
-        self.call = operators.call(variant.op, framework.blocking(function))
-        if variant.op == "relu.roundtrip":
-            self.call = framework.blocking(operators.call(variant.op, function))
+        self.call = framework.blocking(operators.call(variant.op, function))
         self.consumed = operators.consumed(variant.op, variant.memory)
         self.ordinary = truth.ordinary(case.elements)
 
