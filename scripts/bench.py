@@ -1,7 +1,7 @@
 """Measure this commit with asv and write the report: the program behind ./scripts/bench.
 
 asv measures what is committed, in environments of its own. A run measures what is missing for
-this commit on this machine, or everything with --again; what a killed run had saved is kept.
+this commit on this machine, or everything with --again; a killed run goes on where it stopped.
 """
 
 import argparse
@@ -9,9 +9,9 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from scripts.pins import ROOT
 from scripts.profiles import PROFILES, Profile, asv_patterns, cases
 
 RESULTS, OUTCOMES, HTML = ROOT / ".asv" / "results", ROOT / ".asv" / "outcomes", ROOT / ".asv" / "html"
+UNFINISHED = ROOT / ".asv" / "unfinished"
 ASV = [sys.executable, "-m", "asv"]
 # asv's exit code where a benchmark failed: the rest was measured, and the report says why.
 SOME_FAILED = 2
@@ -42,7 +43,10 @@ def main() -> int:
     done = set() if arguments.again else _done(commit, arguments.machine)
     todo = [case for case in wanted if case not in done]
     say(f"{len(wanted)} cases, {len(todo)} to measure")
-    failed = _measure(profile, todo, arguments.machine) if todo else False
+    unfinished = UNFINISHED / f"{commit[:8]}-{arguments.profile}-{arguments.machine}"
+    if arguments.again:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    failed = _measure(profile, todo, arguments.machine, unfinished) if todo else False
     _publish()
     report = [sys.executable, "-m", "scripts.report", "--machine", arguments.machine, "--commit", commit]
     code = subprocess.run(report, cwd=ROOT).returncode
@@ -114,42 +118,41 @@ def _done(commit: str, machine: str) -> set[Case]:
     return {Case(*row) for row in table[["quantity", "op", "variant", "elements", "dtype"]].itertuples(index=False)}
 
 
-def _measure(profile: Profile, todo: list[Case], machine: str) -> bool:
-    """Run asv over the cases, chunk by chunk; tell whether any of them failed."""
+def _measure(profile: Profile, todo: list[Case], machine: str, unfinished: Path) -> bool:
+    """Run asv over the cases; tell whether any of them failed.
+
+    unfinished: where what is measured is kept until asv has saved it, at its end.
+    """
     log = ROOT / ".asv" / "logs" / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (log.parent, unfinished):
+        folder.mkdir(parents=True, exist_ok=True)
+    bundles.write_plan(unfinished, todo)
     say(f"asv's own output: {log}")
-    failed = False
-    with tempfile.TemporaryDirectory(prefix="relu-bench-bundles-") as folder, log.open("wb") as sink:
-        environment = {
-            **os.environ,
-            "RELU_BENCH_BUDGET_S": str(profile.budget_s),
-            "RELU_BENCH_MACHINE": machine,
-            "PYTHONUNBUFFERED": "1",
-        }
-        if profile.bundled:
-            bundles.write_plan(Path(folder), todo)
-            environment[bundles.VARIABLE] = folder
-        progress = _Progress(todo, log)
-        for start in range(0, len(todo), profile.chunk):
-            patterns = asv_patterns(todo[start : start + profile.chunk])
-            selection = [word for pattern in patterns for word in ("--bench", pattern)]
-            command = [*ASV, "-v", "run", "HEAD^!", "--record-samples", "--show-stderr", *_named(machine), *selection]
-            process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT, env=environment)
-            try:
-                while process.poll() is None:
-                    time.sleep(POLL_S)
-                    progress.update()
-            finally:
-                process.terminate()
-                process.wait()
+    selection = [word for pattern in asv_patterns(todo) for word in ("--bench", pattern)]
+    command = [*ASV, "-v", "run", "HEAD^!", "--record-samples", "--show-stderr", *_named(machine), *selection]
+    environment = {
+        **os.environ,
+        **profile.environment(),
+        "RELU_BENCH_MACHINE": machine,
+        bundles.VARIABLE: str(unfinished),
+        "PYTHONUNBUFFERED": "1",
+    }
+    progress = _Progress(todo, log)
+    with log.open("wb") as sink:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT, env=environment)
+        try:
+            while process.poll() is None:
+                time.sleep(POLL_S)
+                progress.update()
+        finally:
+            process.terminate()
+            process.wait()
             progress.update()
-            if process.returncode not in (0, SOME_FAILED):
-                progress.close()
-                raise SystemExit(f"asv stopped with code {process.returncode}; the end of {log}:\n{_tail(log)}")
-            failed |= process.returncode == SOME_FAILED
-        progress.close()
-    return failed
+            progress.close()
+    if process.returncode not in (0, SOME_FAILED):
+        raise SystemExit(f"asv stopped with code {process.returncode}; the end of {log}:\n{_tail(log)}")
+    shutil.rmtree(unfinished)
+    return process.returncode == SOME_FAILED
 
 
 class _Progress:
@@ -216,5 +219,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        say("interrupted; what asv had saved is kept, the rest is measured by the next run")
+        say("interrupted; the next run goes on from here")
         sys.exit(130)

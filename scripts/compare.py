@@ -28,7 +28,7 @@ def main() -> int:
     register(platform.node())
     say(f"comparing {options.base} with {options.head}; asv makes its environments first")
     command = [*ASV, "continuous", options.base, options.head, *factor, "--show-stderr"]
-    environment = {**os.environ, "RELU_BENCH_BUDGET_S": str(PROFILES[options.profile].budget_s)}
+    environment = {**os.environ, **PROFILES[options.profile].environment()}
     code = _printed([*command, *_bench(patterns)], environment)
     if code not in (0, 1, 2):
         return code

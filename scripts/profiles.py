@@ -15,24 +15,26 @@ class Profile:
     """A selection of cases and how long to sample each.
 
     memory_elements: where saved and transient bytes are measured; they are exact, and one size
-    tells them. bundled: cases of one variant share a process (harness/bundles.py). chunk: cases
-    that one asv run holds; asv saves its results at the end of each.
+    tells them. processes: how many measure each time, sharing its budget.
     """
 
     dtypes: tuple[str, ...]
     elements: tuple[int, ...]
     memory_elements: tuple[int, ...]
     budget_s: float
+    processes: int
     first_call: bool
-    bundled: bool
-    chunk: int
     without_needs: bool
+
+    def environment(self) -> dict[str, str]:
+        """The variables that tell the harness."""
+        return {"RELU_BENCH_BUDGET_S": str(self.budget_s), "RELU_BENCH_PROCESSES": str(self.processes)}
 
 
 PROFILES = {
-    "smoke": Profile(("float32",), (2**15, 2**20), (2**20,), 0.2, False, True, 1000, without_needs=True),
-    "core": Profile(("float32",), relu.ELEMENTS, (2**20,), 0.8, True, False, 100, without_needs=False),
-    "full": Profile(DTYPES, relu.ELEMENTS, (2**20,), 0.5, True, False, 150, without_needs=False),
+    "smoke": Profile(("float32",), (2**15, 2**20), (2**20,), 0.2, 1, first_call=False, without_needs=True),
+    "core": Profile(("float32",), relu.ELEMENTS, (2**20,), 0.8, 2, first_call=True, without_needs=False),
+    "full": Profile(DTYPES, relu.ELEMENTS, (2**20,), 0.4, 1, first_call=True, without_needs=False),
 }
 BENCHMARK_NAMES = {
     (method.removeprefix("track_"), getattr(cls, "op", "roof")): f"{module.__name__.split('.')[-1]}.{name}.{method}"

@@ -1,16 +1,20 @@
-"""Measure the cases of one variant in one process, to spare imports, where a run asks for it.
+"""Which processes measure a case: several for a time, and those of one variant together where a run asks for it.
 
 asv asks for one case at a time. With RELU_BENCH_BUNDLES set to a folder that holds plan.json (all
-cases of the run), the first case of a variant measures the others of that variant too, and
-leaves their outcomes in the folder. Without it each case has a process of its own.
+cases of the run), the first case of a variant has the others of that variant measured in the same
+processes, which spares imports, and their outcomes left in the folder. They stay there when the
+run is killed: the next one with that folder takes them. Without it each case has processes of its own.
 """
 
 import json
 import os
-from dataclasses import asdict
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from benchmarks.harness import isolation
+from benchmarks.harness import isolation, outcomes
 from benchmarks.harness.case import Case, Settings
 from benchmarks.harness.outcomes import Outcome
 
@@ -25,13 +29,33 @@ def write_plan(folder: Path, cases: list[Case]) -> None:
 def outcome(case: Case, settings: Settings) -> Outcome:
     """The outcome of a case: one left by an earlier case of its variant, or a new one."""
     if not os.environ.get(VARIABLE):
-        return isolation.run([case], settings)[0]
+        return measured([case], settings)[case]
     folder = Path(os.environ[VARIABLE])
     if not _path(folder, case).exists():
-        bundle = [case, *_waiting_beside(case, folder)]
-        for member, result in zip(bundle, isolation.run(bundle, settings), strict=False):
-            _path(folder, member).write_text(json.dumps(asdict(result)))
+        for member, result in measured([case, *_waiting_beside(case, folder)], settings).items():
+            partial = _path(folder, member).with_suffix(".partial")
+            partial.write_text(json.dumps(asdict(result)))
+            os.replace(partial, _path(folder, member))
     return Outcome(**json.loads(_path(folder, case).read_text()))
+
+
+def measured(cases: Sequence[Case], settings: Settings) -> dict[Case, Outcome]:
+    """The outcomes of the cases of one variant, those that vary from several processes, each in another order.
+
+    What does not vary is measured behind what does, so that no meter disturbs a time.
+    """
+    parts: dict[Case, list[Outcome]] = defaultdict(list)
+    share = replace(settings, budget_s=settings.budget_s / settings.processes)
+    for process in range(settings.processes):
+        varying = [case for case in cases if case.varies and all(part.status == "ok" for part in parts[case])]
+        steady = [case for case in cases if not case.varies and process == 0]
+        todo = [*random.sample(varying, len(varying)), *steady]
+        while todo:
+            ended = isolation.run(todo, share)
+            for case, part in zip(todo, ended, strict=False):
+                parts[case].append(part)
+            todo = todo[len(ended) :]
+    return {case: outcomes.pooled(parts[case]) for case in cases}
 
 
 def _waiting_beside(case: Case, folder: Path) -> list[Case]:
@@ -48,4 +72,4 @@ def _waiting_beside(case: Case, folder: Path) -> list[Case]:
 
 
 def _path(folder: Path, case: Case) -> Path:
-    return folder / ("-".join(str(value) for value in vars(case).values()) + ".json")
+    return folder / ("-".join([os.environ.get("ASV_ENV_NAME", "unknown"), *map(str, vars(case).values())]) + ".json")

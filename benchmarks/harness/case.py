@@ -22,22 +22,32 @@ class Case:
     elements: int
     dtype: str
 
+    @property
+    def varies(self) -> bool:
+        """Whether another process may give another number: a time does, as its memory lies elsewhere; bytes do not.
+
+        A roof tries several places in memory itself; compiling takes too long to be done twice.
+        """
+        return self.quantity == "time" and self.op != "roof"
+
 
 @dataclass(frozen=True)
 class Settings:
     """How long and how wide to measure.
 
-    budget_s: sampling stops here at the latest. limit_s: the whole process is ended here.
-    threads: threads asked of every framework.
+    budget_s: sampling of a case stops here at the latest. limit_s: a process that takes longer for a
+    case is ended. threads: threads asked of every framework. processes: how many measure a time,
+    sharing its budget.
     """
 
     budget_s: float = 1.0
     limit_s: float = 120.0
     threads: int = 0
+    processes: int = 2
 
     @staticmethod
     def from_environment() -> "Settings":
-        """RELU_BENCH_BUDGET_S, RELU_BENCH_LIMIT_S and RELU_BENCH_THREADS, or the defaults.
+        """RELU_BENCH_BUDGET_S, _LIMIT_S, _THREADS and _PROCESSES, or the defaults.
 
         Threads default to the cores this process may use.
         Raises ValueError that names the variable and what it accepts.
@@ -47,6 +57,7 @@ class Settings:
             budget_s=_number("RELU_BENCH_BUDGET_S", Settings.budget_s, 0.01, 3600),
             limit_s=_number("RELU_BENCH_LIMIT_S", Settings.limit_s, 1, 86400),
             threads=int(_number("RELU_BENCH_THREADS", cores, 1, cores)),
+            processes=int(_number("RELU_BENCH_PROCESSES", Settings.processes, 1, 100)),
         )
 
 

@@ -21,14 +21,15 @@ def run(cases: Sequence[Case], settings: Settings) -> list[Outcome]:
 
     Where a case ends that process, its outcome is the last one of the result, and the cases behind
     it have none. The process sees the import path of this one. It and all that it started are
-    killed when `settings.limit_s` for each case is over.
+    killed when one case takes longer than `settings.limit_s`.
     """
     with tempfile.TemporaryDirectory(prefix="relu-bench-") as name:
         folder = Path(name)
         requests = [to_json(case, settings) for case in cases]
-        request = {"folder": name, "benchmarks": str(Path(__file__).parents[1]), "requests": requests}
+        # The process writes a byte for each case that it is done with.
+        progress, done = os.pipe()
+        request = {"folder": name, "benchmarks": str(Path(__file__).parents[1]), "done": done, "requests": requests}
         (folder / "request.json").write_text(json.dumps(request))
-        limit_s = settings.limit_s * len(cases)
         with (folder / "output.txt").open("wb") as sink:
             # -P keeps this file's folder off the path, where its modules could shadow others.
             process = subprocess.Popen(
@@ -38,25 +39,33 @@ def run(cases: Sequence[Case], settings: Settings) -> list[Outcome]:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
                 start_new_session=True,
+                pass_fds=(done,),
             )
-            code = _wait(process, limit_s)
+            os.close(done)
+            code = _wait(process, progress, settings.limit_s)
         tail = (folder / "output.txt").read_bytes()[-4 * TAIL_CHARACTERS :].decode(errors="replace")[-TAIL_CHARACTERS:]
         outcomes = [
             Outcome(**json.loads((folder / f"{number}.json").read_text()))
             for number in range(len(cases))
             if (folder / f"{number}.json").exists()
         ]
-        return outcomes if len(outcomes) == len(cases) else [*outcomes, _broken_off(code, limit_s, tail)]
+        return outcomes if len(outcomes) == len(cases) else [*outcomes, _broken_off(code, settings.limit_s, tail)]
 
 
-def _wait(process: subprocess.Popen, limit_s: float) -> int | None:
-    """The exit code, or None after the limit; sleeps meanwhile, as polling would disturb the timing."""
+def _wait(process: subprocess.Popen, progress: int, limit_s: float) -> int | None:
+    """The exit code, or None where a case takes longer than the limit; asleep meanwhile, as polling would disturb."""
     handle = os.pidfd_open(process.pid)
+    watched = [handle, progress]
     try:
-        ended, _, _ = select.select([handle], [], [], limit_s)
-        return process.wait() if ended else None
+        while ready := select.select(watched, [], [], limit_s)[0]:
+            if handle in ready:
+                return process.wait()
+            if not os.read(progress, 1):
+                watched = [handle]
+        return None
     finally:
         os.close(handle)
+        os.close(progress)
         _kill_session(process)
 
 

@@ -6,7 +6,7 @@ Only this process imports a framework.
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import median
 from time import perf_counter
@@ -23,6 +23,8 @@ from impls.catalog import ITEMSIZE_BYTES, Variant, find
 # Buffers that in-place calls rotate through are restored together and stay within a common L2 cache.
 POOL_BYTES = 512 * 1024
 MOST_POOLED = 256
+MOST_PLACEMENTS = 3
+PLACED_BYTES = 64 * 1024 * 1024
 ROOF_PLACEMENTS = 4
 ENDS = (slice(0, 64), slice(-64, None))
 
@@ -76,37 +78,64 @@ class Bench:
         self.variant, self.case, self.framework, self.function = variant, case, framework, function
         self.call = framework.blocking(operators.call(variant.op, function))
         self.consumed = operators.consumed(variant.op, variant.memory)
-        self.ordinary = truth.ordinary(case.elements)
+        self.arguments = operators.COUNT[variant.op] + (variant.memory == "out")
+        self.call_bytes = self.arguments * case.elements * ITEMSIZE_BYTES[case.dtype]
+        # Calls that overwrite their inputs take turns on several sets of them, restored together.
+        self.pool_size = max(1, min(MOST_POOLED, POOL_BYTES // self.call_bytes)) if self.consumed else 1
+        self.x, self.grad = truth.ordinary(case.elements)
+        self.ordinary = self.inputs(self.x, self.grad)
 
-    def make(self, elements: int | None = None, values: tuple[np.ndarray, np.ndarray] | None = None) -> list[Any]:
+    def inputs(self, x: np.ndarray, grad: np.ndarray) -> operators.Inputs:
+        """The values for one call, from an input and a gradient."""
+        return operators.inputs(self.variant, x, grad, self.case.dtype)
+
+    def make(self, elements: int | None = None) -> list[Any]:
+        """New framework arrays with ordinary values for one call."""
+        return self.arrays(self.ordinary if elements is None else self.inputs(*truth.ordinary(elements)))
+
+    def arrays(self, given: operators.Inputs) -> list[Any]:
         """New framework arrays for one call: (x,), (grad, saved) or (x, grad), and `out`, poisoned."""
-        x, grad = values or (self.ordinary if elements is None else truth.ordinary(elements))
-        given = operators.inputs(self.variant, x, grad, self.case.dtype)
-        arrays = [self.framework.array(v, t) for v, t in zip(given.values, given.dtypes, strict=True)]
-        if self.variant.memory == "out":
-            arrays.append(self.framework.array(np.full(arrays[0].shape, operators.POISON), self.case.dtype))
-        return arrays
+        return [self._array(given, position) for position in range(self.arguments)]
+
+    def masters(self) -> dict[int, Any]:
+        """New framework arrays with what the arguments that a call writes to hold before it, by position."""
+        written = (self.arguments - 1,) if self.variant.memory == "out" else self.consumed
+        return {position: self._array(self.ordinary, position) for position in written}
+
+    def _array(self, given: operators.Inputs, position: int) -> Any:
+        if position < len(given.values):
+            return self.framework.array(given.values[position], given.dtypes[position])
+        poison = np.broadcast_to(np.float32(operators.POISON), given.values[0].shape)
+        return self.framework.array(poison, self.case.dtype)
+
+    def restored(self, arrays: list[Any], masters: dict[int, Any]) -> tuple[Any, ...]:
+        """The arrays with the values of the masters where a call writes: fresh inputs, and `out` poisoned."""
+        for position, master in masters.items():
+            arrays[position] = self.framework.restore(arrays[position], master)
+        return tuple(arrays)
 
     def verify(self) -> None:
         """Raise truth.WrongResult unless special and ordinary inputs give what the reference gives."""
         self.verify_special()
-        self.verify_on(self.make())
+        self.verify_on(self.make(), self.ordinary.values)
 
     def verify_special(self) -> None:
         """The check of a call on special values, with the departures that the row declares."""
-        self.verify_on(self.make(values=truth.special(self.case.dtype)), adjust=True)
+        arrays = self.arrays(self.inputs(*truth.special(self.case.dtype)))
+        # Read back, as their dtype rounds them.
+        values = [np.array(self.framework.to_numpy(a)) for a in arrays]
+        self.verify_on(arrays, values[: operators.COUNT[self.variant.op]], adjust=True)
 
     def verify_own_memory(self, arrays: Sequence[Any]) -> None:
         """Raise truth.WrongResult where a fresh result is overwritten by the next call."""
         if self.variant.memory != "fresh":
             return
-        x, grad = self.ordinary
         first = self.call(*arrays)
         results = first if isinstance(first, tuple) else (first,)
         before = [np.array(self.framework.to_numpy(r)) for r in results]
-        self.call(*self.make(values=(-x, -grad)))
+        self.call(*self.arrays(self.inputs(self.grad, self.x)))
         for result, copy in zip(results, before, strict=True):
-            if not np.array_equal(self.framework.to_numpy(result), copy):
+            if not np.array_equal(self.framework.to_numpy(result), copy, equal_nan=True):
                 raise truth.WrongResult("a fresh result was overwritten by the next call")
 
     def verify_changed(self, arrays: list[Any]) -> None:
@@ -114,75 +143,81 @@ class Bench:
 
         Shows results that are remembered, and work that is left out where a result is there already.
         """
-        x, grad = self.ordinary
-        others = self.make(values=(-x, -grad))
-        inputs = len(arrays) - (self.variant.memory == "out")
-        changed = [self.framework.restore(a, b) for a, b in zip(arrays[:inputs], others[:inputs], strict=True)]
-        self.verify_on([*changed, *arrays[inputs:]])
+        other = self.inputs(self.grad, self.x)
+        for position in range(len(other.values)):
+            arrays[position] = self.framework.restore(arrays[position], self._array(other, position))
+        self.verify_on(arrays, other.values)
 
-    def restored(self, arrays: list[Any], masters: list[Any]) -> tuple[Any, ...]:
-        """The arrays with fresh values where a call overwrites them, and `out` poisoned again."""
-        written = (len(arrays) - 1,) if self.variant.memory == "out" else self.consumed
-        for position in written:
-            arrays[position] = self.framework.restore(arrays[position], masters[position])
-        return tuple(arrays)
-
-    def verify_on(self, arrays: Sequence[Any], adjust: bool = False) -> None:
-        """The check of one call on given arrays."""
-        values = tuple(np.array(self.framework.to_numpy(a)) for a in arrays)
-        inputs = values[:2] if self.variant.op != "relu.forward" else values[:1]
-        wanted = operators.expected(self.variant, inputs)
-        if adjust:
-            wanted = truth.adjust(self.variant, inputs, wanted)
+    def verify_on(self, arrays: Sequence[Any], values: Sequence[np.ndarray], adjust: bool = False) -> None:
+        """The check of one call on arrays whose inputs hold these values, block by block."""
         result = self.call(*arrays)
         results = result if isinstance(result, tuple) else (result,)
         # The ends first and at once: work that is still going on when a call returns shows there.
         ends = [[np.array(self.framework.to_numpy(r[part])) for part in ENDS] for r in results]
-        copies = tuple(np.array(self.framework.to_numpy(r)) for r in results)
-        for copy, seen in zip(copies, ends, strict=True):
-            if not all(np.array_equal(copy[part], end, equal_nan=True) for part, end in zip(ENDS, seen, strict=True)):
-                raise truth.WrongResult("the result still changed after the call had returned")
+        found = [self.framework.to_numpy(r) for r in results]
+        kept = {p: self.framework.to_numpy(arrays[p]) for p in range(len(values)) if p not in self.consumed}
         for one in results:
             truth.check_dtype(self.framework.dtype(one), self.case.dtype)
-        truth.check(self.variant, copies, wanted)
-        for position, value in enumerate(inputs):
-            if position not in self.consumed:
-                truth.unchanged(f"number {position + 1}", value, self.framework.to_numpy(arrays[position]))
+        truth.check_form(self.variant, found, values[0].shape)
+        for block in truth.blocks(values[0].size):
+            given = operators.part(values, block)
+            wanted = operators.expected(self.variant, given)
+            if adjust:
+                wanted = truth.adjust(self.variant, given, wanted)
+            truth.check(self.variant, [r[block] for r in found], wanted, block.start)
+            for position, array in kept.items():
+                truth.unchanged(
+                    f"number {position + 1}", given[position], operators.part_of(array, values[0].size, block)
+                )
+        for whole, seen in zip(found, ends, strict=True):
+            if not all(np.array_equal(whole[part], end, equal_nan=True) for part, end in zip(ENDS, seen, strict=True)):
+                raise truth.WrongResult("the result still changed after the call had returned")
 
 
 def _time(bench: Bench, settings: Settings) -> Outcome:
-    masters, arrays = bench.make(), bench.make()
     bench.verify_special()
-    bench.verify_own_memory(arrays)
-    bench.verify_on(bench.restored(arrays, masters))
-    pool = [arrays]
-    if bench.consumed:
-        call_bytes = len(arrays) * bench.case.elements * ITEMSIZE_BYTES[bench.case.dtype]
-        pool_size = max(1, min(MOST_POOLED, POOL_BYTES // call_bytes))
-        pool += [bench.make() for _ in range(pool_size - 1)]
-        supply: Callable[[int], Iterable[tuple[Any, ...]]] = partial(_restored, bench, pool, masters)
-        most_calls: int | None = pool_size
-    else:
-        supply, most_calls = sampler.same(tuple(arrays)), None
+    masters = bench.masters()
+    # How fast memory is depends on where it lies: small arrays are timed in several places, all kept.
+    placements = max(1, min(MOST_PLACEMENTS, PLACED_BYTES // bench.call_bytes))
+    pools: list[list[list[Any]]] = []
+    taken: list[sampler.Samples] = []
     steal_s = provenance.steal_s()
-    taken = sampler.sample(bench.call, supply, settings.budget_s, most_calls)
+    for _ in range(placements):
+        pools.append([bench.make() for _ in range(bench.pool_size)])
+        taken.append(_sampled(bench, pools[-1], masters, settings.budget_s / placements))
     steal_s = provenance.steal_s() - steal_s
-    # On all memory that was timed: what stopped working on the way shows here.
-    for timed in pool:
-        bench.verify_on(bench.restored(timed, masters))
-    bench.verify_changed(arrays)
     bench.verify_special()
-    details = {key: value for key, value in vars(taken).items() if key not in ("samples_s", "number")}
+    samples = sampler.pooled(taken)
+    circumstances = {key: value for key, value in vars(samples).items() if key not in ("samples_s", "number")}
     return Outcome(
         "ok",
-        value=median(taken.samples_s),
-        samples_s=taken.samples_s,
-        number=taken.number,
-        details={**details, "samples": len(taken.samples_s), "steal_s": steal_s},
+        value=median(samples.samples_s),
+        samples_s=samples.samples_s,
+        number=samples.number,
+        details={
+            **circumstances,
+            "samples": len(samples.samples_s),
+            "placement_medians_s": [median(one.samples_s) for one in taken],
+            "steal_s": steal_s,
+        },
     )
 
 
-def _restored(bench: Bench, pool: list[list[Any]], masters: list[Any], calls: int) -> list[tuple[Any, ...]]:
+def _sampled(bench: Bench, pool: list[list[Any]], masters: dict[int, Any], budget_s: float) -> sampler.Samples:
+    """Samples of calls on these arrays, all of which are checked before or after, on what they hold then."""
+    first, values = pool[0], bench.ordinary.values
+    bench.verify_on(bench.restored(first, masters), values)
+    bench.verify_own_memory(first)
+    supply = partial(_restored, bench, pool, masters) if bench.consumed else sampler.same(tuple(first))
+    taken = sampler.sample(bench.call, supply, budget_s, bench.pool_size if bench.consumed else None)
+    # What stopped working on the way shows here.
+    for timed in pool:
+        bench.verify_on(bench.restored(timed, masters), values)
+    bench.verify_changed(first)
+    return taken
+
+
+def _restored(bench: Bench, pool: list[list[Any]], masters: dict[int, Any], calls: int) -> list[tuple[Any, ...]]:
     """Arguments for so many in-place calls, each with its own, fresh data."""
     return [bench.restored(arrays, masters) for arrays in pool[:calls]]
 

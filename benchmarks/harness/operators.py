@@ -1,6 +1,6 @@
 """Per operator: its inputs, how it is called in each memory mode, and what it must return."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from impls.relu import reference
 
 # Written where a result must appear, so that what is not written shows: no ReLU returns it.
 POISON = -7.0
+# Arguments that are inputs.
+COUNT = {"relu.forward": 1, "relu.backward": 2, "relu.roundtrip": 2}
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,16 @@ def expected(variant: Variant, values: tuple[np.ndarray, ...]) -> tuple[np.ndarr
         return reference.forward(x), reference.backward(grad, x)
     grad, saved = values
     return (reference.backward(grad, _unpacked(saved, grad) if variant.saves == "bits" else saved),)
+
+
+def part(values: Sequence[np.ndarray], block: slice) -> tuple[np.ndarray, ...]:
+    """The values of a call for some of its elements; the first array has one value for each."""
+    return tuple(part_of(value, values[0].size, block) for value in values)
+
+
+def part_of(array: np.ndarray, elements: int, block: slice) -> np.ndarray:
+    """What an array holds for some of the elements: packed bits hold eight in one; `block` starts at a whole one."""
+    return array[block] if array.size == elements else array[block.start // 8 : -(-block.stop // 8)]
 
 
 def _unpacked(bits: np.ndarray, like: np.ndarray) -> np.ndarray:

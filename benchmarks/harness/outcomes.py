@@ -8,9 +8,10 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from benchmarks.harness.case import Case
@@ -38,6 +39,23 @@ class Outcome:
     number: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
     output_tail: str = ""
+
+
+def pooled(parts: Sequence[Outcome]) -> Outcome:
+    """One outcome of a case that several processes measured: all their samples, or the first failure."""
+    failures = [part for part in parts if part.status != "ok"]
+    if failures or len(parts) == 1:
+        return (failures or parts)[0]
+    samples_s = [sample for part in parts for sample in part.samples_s or ()]
+    circumstances = [{"median_s": part.value, "number": part.number, **part.details} for part in parts]
+    provenance = [one.pop("provenance") for one in circumstances]
+    return Outcome(
+        "ok",
+        value=median(samples_s),
+        samples_s=samples_s,
+        number=min(part.number or 1 for part in parts),
+        details={"processes": circumstances, "provenance": provenance[0]},
+    )
 
 
 def folder() -> Path:
