@@ -57,8 +57,8 @@ def left_out_where_it_is_done(x, out):
 memory = {}
 def remembered_by_identity(x):
     if id(x) not in memory:
-        memory[id(x)] = np.maximum(x, 0)
-    return memory[id(x)].copy()
+        memory[id(x)] = x, np.maximum(x, 0)
+    return memory[id(x)][1].copy()
 def one_buffer_for_all_results(x):
     return np.maximum(x, 0, out=memory.setdefault(x.shape, np.empty_like(x)))
 def another_dtype(x): return np.maximum(x, 0).astype(np.float16)
