@@ -1,9 +1,16 @@
-"""ReLU forward, backward and round trip: time, first call, and memory, over the variants of the catalog."""
+"""ReLU forward, backward and round trip, over the variants of the catalog.
+
+Time with warm and with cold caches and over the number of threads, first call, and memory.
+"""
 
 from benchmarks.harness.case import UNITS
 from benchmarks.harness.tracking import in_unit, track
 from impls.catalog import DTYPES, variants
 
+# Cold caches matter where the arrays fit into one.
+COLD_ELEMENTS = (2**15, 2**20)
+SCALING_ELEMENTS = (2**20, 2**25)
+THREADS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 ELEMENTS = (2**10, 2**15, 2**20, 2**25)
 # asv's limit is for all that is measured with a case (harness/bundles.py); each has one of its own (harness/case.py).
 TIMEOUT_S = 7200
@@ -46,6 +53,64 @@ class Roundtrip(_Operator):
     def track_saved_bytes(self, variant, elements, dtype):
         """Bytes kept from the forward pass for the backward pass."""
         return track("saved_bytes", self.op, variant, elements, dtype)
+
+
+class _Cold:
+    """As above, with the arguments in no cache."""
+
+    op: str
+    param_names = ("variant", "elements", "dtype")
+    timeout = TIMEOUT_S
+    version = "1"
+
+    @in_unit(UNITS["cold"])
+    def track_cold(self, variant, elements, dtype):
+        """Seconds a call, on inputs that were moved out of the caches."""
+        return track("cold", self.op, variant, elements, dtype)
+
+
+class ForwardCold(_Cold):
+    op = "relu.forward"
+    params = ([v.name for v in variants(op) if v.device == "cpu"], COLD_ELEMENTS, DTYPES)
+
+
+class BackwardCold(_Cold):
+    op = "relu.backward"
+    params = ([v.name for v in variants(op) if v.device == "cpu"], COLD_ELEMENTS, DTYPES)
+
+
+class RoundtripCold(_Cold):
+    op = "relu.roundtrip"
+    params = ([v.name for v in variants(op) if v.device == "cpu"], COLD_ELEMENTS, DTYPES)
+
+
+class _Scaling:
+    """Time over the number of threads, for what uses them all; n/a where the machine has fewer cores."""
+
+    op: str
+    param_names = ("variant", "elements", "threads")
+    timeout = TIMEOUT_S
+    version = "1"
+
+    @in_unit(UNITS["scaling"])
+    def track_scaling(self, variant, elements, threads):
+        """Seconds a call, float32, warm."""
+        return track("scaling", self.op, variant, elements, "float32", threads)
+
+
+class ForwardScaling(_Scaling):
+    op = "relu.forward"
+    params = ([v.name for v in variants(op) if v.threaded], SCALING_ELEMENTS, THREADS)
+
+
+class BackwardScaling(_Scaling):
+    op = "relu.backward"
+    params = ([v.name for v in variants(op) if v.threaded], SCALING_ELEMENTS, THREADS)
+
+
+class RoundtripScaling(_Scaling):
+    op = "relu.roundtrip"
+    params = ([v.name for v in variants(op) if v.threaded], SCALING_ELEMENTS, THREADS)
 
 
 class _FirstCall:

@@ -18,6 +18,10 @@ ITEMSIZE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 DTYPES = tuple(ITEMSIZE_BYTES)
 
 
+# What NumPy's casting buffers and blocks take at the most, whatever the array size.
+SCRATCH_BYTES = 256 * 1024
+
+
 @dataclass(frozen=True)
 class Size:
     """Memory that grows with the number of elements n.
@@ -33,6 +37,11 @@ class Size:
     def bytes(self, elements: int, itemsize_bytes: int) -> int:
         """Bytes for n elements; a packed mask takes whole bytes."""
         return round(self.arrays * elements * itemsize_bytes) + -int(-self.element_bytes * elements // 1)
+
+    def explains(self, measured_bytes: float, elements: int, itemsize_bytes: int) -> bool:
+        """Whether so many bytes are these, to the byte where there is no scratch."""
+        excess_bytes = measured_bytes - self.bytes(elements, itemsize_bytes)
+        return 0 <= excess_bytes <= (SCRATCH_BYTES if self.scratch else 0)
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,7 @@ class Variant:
     transient: predicted peak of memory allocated during the call, its result included.
     kept: predicted bytes kept between forward and backward; None: as `saves` says.
     needs: a tool besides the framework ("c++ compiler").
+    threaded: whether it uses all threads.
     compiled: whether a first call compiles.
     contract: the small print beside the number.
     """
@@ -111,6 +121,7 @@ class Variant:
     semantics: Semantics = Semantics()
     dtypes: tuple[str, ...] = DTYPES
     needs: str | None = None
+    threaded: bool = True
     compiled: bool = False
 
     def load(self) -> Callable[..., Any]:
@@ -123,9 +134,10 @@ class Variant:
         """What any implementation of this operator must move, given what was saved."""
         return REQUIRED_TRAFFIC[self.op, self.saves]
 
-    def kept_bytes(self, elements: int, itemsize_bytes: int) -> int:
-        """Predicted bytes kept between forward and backward."""
-        return (self.kept or KEPT[self.saves]).bytes(elements, itemsize_bytes)
+    @property
+    def kept_size(self) -> Size:
+        """What is predicted to be kept between forward and backward."""
+        return self.kept or KEPT[self.saves]
 
 
 KEPT = {
@@ -179,43 +191,43 @@ Rows = tuple[Variant, ...]
 
 # fmt: off
 _NUMPY_ROWS: Rows = (
-    Variant("numpy.fresh", "relu.forward", "numpy", f"{_NUMPY}:forward", "fresh", FORWARD, "one thread; one ufunc", transient=ONE, semantics=NUMPY),
-    Variant("numpy-where.fresh", "relu.forward", "numpy", f"{_NUMPY}:forward_where", "fresh", MASKED_FORWARD, "one thread; drops NaN", transient=ONE_AND_MASK, semantics=NUMPY_WHERE),
-    Variant("numpy-multiply.fresh", "relu.forward", "numpy", f"{_NUMPY}:forward_multiply", "fresh", MASKED_FORWARD, "one thread; -inf gives NaN", transient=Size(1, 1, scratch=True), semantics=NUMPY_MULTIPLY),
-    Variant("numpy.out", "relu.forward", "numpy", f"{_NUMPY}:forward_out", "out", FORWARD, "one thread; one ufunc", semantics=NUMPY),
-    Variant("numpy.inplace", "relu.forward", "numpy", f"{_NUMPY}:forward_inplace", "inplace", FORWARD_INPLACE, "one thread; one ufunc", semantics=NUMPY),
-    Variant("numpy-clip.out", "relu.forward", "numpy", f"{_NUMPY}:forward_clip_out", "out", FORWARD, "one thread; clip to [0, inf]", semantics=NUMPY_CLIP),
-    Variant("numpy-clip.inplace", "relu.forward", "numpy", f"{_NUMPY}:forward_clip_inplace", "inplace", FORWARD_INPLACE, "one thread; clip to [0, inf]", semantics=NUMPY_CLIP),
+    Variant("numpy.fresh", "relu.forward", "numpy", f"{_NUMPY}:forward", "fresh", FORWARD, "one thread; one ufunc", transient=ONE, semantics=NUMPY, threaded=False),
+    Variant("numpy-where.fresh", "relu.forward", "numpy", f"{_NUMPY}:forward_where", "fresh", MASKED_FORWARD, "one thread; drops NaN", transient=ONE_AND_MASK, semantics=NUMPY_WHERE, threaded=False),
+    Variant("numpy-multiply.fresh", "relu.forward", "numpy", f"{_NUMPY}:forward_multiply", "fresh", MASKED_FORWARD, "one thread; -inf gives NaN", transient=Size(1, 1, scratch=True), semantics=NUMPY_MULTIPLY, threaded=False),
+    Variant("numpy.out", "relu.forward", "numpy", f"{_NUMPY}:forward_out", "out", FORWARD, "one thread; one ufunc", semantics=NUMPY, threaded=False),
+    Variant("numpy.inplace", "relu.forward", "numpy", f"{_NUMPY}:forward_inplace", "inplace", FORWARD_INPLACE, "one thread; one ufunc", semantics=NUMPY, threaded=False),
+    Variant("numpy-clip.out", "relu.forward", "numpy", f"{_NUMPY}:forward_clip_out", "out", FORWARD, "one thread; clip to [0, inf]", semantics=NUMPY_CLIP, threaded=False),
+    Variant("numpy-clip.inplace", "relu.forward", "numpy", f"{_NUMPY}:forward_clip_inplace", "inplace", FORWARD_INPLACE, "one thread; clip to [0, inf]", semantics=NUMPY_CLIP, threaded=False),
     Variant("numpy-threads.out", "relu.forward", "numpy", f"{_NUMPY}:forward_threads_out", "out", FORWARD, "clip; a slice a core, in a thread pool", transient=Size(scratch=True), semantics=NUMPY_CLIP),
     Variant("numpy-threads.inplace", "relu.forward", "numpy", f"{_NUMPY}:forward_threads_inplace", "inplace", FORWARD_INPLACE, "clip; a slice a core, in a thread pool", transient=Size(scratch=True), semantics=NUMPY_CLIP),
 
-    Variant("numpy.fresh", "relu.backward", "numpy", f"{_NUMPY}:backward", "fresh", MASKED_BACKWARD, "one thread; grad * (x > 0); blocked inf gives NaN", "input", transient=Size(1, 1, scratch=True), semantics=MULTIPLY),
-    Variant("numpy-where.fresh", "relu.backward", "numpy", f"{_NUMPY}:backward_where", "fresh", MASKED_BACKWARD, "one thread; np.where", "output", transient=ONE_AND_MASK),
-    Variant("numpy.out", "relu.backward", "numpy", f"{_NUMPY}:backward_out", "out", Traffic(3, 2, write_allocate=1), "one thread; two passes, no mask; blocked inf gives NaN", "output", transient=Size(scratch=True), semantics=MULTIPLY),
-    Variant("numpy.inplace", "relu.backward", "numpy", f"{_NUMPY}:backward_inplace", "inplace", MASKED_BACKWARD_INPLACE, "one thread; allocates a mask; blocked inf gives NaN", "output", transient=Size(0, 1, scratch=True), semantics=MULTIPLY),
-    Variant("numpy-bool.out", "relu.backward", "numpy", f"{_NUMPY}:backward_bool_out", "out", BOOL, "one thread; one ufunc; blocked inf gives NaN", "bool", transient=Size(scratch=True), semantics=MULTIPLY),
-    Variant("numpy-bool.inplace", "relu.backward", "numpy", f"{_NUMPY}:backward_bool_inplace", "inplace", BOOL_INPLACE, "one thread; one ufunc; blocked inf gives NaN", "bool", transient=Size(scratch=True), semantics=MULTIPLY),
-    Variant("numpy-bits.fresh", "relu.backward", "numpy", f"{_NUMPY}:backward_bits", "fresh", Traffic(1, 1, 1, mask_reads=1 + 1 / 8, mask_writes=1), "one thread; unpacks to a mask; blocked inf gives NaN", "bits", transient=Size(1, 1, scratch=True), semantics=MULTIPLY),
+    Variant("numpy.fresh", "relu.backward", "numpy", f"{_NUMPY}:backward", "fresh", MASKED_BACKWARD, "one thread; grad * (x > 0); blocked inf gives NaN", "input", transient=Size(1, 1, scratch=True), semantics=MULTIPLY, threaded=False),
+    Variant("numpy-where.fresh", "relu.backward", "numpy", f"{_NUMPY}:backward_where", "fresh", MASKED_BACKWARD, "one thread; np.where", "output", transient=ONE_AND_MASK, threaded=False),
+    Variant("numpy.out", "relu.backward", "numpy", f"{_NUMPY}:backward_out", "out", Traffic(3, 2, write_allocate=1), "one thread; two passes, no mask; blocked inf gives NaN", "output", transient=Size(scratch=True), semantics=MULTIPLY, threaded=False),
+    Variant("numpy.inplace", "relu.backward", "numpy", f"{_NUMPY}:backward_inplace", "inplace", MASKED_BACKWARD_INPLACE, "one thread; allocates a mask; blocked inf gives NaN", "output", transient=Size(0, 1, scratch=True), semantics=MULTIPLY, threaded=False),
+    Variant("numpy-bool.out", "relu.backward", "numpy", f"{_NUMPY}:backward_bool_out", "out", BOOL, "one thread; one ufunc; blocked inf gives NaN", "bool", transient=Size(scratch=True), semantics=MULTIPLY, threaded=False),
+    Variant("numpy-bool.inplace", "relu.backward", "numpy", f"{_NUMPY}:backward_bool_inplace", "inplace", BOOL_INPLACE, "one thread; one ufunc; blocked inf gives NaN", "bool", transient=Size(scratch=True), semantics=MULTIPLY, threaded=False),
+    Variant("numpy-bits.fresh", "relu.backward", "numpy", f"{_NUMPY}:backward_bits", "fresh", Traffic(1, 1, 1, mask_reads=1 + 1 / 8, mask_writes=1), "one thread; unpacks to a mask; blocked inf gives NaN", "bits", transient=Size(1, 1, scratch=True), semantics=MULTIPLY, threaded=False),
     Variant("numpy-threads.out", "relu.backward", "numpy", f"{_NUMPY}:backward_threads_out", "out", BACKWARD, "blocks in cache, in a thread pool; blocked inf gives NaN", "output", transient=Size(scratch=True), semantics=MULTIPLY),
     Variant("numpy-threads.inplace", "relu.backward", "numpy", f"{_NUMPY}:backward_threads_inplace", "inplace", BACKWARD_INPLACE, "blocks in cache, in a thread pool; blocked inf gives NaN", "output", transient=Size(scratch=True), semantics=MULTIPLY),
 
-    Variant("numpy.fresh", "relu.roundtrip", "numpy", f"{_NUMPY}:roundtrip", "fresh", FORWARD + MASKED_BACKWARD, "one thread; hand-written pair; blocked inf gives NaN", "output", transient=Size(2, 1, scratch=True), semantics=NUMPY_BOOL),
-    Variant("numpy.inplace", "relu.roundtrip", "numpy", f"{_NUMPY}:roundtrip_inplace", "inplace", FORWARD_INPLACE + MASKED_BACKWARD_INPLACE, "one thread; hand-written pair; blocked inf gives NaN", "output", transient=Size(0, 1, scratch=True), semantics=NUMPY_BOOL),
-    Variant("numpy-bool.inplace", "relu.roundtrip", "numpy", f"{_NUMPY}:roundtrip_bool_inplace", "inplace", Traffic(1, 0, mask_writes=1) + FORWARD_INPLACE + BOOL_INPLACE, "one thread; hand-written pair; blocked inf gives NaN", "bool", transient=Size(0, 1, scratch=True), semantics=NUMPY_BOOL),
-    Variant("numpy-bits.fresh", "relu.roundtrip", "numpy", f"{_NUMPY}:roundtrip_bits", "fresh", FORWARD + Traffic(1, 0, mask_reads=1, mask_writes=1 + 1 / 8) + Traffic(1, 1, 1, mask_reads=1 + 1 / 8, mask_writes=1), "one thread; hand-written pair; packs and unpacks; blocked inf gives NaN", "bits", transient=Size(2, 1 + 1 / 8, scratch=True), semantics=NUMPY_BOOL),
+    Variant("numpy.fresh", "relu.roundtrip", "numpy", f"{_NUMPY}:roundtrip", "fresh", FORWARD + MASKED_BACKWARD, "one thread; hand-written pair; blocked inf gives NaN", "output", transient=Size(2, 1, scratch=True), semantics=NUMPY_BOOL, threaded=False),
+    Variant("numpy.inplace", "relu.roundtrip", "numpy", f"{_NUMPY}:roundtrip_inplace", "inplace", FORWARD_INPLACE + MASKED_BACKWARD_INPLACE, "one thread; hand-written pair; blocked inf gives NaN", "output", transient=Size(0, 1, scratch=True), semantics=NUMPY_BOOL, threaded=False),
+    Variant("numpy-bool.inplace", "relu.roundtrip", "numpy", f"{_NUMPY}:roundtrip_bool_inplace", "inplace", Traffic(1, 0, mask_writes=1) + FORWARD_INPLACE + BOOL_INPLACE, "one thread; hand-written pair; blocked inf gives NaN", "bool", transient=Size(0, 1, scratch=True), semantics=NUMPY_BOOL, threaded=False),
+    Variant("numpy-bits.fresh", "relu.roundtrip", "numpy", f"{_NUMPY}:roundtrip_bits", "fresh", FORWARD + Traffic(1, 0, mask_reads=1, mask_writes=1 + 1 / 8) + Traffic(1, 1, 1, mask_reads=1 + 1 / 8, mask_writes=1), "one thread; hand-written pair; packs and unpacks; blocked inf gives NaN", "bits", transient=Size(2, 1 + 1 / 8, scratch=True), semantics=NUMPY_BOOL, threaded=False),
 )
 
 _NUMBA_ROWS: Rows = (
-    Variant("numba.fresh", "relu.forward", "numba", f"{_NUMBA}:forward", "fresh", FORWARD, "one thread; no fast-math", transient=ONE),
-    Variant("numba.out", "relu.forward", "numba", f"{_NUMBA}:forward_out", "out", FORWARD, "one thread; no fast-math"),
-    Variant("numba.inplace", "relu.forward", "numba", f"{_NUMBA}:forward_inplace", "inplace", FORWARD_INPLACE, "one thread; no fast-math"),
+    Variant("numba.fresh", "relu.forward", "numba", f"{_NUMBA}:forward", "fresh", FORWARD, "one thread; no fast-math", transient=ONE, threaded=False),
+    Variant("numba.out", "relu.forward", "numba", f"{_NUMBA}:forward_out", "out", FORWARD, "one thread; no fast-math", threaded=False),
+    Variant("numba.inplace", "relu.forward", "numba", f"{_NUMBA}:forward_inplace", "inplace", FORWARD_INPLACE, "one thread; no fast-math", threaded=False),
     Variant("numba-threads.fresh", "relu.forward", "numba", f"{_NUMBA}:forward_threads", "fresh", FORWARD, "all threads; no fast-math", transient=ONE),
     Variant("numba-threads.out", "relu.forward", "numba", f"{_NUMBA}:forward_threads_out", "out", FORWARD, "all threads; no fast-math"),
     Variant("numba-threads.inplace", "relu.forward", "numba", f"{_NUMBA}:forward_threads_inplace", "inplace", FORWARD_INPLACE, "all threads; no fast-math"),
 
-    Variant("numba.fresh", "relu.backward", "numba", f"{_NUMBA}:backward", "fresh", BACKWARD, "one thread; no fast-math", "output", transient=ONE),
-    Variant("numba.out", "relu.backward", "numba", f"{_NUMBA}:backward_out", "out", BACKWARD, "one thread; no fast-math", "output"),
-    Variant("numba.inplace", "relu.backward", "numba", f"{_NUMBA}:backward_inplace", "inplace", BACKWARD_INPLACE, "one thread; no fast-math", "output"),
+    Variant("numba.fresh", "relu.backward", "numba", f"{_NUMBA}:backward", "fresh", BACKWARD, "one thread; no fast-math", "output", transient=ONE, threaded=False),
+    Variant("numba.out", "relu.backward", "numba", f"{_NUMBA}:backward_out", "out", BACKWARD, "one thread; no fast-math", "output", threaded=False),
+    Variant("numba.inplace", "relu.backward", "numba", f"{_NUMBA}:backward_inplace", "inplace", BACKWARD_INPLACE, "one thread; no fast-math", "output", threaded=False),
     Variant("numba-threads.fresh", "relu.backward", "numba", f"{_NUMBA}:backward_threads", "fresh", BACKWARD, "all threads; no fast-math", "output", transient=ONE),
     Variant("numba-threads.out", "relu.backward", "numba", f"{_NUMBA}:backward_threads_out", "out", BACKWARD, "all threads; no fast-math", "output"),
     Variant("numba-threads.inplace", "relu.backward", "numba", f"{_NUMBA}:backward_threads_inplace", "inplace", BACKWARD_INPLACE, "all threads; no fast-math", "output"),
@@ -265,7 +277,7 @@ def _cuda(row: Variant) -> Variant:
     """The same function on CUDA, whose caches fetch nothing before a full-line store."""
     flavour, memory = row.name.split(".")
     traffic = replace(row.traffic, write_allocate=0)
-    return replace(row, name=f"{flavour}-cuda.{memory}", device="cuda", traffic=traffic)
+    return replace(row, name=f"{flavour}-cuda.{memory}", device="cuda", traffic=traffic, threaded=False)
 
 
 _NUMPY_ROWS = tuple(replace(row, dtypes=NUMPY_DTYPES) for row in _NUMPY_ROWS)

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 from tqdm import tqdm
@@ -39,8 +40,8 @@ def main() -> int:
     register(arguments.machine)
     _set_damaged_aside()
     profile = PROFILES[arguments.profile]
-    wanted = cases(profile, accelerator.has_gpu())
-    done = set() if arguments.again else _done(commit, arguments.machine)
+    wanted = cases(profile, accelerator.has_gpu(), len(os.sched_getaffinity(0)))
+    done = set() if arguments.again else _done(commit, arguments.machine, profile.processes)
     todo = [case for case in wanted if case not in done]
     say(f"{len(wanted)} cases, {len(todo)} to measure")
     unfinished = UNFINISHED / f"{commit[:8]}-{arguments.profile}-{arguments.machine}"
@@ -104,18 +105,19 @@ def _set_damaged_aside() -> None:
             say(f"warning: {path} was damaged and is set aside as {path.stem}.damaged; its cases are measured again")
 
 
-def _done(commit: str, machine: str) -> set[Case]:
-    """Cases of this commit on this machine that have a number, or a reason why they cannot have one here."""
+def _done(commit: str, machine: str, processes: int) -> set[Case]:
+    """Cases of this commit on this machine that have a reason why they cannot run, or a number.
+
+    A time that fewer processes measured than are asked for, as smoke does, is measured anew.
+    """
     try:
         table = results.load(RESULTS, OUTCOMES).table
     except results.NoResults:
         return set()
-    table = table[
-        (table["commit"] == commit)
-        & (table["machine"] == machine)
-        & table["status"].isin(["ok", *outcomes.NOT_APPLICABLE])
-    ]
-    return {Case(*row) for row in table[["quantity", "op", "variant", "elements", "dtype"]].itertuples(index=False)}
+    table = table[(table["commit"] == commit) & (table["machine"] == machine)]
+    table = table[table["value"].notna() | table["status"].isin(outcomes.NOT_APPLICABLE)]
+    table = table[~(table["processes"] < processes)]
+    return {Case(*row) for row in table[[field.name for field in fields(Case)]].itertuples(index=False)}
 
 
 def _measure(profile: Profile, todo: list[Case], machine: str, unfinished: Path) -> bool:
@@ -194,7 +196,7 @@ class _Progress:
             self.bar.unpause()
         for record in (record for record in records if record):
             label = f"{record['op']} {record['variant']} {record['elements']} {record['quantity']}"
-            if record["status"] not in ("ok", *outcomes.NOT_APPLICABLE):
+            if record["status"] not in (*outcomes.MEASURED, *outcomes.NOT_APPLICABLE):
                 say(f"{label}: {record['status']}: {record['reason']}")
             self.bar.set_postfix_str(label, refresh=False)
             self.bar.update()

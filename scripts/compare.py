@@ -22,7 +22,7 @@ NOT_MEASURED = 3
 
 def main() -> int:
     options = _options()
-    selected = cases(PROFILES[options.profile], accelerator.has_gpu())
+    selected = cases(PROFILES[options.profile], accelerator.has_gpu(), cores=1)
     patterns = [options.bench] if options.bench else asv_patterns(case for case in selected if case.quantity == "time")
     factor = ("--factor", str(options.factor))
     register(platform.node())

@@ -19,7 +19,7 @@ def roofs(table: pd.DataFrame) -> pd.DataFrame:
 
     Of one thread and all threads the faster counts: a roof is what the machine can do.
     """
-    rows = table[(table["op"] == "roof") & (table["status"] == "ok")]
+    rows = table[(table["op"] == "roof") & table["value"].notna()]
     rows = rows.assign(kernel=rows["variant"].str.split(".").str[0]).rename(columns={"elements": "array_bytes"})
     if rows.empty:
         return pd.DataFrame(columns=[*ROOF_KEY, "copy", "add", "scale", "accumulate"])
@@ -50,7 +50,7 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
         _roof_s(row.required_traffic, row.memory == "inplace", itemsize, roof)
         for (row, _, itemsize), roof in zip(sized, joined.to_dict("records"), strict=True)
     ]
-    time_s = joined["value"].where((joined["quantity"] == "time") & (joined["status"] == "ok"))
+    time_s = joined["value"].where(joined["quantity"] == "time")
     joined["gb_per_s"] = joined["required_bytes"] / time_s / 1e9
     joined["bus_gb_per_s"] = joined["bus_bytes"] / time_s / 1e9
     # The roofs are those of the processor's memory: a GPU's rows have none here.
@@ -68,16 +68,20 @@ def _roof_s(traffic: Traffic, inplace: bool, itemsize_bytes: int, roof: dict) ->
 
 
 def wide(metrics: pd.DataFrame) -> pd.DataFrame:
-    """One row for each variant, size and dtype that has a time or a reason: the time's metrics, with bytes beside them.
+    """One row for each variant, size and dtype that has a time or a reason: the time's metrics, and beside them
+    the time with cold caches (cold_s) and bytes.
 
     Bytes were measured at some sizes only; they are proportional to the size, and given per element.
     """
     times = metrics[metrics["quantity"] == "time"].copy()
     for quantity in ("transient_bytes", "saved_bytes"):
-        rows = metrics[(metrics["quantity"] == quantity) & (metrics["status"] == "ok")]
+        rows = numbered(metrics, quantity)
         rows = rows.assign(**{quantity: (rows["value"] / rows["elements"]).round(3)})
         key = ["machine", "commit", "env", "op", "variant", "dtype"]
         times = times.merge(rows.groupby(key, as_index=False)[quantity].first(), on=key, how="left")
+    cold = numbered(metrics, "cold").rename(columns={"value": "cold_s"})
+    key = ["machine", "commit", "env", "op", "variant", "elements", "dtype"]
+    times = times.merge(cold[[*key, "cold_s"]], on=key, how="left")
     return times.rename(
         columns={"transient_bytes": "transient_bytes_per_element", "saved_bytes": "saved_bytes_per_element"}
     )
@@ -89,16 +93,31 @@ def modes(metrics: pd.DataFrame, dtype: str, elements: int) -> pd.DataFrame:
     Bytes are right where the time is impossible: such a row stays, without its time.
     """
     rows = wide(metrics)
-    rows = rows[(rows["dtype"] == dtype) & (rows["elements"] == elements) & (rows["status"] == "ok")]
+    rows = rows[(rows["dtype"] == dtype) & (rows["elements"] == elements) & rows["value"].notna()]
     rows = rows.assign(
         flavour=rows["variant"].str.rsplit(".", n=1).str[0], value=rows["value"].where(~rows["impossible"])
     )
     return rows[["op", "flavour", "framework", "memory", "value", "transient_bytes_per_element", "percent_of_roof"]]
 
 
+def scaling(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Times over the number of threads, with `efficiency`: the time of one thread by threads times this time."""
+    rows = numbered(metrics, "scaling")
+    key = ["op", "variant", "elements", "dtype"]
+    one = rows[rows["threads"] == 1].rename(columns={"value": "one_s"})[[*key, "one_s"]]
+    rows = rows.merge(one, on=key, how="left")
+    rows["efficiency"] = rows["one_s"] / (rows["threads"] * rows["value"])
+    return rows.sort_values([*key, "threads"])
+
+
+def numbered(metrics: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """The rows of a quantity that have a number."""
+    return metrics[(metrics["quantity"] == quantity) & metrics["value"].notna()]
+
+
 def headline(metrics: pd.DataFrame) -> pd.DataFrame:
     """The fastest possible row of each operator and framework at the largest size measured in float32."""
-    rows = metrics[(metrics["quantity"] == "time") & (metrics["status"] == "ok") & ~metrics["impossible"]]
-    rows = rows[rows["dtype"] == "float32"]
+    rows = numbered(metrics, "time")
+    rows = rows[~rows["impossible"] & (rows["dtype"] == "float32")]
     rows = rows[rows["elements"] == rows["elements"].max()]
     return rows.sort_values("value").drop_duplicates(["op", "framework"])

@@ -126,7 +126,9 @@ def _page(
         headline=metrics.headline(measured).to_dict("records"),
         figures=drawn,
         memory_rows=_memory_rows(measured),
-        rows=rows[rows["status"] == "ok"].to_dict("records"),
+        rows=rows[rows["value"].notna()].to_dict("records"),
+        unstable=measured[measured["status"] == "unstable"].to_dict("records"),
+        scaling=_scaling(measured),
         impossible=measured[measured["impossible"]].to_dict("records"),
         roofs=metrics.roofs(table).to_dict("records"),
         failures=_without_number(table),
@@ -204,7 +206,8 @@ def _throughput_figures(measured: pd.DataFrame, roofs: pd.DataFrame, provenance:
         for name, size in (caches if isinstance(caches, dict) else {}).items()
         if isinstance(size, int) and 0 < size < 2**63
     }
-    times = measured[(measured["quantity"] == "time") & (measured["status"] == "ok") & (measured["device"] == "cpu")]
+    times = metrics.numbered(measured, "time")
+    times = times[times["device"] == "cpu"]
     groups = {(op, dtype): rows for (op, dtype), rows in times.groupby(["op", "dtype"])}
     return [
         Figure(f"{op}, {dtype}", f"{op}-{dtype}.svg", figures.throughput(groups[op, dtype], roofs, known_caches))
@@ -233,11 +236,11 @@ def _memory_figures(measured: pd.DataFrame) -> list[Figure]:
 
 def _memory_rows(measured: pd.DataFrame) -> list[dict[Hashable, Any]]:
     """Measured bytes beside those that the catalog's arithmetic predicts."""
-    rows = measured[measured["quantity"].isin(["transient_bytes", "saved_bytes"]) & (measured["status"] == "ok")]
+    rows = measured[measured["quantity"].isin(["transient_bytes", "saved_bytes"]) & measured["value"].notna()]
     predicted = [
         row["row"].transient.bytes(row["elements"], row["array_bytes"] // row["elements"])
         if row["quantity"] == "transient_bytes"
-        else row["row"].kept_bytes(row["elements"], row["array_bytes"] // row["elements"])
+        else row["row"].kept_size.bytes(row["elements"], row["array_bytes"] // row["elements"])
         for row in rows.to_dict("records")
     ]
     scratch = [row.transient.scratch for row in rows["row"]]
@@ -245,13 +248,22 @@ def _memory_rows(measured: pd.DataFrame) -> list[dict[Hashable, Any]]:
 
 
 def _first_call_figures(measured: pd.DataFrame) -> list[Figure]:
-    rows = measured[(measured["quantity"] == "first_call") & (measured["status"] == "ok")]
+    rows = metrics.numbered(measured, "first_call")
     rows = rows[rows["dtype"] == "float32"]
     return [] if rows.empty else [Figure("float32, 1,024 elements", "first-call.svg", figures.first_calls(rows))]
 
 
+def _scaling(measured: pd.DataFrame) -> list[dict[str, Any]]:
+    """One entry for each variant and size, with its times and efficiencies by the number of threads."""
+    rows = metrics.scaling(measured)
+    return [
+        {"op": op, "variant": variant, "elements": elements, "threads": group.to_dict("records")}
+        for (op, variant, elements), group in rows.groupby(["op", "variant", "elements"], sort=False)
+    ]
+
+
 def _without_number(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
-    return table[table["status"] != "ok"].sort_values(["status", "op", "variant"]).to_dict("records")
+    return table[table["value"].isna()].sort_values(["status", "op", "variant"]).to_dict("records")
 
 
 def _not_run(table: pd.DataFrame) -> list[dict[str, str]]:

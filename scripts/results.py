@@ -10,7 +10,7 @@ passed over and named. Profiles inside result files are never opened: they are m
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ import pandas as pd
 
 from benchmarks.harness import outcomes
 from benchmarks.harness.case import UNITS
-from scripts.profiles import QUANTITY_AND_OP
+from scripts.profiles import PARAMETERS, QUANTITY_AND_OP
 
 RESULT_VERSION = 2
 # More than this is no result of ours, and would take all memory.
@@ -29,19 +29,26 @@ MOST_CASES = 100_000
 MOST_ELEMENTS = 2**48
 # What foreign and damaged content may raise.
 DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
-# date: of the commit. measured: when asv started the benchmark.
+# date: of the commit. measured: when asv started the benchmark. processes: how many measured a time.
+# disturbed: how many of its samples were.
 COLUMNS = [
-    "machine", "commit", "date", "measured", "env", "quantity", "op", "variant", "elements", "dtype",
+    "machine", "commit", "date", "measured", "env", "quantity", "op", "variant", "elements", "dtype", "threads",
     "value", "low", "high", "q25", "q75", "number", "samples", "status", "reason",
+    "processes", "disturbed", "empty_call_s",
 ]  # fmt: skip
 # What makes a row one number.
-KEY = ["machine", "commit", "env", "quantity", "op", "variant", "elements", "dtype"]
+KEY = ["machine", "commit", "env", "quantity", "op", "variant", "elements", "dtype", "threads"]
 TYPES = {
     **dict.fromkeys(["value", "low", "high", "q25", "q75", "number", "samples"], "float64"),
+    **dict.fromkeys(["processes", "disturbed", "empty_call_s"], "float64"),
     **dict.fromkeys(["date", "measured"], "datetime64[ms, UTC]"),
-    "elements": "int64",
+    **dict.fromkeys(["elements", "threads"], "int64"),
 }
-RECORD_TYPES = {**dict.fromkeys([*KEY, "status", "reason"], str), "elements": int, "time_s": float}
+RECORD_TYPES = {
+    **dict.fromkeys([*KEY, "status", "reason"], str),
+    **dict.fromkeys(["elements", "threads"], int),
+    "time_s": float,
+}
 
 
 class NoResults(Exception):
@@ -133,15 +140,16 @@ def _benchmark_rows(name: str, columns: dict[str, Any], shared: dict[str, Any]) 
             continue
         number = _finite(value)
         possible = number is not None and (number > 0 or (number == 0 and UNITS[quantity] == "bytes"))
-        variant, elements, dtype = parameters if len(parameters) == 3 else (*parameters, "float32")
+        case = dict(zip(PARAMETERS[name], parameters, strict=True))
         yield {
             **shared,
             "measured": started,
             "quantity": quantity,
             "op": op,
-            "variant": variant.strip("'"),
-            "elements": _elements(elements),
-            "dtype": dtype.strip("'"),
+            "variant": case["variant"].strip("'"),
+            "elements": _elements(case["elements"]),
+            "dtype": case.get("dtype", "float32").strip("'"),
+            "threads": int(case.get("threads", 0)),
             "value": number if possible else None,
             "low": _at(columns, "stats_ci_99_a", position),
             "high": _at(columns, "stats_ci_99_b", position),
@@ -194,22 +202,46 @@ def _is_whole(record: dict[str, Any]) -> bool:
 
 
 def _with_outcomes(table: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
-    """The table with the reasons of what failed, and rows for what was skipped, which asv stores as nothing."""
-    reasons = {
-        tuple(record[k] for k in KEY): (record["status"], record["reason"]) for record in records.to_dict("records")
-    }
-    for index, row in table[table["status"] == "failed"].iterrows():
-        status, reason = reasons.get(tuple(row[k] for k in KEY), ("failed", "no record of the reason"))
-        table.loc[index, ["status", "reason"]] = (
-            (status, reason) if status != "ok" else ("failed", "asv lost the result")
-        )
-    known = set(map(tuple, table[KEY].to_numpy()))
+    """The table with the endings and circumstances that asv cannot tell, and rows for what was skipped.
+
+    asv stores nothing for what was skipped.
+    """
+    recorded = {tuple(record[k] for k in KEY): record for record in records.to_dict("records")}
+    rows = [_completed(row, recorded.get(tuple(row[k] for k in KEY))) for row in table.to_dict("records")]
+    known = {tuple(row[k] for k in KEY) for row in rows}
     dates = dict(zip(table["commit"], table["date"], strict=True))
     skipped = [
         {**{k: record[k] for k in [*KEY, "status", "reason"]}, "date": dates.get(record["commit"])}
-        for record in records.to_dict("records")
-        if record["status"] != "ok" and tuple(record[k] for k in KEY) not in known
+        for key, record in recorded.items()
+        if record["status"] not in outcomes.MEASURED and key not in known
     ]
-    if not skipped:
-        return table
-    return _table([*table.to_dict("records"), *skipped])
+    return _table([*rows, *skipped])
+
+
+def _completed(row: dict[Hashable, Any], record: dict[Hashable, Any] | None) -> dict[Hashable, Any]:
+    """A row of asv's with what the record of its case adds."""
+    if record is None:
+        return row if row["status"] == "ok" else {**row, "reason": "no record of the reason"}
+    has_number = record["status"] in outcomes.MEASURED
+    if row["status"] == "ok":
+        # A number that a later, failed run did not replace stays what it was.
+        return {**row, **_circumstances(record["details"]), **(_ending(record) if has_number else {})}
+    return {**row, "reason": "asv lost the result"} if has_number else {**row, **_ending(record)}
+
+
+def _ending(record: dict[Hashable, Any]) -> dict[Hashable, Any]:
+    return {"status": record["status"], "reason": record["reason"]}
+
+
+def _circumstances(details: Any) -> dict[Hashable, Any]:
+    """Of all processes: how many, the samples that were disturbed, and the largest time of an empty call."""
+    processes = details.get("processes") if isinstance(details, dict) else None
+    if not isinstance(processes, list) or not all(isinstance(process, dict) for process in processes):
+        return {}
+    empty = [_finite(process.get("empty_call_s")) or math.nan for process in processes]
+    disturbed = [process.get("disturbed") for process in processes]
+    return {
+        "processes": len(processes),
+        "disturbed": sum(len(positions) for positions in disturbed if isinstance(positions, list)),
+        "empty_call_s": max(empty, default=math.nan),
+    }

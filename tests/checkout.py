@@ -53,6 +53,30 @@ class Checkout:
 
     def asv(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
         """asv in the environment of the tests: no environments of its own, everything else real."""
+        command, environment = self._asv(arguments, variables)
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+
+    def measure(self, pattern: str, **variables: str) -> subprocess.CompletedProcess:
+        """`asv run` of the last commit, results stored."""
+        self.asv("machine", "--yes")
+        return self.asv(*self._run(pattern), **variables)
+
+    def start(self, pattern: str, **variables: str) -> subprocess.Popen:
+        """The same in a process group of its own that goes on by itself; the machine must be known to asv."""
+        command, environment = self._asv(self._run(pattern), variables)
+        return subprocess.Popen(
+            command, cwd=self.folder, env=environment, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def _run(self, pattern: str) -> tuple[str, ...]:
+        commit = self.git("rev-parse", "HEAD")
+        return (
+            "run", "--python=same", "--set-commit-hash", commit, "--record-samples", "--show-stderr",
+            "--bench", pattern,
+        )  # fmt: skip
+
+    def _asv(self, arguments: tuple[str, ...], variables: dict[str, str]) -> tuple[list[str], dict[str, str]]:
         # asv keeps the machine's description in the home folder: not in that of who runs the tests.
         home = self.folder.with_name(f"{self.folder.name}-home")
         home.mkdir(exist_ok=True)
@@ -63,17 +87,7 @@ class Checkout:
             "RELU_BENCH_BUDGET_S": "0.05",
             **variables,
         }
-        command = [sys.executable, "-m", "asv", *arguments]
-        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
-
-    def measure(self, pattern: str, **variables: str) -> subprocess.CompletedProcess:
-        """`asv run` of the last commit, results stored."""
-        self.asv("machine", "--yes")
-        commit = self.git("rev-parse", "HEAD")
-        return self.asv(
-            "run", "--python=same", "--set-commit-hash", commit, "--record-samples", "--show-stderr",
-            "--bench", pattern, **variables,
-        )  # fmt: skip
+        return [sys.executable, "-m", "asv", *arguments], environment
 
     def report(self, *arguments: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "scripts.report", *arguments]

@@ -104,7 +104,7 @@ def test_bytes_of_size(size: Size, elements: int, itemsize_bytes: int, wanted: i
     [("numpy.fresh", 4004), ("numpy-bool.inplace", 1001), ("numpy-bits.fresh", 126), ("jax-vjp.fresh", 5005)],
 )
 def test_bytes_kept_by_a_roundtrip(name: str, wanted: int) -> None:
-    assert find("relu.roundtrip", name).kept_bytes(1001, ITEMSIZE_BYTES["float32"]) == wanted
+    assert find("relu.roundtrip", name).kept_size.bytes(1001, ITEMSIZE_BYTES["float32"]) == wanted
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from statistics import median
@@ -11,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.harness import bundles, case, isolation, outcomes, provenance, sampler, threads, truth
+from benchmarks.harness import bundles, case, isolation, measuring, outcomes, provenance, sampler, threads, truth
 from benchmarks.harness.case import Case, Settings
+from benchmarks.harness.frameworks import driver
 from benchmarks.harness.outcomes import Outcome
 from impls.catalog import find
 
@@ -26,16 +30,36 @@ def busy(seconds):
         pass
 
 
+def test_disturbed_samples_are_marked_and_none_is_dropped():
+    """Two processes that share one core switch each other out."""
+    core = min(os.sched_getaffinity(0))
+    rival = subprocess.Popen(["taskset", "-c", str(core), sys.executable, "-c", "while True: pass"])
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        taken = sampler.sample(busy, sampler.in_turn([(0.002,)]), budget_s=0.3)
+    finally:
+        os.sched_setaffinity(0, before)
+        rival.kill()
+        rival.wait()
+    assert taken.disturbed
+    assert set(taken.disturbed) <= set(range(len(taken.samples_s)))
+
+
+def test_empty_call_is_cheaper_than_one_that_does_something():
+    assert 0 < sampler.empty_call_s((1, 2)) < min(sampler.sample(busy, sampler.in_turn([(1e-6,)]), 0.05).samples_s)
+
+
 def test_sampler_finds_a_known_duration():
-    taken = sampler.sample(busy, sampler.same((2e-4,)), budget_s=0.3)
+    taken = sampler.sample(busy, sampler.in_turn([(2e-4,)]), budget_s=0.3)
     assert min(taken.samples_s) >= 2e-4
     assert sorted(taken.samples_s)[len(taken.samples_s) // 4] < 4e-4
 
 
 def test_sampler_repeats_short_calls_and_not_long_ones():
-    short = sampler.sample(lambda: None, sampler.same(()), budget_s=0.05)
+    short = sampler.sample(lambda: None, sampler.in_turn([()]), budget_s=0.05)
     assert short.number > 1000
-    long = sampler.sample(time.sleep, sampler.same((0.005,)), budget_s=0.1)
+    long = sampler.sample(time.sleep, sampler.in_turn([(0.005,)]), budget_s=0.1)
     assert long.number == 1
 
 
@@ -53,13 +77,13 @@ def test_sampler_never_reuses_the_arguments_of_consuming_calls():
 
 
 def test_sampler_takes_no_more_calls_than_can_be_made_ready():
-    taken = sampler.sample(lambda: None, sampler.same(()), budget_s=0.05, most_calls=8)
+    taken = sampler.sample(lambda: None, sampler.in_turn([()]), budget_s=0.05, most_calls=8)
     assert taken.number == 8
 
 
 def test_sampler_stops_by_budget_when_calls_do_not_settle():
     rng = np.random.default_rng(0)
-    taken = sampler.sample(lambda: time.sleep(float(rng.uniform(0.001, 0.01))), sampler.same(()), budget_s=0.2)
+    taken = sampler.sample(lambda: time.sleep(float(rng.uniform(0.001, 0.01))), sampler.in_turn([()]), budget_s=0.2)
     assert taken.stopped == "budget"
 
 
@@ -77,11 +101,30 @@ def test_measuring_process_answers():
     assert outcome.details["provenance"]["environment"]["OMP_NUM_THREADS"] == "1"
 
 
-def test_cases_behind_one_that_ends_the_process_have_no_outcome():
+def test_case_that_does_not_fit_is_not_started_and_says_what_it_needs():
     impossible = Case("time", "relu.forward", "numpy.out", 2**50, "float32")
     ended = isolation.run([NUMPY_OUT, impossible], QUICK)
-    assert [outcome.status for outcome in ended] == ["ok", "error"]
-    assert "MemoryError" in ended[1].reason
+    assert [outcome.status for outcome in ended] == ["ok", "memory"]
+    assert re.fullmatch(r"needs \d+\.\d GB, \d+\.\d GB are free; not started", ended[1].reason)
+
+
+def test_cold_calls_are_slower_than_warm_ones_where_the_arguments_fit_a_cache():
+    times = {
+        quantity: bundles.measured([case], Settings(0.3, 60, 1))[case].value
+        for quantity in ("time", "cold")
+        for case in [Case(quantity, "relu.forward", "numpy-clip.out", 2**15, "float32")]
+    }
+    assert times["cold"] > 1.2 * times["time"], times
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_scaling_uses_the_threads_of_the_case_and_no_more_than_there_are_cores():
+    one, many = (Case("scaling", "relu.forward", "torch.out", 2**15, "float32", threads) for threads in (1, 256))
+    (outcome,) = isolation.run([one], Settings(0.05, 60, 2))
+    assert outcome.details["threads"] == 1
+    (outcome,) = isolation.run([many], QUICK)
+    assert outcome.status == "skipped"
+    assert outcome.reason.startswith("256 threads asked")
 
 
 def test_unknown_variant_says_which_there_are():
@@ -93,7 +136,7 @@ def test_unknown_variant_says_which_there_are():
 
 def test_dtype_that_a_framework_lacks_is_skipped():
     (outcome,) = isolation.run([Case("time", "relu.forward", "numba.out", 1024, "float16")], QUICK)
-    assert (outcome.status, outcome.reason) == ("skipped", "numba has no float16 here")
+    assert (outcome.status, outcome.reason) == ("unsupported", "numba has no float16 here")
 
 
 def test_missing_compiler_is_named(monkeypatch):
@@ -149,7 +192,27 @@ def test_bundle_measures_what_is_planned_for_a_variant_once(tmp_path, monkeypatc
     first = bundles.outcome(NUMPY_OUT, QUICK)
     assert len(list(tmp_path.glob("*-time-*.json"))) == 2
     assert bundles.outcome(NUMPY_OUT, QUICK).samples_s == first.samples_s
-    assert bundles.outcome(larger, QUICK).status == "ok"
+    assert bundles.outcome(larger, QUICK).status in outcomes.MEASURED
+
+
+def part(samples_s, **details):
+    return Outcome("ok", value=median(samples_s), samples_s=samples_s, number=1, details={"provenance": {}, **details})
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "reason"),
+    [
+        ([part([1.0, 1.01, 1.0, 0.99])], "ok", ""),
+        ([part([1.0, 1.0, 2.0, 2.0])], "unstable", "half of the samples lie further apart than 1 and 2 s"),
+        ([part([1.0] * 9), part([1.2] * 2)], "unstable", "medians of the processes lie between 1 and 1.2 s"),
+        ([part([1.0] * 4, cpu_share=0.1)], "unstable", "asleep: the process used 10% of a core while it was timed"),
+        ([part([1.0] * 4), Outcome("crashed", "killed")], "crashed", "killed"),
+    ],
+)
+def test_what_varies_is_called_unstable_with_the_figures(parts, status, reason):
+    outcome = outcomes.pooled(parts)
+    assert (outcome.status, outcome.reason) == (status, reason)
+    assert (outcome.value is not None) == (status in outcomes.MEASURED)
 
 
 def test_a_time_is_measured_by_several_processes_and_bytes_by_one():
@@ -168,11 +231,8 @@ def test_a_time_is_measured_by_several_processes_and_bytes_by_one():
 def test_a_case_that_fails_leaves_the_others_theirs():
     larger, impossible = (replace(NUMPY_OUT, elements=elements) for elements in (2048, 2**50))
     found = bundles.measured([impossible, NUMPY_OUT, larger], replace(QUICK, processes=2))
-    assert {case.elements: outcome.status for case, outcome in found.items()} == {
-        2**50: "error",
-        1024: "ok",
-        2048: "ok",
-    }
+    assert found[impossible].status == "memory"
+    assert all(found[case].status in outcomes.MEASURED for case in (NUMPY_OUT, larger))
 
 
 def test_ordinary_inputs_are_half_negative_with_both_zeros_and_exact_in_every_dtype():
@@ -224,3 +284,23 @@ def test_a_roof_that_leaves_out_work_is_refused(monkeypatch):
     monkeypatch.setitem(roofs._COMPILED, "copy", lambda out, x, y, passes, slices: None)
     with pytest.raises(RuntimeError, match=r"roof copy\.one"):
         roofs.check("copy.one", passes=3)
+
+
+# At 2^20 the arrays fit the last cache, and what the restoring leaves in which cache counts: from -14 % to +4 % was seen.
+@pytest.mark.parametrize(("elements", "most"), [(2**20, 0.2), (2**25, 0.02)])
+def test_restoring_arguments_outside_the_clock_hardly_shows_inside(elements, most):
+    """A row that overwrites nothing, timed as it is and as one whose arguments are restored for every call."""
+    row = find("relu.forward", "numpy-clip.out")
+    framework = driver("numpy")
+    bench = measuring.Bench(row, Case("time", row.op, row.name, elements, "float32"), framework, row.load())
+    arguments, master = bench.make(), bench.make()[0]
+    supplies = {
+        "same": (sampler.in_turn([tuple(arguments)]), None),
+        "restored": (lambda calls: [bench.restored(arguments, {0: master})], 1),
+    }
+    medians = {name: [] for name in supplies}
+    for _ in range(7):
+        for name, (supply, calls) in supplies.items():
+            medians[name].append(median(sampler.sample(bench.call, supply, 0.2, calls).samples_s))
+    # The best rounds, as whatever else runs only ever adds.
+    assert abs(min(medians["restored"]) / min(medians["same"]) - 1) < most, medians

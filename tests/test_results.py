@@ -16,9 +16,10 @@ from asv.results import Results as AsvResults
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.harness import outcomes
 from benchmarks.harness.case import Case
 from scripts import metrics, results
-from scripts.profiles import QUANTITY_AND_OP
+from scripts.profiles import PARAMETERS, QUANTITY_AND_OP
 from tests.checkout import Checkout
 from tests.synthetic import (
     COMMIT,
@@ -57,12 +58,16 @@ def status_and_reason(folders: tuple[Path, Path]) -> dict[tuple[str, ...], tuple
 
 def test_number_becomes_a_row_with_all_that_is_known_of_it(folders):
     write(folders[0], content({FORWARD: 2e-3}))
+    circumstances = {"disturbed": [0, 4], "empty_call_s": 3e-8}
+    others = {"disturbed": [2], "empty_call_s": 4e-8}
+    write_outcomes(folders[1], [record(FORWARD, details={"processes": [circumstances, others]})])
     assert only_row(folders) == {
         "machine": "box", "commit": COMMIT, "env": ENV,
         "date": pd.Timestamp("2023-11-14 22:13:20Z"), "measured": pd.Timestamp("2023-11-15 22:13:20Z"),
         "quantity": "time", "op": "relu.forward", "variant": "numpy.out", "elements": 2**20, "dtype": "float32",
-        "value": 2e-3, "low": 0.9 * 2e-3, "high": 1.2 * 2e-3, "q25": 0.95 * 2e-3, "q75": 1.1 * 2e-3,
+        "threads": 0, "value": 2e-3, "low": 0.9 * 2e-3, "high": 1.2 * 2e-3, "q25": 0.95 * 2e-3, "q75": 1.1 * 2e-3,
         "number": 7, "samples": 30, "status": "ok", "reason": "",
+        "processes": 2, "disturbed": 3, "empty_call_s": 4e-8,
     }  # fmt: skip
 
 
@@ -80,11 +85,20 @@ def test_each_number_goes_with_its_parameters(folders):
 
 @pytest.mark.parametrize("name", QUANTITY_AND_OP)
 def test_every_benchmark_is_read(folders, name):
-    variant, elements, *dtypes = (next(iter(axis)) for axis in parameters(name))
-    case = Case(*QUANTITY_AND_OP[name], variant, elements, (*dtypes, "float32")[0])
+    given = dict(zip(PARAMETERS[name], (next(iter(axis)) for axis in parameters(name)), strict=True))
+    case = Case(*QUANTITY_AND_OP[name], **{"dtype": "float32", **given})
     write(folders[0], content({case: 3.0}))
     row = only_row(folders)
-    assert (row["quantity"], row["op"], row["variant"], row["value"]) == (case.quantity, case.op, variant, 3.0)
+    assert row["value"] == 3.0
+    assert {field: row[field] for field in vars(case)} == vars(case)
+
+
+def test_unstable_number_is_told_from_a_steady_one(folders):
+    write(folders[0], content({FORWARD: 2e-3}))
+    write_outcomes(folders[1], [record(FORWARD, "unstable", "half of the samples lie further apart than 1 and 3 s")])
+    row = only_row(folders)
+    assert (row["value"], row["status"]) == (2e-3, "unstable")
+    assert row["reason"].startswith("half of the samples")
 
 
 def test_failure_has_the_reason_that_was_recorded(folders):
@@ -450,8 +464,8 @@ def test_reasons_of_a_real_run_are_found(measured):
     times = table[table["quantity"] == "time"].set_index("variant")
     assert times.loc["raises.out", "status"] == "error"
     assert "ZeroDivisionError" in times.loc["raises.out", "reason"]
-    assert times.loc["numpy.out", "status"] == "ok"
-    if times.loc["torch-cuda.fresh", "status"] == "ok":
+    assert times.loc["numpy.out", "status"] in outcomes.MEASURED
+    if times.loc["torch-cuda.fresh", "status"] in outcomes.MEASURED:
         pytest.skip("this machine has a CUDA device")
     assert times.loc["torch-cuda.fresh", "status"] == "skipped"
     assert times.loc["torch-cuda.fresh", "env"] == times.loc["numpy.out", "env"]

@@ -3,7 +3,7 @@
 The way of a number, file by file:
 
     case.py        what to measure, and under which settings
-    bundles.py     whether cases share a process
+    bundles.py     which processes measure a case
     isolation.py   runs cases in a process of its own, with a deadline; every ending is an outcome
     child.py       the entry point of that process
     measuring.py   in that process: driver, inputs, truth, then the quantity asked for, then truth again
@@ -12,6 +12,7 @@ The way of a number, file by file:
     sampler.py     warm-up, calibration, samples
     threads.py     sets the thread count, and reads back what was got
     frameworks/    how to drive each framework
+    memory.py      whether a case fits
     roofs.py       what the memory of this machine can do
     outcomes.py    the record of every ending, one JSON line each
     provenance.py  the machine and the software

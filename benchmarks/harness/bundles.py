@@ -55,7 +55,7 @@ def measured(cases: Sequence[Case], settings: Settings) -> dict[Case, Outcome]:
             for case, part in zip(todo, ended, strict=False):
                 parts[case].append(part)
             todo = todo[len(ended) :]
-    return {case: outcomes.pooled(parts[case]) for case in cases}
+    return {case: outcomes.pooled(parts[case]) if case.varies else parts[case][0] for case in cases}
 
 
 def _waiting_beside(case: Case, folder: Path) -> list[Case]:
@@ -63,7 +63,7 @@ def _waiting_beside(case: Case, folder: Path) -> list[Case]:
     return [
         other
         for other in planned
-        if (other.op, other.variant) == (case.op, case.variant)
+        if (other.op, other.variant, other.threads) == (case.op, case.variant, case.threads)
         # A first call needs a process that made none.
         and "first_call" not in (case.quantity, other.quantity)
         and other != case

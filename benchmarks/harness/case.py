@@ -4,16 +4,24 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-QUANTITIES = ("time", "first_call", "transient_bytes", "saved_bytes")
-UNITS = {"time": "seconds", "first_call": "seconds", "transient_bytes": "bytes", "saved_bytes": "bytes"}
+# cold: a time with the arguments in no cache. scaling: a time with some of the threads.
+UNITS = {
+    "time": "seconds",
+    "cold": "seconds",
+    "scaling": "seconds",
+    "first_call": "seconds",
+    "transient_bytes": "bytes",
+    "saved_bytes": "bytes",
+}
 
 
 @dataclass(frozen=True)
 class Case:
     """One number to measure.
 
-    quantity: one of QUANTITIES. op: an operator of the catalog, or "roof". variant: a name in
-    it. elements: array length (for a roof: bytes of one array). dtype: its dtype.
+    quantity: one of UNITS. op: an operator of the catalog, or "roof". variant: a name in it.
+    elements: array length (for a roof: bytes of one array). dtype: its dtype. threads: how many,
+    where that is not left to the settings.
     """
 
     quantity: str
@@ -21,6 +29,7 @@ class Case:
     variant: str
     elements: int
     dtype: str
+    threads: int = 0
 
     @property
     def varies(self) -> bool:
@@ -28,7 +37,7 @@ class Case:
 
         A roof tries several places in memory itself; compiling takes too long to be done twice.
         """
-        return self.quantity == "time" and self.op != "roof"
+        return self.quantity in ("time", "cold", "scaling") and self.op != "roof"
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,9 @@ def main(request_path: str) -> None:
 
 def _measured(request: dict[str, Any]) -> Any:
     from benchmarks.harness.case import from_json
-    from benchmarks.harness.frameworks import Unavailable
+    from benchmarks.harness.frameworks import Unavailable, Unsupported
     from benchmarks.harness.measuring import measure
+    from benchmarks.harness.memory import NotEnough, is_exhaustion
     from benchmarks.harness.outcomes import Outcome
     from benchmarks.harness.truth import WrongResult
 
@@ -42,6 +43,10 @@ def _measured(request: dict[str, Any]) -> Any:
         return measure(*from_json(request))
     except Unavailable as error:
         return Outcome("skipped", str(error))
+    except Unsupported as error:
+        return Outcome("unsupported", str(error))
+    except NotEnough as error:
+        return Outcome("memory", str(error))
     except WrongResult as error:
         return Outcome("wrong", str(error))
     except ModuleNotFoundError as error:
@@ -49,7 +54,9 @@ def _measured(request: dict[str, Any]) -> Any:
     except Exception as error:
         traceback.print_exc()
         return Outcome(
-            "error", f"{type(error).__name__}: {_first_line(error)}", output_tail=traceback.format_exc()[-2000:]
+            "memory" if is_exhaustion(error) else "error",
+            f"{type(error).__name__}: {_first_line(error)}",
+            output_tail=traceback.format_exc()[-2000:],
         )
 
 

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.harness import memory
 from benchmarks.harness.case import Case, Settings, to_json
 from benchmarks.harness.outcomes import Outcome
 
@@ -26,6 +27,7 @@ def run(cases: Sequence[Case], settings: Settings) -> list[Outcome]:
     with tempfile.TemporaryDirectory(prefix="relu-bench-") as name:
         folder = Path(name)
         requests = [to_json(case, settings) for case in cases]
+        killed_before = memory.killed_by_kernel()
         # The process writes a byte for each case that it is done with.
         progress, done = os.pipe()
         request = {"folder": name, "benchmarks": str(Path(__file__).parents[1]), "done": done, "requests": requests}
@@ -49,7 +51,9 @@ def run(cases: Sequence[Case], settings: Settings) -> list[Outcome]:
             for number in range(len(cases))
             if (folder / f"{number}.json").exists()
         ]
-        return outcomes if len(outcomes) == len(cases) else [*outcomes, _broken_off(code, settings.limit_s, tail)]
+        return (
+            outcomes if len(outcomes) == len(cases) else [*outcomes, _broken_off(code, settings, tail, killed_before)]
+        )
 
 
 def _wait(process: subprocess.Popen, progress: int, limit_s: float) -> int | None:
@@ -69,9 +73,11 @@ def _wait(process: subprocess.Popen, progress: int, limit_s: float) -> int | Non
         _kill_session(process)
 
 
-def _broken_off(code: int | None, limit_s: float, tail: str) -> Outcome:
+def _broken_off(code: int | None, settings: Settings, tail: str, killed_before: int) -> Outcome:
     if code is None:
-        return Outcome("timeout", f"still running after {limit_s:g} s", output_tail=tail)
+        return Outcome("timeout", f"still running after {settings.limit_s:g} s", output_tail=tail)
+    if code == -signal.SIGKILL and memory.killed_by_kernel() > killed_before:
+        return Outcome("memory", "killed by the kernel, which had no memory left", output_tail=tail)
     if code < 0:
         return Outcome("crashed", f"killed by {signal.Signals(-code).name}", output_tail=tail)
     return Outcome("crashed", f"the process ended with code {code} and no result", output_tail=tail)

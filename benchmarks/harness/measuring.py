@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import median
 from time import perf_counter
@@ -14,27 +15,29 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import operators, provenance, sampler, threads, truth
+from benchmarks.harness import memory, operators, provenance, sampler, threads, truth
 from benchmarks.harness.case import Case, Settings
-from benchmarks.harness.frameworks import Driver, Unavailable, driver
+from benchmarks.harness.frameworks import Driver, Unavailable, Unsupported, driver
 from benchmarks.harness.outcomes import Outcome
-from impls.catalog import ITEMSIZE_BYTES, Variant, find
+from impls.catalog import ITEMSIZE_BYTES, Size, Variant, find
 
-# Buffers that in-place calls rotate through are restored together and stay within a common L2 cache.
+# Arguments that in-place calls take turns on are restored together and stay within a common L2 cache.
 POOL_BYTES = 512 * 1024
 MOST_POOLED = 256
 MOST_PLACEMENTS = 3
 PLACED_BYTES = 64 * 1024 * 1024
 ROOF_PLACEMENTS = 4
+UNKNOWN_CACHE_BYTES = 64 * 1024 * 1024
 ENDS = (slice(0, 64), slice(-64, None))
 
 
 def measure(case: Case, settings: Settings) -> Outcome:
     """Measure one case in this process, which must not have imported a framework.
 
-    Raises truth.WrongResult, threads.ThreadMismatch, frameworks.Unavailable, and whatever the
+    Raises truth.WrongResult, threads.ThreadMismatch, what `require` raises, and whatever the
     variant raises.
     """
+    settings = replace(settings, threads=case.threads or settings.threads)
     threads.limit(settings.threads)
     if case.op == "roof":
         return _roof(case, settings)
@@ -53,18 +56,21 @@ def measure(case: Case, settings: Settings) -> Outcome:
         import_s = perf_counter() - start
         threads.check(variant.framework, settings.threads, framework.threads())
         outcome = _QUANTITIES[case.quantity](Bench(variant, case, framework, function), settings)
+        # Once more, as a variant may have changed it.
+        threads.check(variant.framework, settings.threads, framework.threads())
     outcome.details.update(import_s=import_s, threads=framework.threads(), provenance=provenance.collect())
     return outcome
 
 
 def require(variant: Variant, case: Case) -> None:
-    """Raise Unavailable where this machine or the framework cannot run the case; nothing is imported for it."""
+    """Raise Unavailable, Unsupported or memory.NotEnough where the case cannot run; nothing is imported for it."""
     if case.dtype not in variant.dtypes:
-        raise Unavailable(f"{variant.framework} has no {case.dtype} here")
+        raise Unsupported(f"{variant.framework} has no {case.dtype} here")
     if variant.device == "cuda" and provenance.gpu_driver() is None:
         raise Unavailable("no CUDA device: no NVIDIA driver is loaded")
     if variant.needs == "c++ compiler" and not shutil.which(_compiler()):
         raise Unavailable(f"no C++ compiler: {_compiler()!r} is not on the PATH")
+    memory.require(variant, case.elements, case.dtype)
 
 
 def _compiler() -> str:
@@ -80,8 +86,6 @@ class Bench:
         self.consumed = operators.consumed(variant.op, variant.memory)
         self.arguments = operators.COUNT[variant.op] + (variant.memory == "out")
         self.call_bytes = self.arguments * case.elements * ITEMSIZE_BYTES[case.dtype]
-        # Calls that overwrite their inputs take turns on several sets of them, restored together.
-        self.pool_size = max(1, min(MOST_POOLED, POOL_BYTES // self.call_bytes)) if self.consumed else 1
         self.x, self.grad = truth.ordinary(case.elements)
         self.ordinary = self.inputs(self.x, self.grad)
 
@@ -175,16 +179,38 @@ class Bench:
 
 
 def _time(bench: Bench, settings: Settings) -> Outcome:
+    """Warm: every call has the arguments of the one before it, or some that have just been restored.
+
+    How fast memory is depends on where it lies: small arrays are timed in several places.
+    """
+    placements = max(1, min(MOST_PLACEMENTS, PLACED_BYTES // bench.call_bytes))
+    size = max(1, min(MOST_POOLED, POOL_BYTES // bench.call_bytes)) if bench.consumed else 1
+    return _timed(bench, settings.budget_s, [size] * placements, size)
+
+
+def _cold(bench: Bench, settings: Settings) -> Outcome:
+    """Cold: between two calls with the same arguments, others take up twice what the largest cache holds.
+
+    Restored arguments are called in the order of restoring, and so few that the rest fills the cache.
+    """
+    half = -(-max(provenance.caches_bytes().values(), default=UNKNOWN_CACHE_BYTES) // bench.call_bytes)
+    return _timed(bench, settings.budget_s, [2 * half], half)
+
+
+def _timed(bench: Bench, budget_s: float, pool_sizes: Sequence[int], most_restored: int) -> Outcome:
+    """Times of calls on one pool of arguments after the other.
+
+    most_restored: how many a sample may take of those that must be restored for it.
+    """
     bench.verify_special()
     masters = bench.masters()
-    # How fast memory is depends on where it lies: small arrays are timed in several places, all kept.
-    placements = max(1, min(MOST_PLACEMENTS, PLACED_BYTES // bench.call_bytes))
     pools: list[list[list[Any]]] = []
     taken: list[sampler.Samples] = []
     steal_s = provenance.steal_s()
-    for _ in range(placements):
-        pools.append([bench.make() for _ in range(bench.pool_size)])
-        taken.append(_sampled(bench, pools[-1], masters, settings.budget_s / placements))
+    for size in pool_sizes:
+        # All are kept, so that each is in another place.
+        pools.append([bench.make() for _ in range(size)])
+        taken.append(_sampled(bench, pools[-1], masters, budget_s / len(pool_sizes), most_restored))
     steal_s = provenance.steal_s() - steal_s
     bench.verify_special()
     samples = sampler.pooled(taken)
@@ -199,17 +225,22 @@ def _time(bench: Bench, settings: Settings) -> Outcome:
             "samples": len(samples.samples_s),
             "placement_medians_s": [median(one.samples_s) for one in taken],
             "steal_s": steal_s,
+            "empty_call_s": sampler.empty_call_s(tuple(pools[0][0])),
         },
     )
 
 
-def _sampled(bench: Bench, pool: list[list[Any]], masters: dict[int, Any], budget_s: float) -> sampler.Samples:
-    """Samples of calls on these arrays, all of which are checked before or after, on what they hold then."""
+def _sampled(
+    bench: Bench, pool: list[list[Any]], masters: dict[int, Any], budget_s: float, most_restored: int
+) -> sampler.Samples:
+    """Samples of calls on these arguments, all of which are checked, on what they hold then."""
     first, values = pool[0], bench.ordinary.values
     bench.verify_on(bench.restored(first, masters), values)
     bench.verify_own_memory(first)
-    supply = partial(_restored, bench, pool, masters) if bench.consumed else sampler.same(tuple(first))
-    taken = sampler.sample(bench.call, supply, budget_s, bench.pool_size if bench.consumed else None)
+    if bench.consumed:
+        taken = sampler.sample(bench.call, partial(_restored, bench, pool, masters), budget_s, most_restored)
+    else:
+        taken = sampler.sample(bench.call, sampler.in_turn(list(map(tuple, pool))), budget_s)
     # What stopped working on the way shows here.
     for timed in pool:
         bench.verify_on(bench.restored(timed, masters), values)
@@ -218,8 +249,8 @@ def _sampled(bench: Bench, pool: list[list[Any]], masters: dict[int, Any], budge
 
 
 def _restored(bench: Bench, pool: list[list[Any]], masters: dict[int, Any], calls: int) -> list[tuple[Any, ...]]:
-    """Arguments for so many in-place calls, each with its own, fresh data."""
-    return [bench.restored(arrays, masters) for arrays in pool[:calls]]
+    """Arguments for so many in-place calls, each with its own, fresh data; all of the pool is restored."""
+    return [bench.restored(arrays, masters) for arrays in pool][:calls]
 
 
 def _first_call(bench: Bench, settings: Settings) -> Outcome:
@@ -234,16 +265,29 @@ def _first_call(bench: Bench, settings: Settings) -> Outcome:
 def _transient_bytes(bench: Bench, settings: Settings) -> Outcome:
     bench.verify()
     call = operators.call(bench.variant.op, bench.function)
-    return Outcome("ok", value=bench.framework.transient_bytes(call, bench.function, bench.make))
+    measured = bench.framework.transient_bytes(call, bench.function, bench.make)
+    return _as_declared("transient", measured, bench.variant.transient, bench.case)
 
 
 def _saved_bytes(bench: Bench, settings: Settings) -> Outcome:
     bench.verify()
-    return Outcome("ok", value=bench.framework.saved_bytes(bench.function, bench.make()[0]))
+    measured = bench.framework.saved_bytes(bench.function, bench.make()[0])
+    return _as_declared("saved", measured, bench.variant.kept_size, bench.case)
+
+
+def _as_declared(name: str, measured_bytes: int, declared: Size, case: Case) -> Outcome:
+    """Measured bytes, where they are what the row declares; raises truth.WrongResult otherwise."""
+    itemsize_bytes = ITEMSIZE_BYTES[case.dtype]
+    if not declared.explains(measured_bytes, case.elements, itemsize_bytes):
+        declared_bytes = declared.bytes(case.elements, itemsize_bytes)
+        raise truth.WrongResult(f"{name} bytes: {declared_bytes} declared, {measured_bytes} measured")
+    return Outcome("ok", value=measured_bytes)
 
 
 _QUANTITIES: dict[str, Callable[[Bench, Settings], Outcome]] = {
     "time": _time,
+    "scaling": _time,
+    "cold": _cold,
     "first_call": _first_call,
     "transient_bytes": _transient_bytes,
     "saved_bytes": _saved_bytes,

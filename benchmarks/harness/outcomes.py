@@ -11,25 +11,33 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any, Literal
 
 from benchmarks.harness.case import Case
 
-SCHEMA = 1
+SCHEMA = 2
 
-Status = Literal["ok", "wrong", "skipped", "timeout", "crashed", "error"]
-# asv's terms: these are n/a, all others but "ok" are failures.
-NOT_APPLICABLE = ("skipped",)
+Status = Literal["ok", "unstable", "wrong", "skipped", "unsupported", "timeout", "memory", "crashed", "error"]
+# These have a number.
+MEASURED = ("ok", "unstable")
+# This machine lacks something, or the framework does: in asv's terms n/a. All others are failures.
+NOT_APPLICABLE = ("skipped", "unsupported")
+# Quartiles of the samples, or medians of the processes, further apart than this share of the median.
+UNSTABLE = 0.1
+# A process that is timed computes, or, with a GPU, spins until that has.
+LEAST_CPU_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a case ended.
 
-    reason: one line for people, empty where all went well. value: bytes, or seconds (the
-    median). samples_s, number: as asv wants them. details: circumstances, for the record.
-    output_tail: the end of what the process printed.
+    status: "ok"; "unstable": there is a number, and it varies; "wrong" result; "skipped": this machine
+    lacks something; "unsupported": the framework does; "timeout"; out of "memory"; "crashed": by a
+    signal or an exit; "error": an exception. reason: one line for people, empty where all went well.
+    value: bytes, or seconds (the median). samples_s, number: as asv wants them. details:
+    circumstances, for the record. output_tail: the end of what the process printed.
     """
 
     status: Status
@@ -42,20 +50,38 @@ class Outcome:
 
 
 def pooled(parts: Sequence[Outcome]) -> Outcome:
-    """One outcome of a case that several processes measured: all their samples, or the first failure."""
+    """One outcome of a time that several processes measured: all their samples, or the first failure."""
     failures = [part for part in parts if part.status != "ok"]
-    if failures or len(parts) == 1:
-        return (failures or parts)[0]
+    if failures:
+        return failures[0]
     samples_s = [sample for part in parts for sample in part.samples_s or ()]
+    reason = _variation(samples_s, [part.value or 0.0 for part in parts]) or _absence(parts)
     circumstances = [{"median_s": part.value, "number": part.number, **part.details} for part in parts]
     provenance = [one.pop("provenance") for one in circumstances]
     return Outcome(
-        "ok",
+        "unstable" if reason else "ok",
+        reason,
         value=median(samples_s),
         samples_s=samples_s,
         number=min(part.number or 1 for part in parts),
         details={"processes": circumstances, "provenance": provenance[0]},
     )
+
+
+def _variation(samples_s: Sequence[float], medians_s: Sequence[float]) -> str:
+    """Why the median of the samples is no steady number; empty where it is one."""
+    low, _, high = quantiles(samples_s, n=4)
+    if high - low > UNSTABLE * median(samples_s):
+        return f"half of the samples lie further apart than {low:.3g} and {high:.3g} s"
+    if max(medians_s) - min(medians_s) > UNSTABLE * median(samples_s):
+        return f"medians of the processes lie between {min(medians_s):.3g} and {max(medians_s):.3g} s"
+    return ""
+
+
+def _absence(parts: Sequence[Outcome]) -> str:
+    """Whether a process on the CPU did something else than compute; empty where it did not."""
+    share = min(part.details.get("cpu_share", 1.0) for part in parts)
+    return f"asleep: the process used {share:.0%} of a core while it was timed" if share < LEAST_CPU_SHARE else ""
 
 
 def folder() -> Path:

@@ -4,11 +4,13 @@ import gc
 import resource
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import accumulate, cycle, islice, repeat
 from math import ceil, floor, sqrt
 from statistics import mean, median
 from time import perf_counter_ns, process_time_ns
 from typing import Any
+
+from benchmarks.harness.provenance import steal_s
 
 # The clock and the loop around a call cost below 0.1 us: 20 us a sample keeps them near 0.1 %,
 # and 1 ms keeps the timer's jitter out where calls may be repeated freely.
@@ -17,6 +19,7 @@ LEAST_SAMPLES = 7
 # What is soon known to 1 % stops early, but not so early that placements weigh unequally when pooled.
 SETTLED_SAMPLES = 30
 MOST_SAMPLES = 60
+EMPTY_CALLS = 10_000
 INTERVAL = 0.01
 STEADY = 0.05
 WINDOW = 5
@@ -29,8 +32,9 @@ class Samples:
 
     number: calls in a sample, at the least. stopped: "interval" (that of the median is below 1 %),
     "budget", "count", or "mixed" of several rounds. steady: whether the warm-up ended with two windows
-    that agree. warmup_s: its length. switches: involuntary context switches while sampling.
-    cpu_share: CPU time of the process by wall time.
+    that agree. warmup_s: its length. disturbed: positions of the samples during which a thread of the
+    process was switched out, or the hypervisor took time from a core. cpu_share: CPU time of the
+    process by wall time.
     """
 
     samples_s: list[float]
@@ -38,7 +42,7 @@ class Samples:
     stopped: str
     steady: bool
     warmup_s: float
-    switches: int
+    disturbed: list[int]
     cpu_share: float
 
 
@@ -61,11 +65,16 @@ def sample(
         steady = _warm_up(function, arguments, number, budget_s / 2)
         warmup_s = (perf_counter_ns() - start_ns) / 1e9
 
-        before, start_ns, start_cpu_ns = _switches(), perf_counter_ns(), process_time_ns()
+        start_ns, start_cpu_ns = perf_counter_ns(), process_time_ns()
         samples: list[float] = []
+        disturbed: list[int] = []
         stopped = ""
         while not stopped:
-            samples.append(_time(function, arguments(number)) / number / 1e9)
+            calls = arguments(number)
+            before = _disturbances()
+            samples.append(_time(function, calls) / number / 1e9)
+            if _disturbances() != before:
+                disturbed.append(len(samples) - 1)
             stopped = _stop(samples, (perf_counter_ns() - start_ns) / 1e9, budget_s)
         elapsed_ns = perf_counter_ns() - start_ns
         return Samples(
@@ -74,7 +83,7 @@ def sample(
             stopped=stopped,
             steady=steady,
             warmup_s=warmup_s,
-            switches=_switches() - before,
+            disturbed=disturbed,
             cpu_share=(process_time_ns() - start_cpu_ns) / elapsed_ns,
         )
     finally:
@@ -84,13 +93,14 @@ def sample(
 def pooled(parts: Sequence[Samples]) -> Samples:
     """All samples of several rounds; what is said of them holds for every one, or is their sum or mean."""
     stops = {part.stopped for part in parts}
+    starts = accumulate((len(part.samples_s) for part in parts), initial=0)
     return Samples(
         samples_s=[sample for part in parts for sample in part.samples_s],
         number=min(part.number for part in parts),
         stopped=stops.pop() if len(stops) == 1 else "mixed",
         steady=all(part.steady for part in parts),
         warmup_s=sum(part.warmup_s for part in parts),
-        switches=sum(part.switches for part in parts),
+        disturbed=[start + position for start, part in zip(starts, parts, strict=False) for position in part.disturbed],
         cpu_share=mean(part.cpu_share for part in parts),
     )
 
@@ -104,6 +114,15 @@ def interval(samples: list[float]) -> tuple[float, float]:
     return ordered[low], ordered[high]
 
 
+def empty_call_s(arguments: tuple[Any, ...]) -> float:
+    """Seconds of a call that does nothing: what the loop, and the call itself, add to every time."""
+    return min(_time(_nothing, repeat(arguments, EMPTY_CALLS)) for _ in range(20)) / EMPTY_CALLS / 1e9
+
+
+def _nothing(first: Any, second: Any = None, third: Any = None) -> None:
+    pass
+
+
 def _time(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> int:
     start_ns = perf_counter_ns()
     for call in arguments:
@@ -111,9 +130,10 @@ def _time(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) ->
     return perf_counter_ns() - start_ns
 
 
-def same(arguments: tuple[Any, ...]) -> Callable[[int], Iterable[tuple[Any, ...]]]:
-    """Arguments for calls that overwrite none of theirs."""
-    return lambda calls: repeat(arguments, calls)
+def in_turn(arguments: Sequence[tuple[Any, ...]]) -> Callable[[int], Iterable[tuple[Any, ...]]]:
+    """Arguments for calls that overwrite none of theirs, which go round."""
+    turns = cycle(arguments)
+    return lambda calls: islice(turns, calls)
 
 
 def _calibrate(
@@ -165,5 +185,6 @@ def _stop(samples: list[float], elapsed_s: float, budget_s: float) -> str:
     return "count" if len(samples) >= MOST_SAMPLES else ""
 
 
-def _switches() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+def _disturbances() -> tuple[int, float]:
+    """What grows when something else runs: involuntary switches of this process, stolen time of all cores."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw, steal_s()

@@ -2,6 +2,8 @@
 
 import os
 
+from benchmarks.harness.frameworks import Unavailable
+
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -13,8 +15,11 @@ def limit(threads: int) -> None:
     """Keep this process, and what it will import, to `threads` cores and threads.
 
     Affinity does it for what has no switch of its own (XLA, the thread pool of the NumPy rows);
-    the environment variables do it for the rest.
+    the environment variables do it for the rest. Raises Unavailable where there are fewer cores.
     """
+    cores = len(os.sched_getaffinity(0))
+    if threads > cores:
+        raise Unavailable(f"{threads} threads asked, {cores} cores are usable")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     os.environ.update({name: str(threads) for name in VARIABLES})
 

@@ -26,17 +26,17 @@ class Failed(Exception):
     """A case that yields no number; the message says how it ended and why."""
 
 
-def track(quantity: str, op: str, variant: str, elements: int, dtype: str) -> dict[str, Any] | float:
+def track(quantity: str, op: str, variant: str, elements: int, dtype: str, threads: int = 0) -> dict[str, Any] | float:
     """Measure one case and return it in asv's form: samples and number for times, a plain number for bytes.
 
     Raises SkipNotImplemented where the case cannot run here (asv: n/a), and Failed where it went wrong.
     """
-    case = Case(quantity, op, variant, elements, dtype)
+    case = Case(quantity, op, variant, elements, dtype, threads)
     outcome = bundles.outcome(case, Settings.from_environment())
     outcomes.append(case, outcome, _commit())
     if outcome.status in outcomes.NOT_APPLICABLE:
         raise SkipNotImplemented(outcome.reason)
-    if outcome.status != "ok" or outcome.value is None:
+    if outcome.status not in outcomes.MEASURED or outcome.value is None:
         raise Failed(f"{outcome.status}: {outcome.reason}\n{outcome.output_tail}")
     if outcome.samples_s is None:
         return outcome.value

@@ -1,0 +1,117 @@
+"""Another timer for the same calls: pyperf, in processes of its own, with none of the harness's sampling.
+
+python -m scripts.independent OP VARIANT ELEMENTS DTYPE [pyperf's own options]
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import pyperf
+
+from benchmarks.harness import threads
+from benchmarks.harness.case import Case
+from benchmarks.harness.frameworks import driver
+from benchmarks.harness.measuring import Bench
+from impls.catalog import find
+
+# Each with another layout of its memory, as in the harness; pyperf adds one that calibrates.
+PROCESSES = 4
+
+
+def median_s(case: Case) -> float:
+    """Median seconds of a call as pyperf finds them, with all cores that this process may use.
+
+    Raises RuntimeError with pyperf's words where it fails.
+    """
+    row = [case.op, case.variant, str(case.elements), case.dtype]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "pyperf.json")
+        options = ["--quiet", "--copy-env", "--processes", str(PROCESSES), "--output", str(file)]
+        ended = subprocess.run(
+            [sys.executable, "-m", "scripts.independent", *row, *options], capture_output=True, text=True
+        )
+        if ended.returncode:
+            raise RuntimeError(f"pyperf failed on {' '.join(row)}: {ended.stderr.strip()[-500:]}")
+        return float(pyperf.Benchmark.load(str(file)).median())
+
+
+def compare(times_s: Iterable[tuple[Case, float]], limit_percent: float) -> int:
+    """Print each time beside pyperf's and their ratio; tell how many are further apart than the limit.
+
+    times_s: cases with seconds, taken one by one, so that what is measured on demand alternates with pyperf.
+    """
+    print(f"{'operator':15} {'variant':28} {'elements':>9} {'dtype':9} {'suite':>12} {'pyperf':>12} {'ratio':>6}")
+    apart = []
+    for case, ours_s in times_s:
+        theirs_s = median_s(case)
+        apart.append(100 * abs(ours_s / theirs_s - 1))
+        print(
+            f"{case.op:15} {case.variant:28} {case.elements:9} {case.dtype:9} "
+            f"{ours_s * 1e6:9.2f} us {theirs_s * 1e6:9.2f} us {ours_s / theirs_s:6.3f}",
+            flush=True,
+        )
+    beyond = sum(percent > limit_percent for percent in apart)
+    if apart:
+        print(
+            f"{len(apart)} compared: median {median(apart):.1f} % apart, worst {max(apart):.1f} %, "
+            f"{beyond} beyond {limit_percent:g} %"
+        )
+    return beyond
+
+
+def main() -> None:
+    runner = pyperf.Runner(program_args=("-m", "scripts.independent"), add_cmdline_args=_pass_on)
+    runner.argparser.add_argument("op")
+    runner.argparser.add_argument("variant")
+    runner.argparser.add_argument("elements", type=int)
+    runner.argparser.add_argument("dtype")
+    options = runner.parse_args()
+    case = Case("time", options.op, options.variant, options.elements, options.dtype)
+    # Only pyperf's workers import the framework; this process starts them.
+    seconds = _seconds(case) if options.worker else float
+    runner.bench_time_func(f"{case.op} {case.variant} {case.elements} {case.dtype}", seconds)
+
+
+def _pass_on(command: list[str], options: argparse.Namespace) -> None:
+    """Tell pyperf's workers what to measure."""
+    command += [options.op, options.variant, str(options.elements), options.dtype]
+
+
+def _seconds(case: Case) -> Callable[[int], float]:
+    """A function from a number of calls to the seconds that they take."""
+    threads.limit(len(os.sched_getaffinity(0)))
+    row = find(case.op, case.variant)
+    framework = driver(row.framework)
+    os.environ.update(framework.environment(None))
+    framework.start(row.device)
+    bench = Bench(row, case, framework, row.load())
+    arguments, masters, call = bench.make(), bench.masters(), bench.call
+
+    def repeated(calls: int) -> float:
+        start_s = perf_counter()
+        for _ in range(calls):
+            call(*arguments)
+        return perf_counter() - start_s
+
+    def restored(calls: int) -> float:
+        """For arrays that are gone after a call, as donated ones are."""
+        total_s = 0.0
+        for _ in range(calls):
+            fresh = bench.restored(arguments, masters)
+            start_s = perf_counter()
+            call(*fresh)
+            total_s += perf_counter() - start_s
+        return total_s
+
+    return restored if row.framework == "jax" and bench.consumed else repeated
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""kill -9 at random moments: nothing unreadable is left, and what was measured before is not measured again.
+
+RELU_BENCH_TEST_KILLS: how many times each (default 4).
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from benchmarks.harness import bundles, isolation
+from benchmarks.harness.case import Case, Settings
+from scripts import results
+from tests.checkout import Checkout
+
+KILLS = int(os.environ.get("RELU_BENCH_TEST_KILLS", "4"))
+VARIANTS = ("numpy.out", "numpy.inplace", "numpy-clip.out")
+CASES = [Case("time", "relu.forward", name, 2**15, "float32") for name in VARIANTS]
+
+
+@pytest.mark.parametrize("attempt", range(KILLS))
+def test_killing_a_measuring_process_ends_its_case_and_nothing_else(attempt):
+    ended = []
+    runner = threading.Thread(target=lambda: ended.extend(isolation.run(CASES, Settings(0.3, 60, 1))))
+    runner.start()
+    time.sleep(random.uniform(0.0, 1.0))
+    killed = subprocess.run(["pkill", "-KILL", "-P", str(os.getpid()), "-f", "harness/child.py"]).returncode == 0
+    runner.join()
+    statuses = [outcome.status for outcome in ended]
+    if killed and statuses != ["ok"] * len(CASES):
+        assert statuses == ["ok"] * (len(ended) - 1) + ["crashed"]
+        assert ended[-1].reason == "killed by SIGKILL"
+    else:
+        assert statuses == ["ok"] * len(CASES)
+
+
+def test_killing_the_runner_loses_at_most_what_is_in_progress(tmp_path):
+    checkout = Checkout(tmp_path / "checkout")
+    checkout.asv("machine", "--yes")
+    kept = tmp_path / "unfinished"
+    kept.mkdir()
+    bundles.write_plan(kept, CASES)
+    pattern = rf"Forward\.track_time\('({'|'.join(VARIANTS)})', 32768, 'float32'\)"
+    variables = {bundles.VARIABLE: str(kept), "RELU_BENCH_BUDGET_S": "0.6"}
+    for _ in range(KILLS):
+        before = {path.name: path.read_bytes() for path in kept.glob("*-time-*.json")}
+        started = checkout.start(pattern, **variables)
+        time.sleep(random.uniform(0.5, 6.0))
+        os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
+        after = {path.name: path.read_bytes() for path in kept.glob("*-time-*.json")}
+        assert before.items() <= after.items()
+        assert not readable(checkout).problems
+    completed = checkout.measure(pattern, **variables)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    table = readable(checkout).table
+    assert set(table["variant"]) == set(VARIANTS)
+    assert table["value"].notna().all()
+
+
+def readable(checkout):
+    """All that asv and the harness wrote, where a damaged result file is set aside as ./scripts/bench does it."""
+    script = "import scripts.bench as bench; bench._set_damaged_aside()"
+    subprocess.run([sys.executable, "-c", script], cwd=checkout.folder, check=True, capture_output=True)
+    try:
+        return results.load(checkout.folder / ".asv/results", checkout.folder / ".asv/outcomes")
+    except results.NoResults:
+        return results.Results(results._table([]), results._table([]), {})
