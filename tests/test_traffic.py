@@ -1,0 +1,62 @@
+"""The bytes that a row declares are those that a call of it moves, for every row that can run here.
+
+What watches the call is in `tests/tracing/`, and what it cannot see is said there. Each dtype is
+traced by itself: arrays grow with it and masks do not, so bytes tell the two apart.
+"""
+
+from dataclasses import fields, replace
+from itertools import product
+
+import pytest
+
+from impls.catalog import ITEMSIZE_BYTES, Traffic, Variant, find
+from tests.conftest import cases, eager
+from tests.tracing import Moved, trace
+
+# An element: XLA also counts scalars and tables of pointers.
+TOLERANCE_BYTES = 1e-3
+FIELDS = [field.name for field in fields(Traffic)]
+# Bytes an element of packed bits, the smallest array there is.
+BIT = 1 / 8
+# Rows of torch.compile take seconds to compile for each dtype, so they have one.
+ROWS = [case for case in cases() if eager(case.values[0]) or "float32" in case.values]
+every_row = pytest.mark.parametrize(("row", "dtype"), ROWS)
+
+
+def declared(traffic: Traffic, dtype: str) -> Moved:
+    """What the catalog says, in the terms of a trace."""
+    itemsize_bytes = ITEMSIZE_BYTES[dtype]
+    return Moved(
+        read=traffic.reads * itemsize_bytes + traffic.mask_reads,
+        written=traffic.writes * itemsize_bytes + traffic.mask_writes,
+        fetched=traffic.write_allocate * itemsize_bytes + traffic.mask_writes,
+    )
+
+
+def agrees(traffic: Traffic, dtype: str, traced: Moved) -> bool:
+    return declared(traffic, dtype) == pytest.approx(traced, abs=TOLERANCE_BYTES)
+
+
+@every_row
+def test_a_call_moves_what_is_declared(row: Variant, dtype: str) -> None:
+    traced = trace(row, dtype)
+    assert declared(row.traffic, dtype) == pytest.approx(traced, abs=TOLERANCE_BYTES)
+    # The same in the number that reports divide by the time.
+    assert row.traffic.bus_bytes(1, ITEMSIZE_BYTES[dtype]) == pytest.approx(sum(traced), abs=3 * TOLERANCE_BYTES)
+
+
+@every_row
+def test_a_wrong_declaration_is_caught(row: Variant, dtype: str) -> None:
+    """Each number of it understated and overstated by packed bits."""
+    traced = trace(row, dtype)
+    for field, change in product(FIELDS, (-BIT, BIT)):
+        wrong = replace(row.traffic, **{field: getattr(row.traffic, field) + change})
+        assert not agrees(wrong, dtype, traced), (field, change)
+
+
+def test_a_mask_declared_as_an_array_is_caught() -> None:
+    """It agrees with one dtype, and so with no other."""
+    row = find("relu.backward", "numpy.fresh")
+    traffic = row.traffic
+    wrong = replace(traffic, reads=traffic.reads + 1 / 4, mask_reads=traffic.mask_reads - 1)
+    assert [dtype for dtype in row.dtypes if agrees(wrong, dtype, trace(row, dtype))] == ["float32"]

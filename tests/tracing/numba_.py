@@ -1,0 +1,74 @@
+"""Numba: its functions as plain Python, on arrays that note each element; every call of one is a pass.
+
+Not seen: what LLVM makes of a loop, and that two loops of one function pass twice.
+"""
+
+from collections.abc import Callable
+from importlib.util import find_spec, module_from_spec
+from typing import Any
+from unittest import mock
+
+import numba
+import numpy as np
+
+from benchmarks.harness import operators
+from impls.catalog import Variant
+from tests.tracing import Moved, Span, Step, moved, positive
+
+# A multiple of 8, as a byte holds the bits of so many.
+ELEMENTS = 1024
+
+
+class Noting(np.ndarray):
+    """An array that notes in `step` which of its elements are read and written."""
+
+    step: Step
+
+    def __array_finalize__(self, parent: Any) -> None:
+        self.step = getattr(parent, "step", Step(set(), set()))
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, slice) and self._span(key) not in self.step.writes:
+            self.step.reads.add(self._span(key))
+        return super().__getitem__(key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.step.writes.add(self._span(key))
+        super().__setitem__(key, value)
+
+    def _span(self, index: int) -> Span:
+        return Span(self.ctypes.data + index * self.itemsize, self.itemsize)
+
+
+def trace(row: Variant, dtype: str) -> Moved:
+    """What one call of a row moves."""
+    steps: list[Step] = []
+    module, name = row.function.split(":")
+    function = getattr(_interpreted(module, steps), name)
+    operators.call(row.op, function)(*positive(row, dtype, ELEMENTS))
+    return moved(steps, ELEMENTS)
+
+
+def _interpreted(name: str, steps: list[Step]) -> Any:
+    """A copy of a module whose functions are not compiled, and note in `steps` what they read and write."""
+    spec = find_spec(name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    with mock.patch.multiple(numba, njit=lambda **_: lambda function: _as_pass(function, steps), prange=range):
+        spec.loader.exec_module(module)
+    return module
+
+
+def _as_pass(function: Callable[..., Any], steps: list[Step]) -> Callable[..., Any]:
+    def call(*arrays: np.ndarray) -> Any:
+        steps.append(Step(set(), set()))
+        return function(*(_noting(array, steps[-1]) for array in arrays))
+
+    return call
+
+
+def _noting(array: np.ndarray, step: Step) -> Noting:
+    noting = array.view(Noting)
+    noting.step = step
+    return noting

@@ -1,0 +1,79 @@
+"""NumPy: arrays that note the functions they are given to, each a pass through whole arrays.
+
+Not seen: methods that copy, as `astype`, and the pieces in which NumPy converts one dtype to another.
+What either allocates, `test_memory.py` finds.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from impls.catalog import Variant
+from tests.conftest import results
+from tests.tracing import Moved, Span, Step, moved, positive
+
+ELEMENTS = 2**20
+# No array is smaller than packed bits; temporaries of a block are, and stay in a cache.
+LEAST_BYTES = ELEMENTS // 8
+# Functions that are no ufuncs: those that read their arguments and write a result, those that only write
+# one, and those that do neither by themselves (`clip` calls a ufunc).
+READ_AND_WRITE = (np.where, np.packbits, np.unpackbits)
+WRITE = (np.zeros_like,)
+NEITHER = (np.clip, np.shares_memory)
+
+
+class Noting(np.ndarray):
+    """An array that notes in `steps` what NumPy's functions read and write."""
+
+    steps: list[Step]
+
+    def __array_finalize__(self, parent: Any) -> None:
+        self.steps = getattr(parent, "steps", [])
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **keywords: Any) -> "Noting":
+        if "out" in keywords:
+            keywords["out"] = tuple(map(_plain, keywords["out"]))
+        result = getattr(ufunc, method)(*map(_plain, inputs), **keywords)
+        return self._noted(inputs, result)
+
+    def __array_function__(self, function: Any, types: Any, inputs: Any, keywords: Any) -> Any:
+        if function in NEITHER:
+            return super().__array_function__(function, types, inputs, keywords)
+        if function not in READ_AND_WRITE + WRITE:
+            raise NotImplementedError(f"whether {function} reads and writes is not known: add it to the lists here")
+        result = function(*map(_plain, inputs), **keywords)
+        return self._noted(inputs if function in READ_AND_WRITE else (), result)
+
+    def _noted(self, read: Iterable[Any], written: np.ndarray) -> "Noting":
+        self.steps.append(Step(_spans(read), _spans([written])))
+        return _noting(written, self.steps)
+
+
+def trace(row: Variant, dtype: str) -> Moved:
+    """What one call of a row moves."""
+    steps: list[Step] = []
+    results(row, [_noting(array, steps) for array in positive(row, dtype, ELEMENTS)])
+    return moved(steps, ELEMENTS)
+
+
+def _noting(array: np.ndarray, steps: list[Step]) -> Noting:
+    noting = array.view(Noting)
+    noting.steps = steps
+    return noting
+
+
+def _plain(value: Any) -> Any:
+    return value.view(np.ndarray) if isinstance(value, np.ndarray) else value
+
+
+def _spans(values: Iterable[Any]) -> set[Span]:
+    arrays = [value for value in values if isinstance(value, np.ndarray)]
+    return {Span(array.ctypes.data, array.nbytes) for array in arrays if _owner(array).nbytes >= LEAST_BYTES}
+
+
+def _owner(array: np.ndarray) -> np.ndarray:
+    """The array that a view is a view of."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array

@@ -1,0 +1,75 @@
+"""PyTorch: the operators that are dispatched, autograd's too, each a pass; of `torch.compile`, the kernels it writes.
+
+An operator reads its arguments but the `out` ones, and writes its results: those that it makes, those
+it is given, and the argument that it works on in place. A compiled kernel passes no dispatcher; its
+C++ names each array that it reads (`in_ptr0`, to const), writes (`out_ptr0`) or both (`in_out_ptr0`).
+
+Not seen: what an operator does inside. What it allocates there, `test_memory.py` finds.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._inductor.utils import run_and_get_code
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from impls.catalog import Variant
+from tests.conftest import results
+from tests.tracing import Moved, Span, Step, moved, positive
+
+ELEMENTS = 2**20
+# Operators that take dtype and device of their argument, and no values.
+READ_NOTHING = (torch.ops.aten.new_zeros.default,)
+# Of the kernel's declaration in C++: its parameters, and of each the type and what it is for.
+KERNEL = re.compile(r'extern "C"\s+void\s+kernel\(([^)]*)\)')
+POINTER = re.compile(r"(\w+)\* (in|out|in_out)_ptr")
+POINTER_BYTES = {"float": 4, "bool": 1}
+
+
+class Dispatched(TorchDispatchMode):
+    """Notes in `steps` what every operator reads and writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+
+    def __torch_dispatch__(self, operator: Any, types: Any, inputs: Any = (), keywords: Any = None) -> Any:
+        keywords = keywords or {}
+        result = operator(*inputs, **keywords)
+        if not operator.is_view:
+            read = [] if operator in READ_NOTHING else _read(operator._schema.arguments, inputs, keywords)
+            self.steps.append(Step(_spans(read), _spans([result])))
+        return result
+
+
+def trace(row: Variant, dtype: str) -> Moved:
+    """What one call of a row moves."""
+    arrays = positive(row, dtype, ELEMENTS)
+    if row.compiled:
+        _, sources = run_and_get_code(results, row, arrays)
+        return moved(map(_kernel, KERNEL.findall("".join(sources))), ELEMENTS)
+    with Dispatched() as dispatched:
+        results(row, arrays)
+    return moved(dispatched.steps, ELEMENTS)
+
+
+def _read(parameters: Sequence[Any], inputs: Sequence[Any], keywords: Mapping[str, Any]) -> list[Any]:
+    """The arguments of an operator that are not there to be written."""
+    given = dict(zip((parameter.name for parameter in parameters), inputs, strict=False), **keywords)
+    return [given.get(parameter.name) for parameter in parameters if not parameter.is_out]
+
+
+def _spans(values: Iterable[Any]) -> set[Span]:
+    # A tensor without dimensions is a scalar.
+    tensors = [value for value in values if isinstance(value, Tensor) and value.ndim]
+    return {Span(tensor.data_ptr(), tensor.nbytes) for tensor in tensors}
+
+
+def _kernel(parameters: str) -> Step:
+    """The pass that a compiled kernel makes, each pointer to an array of as many elements as all others."""
+    pointers = enumerate(POINTER.findall(parameters))
+    spans = [(use, Span(number, ELEMENTS * POINTER_BYTES[type_])) for number, (type_, use) in pointers]
+    return Step({span for use, span in spans if use != "out"}, {span for use, span in spans if use != "in"})
