@@ -286,7 +286,7 @@ def test_a_roof_that_leaves_out_work_is_refused(monkeypatch):
         roofs.check("copy.one", passes=3)
 
 
-# At 2^20 the arrays fit the last cache, and what the restoring leaves in which cache counts: from -14 % to +4 % was seen.
+# At 2^20 the arrays fit the last cache, and what restoring leaves in which cache counts: from -14 % to +4 % was seen.
 @pytest.mark.parametrize(("elements", "most"), [(2**20, 0.2), (2**25, 0.02)])
 def test_restoring_arguments_outside_the_clock_hardly_shows_inside(elements, most):
     """A row that overwrites nothing, timed as it is and as one whose arguments are restored for every call."""
