@@ -32,7 +32,7 @@ def outcome(case: Case, settings: Settings) -> Outcome:
         return measured([case], settings)[case]
     folder = Path(os.environ[VARIABLE])
     if not _path(folder, case).exists():
-        for member, result in measured([case, *_waiting_beside(case, folder)], settings).items():
+        for member, result in measured([case, *_waiting_beside(case, settings, folder)], settings).items():
             partial = _path(folder, member).with_suffix(".partial")
             partial.write_text(json.dumps(asdict(result)))
             os.replace(partial, _path(folder, member))
@@ -58,12 +58,17 @@ def measured(cases: Sequence[Case], settings: Settings) -> dict[Case, Outcome]:
     return {case: outcomes.pooled(parts[case]) if case.varies else parts[case][0] for case in cases}
 
 
-def _waiting_beside(case: Case, folder: Path) -> list[Case]:
+def _waiting_beside(case: Case, settings: Settings, folder: Path) -> list[Case]:
+    """Cases that the same process may measure: of the same variant, with as many threads."""
+
+    def shared(one: Case) -> tuple[str, str, int]:
+        return one.op, one.variant, one.threads or settings.threads
+
     planned = [Case(**fields) for fields in json.loads((folder / "plan.json").read_text())]
     return [
         other
         for other in planned
-        if (other.op, other.variant, other.threads) == (case.op, case.variant, case.threads)
+        if shared(other) == shared(case)
         # A first call needs a process that made none.
         and "first_call" not in (case.quantity, other.quantity)
         and other != case
