@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import operators, provenance, sampler, threads, truth
+from benchmarks.harness import machine, operators, provenance, sampler, threads, truth
 from benchmarks.harness.case import Case, Settings
 from benchmarks.harness.frameworks import Driver, Unavailable, driver
 from benchmarks.harness.outcomes import Outcome
@@ -36,8 +36,13 @@ def measure(case: Case, settings: Settings) -> Outcome:
     variant raises.
     """
     threads.limit(settings.threads)
-    if case.op == "roof":
-        return _roof(case, settings)
+    before = provenance.activity()
+    outcome = _roof(case, settings) if case.op == "roof" else _variant(case, settings)
+    outcome.details["provenance"] = provenance.collect(before)
+    return outcome
+
+
+def _variant(case: Case, settings: Settings) -> Outcome:
     try:
         variant = find(case.op, case.variant)
     except LookupError as error:
@@ -53,7 +58,7 @@ def measure(case: Case, settings: Settings) -> Outcome:
         import_s = perf_counter() - start
         threads.check(variant.framework, settings.threads, framework.threads())
         outcome = _QUANTITIES[case.quantity](Bench(variant, case, framework, function), settings)
-    outcome.details.update(import_s=import_s, threads=framework.threads(), provenance=provenance.collect())
+    outcome.details.update(import_s=import_s, threads=framework.threads())
     return outcome
 
 
@@ -61,7 +66,7 @@ def require(variant: Variant, case: Case) -> None:
     """Raise Unavailable where this machine or the framework cannot run the case; nothing is imported for it."""
     if case.dtype not in variant.dtypes:
         raise Unavailable(f"{variant.framework} has no {case.dtype} here")
-    if variant.device == "cuda" and provenance.gpu_driver() is None:
+    if variant.device == "cuda" and machine.gpu_driver() is None:
         raise Unavailable("no CUDA device: no NVIDIA driver is loaded")
     if variant.needs == "c++ compiler" and not shutil.which(_compiler()):
         raise Unavailable(f"no C++ compiler: {_compiler()!r} is not on the PATH")
@@ -181,11 +186,11 @@ def _time(bench: Bench, settings: Settings) -> Outcome:
     placements = max(1, min(MOST_PLACEMENTS, PLACED_BYTES // bench.call_bytes))
     pools: list[list[list[Any]]] = []
     taken: list[sampler.Samples] = []
-    steal_s = provenance.steal_s()
+    steal_s = machine.steal_s()
     for _ in range(placements):
         pools.append([bench.make() for _ in range(bench.pool_size)])
         taken.append(_sampled(bench, pools[-1], masters, settings.budget_s / placements))
-    steal_s = provenance.steal_s() - steal_s
+    steal_s = machine.steal_s() - steal_s
     bench.verify_special()
     samples = sampler.pooled(taken)
     circumstances = {key: value for key, value in vars(samples).items() if key not in ("samples_s", "number")}
@@ -276,7 +281,6 @@ def _roof(case: Case, settings: Settings) -> Outcome:
         "samples": len(samples_s),
         "median_s": median(samples_s),
         "threads": settings.threads,
-        "provenance": provenance.collect(),
     }
     best_s = min(samples_s)
     return Outcome("ok", value=best_s, samples_s=[best_s], number=passes, details=details)

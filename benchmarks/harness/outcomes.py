@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any, Literal
 
 from benchmarks.harness.case import Case
+from benchmarks.harness.provenance import AT_END
 
 SCHEMA = 1
 
@@ -48,13 +49,14 @@ def pooled(parts: Sequence[Outcome]) -> Outcome:
         return (failures or parts)[0]
     samples_s = [sample for part in parts for sample in part.samples_s or ()]
     circumstances = [{"median_s": part.value, "number": part.number, **part.details} for part in parts]
-    provenance = [one.pop("provenance") for one in circumstances]
+    first, *_, last = [one.pop("provenance") for one in circumstances]
+    end = {name: fact for name, fact in last.items() if name.endswith(AT_END)}
     return Outcome(
         "ok",
         value=median(samples_s),
         samples_s=samples_s,
         number=min(part.number or 1 for part in parts),
-        details={"processes": circumstances, "provenance": provenance[0]},
+        details={"processes": circumstances, "provenance": {**first, **end}},
     )
 
 
