@@ -18,8 +18,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.harness import bundles, outcomes
-from benchmarks.harness.case import Case
+from benchmarks.harness import bundles, outcomes, provenance
+from benchmarks.harness.case import Case, Settings
 from scripts import accelerator, results
 from scripts.pins import ROOT
 from scripts.profiles import PROFILES, Profile, asv_patterns, cases
@@ -34,17 +34,18 @@ POLL_S = 1.0
 
 def main() -> int:
     arguments = _arguments()
-    commit = _git("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD")
     _warn_if_dirty()
     say(f"commit {commit[:8]}, profile {arguments.profile}, {'CUDA' if accelerator.has_gpu() else 'CPU'} builds")
     register(arguments.machine)
     _set_damaged_aside()
     profile = PROFILES[arguments.profile]
     wanted = cases(profile, accelerator.has_gpu(), len(os.sched_getaffinity(0)))
-    done = set() if arguments.again else _done(commit, arguments.machine, profile.processes)
+    here = provenance.expected_fingerprint(Settings.from_environment().threads)
+    done = set() if arguments.again else _done(commit, arguments.machine, here, profile.processes)
     todo = [case for case in wanted if case not in done]
     say(f"{len(wanted)} cases, {len(todo)} to measure")
-    unfinished = UNFINISHED / f"{commit[:8]}-{arguments.profile}-{arguments.machine}"
+    unfinished = UNFINISHED / f"{commit[:8]}-{arguments.profile}-{arguments.machine}-{here}"
     if arguments.again:
         shutil.rmtree(unfinished, ignore_errors=True)
     failed = _measure(profile, todo, arguments.machine, unfinished) if todo else False
@@ -85,12 +86,13 @@ def _named(machine: str) -> list[str]:
     return [] if machine == platform.node() else ["--machine", machine]
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
+    """What git answers in this checkout."""
     return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
 
 
 def _warn_if_dirty() -> None:
-    changed = _git("status", "--porcelain")
+    changed = git("status", "--porcelain")
     if changed:
         say(f"warning: {len(changed.splitlines())} uncommitted changes; asv measures the commit, not them")
 
@@ -105,8 +107,8 @@ def _set_damaged_aside() -> None:
             say(f"warning: {path} was damaged and is set aside as {path.stem}.damaged; its cases are measured again")
 
 
-def _done(commit: str, machine: str, processes: int) -> set[Case]:
-    """Cases of this commit on this machine that have a reason why they cannot run, or a number.
+def _done(commit: str, machine: str, fingerprint: str, processes: int) -> set[Case]:
+    """Cases of this commit on this very machine that have a reason why they cannot run, or a number.
 
     A time that fewer processes measured than are asked for, as smoke does, is measured anew.
     """
@@ -115,6 +117,7 @@ def _done(commit: str, machine: str, processes: int) -> set[Case]:
     except results.NoResults:
         return set()
     table = table[(table["commit"] == commit) & (table["machine"] == machine)]
+    table = table[(table["fingerprint"] == fingerprint) | table["value"].isna()]
     table = table[table["value"].notna() | table["status"].isin(outcomes.NOT_APPLICABLE)]
     table = table[~(table["processes"] < processes)]
     return {Case(*row) for row in table[[field.name for field in fields(Case)]].itertuples(index=False)}

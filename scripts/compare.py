@@ -10,8 +10,8 @@ import platform
 import subprocess
 import sys
 
-from scripts import accelerator
-from scripts.bench import ASV, register, say
+from scripts import accelerator, machines, results
+from scripts.bench import ASV, OUTCOMES, RESULTS, git, register, say
 from scripts.pins import ROOT
 from scripts.profiles import PROFILES, asv_patterns, cases
 
@@ -37,10 +37,19 @@ def main() -> int:
         [*ASV, "compare", options.base, options.head, *factor, "--split"], cwd=ROOT, capture_output=True, text=True
     ).stdout
     TABLE.parent.mkdir(exist_ok=True)
-    TABLE.write_text("".join(line for line in table.splitlines(keepends=True) if line.count("n/a") < NOT_MEASURED))
+    rows = "".join(line for line in table.splitlines(keepends=True) if line.count("n/a") < NOT_MEASURED)
+    TABLE.write_text(_warning([options.base, options.head]) + rows)
     say(f"table: {TABLE}")
     print(TABLE.read_text())
     return code
+
+
+def _warning(names: list[str]) -> str:
+    """A line above the table where earlier results of these commits come from another machine of the same name."""
+    table = results.load(RESULTS, OUTCOMES).table
+    commits = [git("rev-parse", f"{name}^{{commit}}") for name in names]
+    found = machines.fingerprints(table, platform.node(), commits)
+    return f"Not to be compared: results of {len(found)} different machines are here.\n" if len(found) > 1 else ""
 
 
 def _printed(command: list[str], environment: dict[str, str]) -> int:

@@ -11,7 +11,7 @@ from impls.catalog import ITEMSIZE_BYTES, VARIANTS, Traffic
 IMPOSSIBLE_PERCENT = 105.0
 # Catalog facts that a report shows beside each number.
 FACTS = ["framework", "device", "memory", "saves", "contract"]
-ROOF_KEY = ["machine", "commit", "env", "array_bytes"]
+ROOF_KEY = ["machine", "fingerprint", "commit", "env", "array_bytes"]
 
 
 def roofs(table: pd.DataFrame) -> pd.DataFrame:
@@ -77,7 +77,7 @@ def wide(metrics: pd.DataFrame) -> pd.DataFrame:
     for quantity in ("transient_bytes", "saved_bytes"):
         rows = numbered(metrics, quantity)
         rows = rows.assign(**{quantity: (rows["value"] / rows["elements"]).round(3)})
-        key = ["machine", "commit", "env", "op", "variant", "dtype"]
+        key = ["machine", "fingerprint", "commit", "env", "op", "variant", "dtype"]
         times = times.merge(rows.groupby(key, as_index=False)[quantity].first(), on=key, how="left")
     cold = numbered(metrics, "cold").rename(columns={"value": "cold_s"})
     key = ["machine", "commit", "env", "op", "variant", "elements", "dtype"]

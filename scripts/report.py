@@ -1,7 +1,7 @@
 """Write reports/index.html, reports/results.csv and the figures as SVG files from asv's results.
 
-python -m scripts.report [--machine NAME] [--commit HASH] [--list]: by default the commit measured
-last on the machine measured last. The page is one file that opens from disk with no network.
+python -m scripts.report [--machine NAME] [--commit HASH] [--fingerprint F] [--list]: by default the
+commit measured last on the machine measured last. The page is one file that opens from disk with no network.
 """
 
 import argparse
@@ -17,8 +17,9 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from benchmarks.harness.provenance import UNKNOWN
 from impls.catalog import DTYPES, VARIANTS, Semantics
-from scripts import figures, metrics, results
+from scripts import figures, machines, metrics, results
 from scripts.pins import ROOT
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -29,11 +30,17 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 @dataclass(frozen=True)
 class Choice:
-    """What a page shows: one commit on one machine in one environment."""
+    """What a page shows: one commit in one environment on one machine, by its name and its fingerprint."""
 
     machine: str
     commit: str
     env: str
+    fingerprint: str = UNKNOWN
+
+    def shown(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the page. What has no number is of no machine, and stays."""
+        name = (table["machine"] == self.machine) & (table["commit"] == self.commit) & (table["env"] == self.env)
+        return table[name & ((table["fingerprint"] == self.fingerprint) | table["value"].isna())]
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,15 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if found.table.empty:
             raise results.NoResults(f"no results that can be read: {'; '.join(found.problems)}")
-        choice = choose(found.table, options.machine, options.commit)
+        choice = choose(found.table, options.machine, options.commit, options.fingerprint)
     except (results.NoResults, LookupError) as error:
         print(f"report: {error.args[0]}", file=sys.stderr)
         return 1
     for problem in found.problems:
         print(f"report: passed over {problem}", file=sys.stderr)
+    sharing = machines.behind(found, choice.machine)
+    if len(sharing) > 1:
+        print(f"report: {len(sharing)} different machines share the name {choice.machine!r}", file=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
     for name, content in build(found, choice).items():
         # Names and reasons come from elsewhere and may be no valid Unicode.
@@ -67,28 +77,36 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def choose(table: pd.DataFrame, machine: str | None = None, commit: str | None = None) -> Choice:
+def choose(
+    table: pd.DataFrame, machine: str | None = None, commit: str | None = None, fingerprint: str | None = None
+) -> Choice:
     """The newest commit of the newest machine, or those asked for; of its environments the one with most rows.
+
+    Of several machines of that name, the one with the newest number.
 
     Raises LookupError that lists what there is.
     """
     rows = table
-    for column, wanted in (("machine", machine), ("commit", commit)):
+    for column, wanted in (("machine", machine), ("commit", commit), ("fingerprint", fingerprint)):
         if wanted:
             rows = rows[rows[column].str.startswith(wanted) if column == "commit" else rows[column] == wanted]
     if rows.empty:
         known = _choices(table).to_string(index=False)
-        raise LookupError(f"no results for machine {machine!r}, commit {commit!r}; there are:\n{known}")
+        wanted = f"machine {machine!r}, commit {commit!r}, fingerprint {fingerprint!r}"
+        raise LookupError(f"no results for {wanted}; there are:\n{known}")
     newest = rows.sort_values("measured", na_position="first").iloc[-1]
     same = rows[(rows["machine"] == newest["machine"]) & (rows["commit"] == newest["commit"])]
-    return Choice(newest["machine"], newest["commit"], same["env"].mode()[0])
+    env = same["env"].mode()[0]
+    numbers = same[(same["env"] == env) & same["value"].notna()].sort_values("measured")
+    newest_fingerprint = UNKNOWN if numbers.empty else numbers["fingerprint"].iloc[-1]
+    return Choice(newest["machine"], newest["commit"], env, newest_fingerprint)
 
 
 def build(found: results.Results, choice: Choice) -> dict[str, str]:
     """The files of the report for one choice, by name: the page, the table, and each figure of the page."""
-    table = found.table[(found.table[list(vars(choice))] == pd.Series(vars(choice))).all(axis=1)]
+    table = choice.shown(found.table)
     measured = metrics.with_metrics(table)
-    provenance = _provenance(found, choice)
+    provenance = machines.facts(found, choice.machine, choice.fingerprint, choice.commit)
     drawn = {
         "throughput": _throughput_figures(measured, metrics.roofs(table), provenance),
         "memory": _memory_figures(measured),
@@ -108,6 +126,7 @@ def _page(
     drawn: dict[str, list[Figure]],
 ) -> str:
     rows = metrics.wide(measured)
+    sharing = machines.behind(found, choice.machine)
     others = _choices(found.table)
     others = others[(others["machine"] != choice.machine) | (others["commit"] != choice.commit[:8])]
     script = (TEMPLATES / "table.js").read_text()
@@ -135,6 +154,9 @@ def _page(
         not_run=_not_run(table),
         semantics=_semantics(),
         provenance=provenance,
+        facts=machines.grouped(provenance),
+        sharing=sharing if len(sharing) > 1 else [],
+        differences=machines.differences(sharing),
         machine=found.machines.get(choice.machine, {}),
         others=others.to_dict("records"),
         problems=found.problems,
@@ -165,6 +187,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.report", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--machine", help="asv's name of the machine (default: the one measured last)")
     parser.add_argument("--commit", help="a commit, or its first characters (default: the one measured last)")
+    parser.add_argument("--fingerprint", help="of machines that share a name, which (default: the one measured last)")
     parser.add_argument("--list", action="store_true", help="list machines and commits that have results, and stop")
     parser.add_argument(
         "--results", type=Path, default=ROOT / ".asv" / "results", help="asv's results (default: %(default)s)"
@@ -181,17 +204,6 @@ def _choices(table: pd.DataFrame) -> pd.DataFrame:
     groups = table.assign(commit=table["commit"].str[:8]).groupby(["machine", "commit"], as_index=False)
     listed = groups.agg(date=("date", "max"), measured=("measured", "max"), numbers=("value", "count"))
     return listed.sort_values("measured", ascending=False)
-
-
-def _provenance(found: results.Results, choice: Choice) -> dict[str, Any]:
-    """The newest record of the machine for this choice; empty where outcomes are missing."""
-    records = found.outcomes
-    records = records[(records[list(vars(choice))] == pd.Series(vars(choice))).all(axis=1)]
-    for details in reversed(records["details"].tolist()):
-        provenance = details.get("provenance") if isinstance(details, dict) else None
-        if provenance and isinstance(provenance, dict):
-            return provenance
-    return {}
 
 
 def _image(svg: str) -> str:

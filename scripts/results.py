@@ -10,7 +10,7 @@ passed over and named. Profiles inside result files are never opened: they are m
 import itertools
 import json
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ import pandas as pd
 
 from benchmarks.harness import outcomes
 from benchmarks.harness.case import UNITS
+from benchmarks.harness.provenance import UNKNOWN
 from scripts.profiles import PARAMETERS, QUANTITY_AND_OP
 
 RESULT_VERSION = 2
@@ -27,12 +28,15 @@ RESULT_VERSION = 2
 LARGEST_BYTES = 256 * 2**20
 MOST_CASES = 100_000
 MOST_ELEMENTS = 2**48
+LATEST_S = 2**37
 # What foreign and damaged content may raise.
 DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
-# date: of the commit. measured: when asv started the benchmark. processes: how many measured a time.
-# disturbed: how many of its samples were.
+# machine: its name. fingerprint: which machine it was, of those that share the name. date: of the commit.
+# measured: when the number was recorded, or, where no record has it, when asv started the benchmark.
+# processes: how many measured a time. disturbed: how many of its samples were.
 COLUMNS = [
-    "machine", "commit", "date", "measured", "env", "quantity", "op", "variant", "elements", "dtype", "threads",
+    "machine", "fingerprint", "commit", "date", "measured", "env", "quantity", "op", "variant", "elements", "dtype",
+    "threads",
     "value", "low", "high", "q25", "q75", "number", "samples", "status", "reason",
     "processes", "disturbed", "empty_call_s",
 ]  # fmt: skip
@@ -59,8 +63,8 @@ class NoResults(Exception):
 class Results:
     """Everything found: the table, the records of outcomes, asv's machine descriptions, and what could not be read.
 
-    table: a row for each number, failure or skip, with COLUMNS. outcomes: the newest record of
-    each case, by KEY. problems: a line for each file passed over.
+    table: a row for each number, failure or skip, with COLUMNS. outcomes: the records, by KEY, the
+    newest last. problems: a line for each file passed over.
     """
 
     table: pd.DataFrame
@@ -119,6 +123,7 @@ def _rows(path: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
         raise ValueError(f"version {content.get('version')!r}, {RESULT_VERSION} needed")
     shared = {
         "machine": path.parent.name,
+        "fingerprint": UNKNOWN,
         "commit": str(content["commit_hash"]),
         "date": _date(content["date"]),
         "env": str(content["env_name"]),
@@ -182,7 +187,7 @@ def _finite(value: Any) -> float | None:
 
 
 def _outcomes(folder: Path, unnamed: dict[tuple[str, str], str], problems: list[str]) -> pd.DataFrame:
-    """The newest record of each case. unnamed: environments that records cannot name, by machine and commit."""
+    """All records, the newest last. unnamed: environments that they cannot name, by machine and commit."""
     records: list[dict[str, Any]] = []
     for path in sorted(folder.glob("*/*.jsonl")):
         try:
@@ -190,50 +195,57 @@ def _outcomes(folder: Path, unnamed: dict[tuple[str, str], str], problems: list[
         except DAMAGE as error:
             problems.append(f"{path}: {error}")
     for record in records:
-        if record["env"] == "unknown":
-            record["env"] = unnamed.get((record["machine"], record["commit"]), "unknown")
-    frame = pd.DataFrame(records, columns=[*KEY, "time_s", "status", "reason", "details", "output_tail"])
-    return frame.sort_values("time_s").drop_duplicates(KEY, keep="last").reset_index(drop=True)
+        if record["env"] == UNKNOWN:
+            record["env"] = unnamed.get((record["machine"], record["commit"]), UNKNOWN)
+        record["fingerprint"] = str(facts(record).get("fingerprint", UNKNOWN))
+    columns = [*KEY, "fingerprint", "time_s", "value", "status", "reason", "details", "output_tail"]
+    return pd.DataFrame(records, columns=columns).sort_values("time_s", kind="stable").reset_index(drop=True)
+
+
+def facts(record: dict[Any, Any]) -> dict[str, Any]:
+    """What a record holds of the machine; empty where it holds nothing."""
+    details = record.get("details")
+    found = details.get("provenance") if isinstance(details, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _is_whole(record: dict[str, Any]) -> bool:
     typed = all(isinstance(record.get(name), kind) for name, kind in RECORD_TYPES.items())
-    return typed and 0 < record["elements"] <= MOST_ELEMENTS
+    return typed and 0 < record["elements"] <= MOST_ELEMENTS and 0 < record["time_s"] < LATEST_S
 
 
 def _with_outcomes(table: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
-    """The table with the endings and circumstances that asv cannot tell, and rows for what was skipped.
-
-    asv stores nothing for what was skipped.
-    """
-    recorded = {tuple(record[k] for k in KEY): record for record in records.to_dict("records")}
-    rows = [_completed(row, recorded.get(tuple(row[k] for k in KEY))) for row in table.to_dict("records")]
+    """The table with what records add: which machine it was, why a case failed, and rows for what was skipped."""
+    by_key: dict[tuple[Any, ...], list[dict[Any, Any]]] = {}
+    for record in records.to_dict("records"):
+        by_key.setdefault(tuple(record[k] for k in KEY), []).append(record)
+    rows = [{**row, **_recorded(row, by_key.get(tuple(row[k] for k in KEY), []))} for row in table.to_dict("records")]
     known = {tuple(row[k] for k in KEY) for row in rows}
     dates = dict(zip(table["commit"], table["date"], strict=True))
+    # asv stores nothing of what was skipped.
     skipped = [
-        {**{k: record[k] for k in [*KEY, "status", "reason"]}, "date": dates.get(record["commit"])}
-        for key, record in recorded.items()
-        if record["status"] not in outcomes.MEASURED and key not in known
+        {**{k: newest[k] for k in [*KEY, "fingerprint", "status", "reason"]}, "date": dates.get(newest["commit"])}
+        for key, (*_, newest) in by_key.items()
+        if newest["status"] not in outcomes.MEASURED and key not in known
     ]
     return _table([*rows, *skipped])
 
 
-def _completed(row: dict[Hashable, Any], record: dict[Hashable, Any] | None) -> dict[Hashable, Any]:
-    """A row of asv's with what the record of its case adds."""
-    if record is None:
-        return row if row["status"] == "ok" else {**row, "reason": "no record of the reason"}
-    has_number = record["status"] in outcomes.MEASURED
-    if row["status"] == "ok":
-        # A number that a later, failed run did not replace stays what it was.
-        return {**row, **_circumstances(record["details"]), **(_ending(record) if has_number else {})}
-    return {**row, "reason": "asv lost the result"} if has_number else {**row, **_ending(record)}
+def _recorded(row: dict[Any, Any], records: list[dict[Any, Any]]) -> dict[str, Any]:
+    """What the records of a case, the newest last, tell of its row."""
+    if row["status"] == "failed":
+        newest = records[-1] if records else {"status": "failed", "reason": "no record of the reason"}
+        lost = {"status": "failed", "reason": "asv lost the result"}
+        return lost if newest["status"] in outcomes.MEASURED else {k: newest[k] for k in ("status", "reason")}
+    # A run that was killed leaves records of numbers that asv never stored.
+    same = [record for record in records if _close(record["value"], row["value"])]
+    if not same:
+        return {}
+    told = {k: same[-1][k] for k in ("fingerprint", "status", "reason")}
+    return {**told, "measured": _date(1000 * same[-1]["time_s"]), **_circumstances(same[-1]["details"])}
 
 
-def _ending(record: dict[Hashable, Any]) -> dict[Hashable, Any]:
-    return {"status": record["status"], "reason": record["reason"]}
-
-
-def _circumstances(details: Any) -> dict[Hashable, Any]:
+def _circumstances(details: Any) -> dict[str, Any]:
     """Of all processes: how many, the samples that were disturbed, and the largest time of an empty call."""
     processes = details.get("processes") if isinstance(details, dict) else None
     if not isinstance(processes, list) or not all(isinstance(process, dict) for process in processes):
@@ -245,3 +257,8 @@ def _circumstances(details: Any) -> dict[Hashable, Any]:
         "disturbed": sum(len(positions) for positions in disturbed if isinstance(positions, list)),
         "empty_call_s": max(empty, default=math.nan),
     }
+
+
+def _close(recorded: Any, stored: float) -> bool:
+    number = _finite(recorded)
+    return number is not None and math.isclose(number, stored)

@@ -46,7 +46,8 @@ ROOF_S = {
 
 def table(numbers: dict[Case, float | None], **others: str) -> pd.DataFrame:
     """Rows as the loader gives them: None failed."""
-    shared = {"machine": "box", "commit": "c", "env": "e", "low": math.nan, "high": math.nan, "reason": "", **others}
+    place = {"machine": "box", "fingerprint": "f", "commit": "c", "env": "e"}
+    shared = {**place, "low": math.nan, "high": math.nan, "reason": "", **others}
     rows = [
         {**vars(case), "value": number, "status": "failed" if number is None else "ok", **shared}
         for case, number in numbers.items()
@@ -104,7 +105,7 @@ def test_mask_weighs_less_beside_wider_elements():
 def test_roofs_are_the_faster_of_one_thread_and_all():
     (row,) = metrics.roofs(table(ROOFS)).to_dict("records")
     assert row == {
-        "machine": "box", "commit": "c", "env": "e", "array_bytes": 2**22,
+        "machine": "box", "fingerprint": "f", "commit": "c", "env": "e", "array_bytes": 2**22,
         "copy": 1.0e-3, "add": 1.5e-3, "scale": 0.8e-3, "accumulate": 1.1e-3,
     }  # fmt: skip
 
@@ -123,7 +124,9 @@ def test_beyond_105_percent_is_impossible(percent, impossible):
     assert row["impossible"] == impossible
 
 
-@pytest.mark.parametrize("others", [{"machine": "den"}, {"commit": "d"}, {"env": "f"}, None], ids=str)
+@pytest.mark.parametrize(
+    "others", [{"machine": "den"}, {"fingerprint": "g"}, {"commit": "d"}, {"env": "f"}, None], ids=str
+)
 def test_row_without_a_roof_of_its_own_has_no_percentage(others):
     """Not even where its time is beyond belief."""
     roofs = table(ROOFS, **others) if others else table({})

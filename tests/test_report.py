@@ -17,9 +17,10 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from benchmarks.harness import provenance
 from benchmarks.harness.case import Case
 from impls.catalog import VARIANTS, variants
-from scripts import figures, report, results
+from scripts import compare, figures, report, results
 from tests.synthetic import (
     COMMIT,
     DATE_MS,
@@ -473,6 +474,59 @@ def test_times_without_statistics_have_a_page(tmp_path):
     stored["results"] = {name: row[:5] for name, row in stored["results"].items()}
     write(tmp_path / "results", stored)
     assert "1 ms" in (build(tmp_path) / "index.html").read_text()
+
+
+@pytest.fixture
+def shared_name(tmp_path):
+    """One commit measured in part on one machine, then on another of the same name."""
+    numbers = {time("relu.forward", "numpy.out"): 1e-3, time("relu.forward", "numba.out"): 2e-3}
+    write(tmp_path / "results", content(numbers))
+    lines = [
+        record(case, value=value, time_s=1e9 + 1e6 * value, details={"provenance": {**PROVENANCE, **facts}})
+        for (case, value), facts in zip(
+            numbers.items(), [{"fingerprint": "0ld", "cpu": "An Old One"}, {"fingerprint": "new"}], strict=True
+        )
+    ]
+    write_outcomes(tmp_path / "outcomes", [*lines, record(WRONG, "wrong", REASON)])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown", "left_out"),
+    [((), "numba.out", "numpy.out"), (("--fingerprint", "0ld"), "numpy.out", "numba.out")],
+    ids=["newest", "chosen"],
+)
+def test_machines_of_one_name_are_told_apart(shared_name, capsys, arguments, shown, left_out):
+    out = build(shared_name, *arguments)
+    with (out / "results.csv").open(newline="") as file:
+        found = {line["variant"]: line["fingerprint"] for line in csv.DictReader(file) if line["value"]}
+    assert found == {shown: "new" if shown == "numba.out" else "0ld"}
+    html = (out / "index.html").read_text()
+    assert "come from 2 different machines" in html
+    assert "An Old One" in html
+    assert "A Processor 9000" in html
+    assert "2 different machines share the name 'box'" in capsys.readouterr().err
+
+
+def test_comparison_says_where_machines_of_one_name_are_mixed(shared_name, monkeypatch):
+    monkeypatch.setattr(compare, "RESULTS", shared_name / "results")
+    monkeypatch.setattr(compare, "OUTCOMES", shared_name / "outcomes")
+    monkeypatch.setattr(compare, "git", lambda *arguments: COMMIT)
+    monkeypatch.setattr(compare.platform, "node", lambda: "box")
+    assert "2 different machines" in compare._warning(["main"])
+    monkeypatch.setattr(compare.platform, "node", lambda: "den")
+    assert compare._warning(["main"]) == ""
+
+
+def test_all_that_is_known_of_the_machine_is_shown(tmp_path):
+    case = time("relu.forward", "numpy.out")
+    facts = provenance.collect()
+    write(tmp_path / "results", content({case: 1e-3}))
+    write_outcomes(tmp_path / "outcomes", [record(case, value=1e-3, details={"provenance": facts})])
+    html = (build(tmp_path) / "index.html").read_text()
+    assert [name for name in facts if f"<td>{name.replace('_', ' ')}</td>" not in html] == []
+    assert '<td class="differs">unknown</td>' in html
+    assert "different machines" not in html
 
 
 def test_skips_alone_have_a_page(tmp_path):

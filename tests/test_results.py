@@ -5,6 +5,7 @@ import copy
 import itertools
 import json
 import math
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from asv.results import Results as AsvResults
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.harness import outcomes
+from benchmarks.harness import outcomes, provenance
 from benchmarks.harness.case import Case
 from scripts import metrics, results
 from scripts.profiles import PARAMETERS, QUANTITY_AND_OP
@@ -62,7 +63,7 @@ def test_number_becomes_a_row_with_all_that_is_known_of_it(folders):
     others = {"disturbed": [2], "empty_call_s": 4e-8}
     write_outcomes(folders[1], [record(FORWARD, details={"processes": [circumstances, others]})])
     assert only_row(folders) == {
-        "machine": "box", "commit": COMMIT, "env": ENV,
+        "machine": "box", "fingerprint": "unknown", "commit": COMMIT, "env": ENV,
         "date": pd.Timestamp("2023-11-14 22:13:20Z"), "measured": pd.Timestamp("2023-11-15 22:13:20Z"),
         "quantity": "time", "op": "relu.forward", "variant": "numpy.out", "elements": 2**20, "dtype": "float32",
         "threads": 0, "value": 2e-3, "low": 0.9 * 2e-3, "high": 1.2 * 2e-3, "q25": 0.95 * 2e-3, "q75": 1.1 * 2e-3,
@@ -206,6 +207,22 @@ def test_number_that_asv_never_saved_is_no_row(folders):
     write(folders[0], content({BACKWARD: 1.0}))
     write_outcomes(folders[1], [record(FORWARD, "ok", value=1.0)])
     assert status_and_reason(folders) == {("box", ENV, "relu.backward"): ("ok", "")}
+
+
+def test_number_is_of_the_machine_that_measured_it(folders):
+    """Not of that of a later run, killed before asv stored its numbers, nor of another of the same name."""
+    write(folders[0], content({FORWARD: 1.0, BACKWARD: 2.0}))
+    first, second = ({"provenance": {"fingerprint": name}} for name in ("first", "second"))
+    lines = [
+        record(FORWARD, value=1.0, details=first, time_s=10.0),
+        record(FORWARD, value=1.5, details=second, time_s=20.0),
+        record(BACKWARD, value=2.0, details=first, time_s=10.0),
+        record(BACKWARD, value=2.0, details=second, time_s=20.0),
+    ]
+    write_outcomes(folders[1], lines)
+    table = results.load(*folders).table.set_index("op")
+    assert table["fingerprint"].to_dict() == {"relu.forward": "first", "relu.backward": "second"}
+    assert table.loc["relu.forward", "measured"] == pd.Timestamp(10, unit="s", tz="UTC")
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
@@ -461,6 +478,8 @@ def test_numbers_are_those_that_asv_reads_itself(measured):
 
 def test_reasons_of_a_real_run_are_found(measured):
     table = results.load(measured.folder / ".asv/results", measured.folder / ".asv/outcomes").table
+    (fingerprint,) = set(table.loc[table["status"] == "ok", "fingerprint"])
+    assert fingerprint == provenance.expected_fingerprint(len(os.sched_getaffinity(0)))
     times = table[table["quantity"] == "time"].set_index("variant")
     assert times.loc["raises.out", "status"] == "error"
     assert "ZeroDivisionError" in times.loc["raises.out", "reason"]

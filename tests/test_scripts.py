@@ -166,10 +166,15 @@ def test_bench_warns_of_uncommitted_changes_and_measures_only_what_is_missing(tm
     checkout.measure(r"Forward\.track_time\('numpy.out', 32768, 'float32'\)")
     checkout.append("README.md", "changed\n")
     script = f"""
-import scripts.bench as bench
+import os
 import platform
+import scripts.bench as bench
+from benchmarks.harness import provenance
+here = provenance.expected_fingerprint(len(os.sched_getaffinity(0)))
+assert not bench._done({commit!r}, platform.node(), "of another machine", 1)
 for processes in (1, 2, 3):
-    print(sorted((c.quantity, c.variant, c.elements) for c in bench._done({commit!r}, platform.node(), processes)))
+    done = bench._done({commit!r}, platform.node(), here, processes)
+    print(sorted((c.quantity, c.variant, c.elements) for c in done))
 bench._warn_if_dirty()
 """
     ended = subprocess.run([sys.executable, "-c", script], cwd=checkout.folder, capture_output=True, text=True)

@@ -15,6 +15,8 @@ The way of a number, file by file:
     memory.py      whether a case fits
     roofs.py       what the memory of this machine can do
     outcomes.py    the record of every ending, one JSON line each
-    provenance.py  the machine and the software
+    provenance.py  the machine and the software, and the fingerprint of what makes them fast
+    machine.py     what Linux tells of the machine
+    software.py    what the software tells of itself
     tracking.py    the one function that asv's classes call
 """

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness import memory
+from benchmarks.harness import memory, software
 from benchmarks.harness.case import Case, Settings, to_json
 from benchmarks.harness.outcomes import Outcome
 
@@ -26,6 +26,7 @@ def run(cases: Sequence[Case], settings: Settings) -> list[Outcome]:
     """
     with tempfile.TemporaryDirectory(prefix="relu-bench-") as name:
         folder = Path(name)
+        pythonpath = os.pathsep.join(entry for entry in sys.path if entry)
         requests = [to_json(case, settings) for case in cases]
         killed_before = memory.killed_by_kernel()
         # The process writes a byte for each case that it is done with.
@@ -39,7 +40,7 @@ def run(cases: Sequence[Case], settings: Settings) -> list[Outcome]:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+                env={**os.environ, "PYTHONPATH": pythonpath, software.CHECKOUT: software.checkout()},
                 start_new_session=True,
                 pass_fds=(done,),
             )

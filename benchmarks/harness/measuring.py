@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import memory, operators, provenance, sampler, threads, truth
+from benchmarks.harness import machine, memory, operators, provenance, sampler, threads, truth
 from benchmarks.harness.case import Case, Settings
 from benchmarks.harness.frameworks import Driver, Unavailable, Unsupported, driver
 from benchmarks.harness.outcomes import Outcome
@@ -37,10 +37,16 @@ def measure(case: Case, settings: Settings) -> Outcome:
     Raises truth.WrongResult, threads.ThreadMismatch, what `require` raises, and whatever the
     variant raises.
     """
-    settings = replace(settings, threads=case.threads or settings.threads)
+    cores = settings.threads
+    settings = replace(settings, threads=case.threads or cores)
     threads.limit(settings.threads)
-    if case.op == "roof":
-        return _roof(case, settings)
+    before = provenance.activity()
+    outcome = _roof(case, settings) if case.op == "roof" else _variant(case, settings)
+    outcome.details["provenance"] = provenance.collect(before, cores)
+    return outcome
+
+
+def _variant(case: Case, settings: Settings) -> Outcome:
     try:
         variant = find(case.op, case.variant)
     except LookupError as error:
@@ -58,7 +64,7 @@ def measure(case: Case, settings: Settings) -> Outcome:
         outcome = _QUANTITIES[case.quantity](Bench(variant, case, framework, function), settings)
         # Once more, as a variant may have changed it.
         threads.check(variant.framework, settings.threads, framework.threads())
-    outcome.details.update(import_s=import_s, threads=framework.threads(), provenance=provenance.collect())
+    outcome.details.update(import_s=import_s, threads=framework.threads())
     return outcome
 
 
@@ -66,7 +72,7 @@ def require(variant: Variant, case: Case) -> None:
     """Raise Unavailable, Unsupported or memory.NotEnough where the case cannot run; nothing is imported for it."""
     if case.dtype not in variant.dtypes:
         raise Unsupported(f"{variant.framework} has no {case.dtype} here")
-    if variant.device == "cuda" and provenance.gpu_driver() is None:
+    if variant.device == "cuda" and machine.gpu_driver() is None:
         raise Unavailable("no CUDA device: no NVIDIA driver is loaded")
     if variant.needs == "c++ compiler" and not shutil.which(_compiler()):
         raise Unavailable(f"no C++ compiler: {_compiler()!r} is not on the PATH")
@@ -193,7 +199,7 @@ def _cold(bench: Bench, settings: Settings) -> Outcome:
 
     Restored arguments are called in the order of restoring, and so few that the rest fills the cache.
     """
-    half = -(-max(provenance.caches_bytes().values(), default=UNKNOWN_CACHE_BYTES) // bench.call_bytes)
+    half = -(-max(machine.caches_bytes().values(), default=UNKNOWN_CACHE_BYTES) // bench.call_bytes)
     return _timed(bench, settings.budget_s, [2 * half], half)
 
 
@@ -206,12 +212,12 @@ def _timed(bench: Bench, budget_s: float, pool_sizes: Sequence[int], most_restor
     masters = bench.masters()
     pools: list[list[list[Any]]] = []
     taken: list[sampler.Samples] = []
-    steal_s = provenance.steal_s()
+    steal_s = machine.steal_s()
     for size in pool_sizes:
         # All are kept, so that each is in another place.
         pools.append([bench.make() for _ in range(size)])
         taken.append(_sampled(bench, pools[-1], masters, budget_s / len(pool_sizes), most_restored))
-    steal_s = provenance.steal_s() - steal_s
+    steal_s = machine.steal_s() - steal_s
     bench.verify_special()
     samples = sampler.pooled(taken)
     circumstances = {key: value for key, value in vars(samples).items() if key not in ("samples_s", "number")}
@@ -320,7 +326,6 @@ def _roof(case: Case, settings: Settings) -> Outcome:
         "samples": len(samples_s),
         "median_s": median(samples_s),
         "threads": settings.threads,
-        "provenance": provenance.collect(),
     }
     best_s = min(samples_s)
     return Outcome("ok", value=best_s, samples_s=[best_s], number=passes, details=details)

@@ -15,6 +15,7 @@ from statistics import median, quantiles
 from typing import Any, Literal
 
 from benchmarks.harness.case import Case
+from benchmarks.harness.provenance import AT_END
 
 SCHEMA = 2
 
@@ -57,14 +58,15 @@ def pooled(parts: Sequence[Outcome]) -> Outcome:
     samples_s = [sample for part in parts for sample in part.samples_s or ()]
     reason = _variation(samples_s, [part.value or 0.0 for part in parts]) or _absence(parts)
     circumstances = [{"median_s": part.value, "number": part.number, **part.details} for part in parts]
-    provenance = [one.pop("provenance") for one in circumstances]
+    first, *_, last = [one.pop("provenance") for one in circumstances]
+    end = {name: fact for name, fact in last.items() if name.endswith(AT_END)}
     return Outcome(
         "unstable" if reason else "ok",
         reason,
         value=median(samples_s),
         samples_s=samples_s,
         number=min(part.number or 1 for part in parts),
-        details={"processes": circumstances, "provenance": provenance[0]},
+        details={"processes": circumstances, "provenance": {**first, **end}},
     )
 
 

@@ -1,105 +1,178 @@
 """The machine and the software under a number. What cannot be told is "unknown", never left out."""
 
+import json
+import math
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-PACKAGES = ("numpy", "numba", "llvmlite", "torch", "jax", "jaxlib", "asv_runner")
-# An allow-list: a whole environment would hold secrets.
-VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_CORETYPE",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "NUMBA_THREADING_LAYER",
-    "NUMPY_MADVISE_HUGEPAGE",
-    "THP_MEM_ALLOC_ENABLE",
-    "MALLOC_MMAP_THRESHOLD_",
-    "GLIBC_TUNABLES",
-    "XLA_FLAGS",
-    "CUDA_VISIBLE_DEVICES",
-)
+from benchmarks.harness import machine, software, threads
+from benchmarks.harness.machine import CPUS, cpuinfo, text
+from benchmarks.harness.software import digest, told_by
+
 UNKNOWN = "unknown"
+HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage"
+
+# How each fact is found, by group and name. Nothing here starts a process or imports a framework.
+FACTS: dict[str, dict[str, Callable[[], Any]]] = {
+    "Run": {
+        "host": platform.node,
+        "commit": partial(os.environ.get, "ASV_COMMIT"),
+        "checkout": partial(os.environ.get, software.CHECKOUT),
+        "uptime_s": lambda: float(text("/proc/uptime").split()[0]),
+        "timer": lambda: time.get_clock_info("perf_counter").implementation,
+        "timer_resolution_s": lambda: time.get_clock_info("perf_counter").resolution,
+    },
+    "Processor": {
+        "cpu": machine.cpu,
+        "cpu_vendor": lambda: cpuinfo()["vendor_id"],
+        "cpu_family_model_stepping": lambda: "/".join(cpuinfo()[key] for key in ("cpu family", "model", "stepping")),
+        "microcode": lambda: cpuinfo()["microcode"],
+        "architecture": platform.machine,
+        "widest_simd": machine.widest_simd,
+        "simd_flags": machine.simd_flags,
+        "cpu_flags_digest": lambda: digest(" ".join(machine.cpu_flags())),
+        "cpu_mhz": lambda: float(cpuinfo()["cpu MHz"]),
+        "cores_present": os.cpu_count,
+        "cores_usable": lambda: len(os.sched_getaffinity(0)),
+        "affinity": machine.affinity,
+        "threads_per_core": lambda: int(cpuinfo()["siblings"]) // int(cpuinfo()["cpu cores"]),
+        "isolated_cores": lambda: text(CPUS / "isolated") or "none",
+        "numa_nodes": partial(text, "/sys/devices/system/node/online"),
+        "caches_bytes": machine.caches_bytes,
+        "governor": partial(text, CPUS / "cpu0/cpufreq/scaling_governor"),
+        "frequency_driver": partial(text, CPUS / "cpu0/cpufreq/scaling_driver"),
+        "turbo": machine.turbo,
+        "mitigations": machine.mitigations,
+    },
+    "Virtualisation": {
+        "hypervisor": lambda: "hypervisor" in machine.cpu_flags(),
+        "product": machine.product,
+        "container": machine.container,
+        "cpu_quota": machine.cpu_quota,
+    },
+    "Memory": {
+        "memory_bytes": machine.memory_bytes,
+        "swap_bytes": lambda: 1024 * machine.numbers("/proc/meminfo")["SwapTotal"],
+        "page_bytes": partial(os.sysconf, "SC_PAGE_SIZE"),
+        "huge_pages": partial(text, f"{HUGE_PAGES}/enabled"),
+        "huge_pages_defrag": partial(text, f"{HUGE_PAGES}/defrag"),
+        "huge_pages_reserved": lambda: machine.numbers("/proc/meminfo")["HugePages_Total"],
+        "overcommit": partial(text, "/proc/sys/vm/overcommit_memory"),
+        "numa_balancing": partial(text, "/proc/sys/kernel/numa_balancing"),
+        "same_page_merging": partial(text, "/sys/kernel/mm/ksm/run"),
+    },
+    "System": {
+        "os": lambda: platform.freedesktop_os_release()["PRETTY_NAME"],
+        "kernel": platform.release,
+        "kernel_build": platform.version,
+        "libc": partial(os.confstr, "CS_GNU_LIBC_VERSION"),
+        "aslr": partial(text, "/proc/sys/kernel/randomize_va_space"),
+        "clocksource": partial(text, "/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+    },
+    "Software": {
+        "python": platform.python_version,
+        "python_implementation": platform.python_implementation,
+        "python_compiler": platform.python_compiler,
+        "python_build": lambda: " ".join(platform.python_build()),
+        "hash_seed": lambda: os.environ.get("PYTHONHASHSEED", "random"),
+        "packages": software.packages,
+        "libraries": software.libraries,
+        "numpy_build": software.numpy_build,
+        "numpy_simd": software.numpy_simd,
+        "numpy_blas": software.numpy_blas,
+        "numba_target": lambda: told_by("llvmlite.binding", lambda binding: binding.get_host_cpu_name()),
+        "numba_threading_layer": lambda: told_by("numba", lambda numba: numba.threading_layer()),
+        "torch_build_digest": lambda: told_by("torch", lambda torch: digest(torch.__config__.show())),
+        "torch_simd": lambda: told_by("torch", lambda torch: torch.backends.cpu.get_cpu_capability()),
+        "torch_parallel": software.torch_parallel,
+        "torch_cuda": lambda: told_by("torch", lambda torch: torch.version.cuda or "none"),
+        "jax_backend": lambda: told_by("jax", lambda jax: jax.default_backend()),
+        "environment": software.variables,
+    },
+    "GPU": {
+        "gpus": machine.gpus,
+        "gpu_driver": lambda: machine.gpu_driver() or "none",
+    },
+}
+# What moves while a case is measured; told before it and after.
+ACTIVITY: dict[str, Callable[[], Any]] = {
+    "load_1min": lambda: os.getloadavg()[0],
+    "steal_s": machine.steal_s,
+    "cpu_pressure_s": machine.cpu_pressure_s,
+    "memory_available_bytes": lambda: 1024 * machine.numbers("/proc/meminfo")["MemAvailable"],
+}
+AT_START, AT_END = "_at_start", "_at_end"
+# What `fingerprint` is made of, beside the size of the memory and the environment.
+AFFECTS_SPEED = (
+    "cpu", "cpu_vendor", "cpu_family_model_stepping", "architecture", "simd_flags", "cores_present", "cores_usable",
+    "threads_per_core", "isolated_cores", "numa_nodes", "caches_bytes", "governor", "turbo",
+    "hypervisor", "product", "cpu_quota",
+    "page_bytes", "huge_pages", "huge_pages_defrag", "huge_pages_reserved", "numa_balancing",
+    "aslr", "clocksource", "gpus",
+)  # fmt: skip
 
 
-def collect() -> dict[str, Any]:
-    """Facts about this machine and this process, flat, JSON types only."""
-    cpu = _cpu()
-    return {
-        "host": platform.node() or UNKNOWN,
-        "os": platform.platform(),
-        "python": platform.python_version(),
-        "cpu": cpu.get("model name", platform.machine() or UNKNOWN),
-        "cpu_family_model_stepping": "/".join(cpu.get(k, UNKNOWN) for k in ("cpu family", "model", "stepping")),
-        "microcode": cpu.get("microcode", UNKNOWN),
-        "hypervisor": "hypervisor" in cpu.get("flags", "").split(),
-        "widest_simd": _simd(cpu.get("flags", "")),
-        "cores_usable": len(os.sched_getaffinity(0)),
-        "caches_bytes": caches_bytes() or UNKNOWN,
-        "memory_bytes": _memory_bytes(),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "huge_pages": _read("/sys/kernel/mm/transparent_hugepage/enabled"),
-        "aslr": _read("/proc/sys/kernel/randomize_va_space"),
-        "clocksource": _read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
-        "gpu_driver": gpu_driver() or "none",
-        "load_1min": os.getloadavg()[0],
-        "commit": os.environ.get("ASV_COMMIT", UNKNOWN),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+def activity() -> dict[str, Any]:
+    """What others do on this machine now, for `collect` to be given later."""
+    return {name: _known(find) for name, find in ACTIVITY.items()}
+
+
+def collect(before: Mapping[str, Any] | None = None, cores: int | None = None) -> dict[str, Any]:
+    """Facts about this machine and this process, flat, JSON types only, with their fingerprint.
+
+    before: the `activity` before the measurement; that of now is the one after it. cores: how many the
+    run may use, where this process keeps to fewer.
+    """
+    facts = {name: _known(find) for group in FACTS.values() for name, find in group.items()}
+    facts["cores_usable"] = cores or facts["cores_usable"]
+    start = {name + AT_START: (before or {}).get(name, UNKNOWN) for name in ACTIVITY}
+    end = {name + AT_END: value for name, value in activity().items()}
+    return {**facts, **start, **end, "fingerprint": fingerprint(facts)}
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that are the same as long as the machine and its settings are.
+
+    In it is what somebody has chosen and what makes another machine of it: processor, cores in use,
+    caches, memory, virtualisation, and settings of the processor, the kernel and the environment.
+    Not in it is what is updated on one machine, for its history is there to show what an update
+    did: kernel, microcode, mitigations, C library, drivers, packages. Nor what tells machines apart
+    that are equally fast, as the host's name does, nor what moves by itself.
+    """
+    affecting = {
+        **{name: facts.get(name, UNKNOWN) for name in AFFECTS_SPEED},
+        "memory_gib": _about_gib(facts.get("memory_bytes")),
+        "environment": chosen(facts.get("environment")),
     }
+    return digest(json.dumps(affecting, sort_keys=True))
 
 
-def caches_bytes() -> dict[str, int]:
-    """Bytes of each cache that serves core 0, by name: {"L1d": 49152, "L2": …, "L3": …}; empty where unknown."""
-    caches: dict[str, int] = {}
-    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        kind, size = _read(index / "type"), _read(index / "size")
-        if kind != "Instruction" and size.endswith("K"):
-            name = f"L{_read(index / 'level')}" + ("d" if kind == "Data" else "")
-            caches[name] = int(size[:-1]) * 1024
-    return caches
+def expected_fingerprint(cores: int) -> str:
+    """The fingerprint of what a process on so many cores will measure here."""
+    return fingerprint({**collect(), "cores_usable": cores})
 
 
-def gpu_driver() -> str | None:
-    """The NVIDIA kernel driver's own line about itself, or None where none is loaded."""
-    text = _read("/proc/driver/nvidia/version")
-    return None if text == UNKNOWN else text.splitlines()[0]
-
-
-def steal_s() -> float:
-    """Seconds that a hypervisor took from all cores since boot; 0 where it does not tell."""
-    fields = _read("/proc/stat").split("\n", 1)[0].split()
-    return int(fields[8]) / os.sysconf("SC_CLK_TCK") if len(fields) > 8 else 0.0
-
-
-def _cpu() -> dict[str, str]:
-    lines = _read("/proc/cpuinfo").split("\n\n", 1)[0].splitlines()
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-
-
-def _simd(flags: str) -> str:
-    return next((name for name in ("avx512f", "avx2", "avx", "sse2", "asimd") if name in flags.split()), UNKNOWN)
-
-
-def _memory_bytes() -> int | str:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
+def _about_gib(memory_bytes: Any) -> float | str:
+    """Memory to the nearest half power of two: each kernel keeps another part of it to itself."""
+    if not isinstance(memory_bytes, int):
         return UNKNOWN
+    return round(2 ** (round(2 * math.log2(memory_bytes / 2**30)) / 2), 1)
 
 
-def _version(package: str) -> str:
+def chosen(environment: Any) -> dict[str, str]:
+    """The variables that a person set: not the numbers of threads, which the harness sets from the cores in use."""
+    given = environment if isinstance(environment, dict) else {}
+    return {name: value for name, value in given.items() if name not in threads.VARIABLES}
+
+
+def _known(find: Callable[[], Any]) -> Any:
+    """What was found, or UNKNOWN: whatever goes wrong here is no reason to lose a measurement."""
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _read(path: str | Path) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
+        found = find()
+    except Exception:
         return UNKNOWN
+    return UNKNOWN if found in (None, "", {}) else found

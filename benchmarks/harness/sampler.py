@@ -10,7 +10,7 @@ from statistics import mean, median
 from time import perf_counter_ns, process_time_ns
 from typing import Any
 
-from benchmarks.harness.provenance import steal_s
+from benchmarks.harness.machine import steal_s
 
 # The clock and the loop around a call cost below 0.1 us: 20 us a sample keeps them near 0.1 %,
 # and 1 ms keeps the timer's jitter out where calls may be repeated freely.
