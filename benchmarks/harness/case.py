@@ -1,4 +1,7 @@
-"""What to measure, and under which settings: plain data that crosses the process boundary as JSON."""
+"""What to measure, and under which settings: plain data that crosses the process boundary as JSON.
+
+With the two exceptions that say that a case cannot be measured.
+"""
 
 import os
 from dataclasses import asdict, dataclass
@@ -13,6 +16,14 @@ UNITS = {
     "transient_bytes": "bytes",
     "saved_bytes": "bytes",
 }
+
+
+class Unavailable(Exception):
+    """The machine lacks what a row needs; the message says what."""
+
+
+class Unsupported(Exception):
+    """The framework has no such thing, on any machine; the message says what."""
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,7 @@ def main(request_path: str) -> None:
 
 
 def _measured(request: dict[str, Any]) -> Any:
-    from benchmarks.harness.case import from_json
-    from benchmarks.harness.frameworks import Unavailable, Unsupported
+    from benchmarks.harness.case import Unavailable, Unsupported, from_json
     from benchmarks.harness.measuring import measure
     from benchmarks.harness.memory import NotEnough, is_exhaustion
     from benchmarks.harness.outcomes import Outcome

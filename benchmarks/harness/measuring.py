@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import machine, memory, operators, provenance, sampler, threads, truth
-from benchmarks.harness.case import Case, Settings
-from benchmarks.harness.frameworks import Driver, Unavailable, Unsupported, driver
+from benchmarks.harness.case import Case, Settings, Unavailable, Unsupported
+from benchmarks.harness.frameworks import Driver, driver
 from benchmarks.harness.outcomes import Outcome
 from impls.catalog import ITEMSIZE_BYTES, Size, Variant, find
 

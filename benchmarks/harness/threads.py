@@ -2,7 +2,7 @@
 
 import os
 
-from benchmarks.harness.frameworks import Unavailable
+from benchmarks.harness.case import Unavailable
 
 VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 

@@ -11,14 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 
 
-class Unavailable(Exception):
-    """The machine lacks what a row needs; the message says what."""
-
-
-class Unsupported(Exception):
-    """The framework has no such thing, on any machine; the message says what."""
-
-
 class Driver(Protocol):
     """What the harness asks of a framework. Arrays are the framework's own."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.frameworks import Unavailable
+from benchmarks.harness.case import Unavailable
 
 
 def environment(cache_dir: str | None) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Driver of Numba on the CPU: NumPy's arrays, compiled functions."""
 
-from benchmarks.harness.frameworks import Unavailable
+from benchmarks.harness.case import Unavailable
 from benchmarks.harness.frameworks.numpy_ import array, blocking, dtype, restore, saved_bytes, to_numpy, transient_bytes
 
 __all__ = [

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.frameworks import Unavailable, traced
+from benchmarks.harness.case import Unavailable
+from benchmarks.harness.frameworks import traced
 
 
 def environment(cache_dir: str | None) -> dict[str, str]:
