@@ -4,9 +4,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 
 from benchmarks import relu, roofs
-from benchmarks.harness.case import Case
+from benchmarks.harness.case import ROOFS, Case
+from benchmarks.harness.kernels import KERNELS, kernel_of
+from benchmarks.harness.kernels import VARIANTS as LOOPS
 from impls.catalog import DTYPES, ITEMSIZE_BYTES, VARIANTS
 
 
@@ -15,7 +18,8 @@ class Profile:
     """A selection of cases and how long to sample each.
 
     memory_elements: where saved and transient bytes are measured; they are exact, and one size
-    tells them. processes: how many measure each time, sharing its budget.
+    tells them. processes: how many measure each time, sharing its budget. loops, loop_bytes: streaming
+    loops and sizes of one array that are measured besides those that rows are compared with.
     """
 
     dtypes: tuple[str, ...]
@@ -25,19 +29,35 @@ class Profile:
     processes: int
     first_call: bool
     without_needs: bool
+    loops: tuple[str, ...] = ()
+    loop_bytes: tuple[int, ...] = ()
 
     def environment(self) -> dict[str, str]:
         """The variables that tell the harness."""
         return {"RELU_BENCH_BUDGET_S": str(self.budget_s), "RELU_BENCH_PROCESSES": str(self.processes)}
 
 
+# What draws a line through the sizes that rows have and those between, from 16 KiB an array on.
+CURVE = ("copy.all", "copy-nt.all", "scale.all", "fill.all", "fill-nt.all")
+CURVE_BYTES = tuple(2**power for power in (14, 16, 18, 20, 22, 24, 26, 27))
+# Rows are compared with loops that read.
+COMPARED = tuple(loop for loop in LOOPS if KERNELS[kernel_of(loop)].reads)
+# Below, arrays are in a cache, where a streaming store to memory never wins.
+LEAST_STREAMED_BYTES = 2**20
+
 PROFILES = {
     "smoke": Profile(("float32",), (2**15, 2**20), (2**20,), 0.2, 1, first_call=False, without_needs=True),
-    "core": Profile(("float32",), relu.ELEMENTS, (2**20,), 0.8, 2, first_call=True, without_needs=False),
-    "full": Profile(DTYPES, relu.ELEMENTS, (2**20,), 0.4, 1, first_call=True, without_needs=False),
-}
+    "core": Profile(
+        ("float32",), relu.ELEMENTS, (2**20,), 0.8, 2, first_call=True, without_needs=False,
+        loops=CURVE, loop_bytes=CURVE_BYTES,
+    ),
+    "full": Profile(
+        DTYPES, relu.ELEMENTS, (2**20,), 0.4, 1, first_call=True, without_needs=False,
+        loops=LOOPS, loop_bytes=tuple(roofs.ARRAY_BYTES),
+    ),
+}  # fmt: skip
 BENCHMARK_NAMES = {
-    (method.removeprefix("track_"), getattr(cls, "op", "roof")): f"{module.__name__.split('.')[-1]}.{name}.{method}"
+    (method.removeprefix("track_"), vars(cls)["op"]): f"{module.__name__.split('.')[-1]}.{name}.{method}"
     for module in (relu, roofs)
     for name, cls in vars(module).items()
     if isinstance(cls, type) and not name.startswith("_")
@@ -56,11 +76,7 @@ def cases(profile: Profile, gpu: bool) -> list[Case]:
         and not (profile.without_needs and row.needs)
         and set(row.dtypes) & set(profile.dtypes)
     ]
-    measured: list[Case] = [
-        Case("time", "roof", kernel, array_bytes, "float32")
-        for kernel in roofs.KERNELS
-        for array_bytes in sorted({n * ITEMSIZE_BYTES[dtype] for n in profile.elements for dtype in profile.dtypes})
-    ]
+    measured = _loops(profile)
     for row in rows:
         for dtype in (dtype for dtype in profile.dtypes if dtype in row.dtypes):
             measured += [Case("time", row.op, row.name, n, dtype) for n in profile.elements]
@@ -75,10 +91,21 @@ def cases(profile: Profile, gpu: bool) -> list[Case]:
     return measured
 
 
+def _loops(profile: Profile) -> list[Case]:
+    """Those that rows are compared with, at the sizes of the rows, and what the profile measures besides."""
+    row_bytes = {n * ITEMSIZE_BYTES[dtype] for n in profile.elements for dtype in profile.dtypes}
+    wanted = {*product(COMPARED, row_bytes), *product(profile.loops, profile.loop_bytes)}
+    return [
+        Case("time", "roof", loop, array_bytes, "float32")
+        for loop, array_bytes in sorted(wanted)
+        if array_bytes >= LEAST_STREAMED_BYTES or not KERNELS[kernel_of(loop)].streaming
+    ]
+
+
 def asv_parameters(case: Case) -> str:
     """The parameters of a case as asv writes them."""
     values: tuple[str | int, ...] = (case.variant, case.elements)
-    return ", ".join(map(repr, values if case.op == "roof" else (*values, case.dtype)))
+    return ", ".join(map(repr, values if case.op in ROOFS else (*values, case.dtype)))
 
 
 def asv_patterns(selected: Iterable[Case]) -> list[str]:

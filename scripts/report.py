@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from benchmarks.harness.kernels import ORDINARY
 from impls.catalog import DTYPES, VARIANTS, Semantics
 from scripts import figures, metrics, results
 from scripts.pins import ROOT
@@ -129,6 +130,7 @@ def _page(
         rows=rows[rows["status"] == "ok"].to_dict("records"),
         impossible=measured[measured["impossible"]].to_dict("records"),
         roofs=metrics.roofs(table).to_dict("records"),
+        kernels=ORDINARY,
         failures=_without_number(table),
         not_run=_not_run(table),
         semantics=_semantics(),

@@ -209,18 +209,3 @@ def test_provenance_is_json_and_leaves_nothing_out(monkeypatch):
     facts = provenance.collect()
     assert "hunter2" not in json.dumps(facts)
     assert all(value is not None and value != "" for value in facts.values())
-
-
-@pytest.mark.parametrize("variant", ["copy.one", "add.all", "scale.all", "accumulate.one"])
-def test_roofs_do_their_work_and_answer(variant):
-    (outcome,) = isolation.run([Case("time", "roof", variant, 2**16, "float32")], Settings(0.05, 60, 1))
-    assert outcome.status == "ok", outcome
-    assert outcome.details["passes"] > 1
-
-
-def test_a_roof_that_leaves_out_work_is_refused(monkeypatch):
-    from benchmarks.harness import roofs
-
-    monkeypatch.setitem(roofs._COMPILED, "copy", lambda out, x, y, passes, slices: None)
-    with pytest.raises(RuntimeError, match=r"roof copy\.one"):
-        roofs.check("copy.one", passes=3)

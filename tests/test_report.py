@@ -18,6 +18,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from benchmarks.harness.case import Case
+from benchmarks.harness.kernels import ORDINARY
 from impls.catalog import VARIANTS, variants
 from scripts import figures, report, results
 from tests.synthetic import (
@@ -49,7 +50,7 @@ TIMES = {
 } | {time(row.op, row.name, 2**10): 1e-6 * number for number, row in enumerate(variants("relu.forward")[:12], 1)}
 TIMES |= {FRESH: 1e-3, WRONG: None, IMPOSSIBLE: 1e-7}
 OTHERS = {
-    **{roof(f"{kernel}.all"): 1e-5 for kernel in ("copy", "add", "scale", "accumulate")},
+    **{roof(f"{kernel}.all"): 1e-5 for kernel in ORDINARY},
     Case("transient_bytes", "relu.forward", "numpy.fresh", 2**20, "float32"): 2**22,
     Case("transient_bytes", "relu.forward", "numpy.out", 2**20, "float32"): 0,
     Case("first_call", "relu.forward", "numba.out", 2**10, "float32"): 1.5,

@@ -16,7 +16,7 @@ from asv.results import Results as AsvResults
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.harness.case import Case
+from benchmarks.harness.case import ROOFS, Case
 from scripts import metrics, results
 from scripts.profiles import QUANTITY_AND_OP
 from tests.checkout import Checkout
@@ -72,7 +72,7 @@ def test_each_number_goes_with_its_parameters(folders):
         time("relu.forward", "numpy.out", elements, dtype): 1.0 + position
         for position, (elements, dtype) in enumerate(sizes_and_dtypes)
     }
-    numbers |= {roof("add.all", 4096): 8.0, roof("copy.one"): 9.0}
+    numbers |= {roof("triad.all", 4096): 8.0, roof("copy.one"): 9.0}
     write(folders[0], content(numbers))
     table = results.load(*folders).table
     assert {Case(r.quantity, r.op, r.variant, r.elements, r.dtype): r.value for r in table.itertuples()} == numbers
@@ -439,7 +439,7 @@ def test_numbers_are_those_that_asv_reads_itself(measured):
     columns = ["value", "low", "high", "q25", "q75", "number", "samples"]
     ours = {}
     for r in table[table["status"] != "skipped"].to_dict("records"):
-        dtype = [] if r["op"] == "roof" else [repr(r["dtype"])]
+        dtype = [] if r["op"] in ROOFS else [repr(r["dtype"])]
         combination = [repr(r["variant"]), repr(r["elements"]), *dtype]
         ours[names[r["quantity"], r["op"]], *combination] = [None if pd.isna(r[c]) else r[c] for c in columns]
     assert ours == expected

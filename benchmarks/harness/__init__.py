@@ -12,7 +12,8 @@ The way of a number, file by file:
     sampler.py     warm-up, calibration, samples
     threads.py     sets the thread count, and reads back what was got
     frameworks/    how to drive each framework
-    roofs.py       what the memory of this machine can do
+    kernels.py     the loops that tell what the memory of this machine can do, as data
+    roofs.py       those loops in Numba
     outcomes.py    the record of every ending, one JSON line each
     provenance.py  the machine and the software
     tracking.py    the one function that asv's classes call

@@ -6,14 +6,17 @@ from typing import Any
 
 QUANTITIES = ("time", "first_call", "transient_bytes", "saved_bytes")
 UNITS = {"time": "seconds", "first_call": "seconds", "transient_bytes": "bytes", "saved_bytes": "bytes"}
+# What the machine can do; all else is what an implementation does.
+ROOFS = ("roof",)
 
 
 @dataclass(frozen=True)
 class Case:
     """One number to measure.
 
-    quantity: one of QUANTITIES. op: an operator of the catalog, or "roof". variant: a name in
-    it. elements: array length (for a roof: bytes of one array). dtype: its dtype.
+    quantity: one of QUANTITIES. op: an operator of the catalog, or one of ROOFS. variant: a name in
+    it. elements: array length. dtype: its dtype. Of a "roof", variant is a streaming loop and elements are
+    bytes of one array.
     """
 
     quantity: str
@@ -26,9 +29,10 @@ class Case:
     def varies(self) -> bool:
         """Whether another process may give another number: a time does, as its memory lies elsewhere; bytes do not.
 
-        A roof tries several places in memory itself; compiling takes too long to be done twice.
+        Of a roof the best counts, and it tries several places in memory itself; compiling takes too long to be
+        done twice.
         """
-        return self.quantity == "time" and self.op != "roof"
+        return self.quantity == "time" and self.op not in ROOFS
 
 
 @dataclass(frozen=True)
