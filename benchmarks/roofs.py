@@ -1,4 +1,4 @@
-"""What the memory of this machine can do, at the sizes that variants are measured at and between."""
+"""What this machine can do: its memory, at the sizes that variants are measured at and between, and its arithmetic."""
 
 from benchmarks.harness.case import UNITS
 from benchmarks.harness.kernels import VARIANTS
@@ -7,6 +7,8 @@ from benchmarks.relu import TIMEOUT_S
 
 # From a float16 array of the fewest elements to a float64 array of the most: four times a last-level cache of 64 MiB.
 ARRAY_BYTES = [2**power for power in range(11, 29)]
+LIBRARIES = ["numpy", "torch", "jax"]
+GEMM_ELEMENTS = [2048]
 
 
 class Roof:
@@ -22,3 +24,18 @@ class Roof:
     def track_time(self, kernel, array_bytes):
         """Seconds of the best pass over the arrays."""
         return track("time", self.op, kernel, array_bytes, "float32")
+
+
+class Gemm:
+    """The product of two square float32 matrices of n x n elements, by each library, with all threads."""
+
+    op = "gemm"
+    params = (LIBRARIES, GEMM_ELEMENTS)
+    param_names = ("library", "n")
+    timeout = TIMEOUT_S
+    version = "1"
+
+    @in_unit(UNITS["time"])
+    def track_time(self, library, n):
+        """Seconds of the best call; 2 n^3 floating-point operations each."""
+        return track("time", self.op, library, n, "float32")

@@ -30,6 +30,14 @@ def roofs(table: pd.DataFrame) -> pd.DataFrame:
     return wide.reindex(columns=list(ORDINARY)).reset_index()
 
 
+def gemms(table: pd.DataFrame) -> pd.DataFrame:
+    """Matrix products, the fastest first: library, n (elements of a side) and gflop_per_s, of 2 n^3 operations."""
+    rows = table[(table["op"] == "gemm") & (table["status"] == "ok")]
+    rows = rows.assign(gflop_per_s=2e-9 * rows["elements"] ** 3.0 / rows["value"])
+    rows = rows.rename(columns={"variant": "library", "elements": "n"})
+    return rows.sort_values("gflop_per_s", ascending=False)[["library", "n", "gflop_per_s"]]
+
+
 def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of variants and dtypes that the catalog knows, with FACTS and, for times, the columns
 

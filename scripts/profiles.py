@@ -20,6 +20,7 @@ class Profile:
     memory_elements: where saved and transient bytes are measured; they are exact, and one size
     tells them. processes: how many measure each time, sharing its budget. loops, loop_bytes: streaming
     loops and sizes of one array that are measured besides those that rows are compared with.
+    gemm: whether matrix products are measured.
     """
 
     dtypes: tuple[str, ...]
@@ -31,6 +32,7 @@ class Profile:
     without_needs: bool
     loops: tuple[str, ...] = ()
     loop_bytes: tuple[int, ...] = ()
+    gemm: bool = False
 
     def environment(self) -> dict[str, str]:
         """The variables that tell the harness."""
@@ -49,11 +51,11 @@ PROFILES = {
     "smoke": Profile(("float32",), (2**15, 2**20), (2**20,), 0.2, 1, first_call=False, without_needs=True),
     "core": Profile(
         ("float32",), relu.ELEMENTS, (2**20,), 0.8, 2, first_call=True, without_needs=False,
-        loops=CURVE, loop_bytes=CURVE_BYTES,
+        loops=CURVE, loop_bytes=CURVE_BYTES, gemm=True,
     ),
     "full": Profile(
         DTYPES, relu.ELEMENTS, (2**20,), 0.4, 1, first_call=True, without_needs=False,
-        loops=LOOPS, loop_bytes=tuple(roofs.ARRAY_BYTES),
+        loops=LOOPS, loop_bytes=tuple(roofs.ARRAY_BYTES), gemm=True,
     ),
 }  # fmt: skip
 BENCHMARK_NAMES = {
@@ -76,7 +78,7 @@ def cases(profile: Profile, gpu: bool) -> list[Case]:
         and not (profile.without_needs and row.needs)
         and set(row.dtypes) & set(profile.dtypes)
     ]
-    measured = _loops(profile)
+    measured = [*_loops(profile), *_gemms(profile)]
     for row in rows:
         for dtype in (dtype for dtype in profile.dtypes if dtype in row.dtypes):
             measured += [Case("time", row.op, row.name, n, dtype) for n in profile.elements]
@@ -100,6 +102,11 @@ def _loops(profile: Profile) -> list[Case]:
         for loop, array_bytes in sorted(wanted)
         if array_bytes >= LEAST_STREAMED_BYTES or not KERNELS[kernel_of(loop)].streaming
     ]
+
+
+def _gemms(profile: Profile) -> list[Case]:
+    sizes = roofs.GEMM_ELEMENTS if profile.gemm else []
+    return [Case("time", "gemm", library, n, "float32") for library in roofs.LIBRARIES for n in sizes]
 
 
 def asv_parameters(case: Case) -> str:

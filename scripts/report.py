@@ -131,6 +131,7 @@ def _page(
         impossible=measured[measured["impossible"]].to_dict("records"),
         roofs=metrics.roofs(table).to_dict("records"),
         kernels=ORDINARY,
+        gemms=metrics.gemms(table).to_dict("records"),
         failures=_without_number(table),
         not_run=_not_run(table),
         semantics=_semantics(),

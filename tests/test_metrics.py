@@ -171,6 +171,19 @@ def test_failures_stay_and_have_no_bandwidth():
     assert math.isnan(row["gb_per_s"])
 
 
+def test_products_are_rated_and_no_rows():
+    products = {
+        Case("time", "gemm", library, 1000, "float32"): seconds
+        for library, seconds in {"numpy": 0.02, "torch": 0.01, "jax": None}.items()
+    }
+    assert metrics.gemms(table(products)).to_dict("records") == [
+        {"library": "torch", "n": 1000, "gflop_per_s": pytest.approx(200)},
+        {"library": "numpy", "n": 1000, "gflop_per_s": pytest.approx(100)},
+    ]
+    assert metrics.with_metrics(table({**products, FORWARD: 1.0}))["op"].tolist() == ["relu.forward"]
+    assert metrics.gemms(table({})).empty
+
+
 def test_what_the_catalog_does_not_know_is_left_out():
     rows = metrics.with_metrics(
         table({time("relu.forward", "gone.fresh"): 1.0, time("relu.forward", "numpy.out", dtype="int8"): 1.0})

@@ -1,4 +1,4 @@
-"""The roofs: loops that do their work, and stores that are what their names say."""
+"""The roofs: loops that do their work, stores that are what their names say, and products."""
 
 import platform
 import re
@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numba import get_num_threads, njit
 
-from benchmarks.harness import isolation, kernels, roofs
+from benchmarks.harness import gemm, isolation, kernels, roofs, truth
 from benchmarks.harness.case import Case, Settings
 from benchmarks.harness.kernels import KERNELS
+from benchmarks.roofs import LIBRARIES
 
 QUICK = Settings(budget_s=0.02, limit_s=60, threads=1)
 N = 21 * roofs.LANES
@@ -105,3 +106,47 @@ def test_each_kernel_has_a_loop_and_what_it_leaves():
     assert set(roofs._AFTER) == set(kernels.ORDINARY)
     for name, kernel in KERNELS.items():
         assert replace(kernel, streaming=False) == kernels.ORDINARY[kernels.ordinary(f"{name}.all")]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_products_are_checked_and_timed(library):
+    (outcome,) = isolation.run([Case("time", "gemm", library, 64, "float32")], QUICK)
+    assert outcome.status == "ok", outcome
+    assert outcome.value == min(outcome.samples_s) > 0
+
+
+def test_product_of_a_library_that_is_not_there_is_named():
+    (outcome,) = isolation.run([Case("time", "gemm", "abacus", 64, "float32")], QUICK)
+    assert outcome.status == "error"
+    assert "abacus" in outcome.reason
+
+
+def bfloat16(values: np.ndarray) -> np.ndarray:
+    return (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+
+def in_another_order(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a[:, ::-1] @ b[::-1]
+
+
+@pytest.mark.parametrize("n", [1, 3, 512])
+@pytest.mark.parametrize("product", [np.matmul, in_another_order])
+def test_products_in_float32_are_right(n, product):
+    a, b = gemm.matrices(n)
+    gemm.check(product(a, b), a, b)
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda a, b: b @ a,
+        lambda a, b: bfloat16(a) @ bfloat16(b),
+        lambda a, b: np.full_like(a, np.nan),
+        lambda a, b: np.concatenate([(a @ b)[:-1], np.zeros_like(a[:1])]),
+    ],
+    ids=["the other way round", "half the bits", "nan", "without the last row"],
+)
+def test_other_products_are_wrong(product):
+    a, b = gemm.matrices(512)
+    with pytest.raises(truth.WrongResult, match=r"product of 512 x 512: element \(\d+, \d+\) is off by"):
+        gemm.check(product(a, b), a, b)

@@ -14,6 +14,7 @@ The way of a number, file by file:
     frameworks/    how to drive each framework
     kernels.py     the loops that tell what the memory of this machine can do, as data
     roofs.py       those loops in Numba
+    gemm.py        what its arithmetic can do, by each library
     outcomes.py    the record of every ending, one JSON line each
     provenance.py  the machine and the software
     tracking.py    the one function that asv's classes call

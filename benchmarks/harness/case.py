@@ -7,7 +7,7 @@ from typing import Any
 QUANTITIES = ("time", "first_call", "transient_bytes", "saved_bytes")
 UNITS = {"time": "seconds", "first_call": "seconds", "transient_bytes": "bytes", "saved_bytes": "bytes"}
 # What the machine can do; all else is what an implementation does.
-ROOFS = ("roof",)
+ROOFS = ("roof", "gemm")
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Case:
 
     quantity: one of QUANTITIES. op: an operator of the catalog, or one of ROOFS. variant: a name in
     it. elements: array length. dtype: its dtype. Of a "roof", variant is a streaming loop and elements are
-    bytes of one array.
+    bytes of one array; of a "gemm", a framework and the elements of a side.
     """
 
     quantity: str

@@ -8,13 +8,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import matmul
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import operators, provenance, sampler, threads, truth
+from benchmarks.harness import gemm, operators, provenance, sampler, threads, truth
 from benchmarks.harness.case import Case, Settings
 from benchmarks.harness.frameworks import Driver, Unavailable, driver
 from benchmarks.harness.outcomes import Outcome
@@ -287,6 +288,21 @@ def _passes(run: Callable[[int], None]) -> int:
     return passes
 
 
+def _gemm(case: Case, settings: Settings) -> Outcome:
+    """Seconds of the best product of two square matrices by a framework; `elements` are those of a side."""
+    framework = driver(case.variant)
+    os.environ.update(framework.environment(None))
+    framework.start("cpu")
+    threads.check(case.variant, settings.threads, framework.threads())
+    a, b = gemm.matrices(case.elements)
+    arguments = framework.array(a, case.dtype), framework.array(b, case.dtype)
+    product = framework.blocking(matmul)
+    gemm.check(framework.to_numpy(product(*arguments)), a, b)
+    taken = sampler.sample(product, sampler.same(arguments), settings.budget_s)
+    gemm.check(framework.to_numpy(product(*arguments)), a, b)
+    return _best(taken.samples_s, taken.number, settings)
+
+
 def _best(samples_s: list[float], number: int, settings: Settings) -> Outcome:
     """A roof is what the machine can do: the best sample counts, as in STREAM."""
     details = {
@@ -299,4 +315,4 @@ def _best(samples_s: list[float], number: int, settings: Settings) -> Outcome:
     return Outcome("ok", value=best_s, samples_s=[best_s], number=number, details=details)
 
 
-_ROOFS: dict[str, Callable[[Case, Settings], Outcome]] = {"roof": _roof}
+_ROOFS: dict[str, Callable[[Case, Settings], Outcome]] = {"roof": _roof, "gemm": _gemm}
