@@ -1,7 +1,8 @@
-"""The roofs: loops that do their work, stores that are what their names say, and products."""
+"""The roofs: loops that do their work, stores that are what their names say, products, and the comparison with C."""
 
 import platform
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,11 @@ from benchmarks.harness import gemm, isolation, kernels, roofs, truth
 from benchmarks.harness.case import Case, Settings
 from benchmarks.harness.kernels import KERNELS
 from benchmarks.roofs import LIBRARIES
+from scripts import stream
 
 QUICK = Settings(budget_s=0.02, limit_s=60, threads=1)
 N = 21 * roofs.LANES
+needs_c = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler: 'cc' is not on the PATH")
 
 
 def random_streams(n: int = N) -> tuple[np.ndarray, ...]:
@@ -108,6 +111,14 @@ def test_each_kernel_has_a_loop_and_what_it_leaves():
         assert replace(kernel, streaming=False) == kernels.ORDINARY[kernels.ordinary(f"{name}.all")]
 
 
+def test_bytes_of_a_pass_are_those_of_stream():
+    """McCalpin: copy and scale 16 bytes an iteration of 8-byte elements, add and triad 24."""
+    assert {name: KERNELS[ours].pass_bytes(8) for name, ours in stream.LIKE.items()} == {
+        "copy": 16, "scale": 16, "add": 24, "triad": 24,
+        "fill": 8, "scale-in-place": 16, "accumulate": 24, "fill-nt": 8, "copy-nt": 16, "triad-nt": 24,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_products_are_checked_and_timed(library):
     (outcome,) = isolation.run([Case("time", "gemm", library, 64, "float32")], QUICK)
@@ -150,3 +161,46 @@ def test_other_products_are_wrong(product):
     a, b = gemm.matrices(512)
     with pytest.raises(truth.WrongResult, match=r"product of 512 x 512: element \(\d+, \d+\) is off by"):
         gemm.check(product(a, b), a, b)
+
+
+@needs_c
+def test_stream_compiles_and_times_every_loop(tmp_path):
+    program = stream.compiled("cc", tmp_path)
+    seconds = stream.theirs_s(program, 1, 2**20, passes=2)
+    assert set(stream.LIKE) - {"fill-nt", "copy-nt", "triad-nt"} <= set(seconds) <= set(stream.LIKE)
+    assert all(0 < value < 1 for value in seconds.values())
+
+
+@needs_c
+def test_what_does_not_compile_is_told_with_the_compilers_words(tmp_path, monkeypatch):
+    broken = tmp_path / "broken.c"
+    broken.write_text("int main(void) { return missing; }")
+    monkeypatch.setattr(stream, "SOURCE", broken)
+    with pytest.raises(SystemExit, match=r"cannot compile broken\.c[\s\S]*missing"):
+        stream.compiled("cc", tmp_path)
+
+
+def test_without_a_compiler_nothing_is_compared(monkeypatch, capsys):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert stream.main([]) == 0
+    assert "no C compiler, 'no-such-compiler' is not on the PATH" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("memcpy", "ours", "gb_per_s"), [(False, "copy", 1.0), (True, "copy-nt", 2.0)])
+def test_a_copy_by_memcpy_is_compared_with_our_faster_one(memcpy, ours, gb_per_s):
+    (found,) = stream.compare({"copy": 1.0}, {"copy": 2.0, "copy-nt": 1.0}, 10**9, memcpy)
+    assert found == stream.Comparison("copy", ours, 2.0, gb_per_s)
+
+
+@pytest.mark.parametrize(("slower", "failed"), [(1.0, 0), (1.09, 0), (0.92, 0), (1.2, 1), (0.85, 1)])
+def test_stream_fails_beyond_the_limit(monkeypatch, capsys, slower, failed):
+    """Either way: a roof that C does not reach is as doubtful as one that it passes."""
+    names = list(stream.LIKE)
+    monkeypatch.setenv("CC", "true")
+    monkeypatch.setattr(stream, "compiled", lambda compiler, folder: stream.Program(folder, True, memcpy=False))
+    monkeypatch.setattr(stream, "theirs_s", lambda *_: dict.fromkeys(names, 1.0))
+    monkeypatch.setattr(stream, "ours_s", lambda *_: dict.fromkeys(KERNELS, 1.0) | {"triad": slower})
+    assert stream.main(["--rounds", "1"]) == failed
+    printed = capsys.readouterr().out
+    assert f"{1 / slower:.3f}" in printed
+    assert "beyond 10 %" in printed
