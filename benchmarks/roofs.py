@@ -1,24 +1,41 @@
-"""What the memory of this machine can do, at the sizes that the variants are measured at."""
+"""What this machine can do: its memory, at the sizes that variants are measured at and between, and its arithmetic."""
 
 from benchmarks.harness.case import UNITS
+from benchmarks.harness.kernels import VARIANTS
 from benchmarks.harness.tracking import in_unit, track
-from benchmarks.relu import ELEMENTS, TIMEOUT_S
-from impls.catalog import ITEMSIZE_BYTES
+from benchmarks.relu import TIMEOUT_S
 
-ARRAY_BYTES = sorted({elements * itemsize for elements in ELEMENTS for itemsize in ITEMSIZE_BYTES.values()})
-# The kernels and thread counts of harness/roofs.py, which imports Numba and so is not imported here.
-KERNELS = [f"{kernel}.{threads}" for kernel in ("copy", "add", "scale", "accumulate") for threads in ("one", "all")]
+# From a float16 array of the fewest elements to a float64 array of the most: four times a last-level cache of 64 MiB.
+ARRAY_BYTES = [2**power for power in range(11, 29)]
+LIBRARIES = ["numpy", "torch", "jax"]
+GEMM_ELEMENTS = [2048]
 
 
 class Roof:
-    """Streaming loops: copy and add into another array, scale and accumulate in place; one thread and all."""
+    """Streaming loops over arrays of so many bytes each, with ordinary or streaming stores, one thread or all."""
 
-    params = (KERNELS, ARRAY_BYTES)
+    op = "roof"
+    params = (list(VARIANTS), ARRAY_BYTES)
     param_names = ("kernel", "array_bytes")
+    timeout = TIMEOUT_S
+    version = "2"
+
+    @in_unit(UNITS["time"])
+    def track_time(self, kernel, array_bytes):
+        """Seconds of the best pass over the arrays."""
+        return track("time", self.op, kernel, array_bytes, "float32")
+
+
+class Gemm:
+    """The product of two square float32 matrices of n x n elements, by each library, with all threads."""
+
+    op = "gemm"
+    params = (LIBRARIES, GEMM_ELEMENTS)
+    param_names = ("library", "n")
     timeout = TIMEOUT_S
     version = "1"
 
     @in_unit(UNITS["time"])
-    def track_time(self, kernel, array_bytes):
-        """Seconds of the best pass over arrays of so many bytes."""
-        return track("time", "roof", kernel, array_bytes, "float32")
+    def track_time(self, library, n):
+        """Seconds of the best call; 2 n^3 floating-point operations each."""
+        return track("time", self.op, library, n, "float32")

@@ -5,6 +5,8 @@ Every function takes the tidy table of `scripts.results` and returns a table.
 
 import pandas as pd
 
+from benchmarks.harness.case import ROOFS
+from benchmarks.harness.kernels import ORDINARY, ordinary
 from impls.catalog import ITEMSIZE_BYTES, VARIANTS, Traffic
 
 # Above this, a number says that the roof or the traffic is wrong: shown as impossible, never as a result.
@@ -15,16 +17,25 @@ ROOF_KEY = ["machine", "fingerprint", "commit", "env", "array_bytes"]
 
 
 def roofs(table: pd.DataFrame) -> pd.DataFrame:
-    """Best seconds a pass of each streaming kernel, one row for each size: ROOF_KEY, then copy, add, scale, accumulate.
+    """Best seconds a pass of each streaming loop, one row for each size: ROOF_KEY, then the names in kernels.ORDINARY.
 
-    Of one thread and all threads the faster counts: a roof is what the machine can do.
+    Of one thread and all, and of ordinary and streaming stores, the faster counts: a roof is what the
+    machine can do.
     """
     rows = table[(table["op"] == "roof") & table["value"].notna()]
-    rows = rows.assign(kernel=rows["variant"].str.split(".").str[0]).rename(columns={"elements": "array_bytes"})
+    rows = rows.assign(kernel=rows["variant"].map(ordinary)).rename(columns={"elements": "array_bytes"})
     if rows.empty:
-        return pd.DataFrame(columns=[*ROOF_KEY, "copy", "add", "scale", "accumulate"])
+        return pd.DataFrame(columns=[*ROOF_KEY, *ORDINARY])
     wide = rows.pivot_table(index=ROOF_KEY, columns="kernel", values="value", aggfunc="min")
-    return wide.reindex(columns=["copy", "add", "scale", "accumulate"]).reset_index()
+    return wide.reindex(columns=list(ORDINARY)).reset_index()
+
+
+def gemms(table: pd.DataFrame) -> pd.DataFrame:
+    """Matrix products, the fastest first: library, n (elements of a side) and gflop_per_s, of 2 n^3 operations."""
+    rows = table[(table["op"] == "gemm") & table["value"].notna()]
+    rows = rows.assign(gflop_per_s=2e-9 * rows["elements"] ** 3.0 / rows["value"])
+    rows = rows.rename(columns={"variant": "library", "elements": "n"})
+    return rows.sort_values("gflop_per_s", ascending=False)[["library", "n", "gflop_per_s"]]
 
 
 def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
@@ -36,7 +47,7 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
     percent_of_roof: 100 roof_s by the time; impossible: whether it is above IMPOSSIBLE_PERCENT.
     """
     catalog = pd.DataFrame([{"op": row.op, "variant": row.name, "row": row} for row in VARIANTS])
-    known = table[(table["op"] != "roof") & table["dtype"].isin(ITEMSIZE_BYTES)]
+    known = table[~table["op"].isin(ROOFS) & table["dtype"].isin(ITEMSIZE_BYTES)]
     joined = known.merge(catalog, on=["op", "variant"], how="inner")
     for fact in FACTS:
         joined[fact] = [getattr(row, fact) for row in joined["row"]]
@@ -61,7 +72,7 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
 
 def _roof_s(traffic: Traffic, inplace: bool, itemsize_bytes: int, roof: dict) -> float:
     """Seconds for the traffic, put together from kernels that read one array or two for each one they write."""
-    one, two = (roof["scale"], roof["accumulate"]) if inplace else (roof["copy"], roof["add"])
+    one, two = (roof["scale"], roof["accumulate"]) if inplace else (roof["copy"], roof["triad"])
     reads = traffic.reads + traffic.mask_reads / itemsize_bytes
     writes = traffic.writes + traffic.mask_writes / itemsize_bytes
     return writes * one + (reads - writes) * (two - one)

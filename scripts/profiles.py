@@ -4,10 +4,13 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from benchmarks import relu, roofs
 from benchmarks.harness.case import Case
+from benchmarks.harness.kernels import KERNELS, kernel_of
+from benchmarks.harness.kernels import VARIANTS as LOOPS
 from impls.catalog import DTYPES, ITEMSIZE_BYTES, VARIANTS
 
 
@@ -18,6 +21,8 @@ class Profile:
     memory_elements: where saved and transient bytes are measured; they are exact, and one size
     tells them. cold_elements, scaling_elements: where times with cold caches, and over the number of
     threads, are measured, in float32. processes: how many measure each time, sharing its budget.
+    loops, loop_bytes: streaming loops and sizes of one array that are measured besides those that rows
+    are compared with. gemm: whether matrix products are measured.
     """
 
     dtypes: tuple[str, ...]
@@ -29,22 +34,35 @@ class Profile:
     processes: int
     first_call: bool
     without_needs: bool
+    loops: tuple[str, ...] = ()
+    loop_bytes: tuple[int, ...] = ()
+    gemm: bool = False
 
     def environment(self) -> dict[str, str]:
         """The variables that tell the harness."""
         return {"RELU_BENCH_BUDGET_S": str(self.budget_s), "RELU_BENCH_PROCESSES": str(self.processes)}
 
 
+# What draws a line through the sizes that rows have and those between, from 16 KiB an array on.
+CURVE = ("copy.all", "copy-nt.all", "scale.all", "fill.all", "fill-nt.all")
+CURVE_BYTES = tuple(2**power for power in (14, 16, 18, 20, 22, 24, 26, 27))
+# Rows are compared with loops that read.
+COMPARED = tuple(loop for loop in LOOPS if KERNELS[kernel_of(loop)].reads)
+# Below, arrays are in a cache, where a streaming store to memory never wins.
+LEAST_STREAMED_BYTES = 2**20
+
 SMALL, MIDDLE = 2**15, 2**20
 PROFILES = {
     "smoke": Profile(("float32",), (SMALL, MIDDLE), (MIDDLE,), (), (), 0.2, 1, first_call=False, without_needs=True),
     "core": Profile(
-        ("float32",), relu.ELEMENTS, (MIDDLE,), (SMALL, MIDDLE), (MIDDLE,), 0.8, 2, first_call=True, without_needs=False
+        ("float32",), relu.ELEMENTS, (MIDDLE,), (SMALL, MIDDLE), (MIDDLE,), 0.8, 2, first_call=True,
+        without_needs=False, loops=CURVE, loop_bytes=CURVE_BYTES, gemm=True,
     ),
     "full": Profile(
-        DTYPES, relu.ELEMENTS, (MIDDLE,), (SMALL, MIDDLE), (MIDDLE,), 0.4, 1, first_call=True, without_needs=False
+        DTYPES, relu.ELEMENTS, (MIDDLE,), (SMALL, MIDDLE), (MIDDLE,), 0.4, 1, first_call=True,
+        without_needs=False, loops=LOOPS, loop_bytes=tuple(roofs.ARRAY_BYTES), gemm=True,
     ),
-}
+}  # fmt: skip
 _CLASSES: list[tuple[str, str, Any]] = [
     (f"{module.__name__.split('.')[-1]}.{name}.{method}", method.removeprefix("track_"), cls)
     for module in (relu, roofs)
@@ -53,9 +71,9 @@ _CLASSES: list[tuple[str, str, Any]] = [
     for method in dir(cls)
     if method.startswith("track_")
 ]
-BENCHMARK_NAMES = {(quantity, getattr(cls, "op", "roof")): name for name, quantity, cls in _CLASSES}
+BENCHMARK_NAMES = {(quantity, cls.op): name for name, quantity, cls in _CLASSES}
 # The fields of a case that asv's parameters are.
-_FIELDS = {"kernel": "variant", "array_bytes": "elements"}
+_FIELDS = {"kernel": "variant", "library": "variant", "array_bytes": "elements", "n": "elements"}
 PARAMETERS = {name: tuple(_FIELDS.get(p, p) for p in cls.param_names) for name, _, cls in _CLASSES}
 QUANTITY_AND_OP = {name: key for key, name in BENCHMARK_NAMES.items()}
 
@@ -69,11 +87,7 @@ def cases(profile: Profile, gpu: bool, cores: int) -> list[Case]:
         and not (profile.without_needs and row.needs)
         and set(row.dtypes) & set(profile.dtypes)
     ]
-    measured: list[Case] = [
-        Case("time", "roof", kernel, array_bytes, "float32")
-        for kernel in roofs.KERNELS
-        for array_bytes in sorted({n * ITEMSIZE_BYTES[dtype] for n in profile.elements for dtype in profile.dtypes})
-    ]
+    measured = [*_loops(profile), *_gemms(profile)]
     for row in rows:
         for dtype in (dtype for dtype in profile.dtypes if dtype in row.dtypes):
             wanted = {"time": profile.elements} | dict.fromkeys(
@@ -97,6 +111,22 @@ def cases(profile: Profile, gpu: bool, cores: int) -> list[Case]:
                 if threads <= cores
             ]
     return measured
+
+
+def _loops(profile: Profile) -> list[Case]:
+    """Those that rows are compared with, at the sizes of the rows, and what the profile measures besides."""
+    row_bytes = {n * ITEMSIZE_BYTES[dtype] for n in profile.elements for dtype in profile.dtypes}
+    wanted = {*product(COMPARED, row_bytes), *product(profile.loops, profile.loop_bytes)}
+    return [
+        Case("time", "roof", loop, array_bytes, "float32")
+        for loop, array_bytes in sorted(wanted)
+        if array_bytes >= LEAST_STREAMED_BYTES or not KERNELS[kernel_of(loop)].streaming
+    ]
+
+
+def _gemms(profile: Profile) -> list[Case]:
+    sizes = roofs.GEMM_ELEMENTS if profile.gemm else []
+    return [Case("time", "gemm", library, n, "float32") for library in roofs.LIBRARIES for n in sizes]
 
 
 def asv_parameters(case: Case) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from benchmarks.harness.kernels import ORDINARY
 from benchmarks.harness.provenance import UNKNOWN
 from impls.catalog import DTYPES, VARIANTS, Semantics
 from scripts import figures, machines, metrics, results
@@ -150,6 +151,8 @@ def _page(
         scaling=_scaling(measured),
         impossible=measured[measured["impossible"]].to_dict("records"),
         roofs=metrics.roofs(table).to_dict("records"),
+        kernels=ORDINARY,
+        gemms=metrics.gemms(table).to_dict("records"),
         failures=_without_number(table),
         not_run=_not_run(table),
         semantics=_semantics(),

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import roofs
-from benchmarks.harness.roofs import VARIANTS as ROOFS
 from impls.catalog import (
     DTYPES,
     ITEMSIZE_BYTES,
@@ -113,7 +111,3 @@ def test_importing_imports_no_framework(module: str) -> None:
     program = f"import sys, {module}; print(*sorted({{'torch', 'jax', 'jaxlib', 'numba'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout == "\n"
-
-
-def test_roofs_are_those_of_the_harness() -> None:
-    assert tuple(roofs.KERNELS) == ROOFS

@@ -8,16 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.harness.case import Case
+from benchmarks.harness.kernels import ORDINARY
 from impls.catalog import VARIANTS
 from scripts import metrics, results
 from tests.synthetic import roof, time
 
 N = 2**20
-# Seconds a pass over arrays of 4 MiB; of two thread counts the faster is the roof.
+# Seconds a pass over arrays of 4 MiB; of two thread counts, and of two kinds of stores, the faster is the roof.
 ROOFS = {
     roof("copy.one"): 1.6e-3, roof("copy.all"): 1.0e-3,
-    roof("add.one"): 1.5e-3, roof("add.all"): 2.0e-3,
-    roof("scale.one"): 0.8e-3, roof("accumulate.all"): 1.1e-3,
+    roof("triad.one"): 1.5e-3, roof("triad.all"): 2.0e-3,
+    roof("copy-nt.all"): 1.2e-3, roof("triad-nt.one"): 1.7e-3,
+    roof("scale.one"): 0.8e-3, roof("accumulate.all"): 1.1e-3, roof("fill.all"): 0.6e-3, roof("fill-nt.all"): 0.5e-3,
 }  # fmt: skip
 FORWARD = time("relu.forward", "numpy.fresh")
 # Seconds that streaming loops take for what each operator must move, float32.
@@ -97,23 +99,31 @@ def test_roof_is_put_together_from_streaming_loops(op, variant):
 
 
 def test_mask_weighs_less_beside_wider_elements():
-    roofs = {roof("copy.all", 2**23): 1.0e-3, roof("add.all", 2**23): 1.5e-3}
+    roofs = {roof("copy.all", 2**23): 1.0e-3, roof("triad.all", 2**23): 1.5e-3}
     row = only_row({**roofs, time("relu.backward", "torch-bool.out", dtype="float64"): 5e-3})
     assert row["roof_s"] == pytest.approx(1.0e-3 + 0.125 * 0.5e-3)
 
 
-def test_roofs_are_the_faster_of_one_thread_and_all():
+def test_roofs_are_the_faster_of_one_thread_and_all_and_of_both_kinds_of_stores():
     (row,) = metrics.roofs(table(ROOFS)).to_dict("records")
     assert row == {
         "machine": "box", "fingerprint": "f", "commit": "c", "env": "e", "array_bytes": 2**22,
-        "copy": 1.0e-3, "add": 1.5e-3, "scale": 0.8e-3, "accumulate": 1.1e-3,
+        "fill": 0.5e-3, "copy": 1.0e-3, "triad": 1.5e-3, "scale": 0.8e-3, "accumulate": 1.1e-3,
     }  # fmt: skip
+
+
+def test_streaming_stores_count_for_rows_out_of_place_alone():
+    faster = {roof("copy-nt.all"): 0.5e-3, roof("triad-nt.all"): 0.75e-3}
+    assert only_row({**ROOFS, **faster, FORWARD: 5e-3})["roof_s"] == 0.5e-3
+    assert only_row({**ROOFS, **faster, time("relu.backward", "numba.out"): 5e-3})["roof_s"] == 0.75e-3
+    assert only_row({**ROOFS, **faster, time("relu.forward", "numpy.inplace"): 5e-3})["roof_s"] == 0.8e-3
 
 
 def test_roof_that_failed_is_none():
     row = only_row({**ROOFS, roof("copy.all"): None, FORWARD: 5e-3})
-    assert row["roof_s"] == 1.6e-3
-    row = only_row({**ROOFS, roof("copy.all"): None, roof("copy.one"): None, FORWARD: 5e-3})
+    assert row["roof_s"] == 1.2e-3
+    copies = [roof("copy.all"), roof("copy.one"), roof("copy-nt.all")]
+    row = only_row({**ROOFS, **dict.fromkeys(copies), FORWARD: 5e-3})
     assert math.isnan(row["percent_of_roof"])
 
 
@@ -164,6 +174,19 @@ def test_failures_stay_and_have_no_bandwidth():
     assert math.isnan(row["gb_per_s"])
 
 
+def test_products_are_rated_and_no_rows():
+    products = {
+        Case("time", "gemm", library, 1000, "float32"): seconds
+        for library, seconds in {"numpy": 0.02, "torch": 0.01, "jax": None}.items()
+    }
+    assert metrics.gemms(table(products)).to_dict("records") == [
+        {"library": "torch", "n": 1000, "gflop_per_s": pytest.approx(200)},
+        {"library": "numpy", "n": 1000, "gflop_per_s": pytest.approx(100)},
+    ]
+    assert metrics.with_metrics(table({**products, FORWARD: 1.0}))["op"].tolist() == ["relu.forward"]
+    assert metrics.gemms(table({})).empty
+
+
 def test_what_the_catalog_does_not_know_is_left_out():
     rows = metrics.with_metrics(
         table({time("relu.forward", "gone.fresh"): 1.0, time("relu.forward", "numpy.out", dtype="int8"): 1.0})
@@ -173,9 +196,7 @@ def test_what_the_catalog_does_not_know_is_left_out():
 
 def test_every_row_of_the_catalog_has_metrics():
     numbers = {time(row.op, row.name, dtype=dtype): 1.0 for row in VARIANTS for dtype in row.dtypes}
-    roofs = {
-        roof(f"{kernel}.all", N * size): 0.5 for kernel in ("copy", "add", "scale", "accumulate") for size in (2, 4, 8)
-    }
+    roofs = {roof(f"{kernel}.all", N * size): 0.5 for kernel in ORDINARY for size in (2, 4, 8)}
     rows = metrics.with_metrics(table({**roofs, **numbers}))
     assert len(rows) == len(numbers)
     assert (rows["gb_per_s"] > 0).all()

@@ -19,6 +19,7 @@ from selenium.webdriver.common.keys import Keys
 
 from benchmarks.harness import provenance
 from benchmarks.harness.case import Case
+from benchmarks.harness.kernels import ORDINARY
 from impls.catalog import VARIANTS, variants
 from scripts import compare, figures, report, results
 from tests.synthetic import (
@@ -50,10 +51,11 @@ TIMES = {
 } | {time(row.op, row.name, 2**10): 1e-6 * number for number, row in enumerate(variants("relu.forward")[:12], 1)}
 TIMES |= {FRESH: 1e-3, WRONG: None, IMPOSSIBLE: 1e-7}
 OTHERS = {
-    **{roof(f"{kernel}.all"): 1e-5 for kernel in ("copy", "add", "scale", "accumulate")},
+    **{roof(f"{kernel}.all"): 1e-5 for kernel in ORDINARY},
     Case("transient_bytes", "relu.forward", "numpy.fresh", 2**20, "float32"): 2**22,
     Case("transient_bytes", "relu.forward", "numpy.out", 2**20, "float32"): 0,
     Case("first_call", "relu.forward", "numba.out", 2**10, "float32"): 1.5,
+    Case("time", "gemm", "torch", 2048, "float32"): 0.1,
 }
 PROVENANCE = {"cpu": "A Processor 9000", "cores_usable": 6, "caches_bytes": {"L1d": 2**15, "L2": 2**20}}
 
@@ -207,6 +209,15 @@ def test_impossible_rows_show_no_bandwidth(opened):
     # 8 MiB in 0.1 µs.
     assert "83,900" not in body
     assert "relu.forward numpy.inplace, 1,048,576 float32: 100 ns, 10,000 % of roof" in body
+
+
+def test_roofs_stand_in_the_report(opened):
+    table = opened.find_element(By.XPATH, "//h3[.='Roofs']/following::table[1]")
+    head, row = (line.text for line in table.find_elements(By.TAG_NAME, "tr"))
+    assert head == "array fill copy triad scale in place accumulate in place"
+    # 4 MiB an array in 10 µs.
+    assert row == "4 MiB 419 839 1,260 839 1,260"
+    assert "torch 172 (n = 2,048)" in opened.find_element(By.TAG_NAME, "body").text
 
 
 def test_headline_is_of_possible_rows(opened):

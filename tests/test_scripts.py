@@ -1,5 +1,6 @@
 """What people and workflows run: profiles, the choice of builds, the store of results, and the workflows themselves."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.case import Case
+from benchmarks import roofs
+from benchmarks.harness import kernels
+from benchmarks.harness.case import ROOFS, Case
 from impls.catalog import VARIANTS
 from scripts import accelerator, environment, pins
 from scripts.profiles import BENCHMARK_NAMES, PROFILES, asv_parameters, asv_patterns, cases
@@ -21,15 +24,15 @@ def test_profile_measures_every_cpu_row(profile):
     measured = {
         (case.op, case.variant) for case in cases(PROFILES[profile], gpu=False, cores=2) if case.quantity == "time"
     }
-    assert measured - {(op, name) for op, name in measured if op == "roof"} == CPU_ROWS
+    assert {(op, name) for op, name in measured if op not in ROOFS} == CPU_ROWS
 
 
 def test_smoke_measures_every_cpu_row_that_needs_no_compiler():
     needy = {(row.op, row.name) for row in VARIANTS if row.needs}
     smoke = cases(PROFILES["smoke"], gpu=False, cores=2)
-    assert {(case.op, case.variant) for case in smoke if case.op != "roof"} == CPU_ROWS - needy
+    assert {(case.op, case.variant) for case in smoke if case.op not in ROOFS} == CPU_ROWS - needy
     assert {case.dtype for case in smoke} == {"float32"}
-    assert len({case.elements for case in smoke if case.quantity == "time" and case.op != "roof"}) == 2
+    assert len({case.elements for case in smoke if case.quantity == "time" and case.op not in ROOFS}) == 2
 
 
 def test_cuda_rows_are_measured_where_there_is_a_gpu():
@@ -37,13 +40,38 @@ def test_cuda_rows_are_measured_where_there_is_a_gpu():
     assert {(row.op, row.name) for row in VARIANTS if row.device == "cuda"} <= on_gpu
 
 
-def test_every_time_has_its_roofs():
-    for profile in PROFILES.values():
-        measured = cases(profile, gpu=False, cores=2)
-        roofs = {case.elements for case in measured if case.op == "roof"}
-        sizes = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
-        times = [case for case in measured if case.quantity == "time" and case.op != "roof"]
-        assert {case.elements * sizes[case.dtype] for case in times} <= roofs
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_time_has_its_roofs(profile):
+    """Every loop that its percentage may come from, with one thread and all; streaming stores from 1 MiB on."""
+    measured = cases(PROFILES[profile], gpu=False, cores=2)
+    loops = {(case.variant, case.elements) for case in measured if case.op == "roof"}
+    sizes = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+    times = [case for case in measured if case.quantity == "time" and case.op not in ROOFS]
+    for array_bytes in {case.elements * sizes[case.dtype] for case in times}:
+        names = ["copy", "triad", "scale", "accumulate"] + ["copy-nt", "triad-nt"] * (array_bytes >= 2**20)
+        assert {(f"{name}.{threads}", array_bytes) for name in names for threads in ("one", "all")} <= loops
+
+
+def test_smoke_measures_no_other_roofs():
+    measured = [case for case in cases(PROFILES["smoke"], gpu=False, cores=2) if case.op in ROOFS]
+    assert {case.elements for case in measured} == {2**17, 2**22}
+    assert not {kernels.ordinary(case.variant) for case in measured} & {"fill", "numpy"}
+
+
+def test_core_measures_a_curve_in_few_roofs():
+    measured = [case for case in cases(PROFILES["core"], gpu=False, cores=2) if case.op in ROOFS]
+    assert len(measured) == len(set(measured)) <= 72
+    for loop in ("copy.all", "scale.all", "fill.all"):
+        curve = sorted(case.elements for case in measured if case.variant == loop and case.elements >= 2**14)
+        assert (curve[0], curve[-1]) == (2**14, 2**27)
+        assert all(larger <= 4 * smaller for smaller, larger in itertools.pairwise(curve))
+
+
+def test_full_measures_every_roof_where_it_can_be_one():
+    loops = {(case.variant, case.elements) for case in cases(PROFILES["full"], gpu=False, cores=2) if case.op == "roof"}
+    left_out = set(itertools.product(kernels.VARIANTS, roofs.ARRAY_BYTES)) - loops
+    assert {kernels.KERNELS[kernels.kernel_of(loop)].streaming for loop, _ in left_out} == {True}
+    assert max(array_bytes for _, array_bytes in left_out) < 2**20
 
 
 def test_patterns_match_the_cases_and_no_others():

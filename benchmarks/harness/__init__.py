@@ -13,7 +13,9 @@ The way of a number, file by file:
     threads.py     sets the thread count, and reads back what was got
     frameworks/    how to drive each framework
     memory.py      whether a case fits
-    roofs.py       what the memory of this machine can do
+    kernels.py     the loops that tell what the memory of this machine can do, as data
+    roofs.py       those loops in Numba
+    gemm.py        what its arithmetic can do, by each library
     outcomes.py    the record of every ending, one JSON line each
     provenance.py  the machine and the software, and the fingerprint of what makes them fast
     machine.py     what Linux tells of the machine

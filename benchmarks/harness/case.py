@@ -16,6 +16,8 @@ UNITS = {
     "transient_bytes": "bytes",
     "saved_bytes": "bytes",
 }
+# What the machine can do; all else is what an implementation does.
+ROOFS = ("roof", "gemm")
 
 
 class Unavailable(Exception):
@@ -30,9 +32,10 @@ class Unsupported(Exception):
 class Case:
     """One number to measure.
 
-    quantity: one of UNITS. op: an operator of the catalog, or "roof". variant: a name in it.
-    elements: array length (for a roof: bytes of one array). dtype: its dtype. threads: how many,
-    where that is not left to the settings.
+    quantity: one of UNITS. op: an operator of the catalog, or one of ROOFS. variant: a name in it.
+    elements: array length. dtype: its dtype. threads: how many, where that is not left to the settings.
+    Of a "roof", variant is a streaming loop and elements are bytes of one array; of a "gemm", a
+    framework and the elements of a side.
     """
 
     quantity: str
@@ -46,9 +49,10 @@ class Case:
     def varies(self) -> bool:
         """Whether another process may give another number: a time does, as its memory lies elsewhere; bytes do not.
 
-        A roof tries several places in memory itself; compiling takes too long to be done twice.
+        Of a roof the best counts, and it tries several places in memory itself; compiling takes too long to be
+        done twice.
         """
-        return self.quantity in ("time", "cold", "scaling") and self.op != "roof"
+        return self.quantity in ("time", "cold", "scaling") and self.op not in ROOFS
 
 
 @dataclass(frozen=True)

@@ -58,15 +58,15 @@ def pooled(parts: Sequence[Outcome]) -> Outcome:
     samples_s = [sample for part in parts for sample in part.samples_s or ()]
     reason = _variation(samples_s, [part.value or 0.0 for part in parts]) or _absence(parts)
     circumstances = [{"median_s": part.value, "number": part.number, **part.details} for part in parts]
-    first, *_, last = [one.pop("provenance") for one in circumstances]
-    end = {name: fact for name, fact in last.items() if name.endswith(AT_END)}
+    provenance = [one.pop("provenance") for one in circumstances]
+    end = {name: fact for name, fact in provenance[-1].items() if name.endswith(AT_END)}
     return Outcome(
         "unstable" if reason else "ok",
         reason,
         value=median(samples_s),
         samples_s=samples_s,
         number=min(part.number or 1 for part in parts),
-        details={"processes": circumstances, "provenance": {**first, **end}},
+        details={"processes": circumstances, "provenance": {**provenance[0], **end}},
     )
 
 

@@ -1,0 +1,206 @@
+"""The roofs: loops that do their work, stores that are what their names say, products, and the comparison with C."""
+
+import platform
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numba import get_num_threads, njit
+
+from benchmarks.harness import gemm, isolation, kernels, roofs, truth
+from benchmarks.harness.case import Case, Settings
+from benchmarks.harness.kernels import KERNELS
+from benchmarks.roofs import LIBRARIES
+from scripts import stream
+
+QUICK = Settings(budget_s=0.02, limit_s=60, threads=1)
+N = 21 * roofs.LANES
+needs_c = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler: 'cc' is not on the PATH")
+
+
+def random_streams(n: int = N) -> tuple[np.ndarray, ...]:
+    """out, x and y, aligned, with values that tell their places."""
+    streams = roofs.arrays(4 * n)
+    for seed, array in enumerate(streams):
+        array[:] = np.random.default_rng(seed).standard_normal(n, np.float32)
+    return streams
+
+
+@pytest.mark.parametrize("slices", [1, 2, 5, 30])
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_pass_computes_what_its_kernel_says(name, slices):
+    """With more slices than lines, too."""
+    out, x, y = random_streams()
+    wanted = {
+        "fill": (np.ones_like(x), x, y),
+        "copy": (x, x, y),
+        "triad": (x + y, x, y),
+        "scale": (out, -x, y),
+        "accumulate": (out, x + y, y),
+    }[kernels.ordinary(name)]
+    wanted = [array.copy() for array in wanted]
+    roofs._COMPILED[name](out, x, y, 1, slices)
+    for array, values in zip((out, x, y), wanted, strict=True):
+        np.testing.assert_array_equal(array, values)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the names of the instructions are those of x86-64")
+@pytest.mark.parametrize("name", KERNELS)
+def test_streaming_stores_are_in_the_kernels_that_are_named_for_them(name):
+    compiled = njit(parallel=True)(roofs._COMPILED[name].py_func)
+    compiled(*roofs.arrays(4 * N), 1, 1)
+    (assembly,) = compiled.inspect_asm().values()
+    assert bool(re.search(r"\bv?movntps\b", assembly)) == KERNELS[name].streaming
+
+
+def test_all_roofs_answer_in_one_process():
+    cases = [Case("time", "roof", variant, 2**16, "float32") for variant in kernels.VARIANTS]
+    found = isolation.run(cases, QUICK)
+    assert [outcome.status for outcome in found] == ["ok"] * len(cases), found
+    assert all(outcome.number > 1 for outcome in found)
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        lambda kernel, streams, passes: None,
+        lambda kernel, streams, passes: kernel(*streams, passes - 1, 1),
+        lambda kernel, streams, passes: kernel(*(array[: -roofs.LANES] for array in streams), passes, 1),
+    ],
+    ids=["everything", "a pass", "the last line"],
+)
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_roof_that_leaves_out_work_is_refused(monkeypatch, name, left_out):
+    kernel = roofs._COMPILED[name]
+    roofs.check(f"{name}.one", passes=3)
+    monkeypatch.setitem(roofs._COMPILED, name, lambda out, x, y, passes, slices: left_out(kernel, (out, x, y), passes))
+    with pytest.raises(RuntimeError, match=rf"roof {name}\.one"):
+        roofs.check(f"{name}.one", passes=3)
+
+
+@pytest.mark.parametrize(("variant", "slices"), [("copy.one", 1), ("copy-nt.all", get_num_threads())])
+def test_a_slice_for_each_thread(monkeypatch, variant, slices):
+    taken = []
+    monkeypatch.setitem(roofs._COMPILED, kernels.kernel_of(variant), lambda *arguments: taken.append(arguments[-1]))
+    roofs.run(variant, roofs.arrays(4 * N), 2)
+    assert taken == [slices]
+
+
+@pytest.mark.parametrize("lines", [1, 2, 21, 1024])
+def test_arrays_and_their_slices_begin_with_a_line_and_cover_everything(lines):
+    for array in roofs.arrays(lines * roofs.LINE_BYTES):
+        assert (array.dtype, array.size) == (np.float32, lines * roofs.LANES)
+        for slices in (1, 2, 3, 8):
+            parts = [roofs._slice(array, part, slices) for part in range(slices)]
+            assert sum(part.size for part in parts) == array.size
+            assert all(part.ctypes.data % roofs.LINE_BYTES == 0 for part in parts if part.size)
+
+
+@pytest.mark.parametrize("array_bytes", [4, 65])
+def test_arrays_of_parts_of_lines_are_refused(array_bytes):
+    with pytest.raises(ValueError, match=f"array_bytes: {array_bytes} given, a multiple of 64 needed"):
+        roofs.arrays(array_bytes)
+
+
+def test_each_kernel_has_a_loop_and_what_it_leaves():
+    assert set(roofs._COMPILED) == set(KERNELS)
+    assert set(roofs._AFTER) == set(kernels.ORDINARY)
+    for name, kernel in KERNELS.items():
+        assert replace(kernel, streaming=False) == kernels.ORDINARY[kernels.ordinary(f"{name}.all")]
+
+
+def test_bytes_of_a_pass_are_those_of_stream():
+    """McCalpin: copy and scale 16 bytes an iteration of 8-byte elements, add and triad 24."""
+    assert {name: KERNELS[ours].pass_bytes(8) for name, ours in stream.LIKE.items()} == {
+        "copy": 16, "scale": 16, "add": 24, "triad": 24,
+        "fill": 8, "scale-in-place": 16, "accumulate": 24, "fill-nt": 8, "copy-nt": 16, "triad-nt": 24,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_products_are_checked_and_timed(library):
+    (outcome,) = isolation.run([Case("time", "gemm", library, 64, "float32")], QUICK)
+    assert outcome.status == "ok", outcome
+    assert outcome.value == min(outcome.samples_s) > 0
+
+
+def test_product_of_a_library_that_is_not_there_is_named():
+    (outcome,) = isolation.run([Case("time", "gemm", "abacus", 64, "float32")], QUICK)
+    assert outcome.status == "error"
+    assert "abacus" in outcome.reason
+
+
+def bfloat16(values: np.ndarray) -> np.ndarray:
+    return (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+
+def in_another_order(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return a[:, ::-1] @ b[::-1]
+
+
+@pytest.mark.parametrize("n", [1, 3, 512])
+@pytest.mark.parametrize("product", [np.matmul, in_another_order])
+def test_products_in_float32_are_right(n, product):
+    a, b = gemm.matrices(n)
+    gemm.check(product(a, b), a, b)
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda a, b: b @ a,
+        lambda a, b: bfloat16(a) @ bfloat16(b),
+        lambda a, b: np.full_like(a, np.nan),
+        lambda a, b: np.concatenate([(a @ b)[:-1], np.zeros_like(a[:1])]),
+    ],
+    ids=["the other way round", "half the bits", "nan", "without the last row"],
+)
+def test_other_products_are_wrong(product):
+    a, b = gemm.matrices(512)
+    with pytest.raises(truth.WrongResult, match=r"product of 512 x 512: element \(\d+, \d+\) is off by"):
+        gemm.check(product(a, b), a, b)
+
+
+@needs_c
+def test_stream_compiles_and_times_every_loop(tmp_path):
+    program = stream.compiled("cc", tmp_path)
+    seconds = stream.theirs_s(program, 1, 2**20, passes=2)
+    assert set(stream.LIKE) - {"fill-nt", "copy-nt", "triad-nt"} <= set(seconds) <= set(stream.LIKE)
+    assert all(0 < value < 1 for value in seconds.values())
+
+
+@needs_c
+def test_what_does_not_compile_is_told_with_the_compilers_words(tmp_path, monkeypatch):
+    broken = tmp_path / "broken.c"
+    broken.write_text("int main(void) { return missing; }")
+    monkeypatch.setattr(stream, "SOURCE", broken)
+    with pytest.raises(SystemExit, match=r"cannot compile broken\.c[\s\S]*missing"):
+        stream.compiled("cc", tmp_path)
+
+
+def test_without_a_compiler_nothing_is_compared(monkeypatch, capsys):
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert stream.main([]) == 0
+    assert "no C compiler, 'no-such-compiler' is not on the PATH" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("memcpy", "ours", "gb_per_s"), [(False, "copy", 1.0), (True, "copy-nt", 2.0)])
+def test_a_copy_by_memcpy_is_compared_with_our_faster_one(memcpy, ours, gb_per_s):
+    (found,) = stream.compare({"copy": 1.0}, {"copy": 2.0, "copy-nt": 1.0}, 10**9, memcpy)
+    assert found == stream.Comparison("copy", ours, 2.0, gb_per_s)
+
+
+@pytest.mark.parametrize(("slower", "failed"), [(1.0, 0), (1.09, 0), (0.92, 0), (1.2, 1), (0.85, 1)])
+def test_stream_fails_beyond_the_limit(monkeypatch, capsys, slower, failed):
+    """Either way: a roof that C does not reach is as doubtful as one that it passes."""
+    names = list(stream.LIKE)
+    monkeypatch.setenv("CC", "true")
+    monkeypatch.setattr(stream, "compiled", lambda compiler, folder: stream.Program(folder, True, memcpy=False))
+    monkeypatch.setattr(stream, "theirs_s", lambda *_: dict.fromkeys(names, 1.0))
+    monkeypatch.setattr(stream, "ours_s", lambda *_: dict.fromkeys(KERNELS, 1.0) | {"triad": slower})
+    assert stream.main(["--rounds", "1"]) == failed
+    printed = capsys.readouterr().out
+    assert f"{1 / slower:.3f}" in printed
+    assert "beyond 10 %" in printed
