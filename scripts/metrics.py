@@ -6,7 +6,7 @@ Every function takes the tidy table of `scripts.results` and returns a table.
 import pandas as pd
 
 from benchmarks.harness.case import ROOFS
-from benchmarks.harness.kernels import ORDINARY, ordinary
+from benchmarks.harness.kernels import KERNELS, ORDINARY, kernel_of, ordinary
 from impls.catalog import ITEMSIZE_BYTES, VARIANTS, Traffic
 
 # Above this, a number says that the roof or the traffic is wrong: shown as impossible, never as a result.
@@ -30,6 +30,14 @@ def roofs(table: pd.DataFrame) -> pd.DataFrame:
     return wide.reindex(columns=list(ORDINARY)).reset_index()
 
 
+def bus_roofs(table: pd.DataFrame) -> pd.DataFrame:
+    """The most bytes a second that any streaming loop moved, fetches included, by size: ROOF_KEY, bus_roof_gb_per_s."""
+    rows = table[(table["op"] == "roof") & table["value"].notna()].rename(columns={"elements": "array_bytes"})
+    loops = zip(rows["variant"], rows["array_bytes"], rows["value"], strict=True)
+    rates = [KERNELS[kernel_of(loop)].bus_bytes(size) / value_s / 1e9 for loop, size, value_s in loops]
+    return rows.assign(bus_roof_gb_per_s=rates).groupby(ROOF_KEY)["bus_roof_gb_per_s"].max().reset_index()
+
+
 def gemms(table: pd.DataFrame) -> pd.DataFrame:
     """Matrix products, the fastest first: library, n (elements of a side) and gflop_per_s, of 2 n^3 operations."""
     rows = table[(table["op"] == "gemm") & table["value"].notna()]
@@ -44,7 +52,8 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
     gb_per_s: required bytes, each counted once (as STREAM counts), by the time.
     bus_gb_per_s: bytes this form moves, fetches of write-allocate included, by the time.
     roof_s: what streaming loops of this machine take for the required traffic at this size.
-    percent_of_roof: 100 roof_s by the time; impossible: whether it is above IMPOSSIBLE_PERCENT.
+    percent_of_roof: 100 roof_s by the time. percent_of_bus: 100 bus_gb_per_s by the most that any loop moved.
+    impossible: whether one of them is above IMPOSSIBLE_PERCENT: the time is too short, or the bytes too many.
     """
     catalog = pd.DataFrame([{"op": row.op, "variant": row.name, "row": row} for row in VARIANTS])
     known = table[~table["op"].isin(ROOFS) & table["dtype"].isin(ITEMSIZE_BYTES)]
@@ -65,8 +74,11 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
     joined["gb_per_s"] = joined["required_bytes"] / time_s / 1e9
     joined["bus_gb_per_s"] = joined["bus_bytes"] / time_s / 1e9
     # The roofs are those of the processor's memory: a GPU's rows have none here.
-    joined["percent_of_roof"] = (100 * joined["roof_s"] / time_s).where(joined["device"] == "cpu")
-    joined["impossible"] = joined["percent_of_roof"] > IMPOSSIBLE_PERCENT
+    on_cpu = joined["device"] == "cpu"
+    joined["percent_of_roof"] = (100 * joined["roof_s"] / time_s).where(on_cpu)
+    joined = joined.merge(bus_roofs(table), on=ROOF_KEY, how="left")
+    joined["percent_of_bus"] = (100 * joined["bus_gb_per_s"] / joined["bus_roof_gb_per_s"]).where(on_cpu)
+    joined["impossible"] = (joined[["percent_of_roof", "percent_of_bus"]] > IMPOSSIBLE_PERCENT).any(axis=1)
     return joined
 
 

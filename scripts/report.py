@@ -313,7 +313,16 @@ def _fact(value: Any) -> str:
 
 
 def _csv(measured: pd.DataFrame) -> str:
-    columns = [*results.COLUMNS, *metrics.FACTS, "gb_per_s", "bus_gb_per_s", "roof_s", "percent_of_roof", "impossible"]
+    columns = [
+        *results.COLUMNS,
+        *metrics.FACTS,
+        "gb_per_s",
+        "bus_gb_per_s",
+        "roof_s",
+        "percent_of_roof",
+        "percent_of_bus",
+        "impossible",
+    ]
     table = measured[columns].copy()
     for column in table.select_dtypes(include=["object", "string"]):
         table[column] = [f"'{v}" if isinstance(v, str) and v.startswith(FORMULA_STARTS) else v for v in table[column]]

@@ -273,3 +273,12 @@ def test_nothing_measured_gives_empty_tables():
     assert metrics.headline(rows).empty
     assert metrics.wide(rows).empty
     assert metrics.roofs(table({})).empty
+
+
+def test_more_bytes_than_the_bus_can_move_are_impossible_though_the_time_is_not():
+    row = only_row({**ROOFS, time("relu.roundtrip", "numpy-bits.fresh"): 2.2e-3})
+    assert row["percent_of_roof"] < 105
+    # Of the loops here fill moves most: with the fetches of its stores two arrays in 0.6 ms.
+    assert row["percent_of_bus"] == pytest.approx(100 * (row["bus_bytes"] / 2.2e-3) / (2 * 2**22 / 0.6e-3))
+    assert row["percent_of_bus"] > 105
+    assert row["impossible"]

@@ -28,6 +28,11 @@ class Kernel:
         """Bytes of a pass over arrays of `array_bytes` each, as STREAM counts: read or written, none fetched."""
         return (self.reads + self.writes) * array_bytes
 
+    def bus_bytes(self, array_bytes: int) -> int:
+        """The same with the lines that ordinary stores fetch."""
+        fetched = 0 if self.inplace or self.streaming else self.writes
+        return self.pass_bytes(array_bytes) + fetched * array_bytes
+
 
 ORDINARY = {
     "fill": Kernel(0, 1),
