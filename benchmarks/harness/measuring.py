@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import matmul
-from statistics import median
+from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
 
@@ -307,6 +307,7 @@ def _best(samples_s: list[float], number: int, settings: Settings) -> Outcome:
     """A roof is what the machine can do: the best sample counts, as in STREAM."""
     details = {
         "samples": len(samples_s),
+        "quartile_s": quantiles(samples_s, n=4)[0],
         "median_s": median(samples_s),
         "threads": settings.threads,
         "provenance": provenance.collect(),
