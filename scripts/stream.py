@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 from tqdm import tqdm
 
 from benchmarks import roofs
-from benchmarks.harness import isolation
+from benchmarks.harness import isolation, threads
 from benchmarks.harness.case import Case, Settings
 from benchmarks.harness.kernels import KERNELS
 
@@ -73,8 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="relu-bench-stream-") as folder:
         program = compiled(compiler, Path(folder))
-        threads = sorted({1, Settings.from_environment().threads if program.openmp else 1})
-        found = {count: _in_turn(program, count, options) for count in threads}
+        counts = sorted({1, Settings.from_environment().threads if program.openmp else 1})
+        found = {count: _in_turn(program, count, options) for count in counts}
     print(_circumstances(compiler, program, options.array_bytes))
     print(f"{'threads':>7}  {'C':15} {'ours':11} {'ours GB/s':>9} {'C GB/s':>9} {'ratio':>6}")
     for count, comparisons in found.items():
@@ -102,22 +103,23 @@ def compiled(compiler: str, folder: Path) -> Program:
     raise SystemExit(f"{compiler} cannot compile {SOURCE.name}:\n{ended.stderr}")
 
 
-def theirs_s(program: Program, threads: int, array_bytes: int, passes: int = PASSES) -> dict[str, float]:
-    """Seconds of a pass, lower quartile, of each loop of stream.c, by its name."""
+def theirs_s(program: Program, count: int, array_bytes: int, passes: int = PASSES) -> dict[str, float]:
+    """Seconds of a pass, lower quartile, of each loop of stream.c with `count` threads, by its name."""
     command = [str(program.path), str(array_bytes // 4), str(passes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    # On the cores that ours have, so that a disturbance of one core slows both.
+    kept = partial(threads.limit, count)
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=kept).stdout
     return {name: float(seconds) for name, seconds in map(str.split, printed.splitlines())}
 
 
-def ours_s(threads: int, array_bytes: int) -> dict[str, float]:
-    """Seconds of a pass, lower quartile, of each of our loops, by its name.
+def ours_s(count: int, array_bytes: int) -> dict[str, float]:
+    """Seconds of a pass, lower quartile, of each of our loops with `count` threads, by its name.
 
     Raises SystemExit where one cannot be measured.
     """
     cases = [Case("time", "roof", f"{name}.all", array_bytes, "float32") for name in KERNELS]
     found = {}
-    for name, outcome in zip(KERNELS, isolation.run(cases, Settings(BUDGET_S, threads=threads)), strict=False):
+    for name, outcome in zip(KERNELS, isolation.run(cases, Settings(BUDGET_S, threads=count)), strict=False):
         if outcome.status != "ok":
             raise SystemExit(f"{name}: {outcome.status}: {outcome.reason}")
         found[name] = outcome.details["quartile_s"]
@@ -141,11 +143,11 @@ def compare(theirs: dict[str, float], ours: dict[str, float], array_bytes: int, 
     ]
 
 
-def _in_turn(program: Program, threads: int, options: argparse.Namespace) -> list[Comparison]:
+def _in_turn(program: Program, count: int, options: argparse.Namespace) -> list[Comparison]:
     theirs, ours = [], []
-    for _ in tqdm(range(options.rounds), unit="round", desc=f"{threads} threads", file=sys.stderr):
-        theirs.append(theirs_s(program, threads, options.array_bytes))
-        ours.append(ours_s(threads, options.array_bytes))
+    for _ in tqdm(range(options.rounds), unit="round", desc=f"{count} threads", file=sys.stderr):
+        theirs.append(theirs_s(program, count, options.array_bytes))
+        ours.append(ours_s(count, options.array_bytes))
     return compare(_medians(theirs), _medians(ours), options.array_bytes, program.memcpy)
 
 
