@@ -1,7 +1,7 @@
 /* STREAM, in float, after McCalpin (1995); besides its copy, scale, add and triad: fill, the forms in place, and,
  * where the processor is known to have them, streaming stores.
  *
- * stream ELEMENTS PASSES prints a line for each loop: its name and the seconds of its best pass.
+ * stream ELEMENTS PASSES prints a line for each loop: its name and the seconds of a pass, lower quartile.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,6 +58,11 @@ static double now_s(void) {
     return now.tv_sec + 1e-9 * now.tv_nsec;
 }
 
+static int ascending(const void *left, const void *right) {
+    double a = *(const double *)left, b = *(const double *)right;
+    return (a > b) - (a < b);
+}
+
 static float *array(long n, float value) {
     float *made = aligned_alloc(1 << 21, n * sizeof(float));
     if (!made) exit(1);
@@ -71,15 +76,17 @@ int main(int count, char **arguments) {
     if (count != 3) return 2;
     long n = atol(arguments[1]), passes = atol(arguments[2]);
     float *a = array(n, 0), *b = array(n, 3), *c = array(n, 2);
-    double best_s[COUNT];
-    for (int k = 0; k < COUNT; k++) best_s[k] = 1e9;
+    double *passes_s[COUNT];
+    for (int k = 0; k < COUNT; k++) passes_s[k] = malloc(passes * sizeof(double));
     for (long pass = 0; pass < passes; pass++)
         for (int k = 0; k < COUNT; k++) {
             double start_s = now_s();
             LOOPS[k].run(a, b, c, pass % 2 ? -1 : 1, n);
-            double pass_s = now_s() - start_s;
-            if (pass_s < best_s[k]) best_s[k] = pass_s;
+            passes_s[k][pass] = now_s() - start_s;
         }
-    for (int k = 0; k < COUNT; k++) printf("%s %.9f\n", LOOPS[k].name, best_s[k]);
+    for (int k = 0; k < COUNT; k++) {
+        qsort(passes_s[k], passes, sizeof(double), ascending);
+        printf("%s %.9f\n", LOOPS[k].name, passes_s[k][passes / 4]);
+    }
     return 0;
 }

@@ -1,9 +1,10 @@
-"""Run our streaming loops and a C STREAM, compiled on the spot, in turn, and compare the best passes.
+"""Run our streaming loops and a C STREAM, compiled on the spot, in turn, and compare the times.
 
 python -m scripts.stream [--array-bytes N] [--rounds 3] [--limit 10]: run by an environment that has Numba
 (.venv/test). Each round measures in new processes, with one thread and with all. GB/s count what STREAM
-counts: bytes read and written, none fetched before a store. Fails where ours is further than the limit
-(percent) from C; where there is no C compiler, says so and compares nothing.
+counts: bytes read and written, none fetched before a store. Times are lower quartiles: the best, which STREAM
+takes, is luck on a virtual machine, where passes of twice the speed come and go; the median shows every disturbance.
+Fails where ours is further than the limit (percent) from C; where there is no C compiler, says so and compares nothing.
 """
 
 import argparse
@@ -13,19 +14,20 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 from tqdm import tqdm
 
 from benchmarks import roofs
-from benchmarks.harness import isolation
+from benchmarks.harness import isolation, threads
 from benchmarks.harness.case import Case, Settings
 from benchmarks.harness.kernels import KERNELS
 
 SOURCE = Path(__file__).with_suffix(".c")
 BUDGET_S = 0.2
-# As many as ours take about, so that both are as likely to meet a moment without a disturbance.
-PASSES = 40
+PASSES = 20
 # Loops of stream.c, and those of ours with the same reads, writes and stores. STREAM's scale is out of place: a copy.
 LIKE = {
     "fill": "fill",
@@ -72,8 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="relu-bench-stream-") as folder:
         program = compiled(compiler, Path(folder))
-        threads = sorted({1, Settings.from_environment().threads if program.openmp else 1})
-        found = {count: _in_turn(program, count, options) for count in threads}
+        counts = sorted({1, Settings.from_environment().threads if program.openmp else 1})
+        found = {count: _in_turn(program, count, options) for count in counts}
     print(_circumstances(compiler, program, options.array_bytes))
     print(f"{'threads':>7}  {'C':15} {'ours':11} {'ours GB/s':>9} {'C GB/s':>9} {'ratio':>6}")
     for count, comparisons in found.items():
@@ -101,25 +103,26 @@ def compiled(compiler: str, folder: Path) -> Program:
     raise SystemExit(f"{compiler} cannot compile {SOURCE.name}:\n{ended.stderr}")
 
 
-def theirs_s(program: Program, threads: int, array_bytes: int, passes: int = PASSES) -> dict[str, float]:
-    """Seconds of the best pass of each loop of stream.c, by its name."""
+def theirs_s(program: Program, count: int, array_bytes: int, passes: int = PASSES) -> dict[str, float]:
+    """Seconds of a pass, lower quartile, of each loop of stream.c with `count` threads, by its name."""
     command = [str(program.path), str(array_bytes // 4), str(passes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    # On the cores that ours have, so that a disturbance of one core slows both.
+    kept = partial(threads.limit, count)
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=kept).stdout
     return {name: float(seconds) for name, seconds in map(str.split, printed.splitlines())}
 
 
-def ours_s(threads: int, array_bytes: int) -> dict[str, float]:
-    """Seconds of the best pass of each of our loops, by its name.
+def ours_s(count: int, array_bytes: int) -> dict[str, float]:
+    """Seconds of a pass, lower quartile, of each of our loops with `count` threads, by its name.
 
     Raises SystemExit where one cannot be measured.
     """
     cases = [Case("time", "roof", f"{name}.all", array_bytes, "float32") for name in KERNELS]
     found = {}
-    for name, outcome in zip(KERNELS, isolation.run(cases, Settings(BUDGET_S, threads=threads)), strict=False):
-        if outcome.status != "ok" or outcome.value is None:
+    for name, outcome in zip(KERNELS, isolation.run(cases, Settings(BUDGET_S, threads=count)), strict=False):
+        if outcome.status != "ok":
             raise SystemExit(f"{name}: {outcome.status}: {outcome.reason}")
-        found[name] = outcome.value
+        found[name] = outcome.details["quartile_s"]
     return found
 
 
@@ -140,16 +143,16 @@ def compare(theirs: dict[str, float], ours: dict[str, float], array_bytes: int, 
     ]
 
 
-def _in_turn(program: Program, threads: int, options: argparse.Namespace) -> list[Comparison]:
+def _in_turn(program: Program, count: int, options: argparse.Namespace) -> list[Comparison]:
     theirs, ours = [], []
-    for _ in tqdm(range(options.rounds), unit="round", desc=f"{threads} threads", file=sys.stderr):
-        theirs.append(theirs_s(program, threads, options.array_bytes))
-        ours.append(ours_s(threads, options.array_bytes))
-    return compare(_best(theirs), _best(ours), options.array_bytes, program.memcpy)
+    for _ in tqdm(range(options.rounds), unit="round", desc=f"{count} threads", file=sys.stderr):
+        theirs.append(theirs_s(program, count, options.array_bytes))
+        ours.append(ours_s(count, options.array_bytes))
+    return compare(_medians(theirs), _medians(ours), options.array_bytes, program.memcpy)
 
 
-def _best(rounds: list[dict[str, float]]) -> dict[str, float]:
-    return {name: min(found[name] for found in rounds) for name in rounds[0]}
+def _medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+    return {name: median(found[name] for found in rounds) for name in rounds[0]}
 
 
 def _circumstances(compiler: str, program: Program, array_bytes: int) -> str:

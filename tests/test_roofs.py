@@ -123,7 +123,7 @@ def test_bytes_of_a_pass_are_those_of_stream():
 def test_products_are_checked_and_timed(library):
     (outcome,) = isolation.run([Case("time", "gemm", library, 64, "float32")], QUICK)
     assert outcome.status == "ok", outcome
-    assert outcome.value == min(outcome.samples_s) > 0
+    assert 0 < outcome.value <= outcome.details["quartile_s"] <= outcome.details["median_s"]
 
 
 def test_product_of_a_library_that_is_not_there_is_named():
