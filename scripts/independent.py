@@ -16,9 +16,9 @@ from time import perf_counter
 import pyperf
 
 from benchmarks.harness import threads
+from benchmarks.harness.bench import Bench
 from benchmarks.harness.case import Case
 from benchmarks.harness.frameworks import driver
-from benchmarks.harness.measuring import Bench
 from impls.catalog import find
 
 # Each with another layout of its memory, as in the harness; pyperf adds one that calibrates.

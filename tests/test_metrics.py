@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from benchmarks.harness.case import Case
 from benchmarks.harness.kernels import ORDINARY
 from impls.catalog import VARIANTS
-from scripts import metrics, results
+from scripts import metrics, repeatability, results
 from tests.synthetic import roof, time
 
 N = 2**20
@@ -282,3 +282,13 @@ def test_more_bytes_than_the_bus_can_move_are_impossible_though_the_time_is_not(
     assert row["percent_of_bus"] == pytest.approx(100 * (row["bus_bytes"] / 2.2e-3) / (2 * 2**22 / 0.6e-3))
     assert row["percent_of_bus"] > 105
     assert row["impossible"]
+
+
+def test_two_runs_are_compared_row_by_row():
+    backward = time("relu.backward", "numpy.out")
+    first = table({FORWARD: 1.0, backward: 2.0, roof("copy.one"): 1.0}, machine="first")
+    second = table({FORWARD: 1.1, backward: 2.0, time("relu.forward", "numpy.out"): 1.0}, machine="second")
+    second.loc[second["op"] == "relu.backward", "status"] = "unstable"
+    pairs = repeatability.paired(pd.concat([first, second]), "first", "second").set_index("op")
+    assert pairs["percent"].to_dict() == {"relu.forward": pytest.approx(10), "relu.backward": 0}
+    assert pairs["steady"].to_dict() == {"relu.forward": True, "relu.backward": False}

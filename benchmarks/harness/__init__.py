@@ -7,6 +7,8 @@ The way of a number, file by file:
     isolation.py   runs cases in a process of its own, with a deadline; every ending is an outcome
     child.py       the entry point of that process
     measuring.py   in that process: driver, inputs, truth, then the quantity asked for, then truth again
+    bench.py       there: the arrays of a variant, and the checks of its calls
+    ceilings.py    there: what the machine can do, for which the best sample counts
     operators.py   per operator: its inputs, its call and its reference
     truth.py       compares with the float64 reference
     sampler.py     warm-up, calibration, samples

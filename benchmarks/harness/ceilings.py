@@ -1,0 +1,82 @@
+"""Measure what the machine can do: the best of many samples counts, as in STREAM."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from operator import matmul
+from statistics import median, quantiles
+from time import perf_counter
+
+from benchmarks.harness import gemm, sampler, threads
+from benchmarks.harness.case import Case, Settings
+from benchmarks.harness.frameworks import driver
+from benchmarks.harness.outcomes import Outcome
+
+PLACEMENTS = 4
+
+
+def _roof(case: Case, settings: Settings) -> Outcome:
+    """Seconds of the best pass over the arrays of a roof; `elements` are bytes of one array."""
+    import numba
+
+    from benchmarks.harness import roofs
+
+    threads.check("numba", settings.threads, numba.get_num_threads())
+    roofs.check(case.variant, passes=3)
+    # Some placements in memory are twice as slow as others: several are tried, kept so that each is another one.
+    placements = [roofs.arrays(case.elements) for _ in range(PLACEMENTS)]
+    passes = _passes(partial(roofs.run, case.variant, placements[0]))
+    tries = [
+        sampler.sample(
+            partial(roofs.run, case.variant, streams),
+            lambda calls: [(passes,)] * calls,
+            settings.budget_s / PLACEMENTS,
+        )
+        for streams in placements
+    ]
+    samples_s = [sample / passes for taken in tries for sample in taken.samples_s]
+    return _best(samples_s, passes, settings)
+
+
+def _passes(run: Callable[[int], None]) -> int:
+    """Passes that take 2 ms together, so that starting the threads is lost in them; even, so that signs cancel."""
+    run(2)
+    passes = 2
+    while passes < 1_000_000:
+        start = perf_counter()
+        run(passes)
+        duration_s = perf_counter() - start
+        if duration_s > 0.002:
+            break
+        passes = min(passes * 10, 2 * int(passes * 0.0015 / duration_s) + 2)
+    return passes
+
+
+def _gemm(case: Case, settings: Settings) -> Outcome:
+    """Seconds of the best product of two square matrices by a framework; `elements` are those of a side."""
+    framework = driver(case.variant)
+    os.environ.update(framework.environment(None))
+    framework.start("cpu")
+    threads.check(case.variant, settings.threads, framework.threads())
+    a, b = gemm.matrices(case.elements)
+    arguments = framework.array(a, case.dtype), framework.array(b, case.dtype)
+    product = framework.blocking(matmul)
+    gemm.check(framework.to_numpy(product(*arguments)), a, b)
+    taken = sampler.sample(product, sampler.in_turn([arguments]), settings.budget_s)
+    gemm.check(framework.to_numpy(product(*arguments)), a, b)
+    return _best(taken.samples_s, taken.number, settings)
+
+
+def _best(samples_s: list[float], number: int, settings: Settings) -> Outcome:
+    details = {
+        "samples": len(samples_s),
+        "quartile_s": quantiles(samples_s, n=4)[0],
+        "median_s": median(samples_s),
+        "threads": settings.threads,
+    }
+    best_s = min(samples_s)
+    return Outcome("ok", value=best_s, samples_s=[best_s], number=number, details=details)
+
+
+# By the operator of a case, those in case.ROOFS.
+MEASURES: dict[str, Callable[[Case, Settings], Outcome]] = {"roof": _roof, "gemm": _gemm}
