@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -11,7 +11,7 @@ from benchmarks import relu, roofs
 from benchmarks.harness.case import Case
 from benchmarks.harness.kernels import KERNELS, kernel_of
 from benchmarks.harness.kernels import VARIANTS as LOOPS
-from impls.catalog import DTYPES, ITEMSIZE_BYTES, VARIANTS
+from impls.catalog import DTYPES, ITEMSIZE_BYTES, VARIANTS, Variant
 
 
 @dataclass(frozen=True)
@@ -87,30 +87,31 @@ def cases(profile: Profile, gpu: bool, cores: int) -> list[Case]:
         and not (profile.without_needs and row.needs)
         and set(row.dtypes) & set(profile.dtypes)
     ]
-    measured = [*_loops(profile), *_gemms(profile)]
-    for row in rows:
-        for dtype in (dtype for dtype in profile.dtypes if dtype in row.dtypes):
-            wanted = {"time": profile.elements} | dict.fromkeys(
-                ("transient_bytes", "saved_bytes"), profile.memory_elements
-            )
-            if profile.first_call and row.compiled:
-                wanted["first_call"] = (2**10,)
-            if row.device == "cpu" and dtype == "float32":
-                wanted["cold"] = profile.cold_elements
-            measured += [
-                Case(quantity, row.op, row.name, n, dtype)
-                for quantity, elements in wanted.items()
-                if (quantity, row.op) in BENCHMARK_NAMES
-                for n in elements
-            ]
-        if row.threaded and "float32" in profile.dtypes:
-            measured += [
-                Case("scaling", row.op, row.name, n, "float32", threads)
-                for n in profile.scaling_elements
-                for threads in relu.THREADS
-                if threads <= cores
-            ]
-    return measured
+    of_rows = [case for row in rows for case in (*_of_row(row, profile), *_scaling(row, profile, cores))]
+    return [*_loops(profile), *_gemms(profile), *of_rows]
+
+
+def _of_row(row: Variant, profile: Profile) -> Iterator[Case]:
+    """Times, bytes and first calls of a row in each dtype, where there is a benchmark for them."""
+    for dtype in (dtype for dtype in profile.dtypes if dtype in row.dtypes):
+        sizes = {
+            "time": profile.elements,
+            "transient_bytes": profile.memory_elements,
+            "saved_bytes": profile.memory_elements,
+            "first_call": (2**10,) if profile.first_call and row.compiled else (),
+            "cold": profile.cold_elements if row.device == "cpu" and dtype == "float32" else (),
+        }
+        for quantity, elements in sizes.items():
+            if (quantity, row.op) in BENCHMARK_NAMES:
+                yield from (Case(quantity, row.op, row.name, n, dtype) for n in elements)
+
+
+def _scaling(row: Variant, profile: Profile, cores: int) -> Iterator[Case]:
+    """Times in float32 with one thread, two, four and so on."""
+    if row.threaded and "float32" in profile.dtypes:
+        for n, threads in product(profile.scaling_elements, relu.THREADS):
+            if threads <= cores:
+                yield Case("scaling", row.op, row.name, n, "float32", threads)
 
 
 def _loops(profile: Profile) -> list[Case]:
