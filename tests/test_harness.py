@@ -193,7 +193,8 @@ def test_bundle_measures_what_is_planned_for_a_variant_once(tmp_path, monkeypatc
     other = Case("time", "relu.forward", "numpy.fresh", 1024, "float32")
     bundles.write_plan(tmp_path, [NUMPY_OUT, larger, other])
     first = bundles.outcome(NUMPY_OUT, QUICK)
-    assert len(list(tmp_path.glob("*-time-*.json"))) == 2
+    # Of both cases what each process found.
+    assert len(list(tmp_path.glob("*-time-*.json"))) == 2 * QUICK.processes
     assert bundles.outcome(NUMPY_OUT, QUICK).samples_s == first.samples_s
     assert bundles.outcome(larger, QUICK).status in outcomes.MEASURED
 
@@ -216,6 +217,18 @@ def test_what_varies_is_called_unstable_with_the_figures(parts, status, reason):
     outcome = outcomes.pooled(parts)
     assert (outcome.status, outcome.reason) == (status, reason)
     assert (outcome.value is not None) == (status in outcomes.MEASURED)
+
+
+def test_a_killed_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv(bundles.VARIABLE, str(tmp_path))
+    bundles.write_plan(tmp_path, [NUMPY_OUT])
+    bundles.outcome(NUMPY_OUT, QUICK)
+    first, second = sorted(tmp_path.glob("*-time-*.json"))
+    kept = first.read_bytes()
+    second.unlink()
+    bundles.outcome(NUMPY_OUT, QUICK)
+    assert first.read_bytes() == kept
+    assert second.exists()
 
 
 def test_a_time_is_measured_by_several_processes_and_bytes_by_one():

@@ -2,16 +2,18 @@
 
 asv asks for one case at a time. With RELU_BENCH_BUNDLES set to a folder that holds plan.json (all
 cases of the run), the first case of a variant has the others of that variant measured in the same
-processes, which spares imports, and their outcomes left in the folder. They stay there when the
-run is killed: the next one with that folder takes them. Without it each case has processes of its own.
+processes, which spares imports. What each process finds of each case is a file in the folder, written
+at once: a run that is killed loses the case in progress, and the next one with that folder goes on
+from there. Without it each case has processes of its own.
 """
 
 import json
 import os
 import random
-from collections import defaultdict
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import count, takewhile
 from pathlib import Path
 
 from benchmarks.harness import isolation, outcomes
@@ -31,31 +33,37 @@ def outcome(case: Case, settings: Settings) -> Outcome:
     if not os.environ.get(VARIABLE):
         return measured([case], settings)[case]
     folder = Path(os.environ[VARIABLE])
-    if not _path(folder, case).exists():
-        for member, result in measured([case, *_waiting_beside(case, settings, folder)], settings).items():
-            partial = _path(folder, member).with_suffix(".partial")
-            partial.write_text(json.dumps(asdict(result)))
-            os.replace(partial, _path(folder, member))
-    return Outcome(**json.loads(_path(folder, case).read_text()))
+    return _measured([case, *_waiting_beside(case, settings, folder)], settings, folder)[case]
 
 
 def measured(cases: Sequence[Case], settings: Settings) -> dict[Case, Outcome]:
-    """The outcomes of the cases of one variant, those that vary from several processes, each in another order.
+    """The outcomes of the cases of one variant, those that vary from several processes, each in another order."""
+    with tempfile.TemporaryDirectory(prefix="relu-bench-bundle-") as folder:
+        return _measured(cases, settings, Path(folder))
 
-    What does not vary is measured behind what does, so that no meter disturbs a time.
-    """
-    parts: dict[Case, list[Outcome]] = defaultdict(list)
+
+def _measured(cases: Sequence[Case], settings: Settings, folder: Path) -> dict[Case, Outcome]:
     share = replace(settings, budget_s=settings.budget_s / settings.processes)
     for process in range(settings.processes):
-        varying = [case for case in cases if case.varies and all(part.status == "ok" for part in parts[case])]
-        steady = [case for case in cases if not case.varies and process == 0]
-        todo = [*random.sample(varying, len(varying)), *steady]
+        todo = _in_order([case for case in cases if _is_wanted(folder, case, process)])
         while todo:
-            ended = isolation.run(todo, share)
-            for case, part in zip(todo, ended, strict=False):
-                parts[case].append(part)
-            todo = todo[len(ended) :]
+            paths = [_path(folder, case, process) for case in todo]
+            todo = todo[len(isolation.run(todo, share, paths)) :]
+    parts = {case: [isolation.read(path) for path in _existing(folder, case)] for case in cases}
     return {case: outcomes.pooled(parts[case]) if case.varies else parts[case][0] for case in cases}
+
+
+def _in_order(cases: Sequence[Case]) -> list[Case]:
+    """What varies first, in random order, and then what does not, so that no meter disturbs a time."""
+    varying = [case for case in cases if case.varies]
+    return [*random.sample(varying, len(varying)), *(case for case in cases if not case.varies)]
+
+
+def _is_wanted(folder: Path, case: Case, process: int) -> bool:
+    """Whether this process is to measure a case: not what is there, nor again what does not vary or has failed."""
+    before = _existing(folder, case)
+    again = case.varies and all(isolation.read(path).status == "ok" for path in before)
+    return not _path(folder, case, process).exists() and (again or not before)
 
 
 def _waiting_beside(case: Case, settings: Settings, folder: Path) -> list[Case]:
@@ -72,9 +80,15 @@ def _waiting_beside(case: Case, settings: Settings, folder: Path) -> list[Case]:
         # A first call needs a process that made none.
         and "first_call" not in (case.quantity, other.quantity)
         and other != case
-        and not _path(folder, other).exists()
+        and not _existing(folder, other)
     ]
 
 
-def _path(folder: Path, case: Case) -> Path:
-    return folder / ("-".join([os.environ.get("ASV_ENV_NAME", "unknown"), *map(str, vars(case).values())]) + ".json")
+def _existing(folder: Path, case: Case) -> list[Path]:
+    """What processes, the first and those that followed it, have found of a case."""
+    return list(takewhile(Path.exists, (_path(folder, case, process) for process in count())))
+
+
+def _path(folder: Path, case: Case, process: int) -> Path:
+    fields = [os.environ.get("ASV_ENV_NAME", "unknown"), *vars(case).values(), process]
+    return folder / ("-".join(map(str, fields)) + ".json")

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import traceback
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,10 @@ def main(request_path: str) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     request = json.loads(Path(request_path).read_text())
     _make_importable(Path(request["benchmarks"]))
-    for number, case in enumerate(request["requests"]):
-        path = Path(request["folder"], f"{number}.json")
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(_measured(case))))
-        os.replace(partial, path)
+    from benchmarks.harness.isolation import write
+
+    for case in request["requests"]:
+        write(Path(case["path"]), _measured(case))
         os.write(request["done"], b".")
 
 

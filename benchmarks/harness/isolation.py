@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.harness import memory, software
@@ -17,21 +18,23 @@ from benchmarks.harness.outcomes import Outcome
 TAIL_CHARACTERS = 2000
 
 
-def run(cases: Sequence[Case], settings: Settings) -> list[Outcome]:
+def run(cases: Sequence[Case], settings: Settings, paths: Sequence[Path] = ()) -> list[Outcome]:
     """The outcomes of the first cases of a list, measured one after the other in one process of their own.
 
-    Where a case ends that process, its outcome is the last one of the result, and the cases behind
-    it have none. The process sees the import path of this one. It and all that it started are
-    killed when one case takes longer than `settings.limit_s`.
+    paths: files for the outcomes, each written when its case has ended, whoever is killed then. Where
+    a case ends that process, its outcome is the last one of the result, and the cases behind it have
+    none. The process sees the import path of this one. It and all that it started are killed when one
+    case takes longer than `settings.limit_s`.
     """
     with tempfile.TemporaryDirectory(prefix="relu-bench-") as name:
         folder = Path(name)
         pythonpath = os.pathsep.join(entry for entry in sys.path if entry)
-        requests = [to_json(case, settings) for case in cases]
+        paths = paths or [folder / f"{number}.json" for number in range(len(cases))]
+        requests = [{**to_json(case, settings), "path": str(path)} for case, path in zip(cases, paths, strict=True)]
         killed_before = memory.killed_by_kernel()
         # The process writes a byte for each case that it is done with.
         progress, done = os.pipe()
-        request = {"folder": name, "benchmarks": str(Path(__file__).parents[1]), "done": done, "requests": requests}
+        request = {"benchmarks": str(Path(__file__).parents[1]), "done": done, "requests": requests}
         (folder / "request.json").write_text(json.dumps(request))
         with (folder / "output.txt").open("wb") as sink:
             # -P keeps this file's folder off the path, where its modules could shadow others.
@@ -47,14 +50,22 @@ def run(cases: Sequence[Case], settings: Settings) -> list[Outcome]:
             os.close(done)
             code = _wait(process, progress, settings.limit_s)
         tail = (folder / "output.txt").read_bytes()[-4 * TAIL_CHARACTERS :].decode(errors="replace")[-TAIL_CHARACTERS:]
-        outcomes = [
-            Outcome(**json.loads((folder / f"{number}.json").read_text()))
-            for number in range(len(cases))
-            if (folder / f"{number}.json").exists()
-        ]
-        return (
-            outcomes if len(outcomes) == len(cases) else [*outcomes, _broken_off(code, settings, tail, killed_before)]
-        )
+        ended = [path for path in paths if path.exists()]
+        if len(ended) < len(cases):
+            write(paths[len(ended)], _broken_off(code, settings, tail, killed_before))
+        return [read(path) for path in paths[: len(ended) + 1]]
+
+
+def write(path: Path, outcome: Outcome) -> None:
+    """Keep an outcome in a file, which is there as a whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(outcome)))
+    os.replace(partial, path)
+
+
+def read(path: Path) -> Outcome:
+    """What `write` kept."""
+    return Outcome(**json.loads(path.read_text()))
 
 
 def _wait(process: subprocess.Popen, progress: int, limit_s: float) -> int | None:
