@@ -26,16 +26,20 @@ def main() -> int:
         if re.search(options.only, f"{row.op} {row.name}")
         for elements in options.elements
     ]
-    return int(independent.compare(_timed(cases), options.limit) > 0)
+    failed: list[Case] = []
+    beyond = independent.compare(_timed(cases, failed), options.limit)
+    return int(beyond > 0 or bool(failed))
 
 
-def _timed(cases: list[Case]) -> Iterator[tuple[Case, float]]:
+def _timed(cases: list[Case], failed: list[Case]) -> Iterator[tuple[Case, float]]:
+    """The cases with the harness's times; those that have none are printed, and added to `failed`."""
     for case in cases:
         outcome = bundles.measured([case], SETTINGS)[case]
         if outcome.status in outcomes.MEASURED and outcome.value is not None:
             yield case, outcome.value
         else:
             print(f"{case.op} {case.variant} {case.elements}: {outcome.status}: {outcome.reason}")
+            failed.append(case)
 
 
 def _options() -> argparse.Namespace:

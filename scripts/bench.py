@@ -40,8 +40,9 @@ def main() -> int:
     register(arguments.machine)
     _set_damaged_aside()
     profile = PROFILES[arguments.profile]
-    wanted = cases(profile, accelerator.has_gpu(), len(os.sched_getaffinity(0)))
-    here = provenance.expected_fingerprint(Settings.from_environment().threads)
+    threads = Settings.from_environment().threads
+    wanted = cases(profile, accelerator.has_gpu(), threads)
+    here = provenance.expected_fingerprint(threads)
     done = set() if arguments.again else _done(commit, arguments.machine, here, profile.processes)
     todo = [case for case in wanted if case not in done]
     say(f"{len(wanted)} cases, {len(todo)} to measure")
@@ -131,6 +132,7 @@ def _measure(profile: Profile, todo: list[Case], machine: str, unfinished: Path)
     log = ROOT / ".asv" / "logs" / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.log"
     for folder in (log.parent, unfinished):
         folder.mkdir(parents=True, exist_ok=True)
+    bundles.forget_failures(unfinished)
     bundles.write_plan(unfinished, todo)
     say(f"asv's own output: {log}")
     selection = [word for pattern in asv_patterns(todo) for word in ("--bench", pattern)]

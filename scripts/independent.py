@@ -17,7 +17,7 @@ import pyperf
 
 from benchmarks.harness import threads
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.case import Case
+from benchmarks.harness.case import Case, Settings
 from benchmarks.harness.frameworks import driver
 from impls.catalog import find
 
@@ -26,7 +26,7 @@ PROCESSES = 4
 
 
 def median_s(case: Case) -> float:
-    """Median seconds of a call as pyperf finds them, with all cores that this process may use.
+    """Median seconds of a call as pyperf finds them, with the threads that the harness uses.
 
     Raises RuntimeError with pyperf's words where it fails.
     """
@@ -45,6 +45,8 @@ def median_s(case: Case) -> float:
 def compare(times_s: Iterable[tuple[Case, float]], limit_percent: float) -> int:
     """Print each time beside pyperf's and their ratio; tell how many are further apart than the limit.
 
+    Raises SystemExit where there is nothing to compare.
+
     times_s: cases with seconds, taken one by one, so that what is measured on demand alternates with pyperf.
     """
     print(f"{'operator':15} {'variant':28} {'elements':>9} {'dtype':9} {'suite':>12} {'pyperf':>12} {'ratio':>6}")
@@ -57,12 +59,13 @@ def compare(times_s: Iterable[tuple[Case, float]], limit_percent: float) -> int:
             f"{ours_s * 1e6:9.2f} us {theirs_s * 1e6:9.2f} us {ours_s / theirs_s:6.3f}",
             flush=True,
         )
+    if not apart:
+        raise SystemExit("nothing to compare")
     beyond = sum(percent > limit_percent for percent in apart)
-    if apart:
-        print(
-            f"{len(apart)} compared: median {median(apart):.1f} % apart, worst {max(apart):.1f} %, "
-            f"{beyond} beyond {limit_percent:g} %"
-        )
+    print(
+        f"{len(apart)} compared: median {median(apart):.1f} % apart, worst {max(apart):.1f} %, "
+        f"{beyond} beyond {limit_percent:g} %"
+    )
     return beyond
 
 
@@ -86,7 +89,7 @@ def _pass_on(command: list[str], options: argparse.Namespace) -> None:
 
 def _seconds(case: Case) -> Callable[[int], float]:
     """A function from a number of calls to the seconds that they take."""
-    threads.limit(len(os.sched_getaffinity(0)))
+    threads.limit(Settings.from_environment().threads)
     row = find(case.op, case.variant)
     framework = driver(row.framework)
     os.environ.update(framework.environment(None))

@@ -11,6 +11,8 @@ from impls.catalog import ITEMSIZE_BYTES, VARIANTS, Traffic
 
 # Above this, a number says that the roof or the traffic is wrong: shown as impossible, never as a result.
 IMPOSSIBLE_PERCENT = 105.0
+# Quantities that are held against the roofs.
+TIMES = ("time", "cold", "scaling")
 # Catalog facts that a report shows beside each number.
 FACTS = ["framework", "device", "memory", "saves", "contract"]
 ROOF_KEY = ["machine", "fingerprint", "commit", "env", "array_bytes"]
@@ -47,7 +49,7 @@ def gemms(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of variants and dtypes that the catalog knows, with FACTS and, for times, the columns
+    """The rows of variants and dtypes that the catalog knows, with FACTS and, for TIMES, the columns
 
     gb_per_s: required bytes, each counted once (as STREAM counts), by the time.
     bus_gb_per_s: bytes this form moves, fetches of write-allocate included, by the time.
@@ -70,7 +72,7 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
         _roof_s(row.required_traffic, row.memory == "inplace", itemsize, roof)
         for (row, _, itemsize), roof in zip(sized, joined.to_dict("records"), strict=True)
     ]
-    time_s = joined["value"].where(joined["quantity"] == "time")
+    time_s = joined["value"].where(joined["quantity"].isin(TIMES))
     joined["gb_per_s"] = joined["required_bytes"] / time_s / 1e9
     joined["bus_gb_per_s"] = joined["bus_bytes"] / time_s / 1e9
     # The roofs are those of the processor's memory: a GPU's rows have none here.
@@ -92,7 +94,7 @@ def _roof_s(traffic: Traffic, inplace: bool, itemsize_bytes: int, roof: dict) ->
 
 def wide(metrics: pd.DataFrame) -> pd.DataFrame:
     """One row for each variant, size and dtype that has a time or a reason: the time's metrics, and beside them
-    the time with cold caches (cold_s) and bytes.
+    the time with cold caches (cold_s, cold_status, cold_impossible) and bytes.
 
     Bytes were measured at some sizes only; they are proportional to the size, and given per element.
     """
@@ -102,9 +104,10 @@ def wide(metrics: pd.DataFrame) -> pd.DataFrame:
         rows = rows.assign(**{quantity: (rows["value"] / rows["elements"]).round(3)})
         key = ["machine", "fingerprint", "commit", "env", "op", "variant", "dtype"]
         times = times.merge(rows.groupby(key, as_index=False)[quantity].first(), on=key, how="left")
-    cold = numbered(metrics, "cold").rename(columns={"value": "cold_s"})
+    cold = numbered(metrics, "cold")
+    cold = cold.rename(columns={"value": "cold_s", "status": "cold_status", "impossible": "cold_impossible"})
     key = ["machine", "commit", "env", "op", "variant", "elements", "dtype"]
-    times = times.merge(cold[[*key, "cold_s"]], on=key, how="left")
+    times = times.merge(cold[[*key, "cold_s", "cold_status", "cold_impossible"]], on=key, how="left")
     return times.rename(
         columns={"transient_bytes": "transient_bytes_per_element", "saved_bytes": "saved_bytes_per_element"}
     )
@@ -124,8 +127,9 @@ def modes(metrics: pd.DataFrame, dtype: str, elements: int) -> pd.DataFrame:
 
 
 def scaling(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Times over the number of threads, with `efficiency`: the time of one thread by threads times this time."""
+    """Possible times over the number of threads, with `efficiency`: that of one thread by threads times this time."""
     rows = numbered(metrics, "scaling")
+    rows = rows[~rows["impossible"]]
     key = ["op", "variant", "elements", "dtype"]
     one = rows[rows["threads"] == 1].rename(columns={"value": "one_s"})[[*key, "one_s"]]
     rows = rows.merge(one, on=key, how="left")

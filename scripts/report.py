@@ -148,6 +148,7 @@ def _page(
         memory_rows=_memory_rows(measured),
         rows=rows[rows["value"].notna()].to_dict("records"),
         unstable=measured[measured["status"] == "unstable"].to_dict("records"),
+        unchecked=_unchecked(measured),
         scaling=_scaling(measured),
         impossible=measured[measured["impossible"]].to_dict("records"),
         roofs=metrics.roofs(table).to_dict("records"),
@@ -266,6 +267,14 @@ def _first_call_figures(measured: pd.DataFrame) -> list[Figure]:
     rows = metrics.numbered(measured, "first_call")
     rows = rows[rows["dtype"] == "float32"]
     return [] if rows.empty else [Figure("float32, 1,024 elements", "first-call.svg", figures.first_calls(rows))]
+
+
+def _unchecked(measured: pd.DataFrame) -> int:
+    """How many times of the processor's rows were held against no roof."""
+    times = measured[
+        measured["quantity"].isin(metrics.TIMES) & measured["value"].notna() & (measured["device"] == "cpu")
+    ]
+    return int(times["percent_of_roof"].isna().sum())
 
 
 def _scaling(measured: pd.DataFrame) -> list[dict[str, Any]]:

@@ -237,12 +237,24 @@ def _recorded(row: dict[Any, Any], records: list[dict[Any, Any]]) -> dict[str, A
         newest = records[-1] if records else {"status": "failed", "reason": "no record of the reason"}
         lost = {"status": "failed", "reason": "asv lost the result"}
         return lost if newest["status"] in outcomes.MEASURED else {k: newest[k] for k in ("status", "reason")}
+    if records and records[-1]["status"] not in (*outcomes.MEASURED, *outcomes.NOT_APPLICABLE):
+        # It had a number once, and has failed since.
+        return {"value": None, **{k: records[-1][k] for k in ("status", "reason")}}
     # A run that was killed leaves records of numbers that asv never stored.
     same = [record for record in records if _close(record["value"], row["value"])]
     if not same:
-        return {}
+        return _without_record(row)
     told = {k: same[-1][k] for k in ("fingerprint", "status", "reason")}
     return {**told, "measured": _date(1000 * same[-1]["time_s"]), **_circumstances(same[-1]["details"])}
+
+
+def _without_record(row: dict[Any, Any]) -> dict[str, Any]:
+    """What asv's own quartiles tell of a number whose record is lost."""
+    spread = (row["q75"] or 0) - (row["q25"] or 0)
+    if UNITS[row["quantity"]] == "seconds" and spread > outcomes.UNSTABLE * row["value"]:
+        reason = f"quartiles lie at {row['q25']:.3g} and {row['q75']:.3g} s; no other record"
+        return {"status": "unstable", "reason": reason}
+    return {}
 
 
 def _circumstances(details: Any) -> dict[str, Any]:

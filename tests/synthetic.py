@@ -65,7 +65,7 @@ def benchmark(params: Sequence[Iterable[Any]], numbers: Mapping[str, float | Non
     def statistic(of: float, add: float = 0) -> list[float | None]:
         return [None if number is None or math.isnan(number) else number * of + add for number in result]
 
-    statistics = (statistic(0.9), statistic(1.2), statistic(0.95), statistic(1.1), statistic(0, 7), statistic(0, 30))
+    statistics = (statistic(0.9), statistic(1.2), statistic(0.98), statistic(1.06), statistic(0, 7), statistic(0, 30))
     return [result, written, "1", started_ms, 1.5, *statistics]
 
 

@@ -38,9 +38,13 @@ BAD_ROWS = {
     "another_dtype": Bad("wrong", "dtype float16, float32 needed", memory="fresh"),
     "float16_inside": Bad("wrong", "are wrong"),
     "half_the_mantissa": Bad("wrong", "are wrong"),
+    "wrong_on_large_arrays_alone": Bad("wrong", "nan needed"),
+    "waits_for_half": Bad("wrong", "(still changed|are wrong)"),
+    "skips_what_seems_done": Bad("wrong", "are wrong"),
+    "ring_of_two": Bad("wrong", "overwritten by the next call", memory="fresh"),
     "flushes_small_numbers": Bad("wrong", "are wrong"),
     "sleeps": Bad("unstable", "asleep: the process used .* of a core"),
-    "left_on_one_thread": Bad("error", "ThreadMismatch: threads: 2 asked, numba uses 1", framework="numba"),
+    "left_on_one_thread": Bad("error", r"ThreadMismatch: threads: \d+ asked, numba uses 1", framework="numba"),
     "understates_its_bytes": Bad("wrong", "0 declared, 131072 measured", quantity="transient_bytes"),
     "overstates_its_bytes": Bad(
         "wrong", "262144 declared, 131072 measured", memory="fresh", quantity="transient_bytes", more="transient=TWO"
@@ -48,7 +52,7 @@ BAD_ROWS = {
     "raises": Bad("error", "ZeroDivisionError"),
     "dies": Bad("crashed", "SIGSEGV"),
     "exits": Bad("crashed", "code 3"),
-    "hangs": Bad("timeout", "still running after 4 s"),
+    "hangs": Bad("timeout", "still running after 8 s"),
     "takes_all_memory": Bad("memory", "MemoryError"),
     "needs_what_is_not_installed": Bad("skipped", "not installed: a_package_that_is_nowhere"),
 }
@@ -95,6 +99,22 @@ def work_in_the_first_call(x, out):
     if out.ctypes.data not in memory:
         memory[out.ctypes.data] = out, np.maximum(x, 0, out=out)
     return out
+def wrong_on_large_arrays_alone(x, out): return (np.fmax if x.size > 4096 else np.maximum)(x, 0, out=out)
+def waits_for_half(x, out):
+    part = slice(2 * x.size // 3, x.size - 64)
+    late = threading.Thread(target=lambda: (time.sleep(0.005), np.maximum(x[part], 0, out=out[part])))
+    np.maximum(x[: part.start], 0, out=out[: part.start])
+    np.maximum(x[part.stop :], 0, out=out[part.stop :])
+    late.start()
+    return out
+def skips_what_seems_done(x, out):
+    some = slice(None, None, x.size // 16)
+    return out if np.array_equal(out[some], np.maximum(x[some], 0)) else np.maximum(x, 0, out=out)
+rings = {}
+def ring_of_two(x):
+    ring = rings.setdefault(x.shape, [])
+    ring.append(ring.pop(0) if len(ring) > 1 else np.empty_like(x))
+    return np.maximum(x, 0, out=ring[-1])
 def float16_inside(x, out):
     out[:] = np.maximum(x.astype(np.float16), 0)
     return out
@@ -139,7 +159,7 @@ def checkout(tmp_path_factory):
     checkout.commit("rows that are wrong")
     names = "|".join([*BAD_ROWS, "numpy", "torch-cuda", "numba-threads"])
     pattern = rf"(Forward|Backward)\.track_(time|transient_bytes)\('({names})\.(out|fresh)', 32768, 'float32'\)"
-    checkout.run = checkout.measure(pattern, RELU_BENCH_LIMIT_S="4")
+    checkout.run = checkout.measure(pattern, RELU_BENCH_LIMIT_S="8")
     assert checkout.report().returncode == 0
     return checkout
 

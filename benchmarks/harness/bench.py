@@ -10,8 +10,12 @@ from benchmarks.harness.case import Case
 from benchmarks.harness.frameworks import Driver
 from impls.catalog import ITEMSIZE_BYTES, Variant
 
-# Where work that goes on after a call has returned is looked for.
-ENDS = (slice(0, 64), slice(-64, None))
+# Elements that are looked at as soon as a call has returned, besides the last ones.
+SEEN_AT_ONCE = 1024
+# Calls after which a fresh result must still be what it was.
+LATER_CALLS = 4
+# Elements of the inputs that alone are changed, and the largest arrays for which that check is worth its time.
+TOUCHED, MOST_TOUCHED = 3, 2**20
 
 
 class Bench:
@@ -23,6 +27,7 @@ class Bench:
         self.consumed = operators.consumed(variant.op, variant.memory)
         self.arguments = operators.COUNT[variant.op] + (variant.memory == "out")
         self.call_bytes = self.arguments * case.elements * ITEMSIZE_BYTES[case.dtype]
+        self.restored_bytes = self.call_bytes // self.arguments * len(self.consumed)
         self.x, self.grad = truth.ordinary(case.elements)
         self.ordinary = self.inputs(self.x, self.grad)
 
@@ -62,39 +67,56 @@ class Bench:
 
     def verify_special(self) -> None:
         """The check of a call on special values, with the departures that the row declares."""
-        arrays = self.arrays(self.inputs(*truth.special(self.case.dtype)))
-        # Read back, as their dtype rounds them.
-        values = [np.array(self.framework.to_numpy(a)) for a in arrays]
-        self.verify_on(arrays, values[: operators.COUNT[self.variant.op]], adjust=True)
+        given = self.inputs(*truth.special(self.case.dtype))
+        self.verify_on(self.arrays(given), self._rounded(given), adjust=True)
 
     def verify_own_memory(self, arrays: Sequence[Any]) -> None:
-        """Raise truth.WrongResult where a fresh result is overwritten by the next call."""
+        """Raise truth.WrongResult where a fresh result is overwritten by one of the next calls."""
         if self.variant.memory != "fresh":
             return
         first = self.call(*arrays)
         results = first if isinstance(first, tuple) else (first,)
         before = [np.array(self.framework.to_numpy(r)) for r in results]
-        self.call(*self.arrays(self.inputs(self.grad, self.x)))
+        others = self.arrays(self.inputs(self.grad, self.x))
+        later = [self.call(*others) for _ in range(LATER_CALLS)]
         for result, copy in zip(results, before, strict=True):
-            if not np.array_equal(self.framework.to_numpy(result), copy, equal_nan=True):
+            if not np.array_equal(self.framework.to_numpy(result), copy):
                 raise truth.WrongResult("a fresh result was overwritten by the next call")
+        del later
 
     def verify_changed(self, arrays: list[Any]) -> None:
-        """The check of a call on memory that was timed, now with other inputs, and `out` still as it was left.
+        """The checks of calls on memory that was timed, now with other inputs, and `out` still as it was left.
 
-        Shows results that are remembered, and work that is left out where a result is there already.
+        A few elements first, then all of them, with special values. Shows results that are remembered,
+        work that is left out where a result is there already, and code for large arrays that is wrong.
         """
-        other = self.inputs(self.grad, self.x)
-        for position in range(len(other.values)):
-            arrays[position] = self.framework.restore(arrays[position], self._array(other, position))
-        self.verify_on(arrays, other.values)
+        if self.variant.memory == "out" and self.case.elements <= MOST_TOUCHED:
+            touched = np.random.default_rng().integers(0, self.case.elements, TOUCHED)
+            x, grad = self.x.copy(), self.grad.copy()
+            x[touched] *= -1
+            grad[touched] *= -1
+            self._verify_with(arrays, self.inputs(x, grad))
+        self._verify_with(arrays, self.inputs(*truth.special(self.case.dtype, self.case.elements)), adjust=True)
+
+    def _verify_with(self, arrays: list[Any], given: operators.Inputs, adjust: bool = False) -> None:
+        for position in range(len(given.values)):
+            arrays[position] = self.framework.restore(arrays[position], self._array(given, position))
+        self.verify_on(arrays, self._rounded(given), adjust)
+
+    def _rounded(self, given: operators.Inputs) -> list[np.ndarray]:
+        """The values as their dtypes hold them."""
+        return [
+            self.framework.to_numpy(self.framework.array(value, dtype)) if dtype in ("float16", "bfloat16") else value
+            for value, dtype in zip(given.values, given.dtypes, strict=True)
+        ]
 
     def verify_on(self, arrays: Sequence[Any], values: Sequence[np.ndarray], adjust: bool = False) -> None:
         """The check of one call on arrays whose inputs hold these values, block by block."""
         result = self.call(*arrays)
         results = result if isinstance(result, tuple) else (result,)
-        # The ends first and at once: work that is still going on when a call returns shows there.
-        ends = [[np.array(self.framework.to_numpy(r[part])) for part in ENDS] for r in results]
+        # First and at once some elements from all over: work that is still going on when a call returns shows there.
+        parts = (slice(-64, None), slice(None, None, max(1, values[0].size // SEEN_AT_ONCE)))
+        seen = [[np.array(self.framework.to_numpy(r[part])) for part in parts] for r in results]
         found = [self.framework.to_numpy(r) for r in results]
         kept = {p: self.framework.to_numpy(arrays[p]) for p in range(len(values)) if p not in self.consumed}
         for one in results:
@@ -110,6 +132,6 @@ class Bench:
                 truth.unchanged(
                     f"number {position + 1}", given[position], operators.part_of(array, values[0].size, block)
                 )
-        for whole, seen in zip(found, ends, strict=True):
-            if not all(np.array_equal(whole[part], end, equal_nan=True) for part, end in zip(ENDS, seen, strict=True)):
+        for whole, early in zip(found, seen, strict=True):
+            if not all(np.array_equal(whole[p], some, equal_nan=True) for p, some in zip(parts, early, strict=True)):
                 raise truth.WrongResult("the result still changed after the call had returned")

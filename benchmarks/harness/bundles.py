@@ -13,7 +13,7 @@ import random
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from itertools import count, takewhile
+from itertools import count
 from pathlib import Path
 
 from benchmarks.harness import isolation, outcomes
@@ -26,6 +26,14 @@ VARIABLE = "RELU_BENCH_BUNDLES"
 def write_plan(folder: Path, cases: list[Case]) -> None:
     """Say which cases a run will ask for."""
     (folder / "plan.json").write_text(json.dumps([asdict(case) for case in cases]))
+
+
+def forget_failures(folder: Path) -> None:
+    """Let a run that goes on try again what failed before."""
+    for path in folder.glob("*-*.json"):
+        left = isolation.read(path)
+        if not left or left.status not in (*outcomes.MEASURED, *outcomes.NOT_APPLICABLE):
+            path.unlink()
 
 
 def outcome(case: Case, settings: Settings) -> Outcome:
@@ -49,7 +57,7 @@ def _measured(cases: Sequence[Case], settings: Settings, folder: Path) -> dict[C
         while todo:
             paths = [_path(folder, case, process) for case in todo]
             todo = todo[len(isolation.run(todo, share, paths)) :]
-    parts = {case: [isolation.read(path) for path in _existing(folder, case)] for case in cases}
+    parts = {case: _found(folder, case) for case in cases}
     return {case: outcomes.pooled(parts[case]) if case.varies else parts[case][0] for case in cases}
 
 
@@ -61,9 +69,9 @@ def _in_order(cases: Sequence[Case]) -> list[Case]:
 
 def _is_wanted(folder: Path, case: Case, process: int) -> bool:
     """Whether this process is to measure a case: not what is there, nor again what does not vary or has failed."""
-    before = _existing(folder, case)
-    again = case.varies and all(isolation.read(path).status == "ok" for path in before)
-    return not _path(folder, case, process).exists() and (again or not before)
+    found = _found(folder, case)
+    again = case.varies and all(part.status == "ok" for part in found)
+    return len(found) <= process and (again or not found)
 
 
 def _waiting_beside(case: Case, settings: Settings, folder: Path) -> list[Case]:
@@ -80,13 +88,13 @@ def _waiting_beside(case: Case, settings: Settings, folder: Path) -> list[Case]:
         # A first call needs a process that made none.
         and "first_call" not in (case.quantity, other.quantity)
         and other != case
-        and not _existing(folder, other)
+        and not _found(folder, other)
     ]
 
 
-def _existing(folder: Path, case: Case) -> list[Path]:
+def _found(folder: Path, case: Case) -> list[Outcome]:
     """What processes, the first and those that followed it, have found of a case."""
-    return list(takewhile(Path.exists, (_path(folder, case, process) for process in count())))
+    return isolation.read_first(_path(folder, case, process) for process in count())
 
 
 def _path(folder: Path, case: Case, process: int) -> Path:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -50,10 +50,11 @@ def run(cases: Sequence[Case], settings: Settings, paths: Sequence[Path] = ()) -
             os.close(done)
             code = _wait(process, progress, settings.limit_s)
         tail = (folder / "output.txt").read_bytes()[-4 * TAIL_CHARACTERS :].decode(errors="replace")[-TAIL_CHARACTERS:]
-        ended = [path for path in paths if path.exists()]
-        if len(ended) < len(cases):
-            write(paths[len(ended)], _broken_off(code, settings, tail, killed_before))
-        return [read(path) for path in paths[: len(ended) + 1]]
+        outcomes = read_first(paths)
+        if len(outcomes) < len(cases):
+            write(paths[len(outcomes)], broken_off := _broken_off(code, settings, tail, killed_before))
+            outcomes.append(broken_off)
+        return outcomes
 
 
 def write(path: Path, outcome: Outcome) -> None:
@@ -63,9 +64,22 @@ def write(path: Path, outcome: Outcome) -> None:
     os.replace(partial, path)
 
 
-def read(path: Path) -> Outcome:
-    """What `write` kept."""
-    return Outcome(**json.loads(path.read_text()))
+def read(path: Path) -> Outcome | None:
+    """What `write` kept; None where there is nothing, or it is damaged."""
+    try:
+        return Outcome(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def read_first(paths: Iterable[Path]) -> list[Outcome]:
+    """The outcomes in some files, up to the first that holds none."""
+    outcomes: list[Outcome] = []
+    for path in paths:
+        if (outcome := read(path)) is None:
+            break
+        outcomes.append(outcome)
+    return outcomes
 
 
 def _wait(process: subprocess.Popen, progress: int, limit_s: float) -> int | None:
@@ -91,8 +105,16 @@ def _broken_off(code: int | None, settings: Settings, tail: str, killed_before: 
     if code == -signal.SIGKILL and memory.killed_by_kernel() > killed_before:
         return Outcome("memory", "killed by the kernel, which had no memory left", output_tail=tail)
     if code < 0:
-        return Outcome("crashed", f"killed by {signal.Signals(-code).name}", output_tail=tail)
+        return Outcome("crashed", f"killed by {_signal(-code)}", output_tail=tail)
     return Outcome("crashed", f"the process ended with code {code} and no result", output_tail=tail)
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        # Real-time signals have no names.
+        return f"signal {number}"
 
 
 def _kill_session(process: subprocess.Popen) -> None:

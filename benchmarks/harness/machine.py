@@ -6,6 +6,7 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
+UNTOLD_CACHE_BYTES = 64 * 1024 * 1024
 CPUS = Path("/sys/devices/system/cpu")
 CGROUPS = Path("/sys/fs/cgroup")
 CONTAINER_MARKS = {"/.dockerenv": "docker", "/run/.containerenv": "podman"}
@@ -59,15 +60,25 @@ def affinity() -> str:
     return next(line.split()[1] for line in lines if line.startswith("Cpus_allowed_list"))
 
 
-def caches_bytes() -> dict[str, int]:
-    """Bytes of each cache that serves core 0, by name: {"L1d": 49152, "L2": …, "L3": …}; empty where unknown."""
+def caches_bytes(core: int = 0) -> dict[str, int]:
+    """Bytes of each cache that serves a core, by name: {"L1d": 49152, "L2": …, "L3": …}; empty where unknown."""
     caches: dict[str, int] = {}
-    for index in sorted((CPUS / "cpu0/cache").glob("index*")):
+    for index in sorted((CPUS / f"cpu{core}/cache").glob("index*")):
         kind, size = text(index / "type"), text(index / "size")
         if kind != "Instruction" and size.endswith("K"):
             name = f"L{text(index / 'level')}" + ("d" if kind == "Data" else "")
             caches[name] = int(size[:-1]) * 1024
     return caches
+
+
+def last_cache_bytes() -> int:
+    """Bytes of all last-level caches that serve the cores in use; a guess, on the safe side, where no L3 is told."""
+    shared = {
+        text(CPUS / f"cpu{core}/cache/index3/shared_cpu_list"): cache_bytes
+        for core in os.sched_getaffinity(0)
+        if (cache_bytes := caches_bytes(core).get("L3"))
+    }
+    return sum(shared.values()) or UNTOLD_CACHE_BYTES
 
 
 def turbo() -> str:

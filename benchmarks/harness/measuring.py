@@ -25,7 +25,6 @@ POOL_BYTES = 512 * 1024
 MOST_POOLED = 256
 MOST_PLACEMENTS = 3
 PLACED_BYTES = 64 * 1024 * 1024
-UNKNOWN_CACHE_BYTES = 64 * 1024 * 1024
 
 
 def measure(case: Case, settings: Settings) -> Outcome:
@@ -91,12 +90,14 @@ def _time(bench: Bench, settings: Settings) -> Outcome:
 
 
 def _cold(bench: Bench, settings: Settings) -> Outcome:
-    """Cold: between two calls with the same arguments, others take up twice what the largest cache holds.
+    """Cold: between two uses of the same arguments, others take up twice what the last-level caches hold.
 
-    Restored arguments are called in the order of restoring, and so few that the rest fills the cache.
+    Restored arguments are called in the order of restoring, and behind the last of them are enough others.
     """
-    half = -(-max(machine.caches_bytes().values(), default=UNKNOWN_CACHE_BYTES) // bench.call_bytes)
-    return _timed(bench, settings.budget_s, [2 * half], half)
+    moved_bytes = bench.restored_bytes or bench.call_bytes
+    behind = -(-2 * machine.last_cache_bytes() // moved_bytes)
+    called = max(1, behind // 2)
+    return _timed(bench, settings.budget_s, [behind + called], called)
 
 
 def _timed(bench: Bench, budget_s: float, pool_sizes: Sequence[int], most_restored: int) -> Outcome:

@@ -34,7 +34,7 @@ class Samples:
     "budget", "count", or "mixed" of several rounds. steady: whether the warm-up ended with two windows
     that agree. warmup_s: its length. disturbed: positions of the samples during which a thread of the
     process was switched out, or since whose predecessor the hypervisor took time from a core.
-    cpu_share: CPU time of the process by wall time.
+    cpu_share: CPU time of the process while it was timed, by wall time.
     """
 
     samples_s: list[float]
@@ -65,7 +65,7 @@ def sample(
         steady = _warm_up(function, arguments, number, budget_s / 2)
         warmup_s = (perf_counter_ns() - start_ns) / 1e9
 
-        start_ns, start_cpu_ns = perf_counter_ns(), process_time_ns()
+        start_ns, timed_ns, cpu_ns = perf_counter_ns(), 0, 0
         samples: list[float] = []
         disturbed: list[int] = []
         stopped = ""
@@ -73,12 +73,15 @@ def sample(
         while not stopped:
             # Reading stolen time takes cache from what is timed (3 to 7 % of 3 us): not between arguments and clock.
             calls, switches, stolen_before_s = arguments(number), _switches(), stolen_s
-            samples.append(_time(function, calls) / number / 1e9)
+            start_cpu_ns = process_time_ns()
+            duration_ns = _time(function, calls)
+            cpu_ns += process_time_ns() - start_cpu_ns
+            timed_ns += duration_ns
+            samples.append(duration_ns / number / 1e9)
             switched, stolen_s = _switches() > switches, steal_s()
             if switched or stolen_s > stolen_before_s:
                 disturbed.append(len(samples) - 1)
             stopped = _stop(samples, (perf_counter_ns() - start_ns) / 1e9, budget_s)
-        elapsed_ns = perf_counter_ns() - start_ns
         return Samples(
             samples_s=samples,
             number=number,
@@ -86,7 +89,7 @@ def sample(
             steady=steady,
             warmup_s=warmup_s,
             disturbed=disturbed,
-            cpu_share=(process_time_ns() - start_cpu_ns) / elapsed_ns,
+            cpu_share=cpu_ns / timed_ns,
         )
     finally:
         gc.enable()

@@ -12,6 +12,8 @@ from impls.catalog import NUMPY_DTYPES, Variant
 
 SEED = 2010
 BLOCK_ELEMENTS = 2**15
+# A prime, so that every value comes to every position of a vector.
+SPECIAL_ELEMENTS = 1409
 # Smallest normal number, largest number, and the step from 1 to the next.
 LIMITS = {
     **{name: tuple(float(getattr(np.finfo(name), k)) for k in ("tiny", "max", "eps")) for name in NUMPY_DTYPES},
@@ -44,17 +46,22 @@ def _to_float32(bits: np.ndarray) -> np.ndarray:
     return bits.view(np.float32)
 
 
-def special(dtype: str) -> tuple[np.ndarray, np.ndarray]:
+def special(dtype: str, elements: int = SPECIAL_ELEMENTS) -> tuple[np.ndarray, np.ndarray]:
     """Input and gradient with every kind of float that must come out right, at every position of a vector.
 
-    float64, to be rounded to `dtype`: besides NaN, infinities and zeros its largest and its smallest
-    normal numbers, and some that need every bit of its mantissa.
+    To be rounded to `dtype`: besides NaN, infinities and zeros its largest and its smallest normal
+    numbers, and many that need every bit of its mantissa. They repeat where more elements are asked for.
     """
+    generator = np.random.default_rng(SEED)
     least, most, step = LIMITS[dtype]
     positive = np.array([1.0, 1 + step, 0.1, np.pi, least, 2 * least, most, most / 2, np.inf])
     kinds = np.concatenate([[np.nan, 0.0, -0.0], positive, -positive])
-    x, grad = np.meshgrid(kinds, kinds)
-    return np.resize(x, 997), np.resize(grad, 997)
+    pairs = [pair.ravel() for pair in np.meshgrid(kinds, kinds)]
+    others = generator.uniform(1, 10, (2, SPECIAL_ELEMENTS - pairs[0].size))
+    others *= 10.0 ** generator.integers(-3, 4, others.shape) * generator.choice([-1, 1], others.shape)
+    wide = np.float64 if dtype == "float64" else np.float32
+    x, grad = (np.concatenate(both).astype(wide) for both in zip(pairs, others, strict=True))
+    return np.resize(x, elements), np.resize(grad, elements)
 
 
 def blocks(elements: int) -> Iterator[slice]:
