@@ -64,6 +64,15 @@ def test_sampler_repeats_short_calls_and_not_long_ones():
     assert long.number == 1
 
 
+def test_one_stall_while_calibrating_leaves_samples_as_long_as_ever():
+    stalls = iter([0.0, 0.01])
+
+    def stalling():
+        time.sleep(pause) if (pause := next(stalls, 0.0)) else None
+
+    assert sampler.sample(stalling, sampler.in_turn([()]), budget_s=0.05).number > 1000
+
+
 def test_sampler_never_reuses_the_arguments_of_consuming_calls():
     made = []
 

@@ -4,6 +4,7 @@ The comparison is exact, NaN for NaN; the sign of zero is a matter of `test_sema
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -220,3 +221,13 @@ def test_numba_starts_its_threads_for_cached_functions(tmp_path: Path) -> None:
 )
 def test_compiled(row: Variant, dtype: str) -> None:
     check(row, dtype, *special(row, dtype))
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+def test_compiled_relu_takes_more_shapes_than_pytorch_allows_by_default():
+    import torch
+
+    row = find("relu.forward", "torch-compile.fresh")
+    for elements in range(8, 18):
+        x = torch.linspace(-1, 1, elements)
+        assert torch.equal(row.load()(x), torch.relu(x))

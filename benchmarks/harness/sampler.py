@@ -148,7 +148,8 @@ def _calibrate(
     _time(function, arguments(1))
     number, most = 1, most_calls or 1_000_000
     while number < most:
-        duration_ns = max(1, _time(function, arguments(number)))
+        # The best of three: one stall taken for the calls would leave all samples with too few of them.
+        duration_ns = max(1, min(_time(function, arguments(number)) for _ in range(3)))
         if duration_ns >= SAMPLE_NS:
             break
         number = min(most, number * 10, ceil(number * SAMPLE_NS / duration_ns))

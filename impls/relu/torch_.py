@@ -23,6 +23,8 @@ from impls.relu import checks
 
 Backward = Callable[[Tensor], Tensor]
 
+MOST_COMPILED = 64
+
 _threshold_backward = torch.ops.aten.threshold_backward.default
 _threshold_backward_out = torch.ops.aten.threshold_backward.grad_input
 
@@ -112,7 +114,9 @@ def roundtrip_inplace(x: Tensor) -> tuple[Tensor, Backward]:
 
 @cache
 def _compiled_relu() -> Callable[[Tensor], Tensor]:
-    # Not at import: torch.compile imports the compiler, which takes seconds.
+    # Not at import: torch.compile imports the compiler, which takes seconds. It compiles for each shape
+    # and dtype, and stops at eight of them unless it is told otherwise.
+    torch._dynamo.config.recompile_limit = MOST_COMPILED
     return torch.compile(torch.relu, fullgraph=True, dynamic=False)
 
 
