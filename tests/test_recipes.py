@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness import outcomes
 from tests.checkout import ROOT, Checkout
 
 README = (ROOT / "README.md").read_text()
@@ -57,4 +58,6 @@ def test_a_framework_is_a_file_a_driver_and_rows(checkout):
         "impls/catalog.py",
     }
     assert measured_and_shown(checkout, "python.fresh")
-    assert [o["status"] for o in checkout.outcomes() if o["variant"] == "python.fresh"] == ["ok", "ok"]
+    endings = [o["status"] for o in checkout.outcomes() if o["variant"] == "python.fresh"]
+    assert len(endings) == 2
+    assert set(endings) <= set(outcomes.MEASURED)
