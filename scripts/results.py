@@ -10,7 +10,7 @@ passed over and named. Profiles inside result files are never opened: they are m
 import itertools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ import pandas as pd
 
 from benchmarks.harness import outcomes
 from benchmarks.harness.case import UNITS
+from benchmarks.harness.core import SHARED
 from benchmarks.harness.provenance import UNKNOWN
 from scripts.profiles import PARAMETERS, QUANTITY_AND_OP
 
@@ -33,18 +34,21 @@ LATEST_S = 2**37
 DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
 # machine: its name. fingerprint: which machine it was, of those that share the name. date: of the commit.
 # measured: when the number was recorded, or, where no record has it, when asv started the benchmark.
-# processes: how many measured a time. disturbed: how many of its samples were.
+# processes: how many measured a time. disturbed: how many of its samples were. shared: how many others do not count,
+# as the core was shared meanwhile; core_s: the fastest loop that tells it (benchmarks/harness/core.py).
 COLUMNS = [
     "machine", "fingerprint", "commit", "date", "measured", "env", "quantity", "op", "variant", "elements", "dtype",
     "threads",
     "value", "low", "high", "q25", "q75", "number", "samples", "status", "reason",
-    "processes", "disturbed", "empty_call_s",
+    "processes", "disturbed", "shared", "core_s", "empty_call_s",
 ]  # fmt: skip
+# What makes rows those of one run on one machine.
+RUN = ["machine", "fingerprint", "commit", "env"]
 # What makes a row one number.
 KEY = ["machine", "commit", "env", "quantity", "op", "variant", "elements", "dtype", "threads"]
 TYPES = {
     **dict.fromkeys(["value", "low", "high", "q25", "q75", "number", "samples"], "float64"),
-    **dict.fromkeys(["processes", "disturbed", "empty_call_s"], "float64"),
+    **dict.fromkeys(["processes", "disturbed", "shared", "core_s", "empty_call_s"], "float64"),
     **dict.fromkeys(["date", "measured"], "datetime64[ms, UTC]"),
     **dict.fromkeys(["elements", "threads"], "int64"),
 }
@@ -228,7 +232,15 @@ def _with_outcomes(table: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
         for key, (*_, newest) in by_key.items()
         if newest["status"] not in outcomes.MEASURED and key not in known
     ]
-    return _table([*rows, *skipped])
+    return _with_shared_cores(_table([*rows, *skipped]))
+
+
+def _with_shared_cores(table: pd.DataFrame) -> pd.DataFrame:
+    """The table where times are unstable whose core was slower, all the time, than that of others in the same run."""
+    fastest_s = table.groupby(RUN)["core_s"].transform("min")
+    slow = (table["status"] == "ok") & (table["core_s"] > SHARED * fastest_s)
+    table.loc[slow, ["status", "reason"]] = ["unstable", "the core was slower all the time than for other numbers"]
+    return table
 
 
 def _recorded(row: dict[Any, Any], records: list[dict[Any, Any]]) -> dict[str, Any]:
@@ -258,17 +270,24 @@ def _without_record(row: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _circumstances(details: Any) -> dict[str, Any]:
-    """Of all processes: how many, the samples that were disturbed, and the largest time of an empty call."""
+    """Of all processes: how many, what became of their samples, and the largest time of an empty call."""
     processes = details.get("processes") if isinstance(details, dict) else None
     if not isinstance(processes, list) or not all(isinstance(process, dict) for process in processes):
         return {}
     empty = [_finite(process.get("empty_call_s")) or math.nan for process in processes]
-    disturbed = [process.get("disturbed") for process in processes]
+    counted = [process for process in processes if process.get("counted", True)]
+    core_s = [_finite(process.get("core_s")) or math.nan for process in counted]
     return {
         "processes": len(processes),
-        "disturbed": sum(len(positions) for positions in disturbed if isinstance(positions, list)),
+        "disturbed": _total(process.get("disturbed") for process in counted),
+        "shared": _total(process.get("shared_s") for process in processes),
+        "core_s": max(core_s, default=math.nan),
         "empty_call_s": max(empty, default=math.nan),
     }
+
+
+def _total(lists: Iterable[Any]) -> int:
+    return sum(len(one) for one in lists if isinstance(one, list))
 
 
 def _close(recorded: Any, stored: float) -> bool:

@@ -59,8 +59,8 @@ def status_and_reason(folders: tuple[Path, Path]) -> dict[tuple[str, ...], tuple
 
 def test_number_becomes_a_row_with_all_that_is_known_of_it(folders):
     write(folders[0], content({FORWARD: 2e-3}))
-    circumstances = {"disturbed": [0, 4], "empty_call_s": 3e-8}
-    others = {"disturbed": [2], "empty_call_s": 4e-8}
+    circumstances = {"disturbed": [0, 4], "shared_s": [2e-3], "core_s": 1e-5, "empty_call_s": 3e-8}
+    others = {"disturbed": [2], "shared_s": [], "core_s": 1.1e-5, "empty_call_s": 4e-8}
     details = {"processes": [circumstances, others]}
     write_outcomes(folders[1], [record(FORWARD, value=2e-3, time_s=1_700_086_400.0, details=details)])
     assert only_row(folders) == {
@@ -69,7 +69,7 @@ def test_number_becomes_a_row_with_all_that_is_known_of_it(folders):
         "quantity": "time", "op": "relu.forward", "variant": "numpy.out", "elements": 2**20, "dtype": "float32",
         "threads": 0, "value": 2e-3, "low": 0.9 * 2e-3, "high": 1.2 * 2e-3, "q25": 0.98 * 2e-3, "q75": 1.06 * 2e-3,
         "number": 7, "samples": 30, "status": "ok", "reason": "",
-        "processes": 2, "disturbed": 3, "empty_call_s": 4e-8,
+        "processes": 2, "disturbed": 3, "shared": 1, "core_s": 1.1e-5, "empty_call_s": 4e-8,
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ The way of a number, file by file:
     operators.py   per operator: its inputs, its call and its reference
     truth.py       compares with the float64 reference
     sampler.py     warm-up, calibration, samples
+    core.py        whether the core has all of its speed meanwhile
     threads.py     sets the thread count, and reads back what was got
     frameworks/    how to drive each framework
     memory.py      whether a case fits

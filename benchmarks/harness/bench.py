@@ -14,6 +14,9 @@ from impls.catalog import ITEMSIZE_BYTES, Variant
 SEEN_AT_ONCE = 1024
 # Calls after which a fresh result must still be what it was.
 LATER_CALLS = 4
+# Arrays that in-place calls take turns on are restored together, and leave room in an L2 cache for what they share.
+POOL_BYTES = 256 * 1024
+MOST_POOLED = 256
 # Elements of the inputs that alone are changed, and the largest arrays for which that check is worth its time.
 TOUCHED, MOST_TOUCHED = 3, 2**20
 
@@ -42,6 +45,17 @@ class Bench:
     def arrays(self, given: operators.Inputs) -> list[Any]:
         """New framework arrays for one call: (x,), (grad, saved) or (x, grad), and `out`, poisoned."""
         return [self._array(given, position) for position in range(self.arguments)]
+
+    def pool(self, calls: int) -> list[list[Any]]:
+        """Arrays for so many calls before any is restored; what no call writes to, they share."""
+        first = self.make()
+        own = [{p: self._array(self.ordinary, p) for p in self.consumed} for _ in range(calls - 1)]
+        return [first, *([some.get(p, array) for p, array in enumerate(first)] for some in own)]
+
+    @property
+    def pooled_calls(self) -> int:
+        """How many calls in a row have their arrays restored together."""
+        return max(1, min(MOST_POOLED, POOL_BYTES // self.restored_bytes)) if self.consumed else 1
 
     def masters(self) -> dict[int, Any]:
         """New framework arrays with what the arguments that a call writes to hold before it, by position."""

@@ -21,6 +21,8 @@ from benchmarks.harness.case import Case, Settings
 from benchmarks.harness.outcomes import Outcome
 
 VARIABLE = "RELU_BENCH_BUNDLES"
+# Beyond those that were asked for, where none of them had a core to itself.
+MORE_PROCESSES = 1
 
 
 def write_plan(folder: Path, cases: list[Case]) -> None:
@@ -52,11 +54,13 @@ def measured(cases: Sequence[Case], settings: Settings) -> dict[Case, Outcome]:
 
 def _measured(cases: Sequence[Case], settings: Settings, folder: Path) -> dict[Case, Outcome]:
     share = replace(settings, budget_s=settings.budget_s / settings.processes)
-    for process in range(settings.processes):
-        todo = _in_order([case for case in cases if _is_wanted(folder, case, process)])
+    for process in range(settings.processes + MORE_PROCESSES):
+        todo = _in_order([case for case in cases if _is_wanted(folder, case, process, settings.processes)])
         while todo:
             paths = [_path(folder, case, process) for case in todo]
-            todo = todo[len(isolation.run(todo, share, paths)) :]
+            ended = isolation.run(todo, replace(share, core_s=_core_s(folder)), paths)
+            _keep_core_s(folder, ended)
+            todo = todo[len(ended) :]
     parts = {case: _found(folder, case) for case in cases}
     return {case: outcomes.pooled(parts[case]) if case.varies else parts[case][0] for case in cases}
 
@@ -67,11 +71,15 @@ def _in_order(cases: Sequence[Case]) -> list[Case]:
     return [*random.sample(varying, len(varying)), *(case for case in cases if not case.varies)]
 
 
-def _is_wanted(folder: Path, case: Case, process: int) -> bool:
-    """Whether this process is to measure a case: not what is there, nor again what does not vary or has failed."""
+def _is_wanted(folder: Path, case: Case, process: int, processes: int) -> bool:
+    """Whether this process is to measure a case: not what is there, nor again what does not vary or has failed.
+
+    More than so many processes measure it where none had a core to itself.
+    """
     found = _found(folder, case)
     again = case.varies and all(part.status == "ok" for part in found)
-    return len(found) <= process and (again or not found)
+    free = any(outcomes.is_free(part, _core_s(folder) or float("inf")) for part in found)
+    return len(found) <= process and (again or not found) and (process < processes or not free)
 
 
 def _waiting_beside(case: Case, settings: Settings, folder: Path) -> list[Case]:
@@ -90,6 +98,24 @@ def _waiting_beside(case: Case, settings: Settings, folder: Path) -> list[Case]:
         and other != case
         and not _found(folder, other)
     ]
+
+
+def _core_s(folder: Path) -> float:
+    """The fastest loop (core.py) that any process has seen, 0 before the first."""
+    try:
+        return float(_core_path(folder).read_text())
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _keep_core_s(folder: Path, ended: Sequence[Outcome]) -> None:
+    seen_s = [outcome.details["core_s"] for outcome in ended if "core_s" in outcome.details]
+    if seen_s:
+        _core_path(folder).write_text(str(min([*seen_s, _core_s(folder) or float("inf")])))
+
+
+def _core_path(folder: Path) -> Path:
+    return folder / f"core-{os.environ.get('ASV_ENV_NAME', 'unknown')}.txt"
 
 
 def _found(folder: Path, case: Case) -> list[Outcome]:

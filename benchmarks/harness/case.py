@@ -61,13 +61,14 @@ class Settings:
 
     budget_s: sampling of a case stops here at the latest. limit_s: a process that takes longer for a
     case is ended. threads: threads asked of every framework. processes: how many measure a time,
-    sharing its budget.
+    sharing its budget. core_s: the fastest loop (core.py) seen before, 0 where there is none.
     """
 
     budget_s: float = 1.0
     limit_s: float = 120.0
     threads: int = 0
     processes: int = 2
+    core_s: float = 0.0
 
     @staticmethod
     def from_environment() -> "Settings":

@@ -9,6 +9,7 @@ from time import perf_counter
 
 from benchmarks.harness import gemm, sampler, threads
 from benchmarks.harness.case import Case, Settings
+from benchmarks.harness.core import Core
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.outcomes import Outcome
 
@@ -25,17 +26,19 @@ def _roof(case: Case, settings: Settings) -> Outcome:
     roofs.check(case.variant, passes=3)
     # Some placements in memory are twice as slow as others: several are tried, kept so that each is another one.
     placements = [roofs.arrays(case.elements) for _ in range(PLACEMENTS)]
+    core = Core(settings.core_s, settings.threads)
     passes = _passes(partial(roofs.run, case.variant, placements[0]))
     tries = [
         sampler.sample(
             partial(roofs.run, case.variant, streams),
             lambda calls: [(passes,)] * calls,
             settings.budget_s / PLACEMENTS,
+            core,
         )
         for streams in placements
     ]
     samples_s = [sample / passes for taken in tries for sample in taken.samples_s]
-    return _best(samples_s, passes, settings)
+    return _best(samples_s, passes, settings, core.seen_s)
 
 
 def _passes(run: Callable[[int], None]) -> int:
@@ -66,17 +69,20 @@ def _gemm(case: Case, settings: Settings) -> Outcome:
     arguments = framework.array(a, case.dtype), framework.array(b, case.dtype)
     product = framework.blocking(matmul)
     gemm.check(framework.to_numpy(product(*arguments)), a, b)
-    taken = sampler.sample(product, sampler.in_turn([arguments]), settings.budget_s)
+    taken = sampler.sample(
+        product, sampler.in_turn([arguments]), settings.budget_s, Core(settings.core_s, settings.threads)
+    )
     gemm.check(framework.to_numpy(product(*arguments)), a, b)
-    return _best(taken.samples_s, taken.number, settings)
+    return _best(taken.samples_s, taken.number, settings, taken.core_s)
 
 
-def _best(samples_s: list[float], number: int, settings: Settings) -> Outcome:
+def _best(samples_s: list[float], number: int, settings: Settings, core_s: float) -> Outcome:
     details = {
         "samples": len(samples_s),
         "quartile_s": quantiles(samples_s, n=4)[0],
         "median_s": median(samples_s),
         "threads": settings.threads,
+        "core_s": core_s,
     }
     best_s = min(samples_s)
     return Outcome("ok", value=best_s, samples_s=[best_s], number=number, details=details)

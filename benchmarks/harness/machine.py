@@ -81,6 +81,16 @@ def last_cache_bytes() -> int:
     return sum(shared.values()) or UNTOLD_CACHE_BYTES
 
 
+def cores_are_shared() -> bool:
+    """Whether two of the logical processors in use are of one core; True where the kernel does not tell."""
+    usable = os.sched_getaffinity(0)
+    try:
+        cores = {text(CPUS / f"cpu{number}/topology/thread_siblings_list") for number in usable}
+    except StopIteration:
+        return True
+    return len(cores) < len(usable)
+
+
 def turbo() -> str:
     """Whether the clock may rise above its nominal rate."""
     if (CPUS / "intel_pstate/no_turbo").is_file():

@@ -6,7 +6,7 @@ Only this process imports a framework.
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -16,13 +16,11 @@ from typing import Any
 from benchmarks.harness import ceilings, machine, memory, operators, provenance, sampler, threads, truth
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.case import Case, Settings, Unavailable, Unsupported
+from benchmarks.harness.core import Core
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.outcomes import Outcome
 from impls.catalog import ITEMSIZE_BYTES, Size, Variant, find
 
-# Arguments that in-place calls take turns on are restored together and stay within a common L2 cache.
-POOL_BYTES = 512 * 1024
-MOST_POOLED = 256
 MOST_PLACEMENTS = 3
 PLACED_BYTES = 64 * 1024 * 1024
 
@@ -85,8 +83,7 @@ def _time(bench: Bench, settings: Settings) -> Outcome:
     How fast memory is depends on where it lies: small arrays are timed in several places.
     """
     placements = max(1, min(MOST_PLACEMENTS, PLACED_BYTES // bench.call_bytes))
-    size = max(1, min(MOST_POOLED, POOL_BYTES // bench.call_bytes)) if bench.consumed else 1
-    return _timed(bench, settings.budget_s, [size] * placements, size)
+    return _timed(bench, settings, partial(bench.pool, bench.pooled_calls), placements, bench.pooled_calls)
 
 
 def _cold(bench: Bench, settings: Settings) -> Outcome:
@@ -97,23 +94,27 @@ def _cold(bench: Bench, settings: Settings) -> Outcome:
     moved_bytes = bench.restored_bytes or bench.call_bytes
     behind = -(-2 * machine.last_cache_bytes() // moved_bytes)
     called = max(1, behind // 2)
-    return _timed(bench, settings.budget_s, [behind + called], called)
+    return _timed(bench, settings, lambda: [bench.make() for _ in range(behind + called)], 1, called)
 
 
-def _timed(bench: Bench, budget_s: float, pool_sizes: Sequence[int], most_restored: int) -> Outcome:
+def _timed(
+    bench: Bench, settings: Settings, make: Callable[[], list[list[Any]]], placements: int, most_restored: int
+) -> Outcome:
     """Times of calls on one pool of arguments after the other.
 
-    most_restored: how many a sample may take of those that must be restored for it.
+    make: a new pool. most_restored: how many a sample may take of those that must be restored for it.
     """
     bench.verify_special()
+    core = Core(settings.core_s, settings.threads if bench.variant.threaded else 1)
+    budget_s = settings.budget_s / placements
     masters = bench.masters()
     pools: list[list[list[Any]]] = []
     taken: list[sampler.Samples] = []
     steal_s = machine.steal_s()
-    for size in pool_sizes:
+    for _ in range(placements):
         # All are kept, so that each is in another place.
-        pools.append([bench.make() for _ in range(size)])
-        taken.append(_sampled(bench, pools[-1], masters, budget_s / len(pool_sizes), most_restored))
+        pools.append(make())
+        taken.append(_sampled(bench, core, pools[-1], masters, budget_s, most_restored))
     steal_s = machine.steal_s() - steal_s
     bench.verify_special()
     samples = sampler.pooled(taken)
@@ -128,22 +129,22 @@ def _timed(bench: Bench, budget_s: float, pool_sizes: Sequence[int], most_restor
             "samples": len(samples.samples_s),
             "placement_medians_s": [median(one.samples_s) for one in taken],
             "steal_s": steal_s,
-            "empty_call_s": sampler.empty_call_s(tuple(pools[0][0])),
+            "empty_call_s": sampler.empty_call_s(tuple(pools[0][0]), samples.number),
         },
     )
 
 
 def _sampled(
-    bench: Bench, pool: list[list[Any]], masters: dict[int, Any], budget_s: float, most_restored: int
+    bench: Bench, core: Core, pool: list[list[Any]], masters: dict[int, Any], budget_s: float, most_restored: int
 ) -> sampler.Samples:
     """Samples of calls on these arguments, all of which are checked, on what they hold then."""
     first, values = pool[0], bench.ordinary.values
     bench.verify_on(bench.restored(first, masters), values)
     bench.verify_own_memory(first)
     if bench.consumed:
-        taken = sampler.sample(bench.call, partial(_restored, bench, pool, masters), budget_s, most_restored)
+        taken = sampler.sample(bench.call, partial(_restored, bench, pool, masters), budget_s, core, most_restored)
     else:
-        taken = sampler.sample(bench.call, sampler.in_turn(list(map(tuple, pool))), budget_s)
+        taken = sampler.sample(bench.call, sampler.in_turn(list(map(tuple, pool))), budget_s, core)
     # What stopped working on the way shows here.
     for timed in pool:
         bench.verify_on(bench.restored(timed, masters), values)

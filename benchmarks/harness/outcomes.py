@@ -15,6 +15,7 @@ from statistics import median, quantiles
 from typing import Any, Literal
 
 from benchmarks.harness.case import Case
+from benchmarks.harness.core import SHARED
 from benchmarks.harness.provenance import AT_END
 
 SCHEMA = 2
@@ -55,9 +56,16 @@ def pooled(parts: Sequence[Outcome]) -> Outcome:
     failures = [part for part in parts if part.status != "ok"]
     if failures:
         return failures[0]
-    samples_s = [sample for part in parts for sample in part.samples_s or ()]
-    reason = _variation(samples_s, [part.value or 0.0 for part in parts]) or _absence(parts)
-    circumstances = [{"median_s": part.value, "number": part.number, **part.details} for part in parts]
+    fastest_s = min(part.details.get("core_s", 0.0) for part in parts)
+    free = [part for part in parts if is_free(part, fastest_s)]
+    counted = free or parts
+    samples_s = [sample for part in counted for sample in part.samples_s or ()]
+    reason = (
+        _variation(samples_s, [part.value or 0.0 for part in counted])
+        or _absence(parts)
+        or ("" if free else "the core was shared with other work all the time")
+    )
+    circumstances = [_circumstances(part, part in counted) for part in parts]
     provenance = [one.pop("provenance") for one in circumstances]
     end = {name: fact for name, fact in provenance[-1].items() if name.endswith(AT_END)}
     return Outcome(
@@ -68,6 +76,23 @@ def pooled(parts: Sequence[Outcome]) -> Outcome:
         number=min(part.number or 1 for part in parts),
         details={"processes": circumstances, "provenance": {**provenance[0], **end}},
     )
+
+
+def _circumstances(part: Outcome, counted: bool) -> dict[str, Any]:
+    """What a process tells of its part, which keeps samples that do not count."""
+    shared_s = [*part.details.get("shared_s", ()), *(() if counted else part.samples_s or ())]
+    return {
+        "median_s": part.value,
+        "number": part.number,
+        **part.details,
+        "counted": counted,
+        "shared_s": shared_s,
+    }
+
+
+def is_free(part: Outcome, fastest_s: float) -> bool:
+    """Whether a process had a core to itself, judged by its own loops (core.py) and the other processes'."""
+    return part.details.get("free", True) and part.details.get("core_s", 0.0) <= SHARED * fastest_s
 
 
 def _variation(samples_s: Sequence[float], medians_s: Sequence[float]) -> str:

@@ -10,6 +10,7 @@ from statistics import mean, median
 from time import perf_counter_ns, process_time_ns
 from typing import Any
 
+from benchmarks.harness.core import Core
 from benchmarks.harness.machine import steal_s
 
 # The clock and the loop around a call cost below 0.1 us: 20 us a sample keeps them near 0.1 %,
@@ -30,14 +31,19 @@ WINDOW_NS = 20_000_000
 class Samples:
     """Seconds a call, sample by sample, and the circumstances.
 
-    number: calls in a sample, at the least. stopped: "interval" (that of the median is below 1 %),
-    "budget", "count", or "mixed" of several rounds. steady: whether the warm-up ended with two windows
-    that agree. warmup_s: its length. disturbed: positions of the samples during which a thread of the
+    shared_s: samples that do not count, as the core was shared before or after them. free: whether
+    enough others were taken; where not, all count. core_s: the fastest loop (core.py). number: calls
+    in a sample, at the least. stopped: "interval" (that of the median is below 1 %), "budget",
+    "count", or "mixed" of several rounds. steady: whether the warm-up ended with two windows that
+    agree. warmup_s: its length. disturbed: positions of the samples during which a thread of the
     process was switched out, or since whose predecessor the hypervisor took time from a core.
-    cpu_share: CPU time of the process while it was timed, by wall time.
+    cpu_share: CPU time of the process, by wall time, while it was timed and restored its arguments.
     """
 
     samples_s: list[float]
+    shared_s: list[float]
+    free: bool
+    core_s: float
     number: int
     stopped: str
     steady: bool
@@ -50,46 +56,58 @@ def sample(
     function: Callable[..., Any],
     arguments: Callable[[int], Iterable[tuple[Any, ...]]],
     budget_s: float,
+    core: Core,
     most_calls: int | None = None,
 ) -> Samples:
-    """Time `function` until the median is known to 1 % or the budget is spent.
+    """Time `function` until the median is known to 1 % or the budget is spent, while the core has all of its speed.
 
     arguments(k): the arguments of k calls in a row, made outside the clock, so that calls which
-    overwrite theirs get fresh ones. most_calls: the most that it can make ready at a time.
+    overwrite theirs get fresh ones. most_calls: the most that it can make ready at a time. Waiting for
+    the core may take as long again as the budget.
     """
     gc.collect()
     gc.disable()
     try:
+        core.settle(budget_s / 2)
         start_ns = perf_counter_ns()
         number = _calibrate(function, arguments, most_calls)
         steady = _warm_up(function, arguments, number, budget_s / 2)
         warmup_s = (perf_counter_ns() - start_ns) / 1e9
 
-        start_ns, timed_ns, cpu_ns = perf_counter_ns(), 0, 0
-        samples: list[float] = []
-        disturbed: list[int] = []
+        start_ns, waited_s, busy_ns, cpu_ns = perf_counter_ns(), 0.0, 0, 0
+        taken: list[tuple[float, bool, bool]] = []
         stopped = ""
         stolen_s = steal_s()
         while not stopped:
-            # Reading stolen time takes cache from what is timed (3 to 7 % of 3 us): not between arguments and clock.
-            calls, switches, stolen_before_s = arguments(number), _switches(), stolen_s
-            start_cpu_ns = process_time_ns()
-            duration_ns = _time(function, calls)
-            cpu_ns += process_time_ns() - start_cpu_ns
-            timed_ns += duration_ns
-            samples.append(duration_ns / number / 1e9)
-            switched, stolen_s = _switches() > switches, steal_s()
-            if switched or stolen_s > stolen_before_s:
-                disturbed.append(len(samples) - 1)
-            stopped = _stop(samples, (perf_counter_ns() - start_ns) / 1e9, budget_s)
+            before_ns = perf_counter_ns()
+            free = core.settle(budget_s - waited_s)
+            waited_s += _since_s(before_ns)
+            # What asks the kernel stands before the arguments: between them and the clock it costs 3 to 7 % of 3 us.
+            switches, stolen_before_s = _switches(), stolen_s
+            before_ns, before_cpu_ns = perf_counter_ns(), process_time_ns()
+            duration_ns = _time(function, arguments(number))
+            cpu_ns += process_time_ns() - before_cpu_ns
+            busy_ns += perf_counter_ns() - before_ns
+            disturbed = _switches() > switches
+            free = core.is_free() and free
+            stolen_s = steal_s()
+            taken.append((duration_ns / number / 1e9, free, disturbed or stolen_s > stolen_before_s))
+            stopped = _stop(
+                [sample for sample, free, _ in taken if free], len(taken), _since_s(start_ns) - waited_s, budget_s
+            )
+        enough = sum(free for _, free, _ in taken) >= LEAST_SAMPLES
+        counted = [one for one in taken if one[1] or not enough]
         return Samples(
-            samples_s=samples,
+            samples_s=[sample for sample, _, _ in counted],
+            shared_s=[sample for sample, free, _ in taken if enough and not free],
+            free=enough,
+            core_s=core.seen_s,
             number=number,
             stopped=stopped,
             steady=steady,
             warmup_s=warmup_s,
-            disturbed=disturbed,
-            cpu_share=cpu_ns / timed_ns,
+            disturbed=[position for position, (_, _, disturbed) in enumerate(counted) if disturbed],
+            cpu_share=cpu_ns / busy_ns,
         )
     finally:
         gc.enable()
@@ -101,6 +119,9 @@ def pooled(parts: Sequence[Samples]) -> Samples:
     starts = accumulate((len(part.samples_s) for part in parts), initial=0)
     return Samples(
         samples_s=[sample for part in parts for sample in part.samples_s],
+        shared_s=[sample for part in parts for sample in part.shared_s],
+        free=all(part.free for part in parts),
+        core_s=min(part.core_s for part in parts),
         number=min(part.number for part in parts),
         stopped=stops.pop() if len(stops) == 1 else "mixed",
         steady=all(part.steady for part in parts),
@@ -119,9 +140,9 @@ def interval(samples: list[float]) -> tuple[float, float]:
     return ordered[low], ordered[high]
 
 
-def empty_call_s(arguments: tuple[Any, ...]) -> float:
-    """Seconds of a call that does nothing: what the loop, and the call itself, add to every time."""
-    return min(_time(_nothing, repeat(arguments, EMPTY_CALLS)) for _ in range(20)) / EMPTY_CALLS / 1e9
+def empty_call_s(arguments: tuple[Any, ...], number: int) -> float:
+    """Seconds of a call that does nothing, in samples of so many: what clock, loop and call add to every time."""
+    return min(_time(_nothing, repeat(arguments, number)) for _ in range(max(20, EMPTY_CALLS // number))) / number / 1e9
 
 
 def _nothing(first: Any, second: Any = None, third: Any = None) -> None:
@@ -180,15 +201,19 @@ def _window(function: Callable[..., Any], arguments: Callable[[int], Iterable[tu
     return median(durations)
 
 
-def _stop(samples: list[float], elapsed_s: float, budget_s: float) -> str:
-    if len(samples) < LEAST_SAMPLES:
-        return ""
-    low, high = interval(samples)
-    if len(samples) >= SETTLED_SAMPLES and high - low < INTERVAL * median(samples):
-        return "interval"
-    if elapsed_s >= budget_s:
+def _stop(samples: list[float], taken: int, elapsed_s: float, budget_s: float) -> str:
+    """Why to take no more samples than these that count, of all that were taken; empty where to go on."""
+    if elapsed_s >= budget_s and taken >= LEAST_SAMPLES:
         return "budget"
+    if len(samples) >= SETTLED_SAMPLES:
+        low, high = interval(samples)
+        if high - low < INTERVAL * median(samples):
+            return "interval"
     return "count" if len(samples) >= MOST_SAMPLES else ""
+
+
+def _since_s(start_ns: int) -> float:
+    return (perf_counter_ns() - start_ns) / 1e9
 
 
 def _switches() -> int:
