@@ -8,9 +8,11 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 from benchmarks.harness import bundles, outcomes
 from benchmarks.harness.case import Case, Settings
+from benchmarks.harness.core import Core
 from impls.catalog import VARIANTS
 from scripts import independent
 
@@ -33,8 +35,10 @@ def main() -> int:
 
 def _timed(cases: list[Case], failed: list[Case]) -> Iterator[tuple[Case, float]]:
     """The cases with the harness's times; those that have none are printed, and added to `failed`."""
+    core = Core()
     for case in cases:
-        outcome = bundles.measured([case], SETTINGS)[case]
+        core.settle(independent.WAIT_S)
+        outcome = bundles.measured([case], replace(SETTINGS, core_s=core.seen_s))[case]
         if outcome.status in outcomes.MEASURED and outcome.value is not None:
             yield case, outcome.value
         else:

@@ -2,10 +2,16 @@
 
 python -m scripts.repeatability FIRST SECOND: two names that the runs were kept under, as by
 ./scripts/bench --profile core --machine FIRST.
+python -m scripts.repeatability --plain: runs asv's own timing of the same calls (scripts/plain/) twice, by an
+environment that has the frameworks and asv (.venv/test), and compares that.
 """
 
 import argparse
+import json
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pandas as pd
 
@@ -19,6 +25,9 @@ SHARES_PERCENT = (1, 3, 5, 10)
 
 def main() -> int:
     options = _options()
+    if options.plain:
+        _print("asv's own timing", plain()["percent"])
+        return 0
     try:
         table = results.load(ROOT / ".asv" / "results", ROOT / ".asv" / "outcomes").table
     except results.NoResults as error:
@@ -29,11 +38,17 @@ def main() -> int:
         known = ", ".join(sorted(table["machine"].unique()))
         print(f"repeatability: no commit was measured under both names; there are: {known}", file=sys.stderr)
         return 1
-    groups = {"all": pairs, "steady in both": pairs[pairs["steady"]], "others": pairs[~pairs["steady"]]}
-    for name, some in groups.items():
-        shares = ", ".join(f"{(some['percent'] > limit).mean():.0%} > {limit} %" for limit in SHARES_PERCENT)
-        print(f"{name:15} {len(some):4} times: median {some['percent'].median():.1f} % apart; {shares}")
+    _print("all", pairs["percent"])
+    _print("steady in both", pairs["percent"][pairs["steady"]])
+    _print("others", pairs["percent"][~pairs["steady"]])
+    same = pairs[(pairs["quantity"] == "time") & pairs["elements"].isin([2**15, 2**20])]
+    _print("time at 2^15, 2^20", same["percent"])
     return 0
+
+
+def _print(name: str, percent: pd.Series) -> None:
+    shares = ", ".join(f"{(percent > limit).mean():.0%} > {limit} %" for limit in SHARES_PERCENT)
+    print(f"{name:18} {len(percent):4} times: median {percent.median():.1f} % apart; {shares}")
 
 
 def paired(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
@@ -47,13 +62,49 @@ def paired(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     return both
 
 
+def plain() -> pd.DataFrame:
+    """Medians of two runs of asv's own timing: `first`, `second`, and `percent` that they are apart.
+
+    Raises subprocess.CalledProcessError where asv fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [_plain_run(Path(folder, name)) for name in ("first", "second")]
+    both = pd.DataFrame(dict(zip(("first", "second"), runs, strict=True))).dropna()
+    both["percent"] = 100 * (both["second"] / both["first"] - 1).abs()
+    return both
+
+
+def _plain_run(folder: Path) -> list[float | None]:
+    folder.mkdir()
+    settings = {
+        "version": 1,
+        "repo": str(ROOT),
+        "benchmark_dir": str(ROOT / "scripts" / "plain"),
+        "results_dir": str(folder / "results"),
+        "env_dir": str(folder / "env"),
+    }
+    (folder / "asv.conf.json").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "asv"]
+    machine = ["--machine", "plain"]
+    subprocess.run([*command, "machine", "--yes", *machine], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    python = ["--python", sys.executable, "--set-commit-hash", "HEAD"]
+    subprocess.run([*command, "run", *machine, *python], cwd=folder, check=True, stdout=sys.stderr)
+    (path,) = (path for path in (folder / "results" / "plain").glob("*.json") if path.name != "machine.json")
+    content = json.loads(path.read_text())
+    return dict(zip(content["result_columns"], content["results"]["time_relu.Relu.time_call"], strict=False))["result"]
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.repeatability", description=(__doc__ or "").split("\n\n")[0]
     )
-    parser.add_argument("first", help="the name of a run (./scripts/bench --machine)")
-    parser.add_argument("second", help="the name of the other")
-    return parser.parse_args()
+    parser.add_argument("first", nargs="?", help="the name of a run (./scripts/bench --machine)")
+    parser.add_argument("second", nargs="?", help="the name of the other")
+    parser.add_argument("--plain", action="store_true", help="run asv's own timing twice, and compare that")
+    options = parser.parse_args()
+    if not options.plain and not (options.first and options.second):
+        parser.error("the names of two runs, or --plain, needed")
+    return options
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def _measured(cases: Sequence[Case], settings: Settings, folder: Path) -> dict[C
         todo = _in_order([case for case in cases if _is_wanted(folder, case, process, settings.processes)])
         while todo:
             paths = [_path(folder, case, process) for case in todo]
-            ended = isolation.run(todo, replace(share, core_s=_core_s(folder)), paths)
+            ended = isolation.run(todo, replace(share, core_s=_core_s(folder) or settings.core_s), paths)
             _keep_core_s(folder, ended)
             todo = todo[len(ended) :]
     parts = {case: _found(folder, case) for case in cases}
