@@ -27,7 +27,7 @@ def throughput(rows: pd.DataFrame, roofs: pd.DataFrame, caches_bytes: dict[str, 
     """Bandwidth against array size for one operator and dtype, a panel for each memory mode.
 
     rows: of metrics.with_metrics, times only. roofs: of metrics.roofs. Grey: what streaming
-    loops reach here; dotted: where the arrays outgrow a cache.
+    loops reach here; dotted: where the arrays outgrow a cache. Hollow: unstable.
     """
     modes = [mode for mode in MODES if mode in set(rows["memory"])]
     figure, axes = plt.subplots(1, len(modes), figsize=(4.3 * len(modes), 5.2), sharey=True, squeeze=False)
@@ -127,18 +127,24 @@ def _throughput_line(axis: Axes, framework: str, flavour: str, sibling: int, lin
         good["gb_per_s"] * (1 - good["value"] / good["high"]),
         good["gb_per_s"] * (good["value"] / good["low"] - 1),
     ]
+    colour, marker = COLOURS.get(framework, OTHER_COLOUR), MARKERS[sibling % len(MARKERS)]
     axis.errorbar(
         good["array_bytes"],
         good["gb_per_s"],
         yerr=[part.fillna(0).clip(lower=0) for part in error],
         label=flavour,
-        color=COLOURS.get(framework, OTHER_COLOUR),
-        marker=MARKERS[sibling % len(MARKERS)],
+        color=colour,
+        marker=marker,
         linestyle=("-", "--", "-.", ":")[sibling % 4],
         markersize=5,
         linewidth=1.1,
         elinewidth=0.8,
     )
+    unstable = good[good["status"] == "unstable"]
+    axis.plot(
+        unstable["array_bytes"], unstable["gb_per_s"], color=colour, marker=marker, linestyle="none",
+        markerfacecolor="white", markersize=5, zorder=3,
+    )  # fmt: skip
 
 
 def _roof_line(axis: Axes, roofs: pd.DataFrame, inplace: bool) -> None:

@@ -55,7 +55,7 @@ SMALL, MIDDLE = 2**15, 2**20
 PROFILES = {
     "smoke": Profile(("float32",), (SMALL, MIDDLE), (MIDDLE,), (), (), 0.2, 1, first_call=False, without_needs=True),
     "core": Profile(
-        ("float32",), relu.ELEMENTS, (MIDDLE,), (SMALL, MIDDLE), (MIDDLE,), 0.7, 2, first_call=True,
+        ("float32",), relu.ELEMENTS, (MIDDLE,), (SMALL, MIDDLE), (MIDDLE,), 0.5, 2, first_call=True,
         without_needs=False, loops=CURVE, loop_bytes=CURVE_BYTES, gemm=True,
     ),
     "full": Profile(

@@ -62,8 +62,7 @@ def sample(
     """Time `function` until the median is known to 1 % or the budget is spent, while the core has all of its speed.
 
     arguments(k): the arguments of k calls in a row, made outside the clock, so that calls which
-    overwrite theirs get fresh ones. most_calls: the most that it can make ready at a time. Waiting for
-    the core may take as long again as the budget.
+    overwrite theirs get fresh ones. most_calls: the most that it can make ready at a time.
     """
     gc.collect()
     gc.disable()
@@ -74,14 +73,12 @@ def sample(
         steady = _warm_up(function, arguments, number, budget_s / 2)
         warmup_s = (perf_counter_ns() - start_ns) / 1e9
 
-        start_ns, waited_s, busy_ns, cpu_ns = perf_counter_ns(), 0.0, 0, 0
+        start_ns, busy_ns, cpu_ns = perf_counter_ns(), 0, 0
         taken: list[tuple[float, bool, bool]] = []
         stopped = ""
         stolen_s = steal_s()
         while not stopped:
-            before_ns = perf_counter_ns()
-            free = core.settle(budget_s - waited_s)
-            waited_s += _since_s(before_ns)
+            free = core.settle(budget_s - _since_s(start_ns))
             # What asks the kernel stands before the arguments: between them and the clock it costs 3 to 7 % of 3 us.
             switches, stolen_before_s = _switches(), stolen_s
             before_ns, before_cpu_ns = perf_counter_ns(), process_time_ns()
@@ -92,9 +89,7 @@ def sample(
             free = core.is_free() and free
             stolen_s = steal_s()
             taken.append((duration_ns / number / 1e9, free, disturbed or stolen_s > stolen_before_s))
-            stopped = _stop(
-                [sample for sample, free, _ in taken if free], len(taken), _since_s(start_ns) - waited_s, budget_s
-            )
+            stopped = _stop([sample for sample, free, _ in taken if free], len(taken), _since_s(start_ns), budget_s)
         enough = sum(free for _, free, _ in taken) >= LEAST_SAMPLES
         counted = [one for one in taken if one[1] or not enough]
         return Samples(
