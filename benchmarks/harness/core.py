@@ -29,15 +29,18 @@ class Core:
 
     fastest_s: seconds of the fastest loop that earlier processes of this run have seen, 0 where none is
     known. threads: how many compute in this process; where they may sit on one core, waiting for work, it
-    is always called free. seen_s: the fastest loop in this process.
+    is always called free, and beside others this thread goes to no other core, where one of them waits: the
+    two would take turns there, some ms each. seen_s: the fastest loop in this process.
     """
 
     def __init__(self, fastest_s: float = 0.0, threads: int = 1) -> None:
         self.watched = threads == 1 or not machine.cores_are_shared()
+        usable = os.sched_getaffinity(0)
+        self.choices = [{number} for number in sorted(usable)] if threads == 1 else [usable]
         self.known_s = fastest_s or float("inf")
         self.seen_s = _loop_s()
-        for number in () if fastest_s or not self.watched else _usable():
-            with _on(number):
+        for cores in () if fastest_s or not self.watched else self.choices:
+            with _on(cores):
                 end_s = perf_counter() + LEARNING_S
                 while perf_counter() < end_s:
                     self._look()
@@ -51,10 +54,10 @@ class Core:
         if self.is_free():
             return True
         end_s = perf_counter() + limit_s
-        for number in cycle(_usable()):
+        for cores in cycle(self.choices):
             if perf_counter() >= end_s:
                 return False
-            with _on(number):
+            with _on(cores):
                 next_s = perf_counter() + TRY_S
                 while perf_counter() < next_s:
                     if self._look():
@@ -75,15 +78,11 @@ def _loop_s() -> float:
     return (perf_counter_ns() - start_ns) / 1e9
 
 
-def _usable() -> list[int]:
-    return sorted(os.sched_getaffinity(0))
-
-
 @contextmanager
-def _on(number: int) -> Iterator[None]:
-    """Move this thread to a core; afterwards it may be moved again, and is left where it is."""
+def _on(cores: set[int]) -> Iterator[None]:
+    """Keep this thread to some cores; afterwards it may be moved again, and is left where it is."""
     allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {number})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
