@@ -8,6 +8,7 @@ environment that has the frameworks and asv (.venv/test), and compares that.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ SHARES_PERCENT = (1, 3, 5, 10)
 def main() -> int:
     options = _options()
     if options.plain:
-        _print("asv's own timing", plain()["percent"])
+        _print("asv's own timing", plain(options.only)["percent"])
         return 0
     try:
         table = results.load(ROOT / ".asv" / "results", ROOT / ".asv" / "outcomes").table
@@ -34,6 +35,7 @@ def main() -> int:
         print(f"repeatability: {error}", file=sys.stderr)
         return 1
     pairs = paired(table, options.first, options.second)
+    pairs = pairs[(pairs["op"] + " " + pairs["variant"]).str.contains(options.only)]
     if pairs.empty:
         known = ", ".join(sorted(table["machine"].unique()))
         print(f"repeatability: no commit was measured under both names; there are: {known}", file=sys.stderr)
@@ -62,33 +64,37 @@ def paired(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     return both
 
 
-def plain() -> pd.DataFrame:
+def plain(only: str) -> pd.DataFrame:
     """Medians of two runs of asv's own timing: `first`, `second`, and `percent` that they are apart.
 
-    Raises subprocess.CalledProcessError where asv fails.
+    only: a regular expression on operator and variant. Raises ValueError where asv stored nothing.
     """
     with tempfile.TemporaryDirectory() as folder:
-        runs = [_plain_run(Path(folder, name)) for name in ("first", "second")]
+        runs = [_plain_run(Path(folder, name), only) for name in ("first", "second")]
     both = pd.DataFrame(dict(zip(("first", "second"), runs, strict=True))).dropna()
     both["percent"] = 100 * (both["second"] / both["first"] - 1).abs()
     return both
 
 
-def _plain_run(folder: Path) -> list[float | None]:
+def _plain_run(folder: Path, only: str) -> list[float | None]:
     folder.mkdir()
     settings = {
         "version": 1,
         "repo": str(ROOT),
+        "branches": ["HEAD"],
+        "environment_type": "virtualenv",
         "benchmark_dir": str(ROOT / "scripts" / "plain"),
         "results_dir": str(folder / "results"),
         "env_dir": str(folder / "env"),
     }
     (folder / "asv.conf.json").write_text(json.dumps(settings))
-    command = [sys.executable, "-m", "asv"]
+    command, environment = [sys.executable, "-m", "asv"], {**os.environ, "ASV_PYTHONPATH": str(ROOT)}
     machine = ["--machine", "plain"]
     subprocess.run([*command, "machine", "--yes", *machine], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    python = ["--python", sys.executable, "--set-commit-hash", "HEAD"]
-    subprocess.run([*command, "run", *machine, *python], cwd=folder, check=True, stdout=sys.stderr)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
+    python = ["--environment", f"existing:{sys.executable}", "--set-commit-hash", head.stdout.strip()]
+    chosen = ["--bench", rf"time_call\('.*(?:{only})"]
+    subprocess.run([*command, "run", *machine, *python, *chosen], cwd=folder, env=environment, stdout=sys.stderr)
     (path,) = (path for path in (folder / "results" / "plain").glob("*.json") if path.name != "machine.json")
     content = json.loads(path.read_text())
     return dict(zip(content["result_columns"], content["results"]["time_relu.Relu.time_call"], strict=False))["result"]
@@ -100,6 +106,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("first", nargs="?", help="the name of a run (./scripts/bench --machine)")
     parser.add_argument("second", nargs="?", help="the name of the other")
+    parser.add_argument("--only", default="", help="a regular expression on operator and variant (default: all rows)")
     parser.add_argument("--plain", action="store_true", help="run asv's own timing twice, and compare that")
     options = parser.parse_args()
     if not options.plain and not (options.first and options.second):

@@ -82,6 +82,16 @@ def test_a_core_that_is_slower_than_it_was_is_not_free():
     assert os.sched_getaffinity(0) == before
 
 
+def test_a_thread_beside_others_goes_to_no_core_of_theirs(monkeypatch):
+    """Where it went it would take turns with one that waits there, some ms each."""
+    chosen = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: chosen.append(set(cores)))
+    core = Core(1e-9, threads=2)
+    core.watched = True
+    assert not core.settle(0.03)
+    assert set(map(frozenset, chosen)) == {frozenset(os.sched_getaffinity(0))}
+
+
 def test_empty_call_is_cheaper_than_one_that_does_something():
     something = sampler.sample(busy, sampler.in_turn([(1e-6,)]), 0.05, Core())
     assert 0 < sampler.empty_call_s((1, 2), something.number) < min(something.samples_s)

@@ -8,6 +8,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,28 @@ def test_number_becomes_a_row_with_all_that_is_known_of_it(folders):
         "number": 7, "samples": 30, "status": "ok", "reason": "",
         "processes": 2, "disturbed": 3, "shared": 1, "core_s": 1.1e-5, "empty_call_s": 4e-8,
     }  # fmt: skip
+
+
+def test_time_of_a_core_that_was_slower_than_for_others_of_the_run_is_unstable(folders):
+    other = replace(FORWARD, variant="numpy.inplace")
+    write(folders[0], content({FORWARD: 2e-3, other: 3e-3}))
+    details = {FORWARD: {"processes": [{"core_s": 1.6e-5}]}, other: {"processes": [{"core_s": 1e-5}]}}
+    numbers = {FORWARD: 2e-3, other: 3e-3}
+    write_outcomes(folders[1], [record(case, value=numbers[case], details=details[case]) for case in numbers])
+    table = results.load(*folders).table.set_index("variant")
+    assert table["status"].to_dict() == {"numpy.out": "unstable", "numpy.inplace": "ok"}
+    assert table.loc["numpy.out", "reason"] == "the core was slower all the time than for other numbers"
+
+
+def test_samples_of_a_process_that_does_not_count_are_told(folders):
+    write(folders[0], content({FORWARD: 2e-3}))
+    processes = [
+        {"counted": False, "shared_s": [3e-3, 3e-3], "disturbed": [0], "core_s": 1.9e-5},
+        {"counted": True, "shared_s": [], "disturbed": [], "core_s": 1e-5},
+    ]
+    write_outcomes(folders[1], [record(FORWARD, value=2e-3, details={"processes": processes})])
+    row = only_row(folders)
+    assert (row["processes"], row["shared"], row["disturbed"], row["core_s"]) == (2, 2, 0, 1e-5)
 
 
 def test_each_number_goes_with_its_parameters(folders):

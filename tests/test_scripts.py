@@ -12,7 +12,7 @@ from benchmarks import roofs
 from benchmarks.harness import kernels
 from benchmarks.harness.case import ROOFS, Case
 from impls.catalog import VARIANTS
-from scripts import accelerator, environment, pins
+from scripts import accelerator, environment, pins, repeatability
 from scripts.profiles import BENCHMARK_NAMES, PROFILES, asv_parameters, asv_patterns, cases
 from tests.checkout import ROOT, Checkout
 
@@ -217,3 +217,11 @@ def test_nightly_and_compare_fail_clearly_without_arguments():
         ended = subprocess.run([str(Path(ROOT, "scripts", script))], capture_output=True, text=True)
         assert ended.returncode != 0
         assert word in ended.stderr
+
+
+def test_plain_asv_times_the_same_calls_twice():
+    both = repeatability.plain("relu.forward numpy.out")
+    # Two sizes, of which asv tells no more than their order.
+    assert len(both) == 2
+    assert (both[["first", "second"]] > 0).all(axis=None)
+    assert (both["percent"] >= 0).all()

@@ -109,14 +109,20 @@ def sample(
 
 
 def pooled(parts: Sequence[Samples]) -> Samples:
-    """All samples of several rounds; what is said of them holds for every one, or is their sum or mean."""
+    """All samples of several rounds, those on a free core where there are any.
+
+    What is said of them holds for every one, or is their sum or mean.
+    """
+    rounds = parts
+    parts = [part for part in rounds if part.free] or rounds
     stops = {part.stopped for part in parts}
     starts = accumulate((len(part.samples_s) for part in parts), initial=0)
+    set_aside = [part.samples_s for part in rounds if part not in parts]
     return Samples(
         samples_s=[sample for part in parts for sample in part.samples_s],
-        shared_s=[sample for part in parts for sample in part.shared_s],
+        shared_s=[sample for some in (*(part.shared_s for part in rounds), *set_aside) for sample in some],
         free=all(part.free for part in parts),
-        core_s=min(part.core_s for part in parts),
+        core_s=min(part.core_s for part in rounds),
         number=min(part.number for part in parts),
         stopped=stops.pop() if len(stops) == 1 else "mixed",
         steady=all(part.steady for part in parts),
