@@ -38,7 +38,7 @@ def _timed(cases: list[Case], failed: list[Case]) -> Iterator[tuple[Case, float]
     core = Core()
     for case in cases:
         core.settle(independent.WAIT_S)
-        outcome = bundles.measured([case], replace(SETTINGS, core_s=core.seen_s))[case]
+        outcome = bundles.measured([case], replace(SETTINGS, core_s=core.seen_s or 0.0))[case]
         if outcome.status in outcomes.MEASURED and outcome.value is not None:
             yield case, outcome.value
         else:
@@ -48,11 +48,16 @@ def _timed(cases: list[Case], failed: list[Case]) -> Iterator[tuple[Case, float]
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.agreement", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--only", default="", help="a regular expression on operator and variant (default: all rows)")
+    parser.add_argument(
+        "--only", type=re.compile, default="", help="a regular expression on operator and variant (default: all rows)"
+    )
     parser.add_argument("--elements", type=int, nargs="+", default=[2**15, 2**20], help="(default: %(default)s)")
     parser.add_argument("--frameworks", nargs="+", default=["numpy", "torch"], help="(default: %(default)s)")
     parser.add_argument(
-        "--limit", type=float, default=5.0, help="percent that medians may differ by (default: %(default)s)"
+        "--limit",
+        type=independent.percent,
+        default=5.0,
+        help="percent that medians may differ by (default: %(default)s)",
     )
     return parser.parse_args()
 

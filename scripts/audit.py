@@ -61,7 +61,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--machine", default=platform.node(), help="whose results (default: %(default)s)")
     parser.add_argument("--commit", help="which commit's (default: the one measured last)")
     parser.add_argument(
-        "--limit", type=float, default=5.0, help="percent that medians may differ by (default: %(default)s)"
+        "--limit",
+        type=independent.percent,
+        default=5.0,
+        help="percent that medians may differ by (default: %(default)s)",
     )
     return parser.parse_args()
 

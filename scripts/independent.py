@@ -50,18 +50,24 @@ def median_s(case: Case, fastest_s: float) -> float:
 
 
 def compare(times_s: Iterable[tuple[Case, float]], limit_percent: float) -> int:
-    """Print each time beside pyperf's and their ratio; tell how many are further apart than the limit.
+    """Print each time beside pyperf's and their ratio; tell how many are further apart than the limit, or failed.
 
     Raises SystemExit where there is nothing to compare.
 
     times_s: cases with seconds, taken one by one, so that what is measured on demand alternates with pyperf.
     """
     print(f"{'operator':15} {'variant':28} {'elements':>9} {'dtype':9} {'suite':>12} {'pyperf':>12} {'ratio':>6}")
-    apart = []
+    apart: list[float] = []
+    failed = 0
     core = Core()
     for case, ours_s in times_s:
         core.settle(WAIT_S)
-        theirs_s = median_s(case, core.seen_s)
+        try:
+            theirs_s = median_s(case, core.seen_s or 0.0)
+        except RuntimeError as error:
+            failed += 1
+            print(error, flush=True)
+            continue
         apart.append(100 * abs(ours_s / theirs_s - 1))
         print(
             f"{case.op:15} {case.variant:28} {case.elements:9} {case.dtype:9} "
@@ -69,13 +75,20 @@ def compare(times_s: Iterable[tuple[Case, float]], limit_percent: float) -> int:
             flush=True,
         )
     if not apart:
-        raise SystemExit("nothing to compare")
+        raise SystemExit("nothing could be compared")
     beyond = sum(percent > limit_percent for percent in apart)
     print(
         f"{len(apart)} compared: median {median(apart):.1f} % apart, worst {max(apart):.1f} %, "
-        f"{beyond} beyond {limit_percent:g} %"
+        f"{beyond} beyond {limit_percent:g} %, {failed} failed"
     )
-    return beyond
+    return beyond + failed
+
+
+def percent(text: str) -> float:
+    """A limit as the command line has it. Raises ValueError where it is none, which a NaN would let anything pass."""
+    if not 0 <= (value := float(text)) <= 100:
+        raise ValueError(text)
+    return value
 
 
 def main() -> None:
@@ -131,9 +144,9 @@ def _seconds(case: Case, fastest_s: float) -> Callable[[int], float]:
     def undisturbed(calls: int) -> float:
         """Times on a core that is shared say nothing of the row: another timer would not find them again either."""
         for _ in range(TRIES):
-            free = core.settle(WAIT_S)
+            before_s = core.settle(WAIT_S)
             seconds = timed(calls)
-            if free and core.is_free():
+            if core.is_free_at(max(before_s, core.loop_s())):
                 break
         return seconds
 

@@ -24,7 +24,7 @@ def roofs(table: pd.DataFrame) -> pd.DataFrame:
     Of one thread and all, and of ordinary and streaming stores, the faster counts: a roof is what the
     machine can do.
     """
-    rows = table[(table["op"] == "roof") & table["value"].notna()]
+    rows = _loops(table)
     rows = rows.assign(kernel=rows["variant"].map(ordinary)).rename(columns={"elements": "array_bytes"})
     if rows.empty:
         return pd.DataFrame(columns=[*ROOF_KEY, *ORDINARY])
@@ -32,9 +32,15 @@ def roofs(table: pd.DataFrame) -> pd.DataFrame:
     return wide.reindex(columns=list(ORDINARY)).reset_index()
 
 
+def _loops(table: pd.DataFrame) -> pd.DataFrame:
+    """The streaming loops that have a time, of those there are: another commit may have had others."""
+    known = table["variant"].map(lambda name: kernel_of(name) in KERNELS)
+    return table[(table["op"] == "roof") & table["value"].notna() & known.astype(bool)]
+
+
 def bus_roofs(table: pd.DataFrame) -> pd.DataFrame:
     """The most bytes a second that any streaming loop moved, fetches included, by size: ROOF_KEY, bus_roof_gb_per_s."""
-    rows = table[(table["op"] == "roof") & table["value"].notna()].rename(columns={"elements": "array_bytes"})
+    rows = _loops(table).rename(columns={"elements": "array_bytes"})
     loops = zip(rows["variant"], rows["array_bytes"], rows["value"], strict=True)
     rates = [KERNELS[kernel_of(loop)].bus_bytes(size) / value_s / 1e9 for loop, size, value_s in loops]
     return rows.assign(bus_roof_gb_per_s=rates).groupby(ROOF_KEY)["bus_roof_gb_per_s"].max().reset_index()

@@ -7,8 +7,10 @@ environment that has the frameworks and asv (.venv/test), and compares that.
 """
 
 import argparse
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,19 +29,23 @@ SHARES_PERCENT = (1, 3, 5, 10)
 def main() -> int:
     options = _options()
     if options.plain:
-        _print("asv's own timing", plain(options.only)["percent"])
-        return 0
+        both = plain(options.only.pattern)
+        failed = both["percent"].isna().sum()
+        _print("asv's own timing", both["percent"].dropna())
+        if failed or both.empty:
+            print(f"repeatability: {failed} rows failed, of {len(both)} chosen", file=sys.stderr)
+        return int(failed > 0 or both.empty)
     try:
         table = results.load(ROOT / ".asv" / "results", ROOT / ".asv" / "outcomes").table
     except results.NoResults as error:
         print(f"repeatability: {error}", file=sys.stderr)
         return 1
     pairs = paired(table, options.first, options.second)
-    pairs = pairs[(pairs["op"] + " " + pairs["variant"]).str.contains(options.only)]
     if pairs.empty:
         known = ", ".join(sorted(table["machine"].unique()))
         print(f"repeatability: no commit was measured under both names; there are: {known}", file=sys.stderr)
         return 1
+    pairs = pairs[(pairs["op"] + " " + pairs["variant"]).str.contains(options.only)]
     _print("all", pairs["percent"])
     _print("steady in both", pairs["percent"][pairs["steady"]])
     _print("others", pairs["percent"][~pairs["steady"]])
@@ -65,18 +71,19 @@ def paired(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
 
 
 def plain(only: str) -> pd.DataFrame:
-    """Medians of two runs of asv's own timing: `first`, `second`, and `percent` that they are apart.
+    """Medians of two runs of asv's own timing: `first`, `second`, and `percent` that they are apart; NaN: failed.
 
-    only: a regular expression on operator and variant. Raises ValueError where asv stored nothing.
+    only: a regular expression on operator and variant.
     """
     with tempfile.TemporaryDirectory() as folder:
-        runs = [_plain_run(Path(folder, name), only) for name in ("first", "second")]
-    both = pd.DataFrame(dict(zip(("first", "second"), runs, strict=True))).dropna()
+        first, second = (_plain_run(Path(folder, name), only) for name in ("first", "second"))
+    both = pd.DataFrame({"first": first, "second": second}, dtype="float64")
     both["percent"] = 100 * (both["second"] / both["first"] - 1).abs()
     return both
 
 
-def _plain_run(folder: Path, only: str) -> list[float | None]:
+def _plain_run(folder: Path, only: str) -> dict[str, float | None]:
+    """Seconds by the parameters of what was chosen; None of what failed."""
     folder.mkdir()
     settings = {
         "version": 1,
@@ -93,11 +100,17 @@ def _plain_run(folder: Path, only: str) -> list[float | None]:
     subprocess.run([*command, "machine", "--yes", *machine], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
     python = ["--environment", f"existing:{sys.executable}", "--set-commit-hash", head.stdout.strip()]
-    chosen = ["--bench", rf"time_call\('.*(?:{only})"]
+    # asv's pattern chooses from the parameters, written as it writes them, and so does ours.
+    chosen = ["--bench", rf"time_call\('.*(?:{only.removeprefix('^')})"]
     subprocess.run([*command, "run", *machine, *python, *chosen], cwd=folder, env=environment, stdout=sys.stderr)
-    (path,) = (path for path in (folder / "results" / "plain").glob("*.json") if path.name != "machine.json")
-    content = json.loads(path.read_text())
-    return dict(zip(content["result_columns"], content["results"]["time_relu.Relu.time_call"], strict=False))["result"]
+    stored = [path for path in (folder / "results" / "plain").glob("*.json") if path.name != "machine.json"]
+    if not stored:
+        return {}
+    content = json.loads(stored[0].read_text())
+    found = dict(zip(content["result_columns"], content["results"]["time_relu.Relu.time_call"], strict=False))
+    combinations = map(", ".join, itertools.product(*found["params"]))
+    # NaN was not chosen.
+    return {name: number for name, number in zip(combinations, found["result"], strict=True) if number == number}
 
 
 def _options() -> argparse.Namespace:
@@ -106,11 +119,13 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("first", nargs="?", help="the name of a run (./scripts/bench --machine)")
     parser.add_argument("second", nargs="?", help="the name of the other")
-    parser.add_argument("--only", default="", help="a regular expression on operator and variant (default: all rows)")
+    parser.add_argument(
+        "--only", type=re.compile, default="", help="a regular expression on operator and variant (default: all rows)"
+    )
     parser.add_argument("--plain", action="store_true", help="run asv's own timing twice, and compare that")
     options = parser.parse_args()
-    if not options.plain and not (options.first and options.second):
-        parser.error("the names of two runs, or --plain, needed")
+    if options.plain == bool(options.second) or options.plain == bool(options.first):
+        parser.error("either the names of two runs or --plain needed")
     return options
 
 

@@ -34,7 +34,7 @@ LATEST_S = 2**37
 DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
 # machine: its name. fingerprint: which machine it was, of those that share the name. date: of the commit.
 # measured: when the number was recorded, or, where no record has it, when asv started the benchmark.
-# processes: how many measured a time. disturbed: how many of its samples were. shared: how many others do not count,
+# processes: how many a time is of. disturbed: how many of its samples were. shared: how many others do not count,
 # as the core was shared meanwhile; core_s: the fastest loop that tells it (benchmarks/harness/core.py).
 COLUMNS = [
     "machine", "fingerprint", "commit", "date", "measured", "env", "quantity", "op", "variant", "elements", "dtype",
@@ -270,15 +270,15 @@ def _without_record(row: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _circumstances(details: Any) -> dict[str, Any]:
-    """Of all processes: how many, what became of their samples, and the largest time of an empty call."""
+    """Of all processes: how many count, what became of their samples, and the largest time of an empty call."""
     processes = details.get("processes") if isinstance(details, dict) else None
     if not isinstance(processes, list) or not all(isinstance(process, dict) for process in processes):
         return {}
     empty = [_finite(process.get("empty_call_s")) or math.nan for process in processes]
     counted = [process for process in processes if process.get("counted", True)]
-    core_s = [_finite(process.get("core_s")) or math.nan for process in counted]
+    core_s = [outcomes.core_s(process) or math.nan for process in counted]
     return {
-        "processes": len(processes),
+        "processes": len(counted),
         "disturbed": _total(process.get("disturbed") for process in counted),
         "shared": _total(process.get("shared_s") for process in processes),
         "core_s": max(core_s, default=math.nan),

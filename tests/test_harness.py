@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.harness import bundles, case, isolation, outcomes, sampler, threads, truth
+from benchmarks.harness import bundles, case, isolation, machine, outcomes, sampler, threads, truth
+from benchmarks.harness import core as core_module
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.case import Case, Settings
 from benchmarks.harness.core import Core
@@ -57,9 +58,10 @@ def test_samples_on_a_shared_core_are_set_aside_and_kept():
     assert len(taken.samples_s) >= sampler.LEAST_SAMPLES
     assert not taken.shared_s
 
-    turns = cycle((True, True, False))
+    core.known_s = core.seen_s = 1e-5
+    turns = cycle((1e-5, 1e-5, 2e-5))
     core.settle = lambda limit_s: next(turns)  # type: ignore[method-assign]
-    core.is_free = lambda: True  # type: ignore[method-assign]
+    core.loop_s = lambda: 1e-5  # type: ignore[method-assign]
     taken = sampler.sample(busy, sampler.in_turn([(1e-4,)]), 0.3, core)
     assert taken.free
     assert 0.3 < len(taken.shared_s) / len(taken.samples_s) < 0.7
@@ -72,11 +74,11 @@ def test_a_core_that_is_slower_than_it_was_is_not_free():
     os.sched_setaffinity(0, {number})
     try:
         core = Core()
-        alone = [core.is_free() for _ in range(200)]
+        alone = [core.is_free_at(core.loop_s()) for _ in range(200)]
         core.known_s = core.seen_s / 2
         assert sum(alone) > 100
-        assert not core.is_free()
-        assert not core.settle(0.05)
+        assert not core.is_free_at(core.loop_s())
+        assert not core.is_free_at(core.settle(0.05))
     finally:
         os.sched_setaffinity(0, before)
     assert os.sched_getaffinity(0) == before
@@ -86,10 +88,58 @@ def test_a_thread_beside_others_goes_to_no_core_of_theirs(monkeypatch):
     """Where it went it would take turns with one that waits there, some ms each."""
     chosen = []
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: chosen.append(set(cores)))
+    monkeypatch.setattr(machine, "cores_are_shared", lambda: False)
     core = Core(1e-9, threads=2)
-    core.watched = True
-    assert not core.settle(0.03)
+    assert not core.is_free_at(core.settle(0.03))
     assert set(map(frozenset, chosen)) == {frozenset(os.sched_getaffinity(0))}
+
+
+def test_beside_threads_that_may_share_the_core_no_loop_tells_anything(monkeypatch):
+    monkeypatch.setattr(machine, "cores_are_shared", lambda: True)
+    core = Core(1e-9, threads=2)
+    taken = sampler.sample(busy, sampler.in_turn([(1e-4,)]), 0.05, core)
+    assert taken.free
+    assert taken.core_s is None
+    assert outcomes.pooled([part([1.0] * 4, core_s=1e-5), part([1.0] * 4, core_s=None)]).samples_s == [1.0] * 8
+
+
+def test_a_core_that_was_found_faster_later_was_shared_before(monkeypatch):
+    """The loop gets twice as fast on the way: what was taken before is set aside."""
+    loops = iter([2e-5] * 40 + [1e-5] * 100_000)
+    monkeypatch.setattr(core_module, "_loop_s", lambda: next(loops))
+    taken = sampler.sample(busy, sampler.in_turn([(1e-3,)]), 0.2, Core(1.0))
+    assert taken.free
+    assert taken.core_s == 1e-5
+    assert taken.shared_s
+    late = replace(taken, core_s=2e-5, samples_s=[1.0] * 9, disturbed=[])
+    together = sampler.pooled([late, taken])
+    assert together.samples_s == taken.samples_s
+    assert together.shared_s == [*taken.shared_s, *taken.shared_s, *[1.0] * 9]
+
+
+@pytest.mark.parametrize(("frees", "ran"), [([True], 2), ([False, True], 2), ([False, False, False], 3)])
+def test_one_process_more_measures_what_none_had_a_core_for(monkeypatch, tmp_path, frees, ran):
+    """Each is told the fastest loop of those before it."""
+    told, left = [], iter([*frees, *[True] * 9])
+
+    def run(cases, settings, paths):
+        told.append(settings.core_s)
+        found = part([1.0] * 9, free=next(left), core_s=2e-5 / len(told))
+        for path in paths:
+            isolation.write(path, found)
+        return [found] * len(cases)
+
+    monkeypatch.setattr(isolation, "run", run)
+    monkeypatch.setenv(bundles.VARIABLE, str(tmp_path))
+    bundles.write_plan(tmp_path, [NUMPY_OUT])
+    bundles.outcome(NUMPY_OUT, QUICK)
+    assert told == [0.0, 2e-5, 1e-5][:ran]
+
+
+@pytest.mark.parametrize("content", ["1e-9", "-1", "nan", "inf", "", "x"])
+def test_a_loop_that_cannot_be_is_not_believed(monkeypatch, tmp_path, content):
+    (tmp_path / "core-unknown.txt").write_text(content)
+    assert bundles._core_s(tmp_path) == 0
 
 
 def test_empty_call_is_cheaper_than_one_that_does_something():

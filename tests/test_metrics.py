@@ -168,6 +168,10 @@ def test_only_times_have_a_bandwidth(quantity):
     assert not row["impossible"]
 
 
+def test_a_loop_of_another_commit_is_no_roof():
+    assert only_row({**ROOFS, FORWARD: 1.0, roof("gone.all"): 1e-9})["percent_of_roof"] < 105
+
+
 def test_failures_stay_and_have_no_bandwidth():
     row = only_row({**ROOFS, FORWARD: None})
     assert row["status"] == "failed"

@@ -93,7 +93,7 @@ def test_samples_of_a_process_that_does_not_count_are_told(folders):
     ]
     write_outcomes(folders[1], [record(FORWARD, value=2e-3, details={"processes": processes})])
     row = only_row(folders)
-    assert (row["processes"], row["shared"], row["disturbed"], row["core_s"]) == (2, 2, 0, 1e-5)
+    assert (row["processes"], row["shared"], row["disturbed"], row["core_s"]) == (1, 2, 0, 1e-5)
 
 
 def test_each_number_goes_with_its_parameters(folders):

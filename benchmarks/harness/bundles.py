@@ -103,13 +103,13 @@ def _waiting_beside(case: Case, settings: Settings, folder: Path) -> list[Case]:
 def _core_s(folder: Path) -> float:
     """The fastest loop (core.py) that any process has seen, 0 before the first."""
     try:
-        return float(_core_path(folder).read_text())
+        return outcomes.core_s({"core_s": float(_core_path(folder).read_text())}) or 0.0
     except (OSError, ValueError):
         return 0.0
 
 
 def _keep_core_s(folder: Path, ended: Sequence[Outcome]) -> None:
-    seen_s = [outcome.details["core_s"] for outcome in ended if "core_s" in outcome.details]
+    seen_s = [loop_s for outcome in ended if (loop_s := outcomes.core_s(outcome.details))]
     if seen_s:
         _core_path(folder).write_text(str(min([*seen_s, _core_s(folder) or float("inf")])))
 

@@ -76,7 +76,7 @@ def _gemm(case: Case, settings: Settings) -> Outcome:
     return _best(taken.samples_s, taken.number, settings, taken.core_s)
 
 
-def _best(samples_s: list[float], number: int, settings: Settings, core_s: float) -> Outcome:
+def _best(samples_s: list[float], number: int, settings: Settings, core_s: float | None) -> Outcome:
     details = {
         "samples": len(samples_s),
         "quartile_s": quantiles(samples_s, n=4)[0],

@@ -30,7 +30,7 @@ class Core:
     fastest_s: seconds of the fastest loop that earlier processes of this run have seen, 0 where none is
     known. threads: how many compute in this process; where they may sit on one core, waiting for work, it
     is always called free, and beside others this thread goes to no other core, where one of them waits: the
-    two would take turns there, some ms each. seen_s: the fastest loop in this process.
+    two would take turns there, some ms each. seen_s: the fastest loop in this process, None where it tells nothing.
     """
 
     def __init__(self, fastest_s: float = 0.0, threads: int = 1) -> None:
@@ -38,36 +38,41 @@ class Core:
         usable = os.sched_getaffinity(0)
         self.choices = [{number} for number in sorted(usable)] if threads == 1 else [usable]
         self.known_s = fastest_s or float("inf")
-        self.seen_s = _loop_s()
+        self.seen_s = _loop_s() if self.watched else None
         for cores in () if fastest_s or not self.watched else self.choices:
             with _on(cores):
                 end_s = perf_counter() + LEARNING_S
                 while perf_counter() < end_s:
-                    self._look()
+                    self.loop_s()
 
-    def is_free(self) -> bool:
-        """Whether it has its full speed now; takes some 20 us, and little of the caches."""
-        return not self.watched or self._look() or self._look()
+    def loop_s(self) -> float:
+        """Seconds of a loop now, 0 where it would tell nothing; takes some 20 us, and little of the caches."""
+        if self.seen_s is None:
+            return 0.0
+        last_s = _loop_s()
+        self.seen_s = min(self.seen_s, last_s)
+        # A lone slow loop may have been interrupted.
+        return last_s if self.is_free_at(last_s) else min(last_s, _loop_s())
 
-    def settle(self, limit_s: float) -> bool:
-        """Keep computing, on each core in turn, until one has its full speed or the limit is reached; tell which."""
-        if self.is_free():
-            return True
+    def is_free_at(self, loop_s: float) -> bool:
+        """Whether it had its full speed when a loop took so long, by the fastest that is known by now."""
+        return self.seen_s is None or loop_s < SHARED * min(self.seen_s, self.known_s)
+
+    def settle(self, limit_s: float) -> float:
+        """Keep computing, on each core in turn, until one has its full speed or the limit is reached; the last loop."""
+        last_s = self.loop_s()
+        if self.is_free_at(last_s):
+            return last_s
         end_s = perf_counter() + limit_s
         for cores in cycle(self.choices):
             if perf_counter() >= end_s:
-                return False
+                return last_s
             with _on(cores):
                 next_s = perf_counter() + TRY_S
                 while perf_counter() < next_s:
-                    if self._look():
-                        return True
+                    if self.is_free_at(last_s := self.loop_s()):
+                        return last_s
         raise AssertionError("a process has at least one core")
-
-    def _look(self) -> bool:
-        last_s = _loop_s()
-        self.seen_s = min(self.seen_s, last_s)
-        return last_s < SHARED * min(self.seen_s, self.known_s)
 
 
 def _loop_s() -> float:

@@ -27,6 +27,8 @@ MEASURED = ("ok", "unstable")
 NOT_APPLICABLE = ("skipped", "unsupported")
 # Quartiles of the samples, or medians of the processes, further apart than this share of the median.
 UNSTABLE = 0.1
+# No loop of core.py is faster or slower.
+LEAST_LOOP_S, MOST_LOOP_S = 1e-7, 1.0
 # A process that is timed computes, or, with a GPU, spins until that has.
 LEAST_CPU_SHARE = 0.5
 
@@ -56,8 +58,8 @@ def pooled(parts: Sequence[Outcome]) -> Outcome:
     failures = [part for part in parts if part.status != "ok"]
     if failures:
         return failures[0]
-    fastest_s = min(part.details.get("core_s", 0.0) for part in parts)
-    free = [part for part in parts if is_free(part, fastest_s)]
+    loops_s = [loop_s for part in parts if (loop_s := core_s(part.details))]
+    free = [part for part in parts if is_free(part, min(loops_s, default=float("inf")))]
     counted = free or parts
     samples_s = [sample for part in counted for sample in part.samples_s or ()]
     reason = (
@@ -92,7 +94,13 @@ def _circumstances(part: Outcome, counted: bool) -> dict[str, Any]:
 
 def is_free(part: Outcome, fastest_s: float) -> bool:
     """Whether a process had a core to itself, judged by its own loops (core.py) and the other processes'."""
-    return part.details.get("free", True) and part.details.get("core_s", 0.0) <= SHARED * fastest_s
+    return part.details.get("free", True) and (core_s(part.details) or 0.0) <= SHARED * fastest_s
+
+
+def core_s(details: dict[str, Any]) -> float | None:
+    """The fastest loop (core.py) that a record tells of; None where it tells none that can be."""
+    loop_s = details.get("core_s")
+    return loop_s if isinstance(loop_s, float) and LEAST_LOOP_S < loop_s < MOST_LOOP_S else None
 
 
 def _variation(samples_s: Sequence[float], medians_s: Sequence[float]) -> str:

@@ -10,7 +10,7 @@ from statistics import mean, median
 from time import perf_counter_ns, process_time_ns
 from typing import Any
 
-from benchmarks.harness.core import Core
+from benchmarks.harness.core import SHARED, Core
 from benchmarks.harness.machine import steal_s
 
 # The clock and the loop around a call cost below 0.1 us: 20 us a sample keeps them near 0.1 %,
@@ -32,18 +32,19 @@ class Samples:
     """Seconds a call, sample by sample, and the circumstances.
 
     shared_s: samples that do not count, as the core was shared before or after them. free: whether
-    enough others were taken; where not, all count. core_s: the fastest loop (core.py). number: calls
-    in a sample, at the least. stopped: "interval" (that of the median is below 1 %), "budget",
-    "count", or "mixed" of several rounds. steady: whether the warm-up ended with two windows that
-    agree. warmup_s: its length. disturbed: positions of the samples during which a thread of the
-    process was switched out, or since whose predecessor the hypervisor took time from a core.
-    cpu_share: CPU time of the process, by wall time, while it was timed and restored its arguments.
+    enough others were taken; where not, all count. core_s: the fastest loop (core.py), None where
+    none tells anything. number: calls in a sample, at the least. stopped: "interval" (that of the
+    median is below 1 %), "budget", "count", or "mixed" of several rounds. steady: whether the warm-up
+    ended with two windows that agree. warmup_s: its length. disturbed: positions of the samples during
+    which a thread of the process was switched out, or since whose predecessor the hypervisor took time
+    from a core. cpu_share: CPU time of the process, by wall time, while it was timed and restored its
+    arguments.
     """
 
     samples_s: list[float]
     shared_s: list[float]
     free: bool
-    core_s: float
+    core_s: float | None
     number: int
     stopped: str
     steady: bool
@@ -74,11 +75,12 @@ def sample(
         warmup_s = (perf_counter_ns() - start_ns) / 1e9
 
         start_ns, busy_ns, cpu_ns = perf_counter_ns(), 0, 0
-        taken: list[tuple[float, bool, bool]] = []
+        # Seconds a call, the slower of the loops before and after, and whether it was disturbed.
+        taken: list[tuple[float, float, bool]] = []
         stopped = ""
         stolen_s = steal_s()
         while not stopped:
-            free = core.settle(budget_s - _since_s(start_ns))
+            loop_s = core.settle(budget_s - _since_s(start_ns))
             # What asks the kernel stands before the arguments: between them and the clock it costs 3 to 7 % of 3 us.
             switches, stolen_before_s = _switches(), stolen_s
             before_ns, before_cpu_ns = perf_counter_ns(), process_time_ns()
@@ -86,15 +88,16 @@ def sample(
             cpu_ns += process_time_ns() - before_cpu_ns
             busy_ns += perf_counter_ns() - before_ns
             disturbed = _switches() > switches
-            free = core.is_free() and free
+            loop_s = max(loop_s, core.loop_s())
             stolen_s = steal_s()
-            taken.append((duration_ns / number / 1e9, free, disturbed or stolen_s > stolen_before_s))
-            stopped = _stop([sample for sample, free, _ in taken if free], len(taken), _since_s(start_ns), budget_s)
-        enough = sum(free for _, free, _ in taken) >= LEAST_SAMPLES
-        counted = [one for one in taken if one[1] or not enough]
+            taken.append((duration_ns / number / 1e9, loop_s, disturbed or stolen_s > stolen_before_s))
+            free = [sample for sample, loop_s, _ in taken if core.is_free_at(loop_s)]
+            stopped = _stop(free, len(taken), _since_s(start_ns), budget_s)
+        enough = len(free) >= LEAST_SAMPLES
+        counted = [one for one in taken if not enough or core.is_free_at(one[1])]
         return Samples(
             samples_s=[sample for sample, _, _ in counted],
-            shared_s=[sample for sample, free, _ in taken if enough and not free],
+            shared_s=[sample for sample, loop_s, _ in taken if enough and not core.is_free_at(loop_s)],
             free=enough,
             core_s=core.seen_s,
             number=number,
@@ -114,7 +117,9 @@ def pooled(parts: Sequence[Samples]) -> Samples:
     What is said of them holds for every one, or is their sum or mean.
     """
     rounds = parts
-    parts = [part for part in rounds if part.free] or rounds
+    known_s = [part.core_s for part in rounds if part.core_s is not None]
+    limit_s = SHARED * min(known_s, default=float("inf"))
+    parts = [part for part in rounds if part.free and (part.core_s or 0.0) <= limit_s] or rounds
     stops = {part.stopped for part in parts}
     starts = accumulate((len(part.samples_s) for part in parts), initial=0)
     set_aside = [part.samples_s for part in rounds if part not in parts]
@@ -122,7 +127,7 @@ def pooled(parts: Sequence[Samples]) -> Samples:
         samples_s=[sample for part in parts for sample in part.samples_s],
         shared_s=[sample for some in (*(part.shared_s for part in rounds), *set_aside) for sample in some],
         free=all(part.free for part in parts),
-        core_s=min(part.core_s for part in rounds),
+        core_s=min(known_s, default=None),
         number=min(part.number for part in parts),
         stopped=stops.pop() if len(stops) == 1 else "mixed",
         steady=all(part.steady for part in parts),
