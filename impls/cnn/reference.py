@@ -1,0 +1,211 @@
+"""The definition of a training step, in float64 and as plain as can be: what every other file must agree with.
+
+One function for each layer, forward and backward; `step` puts them together. Nothing here is fast.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from impls.cnn.networks import (
+    KERNEL,
+    LEARNING_RATE,
+    MOMENTUM,
+    NORM_EPSILON,
+    NORM_MOMENTUM,
+    Array,
+    Batch,
+    Network,
+    blocks,
+    initial_statistics,
+    layers,
+)
+
+Arrays = dict[str, Array]
+
+
+@dataclass
+class State:
+    """What a step changes: parameters, their velocities, and the running statistics, by name."""
+
+    parameters: Arrays
+    velocities: Arrays
+    statistics: Arrays
+
+
+def initial_state(network: Network, parameters: Arrays) -> State:
+    """The state before the first step."""
+    velocities = {name: np.zeros_like(value) for name, value in parameters.items()}
+    return State(dict(parameters), velocities, initial_statistics(network))
+
+
+def step(network: Network, state: State, batch: Batch) -> float:
+    """One step of SGD with momentum: changes the state, returns the loss."""
+    loss, gradients, statistics = loss_and_gradients(network, state, batch)
+    state.statistics.update(statistics)
+    for name, gradient in gradients.items():
+        state.velocities[name] = MOMENTUM * state.velocities[name] + gradient
+        state.parameters[name] = state.parameters[name] - LEARNING_RATE * state.velocities[name]
+    return loss
+
+
+def logits(network: Network, state: State, images: Array) -> Array:
+    """What the trained network gives: running statistics, no dropout. (n, classes)."""
+    p, y = state.parameters, images
+    for number, block in enumerate(blocks(network), 1):
+        y = convolve(y, p[f"conv{number}.weight"], block.conv.padding)
+        if block.conv.norm:
+            mean, variance = (state.statistics[f"norm{number}.{name}"] for name in ("mean", "variance"))
+            y = p[f"norm{number}.scale"] * (y - mean) / np.sqrt(variance + NORM_EPSILON) + p[f"norm{number}.shift"]
+        else:
+            y = y + p[f"conv{number}.bias"]
+        y = relu(y)
+        y = max_pool(y)[0] if block.conv.pool else y
+    y = y.mean((1, 2)) if network.average else y.reshape(len(y), -1)
+    for number, layer in enumerate(layers(network), 1):
+        y = y @ p[f"dense{number}.weight"] + p[f"dense{number}.bias"]
+        y = relu(y) if layer.hidden else y
+    return y
+
+
+def loss_and_gradients(network: Network, state: State, batch: Batch) -> tuple[float, Arrays, Arrays]:
+    """The loss, its gradient by each parameter, and the running statistics after this batch."""
+    p = state.parameters
+    gradients: Arrays = {}
+    statistics: Arrays = {}
+
+    images, activations = [batch.images], []
+    norms: list[tuple[Array, ...]] = []
+    winners: list[Array] = []
+    for number, block in enumerate(blocks(network), 1):
+        y = convolve(images[-1], p[f"conv{number}.weight"], block.conv.padding)
+        if block.conv.norm:
+            norms.append(normalise(y))
+            statistics |= _running(state.statistics, number, y)
+            y = p[f"norm{number}.scale"] * norms[-1][0] + p[f"norm{number}.shift"]
+        else:
+            norms.append(())
+            y = y + p[f"conv{number}.bias"]
+        activations.append(y := relu(y))
+        y, winner = max_pool(y) if block.conv.pool else (y, y[:0])
+        winners.append(winner)
+        images.append(y)
+    last = images[-1]
+    y = last.mean((1, 2)) if network.average else last.reshape(len(last), -1)
+
+    inputs, outputs = [], []
+    for number, layer in enumerate(layers(network), 1):
+        inputs.append(y)
+        y = y @ p[f"dense{number}.weight"] + p[f"dense{number}.bias"]
+        if layer.hidden:
+            outputs.append(y := relu(y))
+            y = y * batch.masks[number - 1]
+    loss, grad = cross_entropy(y, batch.labels)
+
+    for number, layer in reversed(list(enumerate(layers(network), 1))):
+        if layer.hidden:
+            grad = relu_backward(grad * batch.masks[number - 1], outputs[number - 1])
+        gradients[f"dense{number}.weight"] = inputs[number - 1].T @ grad
+        gradients[f"dense{number}.bias"] = grad.sum(0)
+        grad = grad @ p[f"dense{number}.weight"].T
+    if network.average:
+        grad = np.broadcast_to(grad[:, None, None, :] / (last.shape[1] * last.shape[2]), last.shape)
+    else:
+        grad = grad.reshape(last.shape)
+
+    for number, block in reversed(list(enumerate(blocks(network), 1))):
+        if block.conv.pool:
+            grad = max_pool_backward(grad, winners[number - 1], activations[number - 1].shape)
+        grad = relu_backward(grad, activations[number - 1])
+        if block.conv.norm:
+            normalised, deviation = norms[number - 1]
+            gradients[f"norm{number}.scale"] = (grad * normalised).sum((0, 1, 2))
+            gradients[f"norm{number}.shift"] = grad.sum((0, 1, 2))
+            grad = normalise_backward(grad * p[f"norm{number}.scale"], normalised, deviation)
+        else:
+            gradients[f"conv{number}.bias"] = grad.sum((0, 1, 2))
+        gradients[f"conv{number}.weight"] = convolve_backward_weight(grad, images[number - 1], block.conv.padding)
+        if number > 1:
+            grad = convolve_backward_image(grad, p[f"conv{number}.weight"], block.conv.padding)
+    return loss, gradients, statistics
+
+
+def convolve(image: Array, weight: Array, padding: int) -> Array:
+    """Cross-correlation, (n, h, w, c) with (3, 3, c, f) to (n, h', w', f)."""
+    return np.tensordot(_windows(image, padding), weight.transpose(2, 0, 1, 3), 3)
+
+
+def convolve_backward_weight(grad: Array, image: Array, padding: int) -> Array:
+    """The gradient by the weight, (3, 3, c, f)."""
+    return np.tensordot(_windows(image, padding), grad, ((0, 1, 2), (0, 1, 2))).transpose(1, 2, 0, 3)
+
+
+def convolve_backward_image(grad: Array, weight: Array, padding: int) -> Array:
+    """The gradient by the image: that of the result, convolved with the filters turned round."""
+    return convolve(grad, weight[::-1, ::-1].transpose(0, 1, 3, 2), KERNEL - 1 - padding)
+
+
+def _windows(image: Array, padding: int) -> Array:
+    """The 3 x 3 pixels around each, (n, h', w', c, 3, 3)."""
+    padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    return np.lib.stride_tricks.sliding_window_view(padded, (KERNEL, KERNEL), (1, 2))
+
+
+def relu(x: Array) -> Array:
+    return np.where(x > 0, x, 0)
+
+
+def relu_backward(grad: Array, y: Array) -> Array:
+    return np.where(y > 0, grad, 0)
+
+
+def max_pool(x: Array) -> tuple[Array, Array]:
+    """The largest of each 2 x 2, and which of the four: the first of equals. A last odd row or column is dropped."""
+    n, height, width, channels = x.shape
+    windows = x[:, : height // 2 * 2, : width // 2 * 2].reshape(n, height // 2, 2, width // 2, 2, channels)
+    windows = windows.transpose(0, 1, 3, 5, 2, 4).reshape(n, height // 2, width // 2, channels, 4)
+    return windows.max(-1), windows.argmax(-1)
+
+
+def max_pool_backward(grad: Array, winner: Array, shape: tuple[int, ...]) -> Array:
+    """The gradient where the largest was, 0 elsewhere."""
+    n, height, width, channels = grad.shape
+    windows = np.where(np.arange(4) == winner[..., None], grad[..., None], 0)
+    windows = windows.reshape(n, height, width, channels, 2, 2).transpose(0, 1, 4, 2, 5, 3)
+    whole = np.zeros(shape, grad.dtype)
+    whole[:, : 2 * height, : 2 * width] = windows.reshape(n, 2 * height, 2 * width, channels)
+    return whole
+
+
+def normalise(x: Array) -> tuple[Array, Array]:
+    """x with mean 0 and variance 1 in each channel, and the deviation that it had.
+
+    Source: Ioffe and Szegedy, "Batch normalization", ICML 2015.
+    """
+    deviation = np.sqrt(x.var((0, 1, 2)) + NORM_EPSILON)
+    return (x - x.mean((0, 1, 2))) / deviation, deviation
+
+
+def normalise_backward(grad: Array, normalised: Array, deviation: Array) -> Array:
+    """The gradient by what was normalised."""
+    mean, along = grad.mean((0, 1, 2)), (grad * normalised).mean((0, 1, 2))
+    return (grad - mean - normalised * along) / deviation
+
+
+def _running(statistics: Arrays, number: int, x: Array) -> Arrays:
+    """Running mean and variance; that of the sample, with n - 1, as in torch."""
+    found = {"mean": x.mean((0, 1, 2)), "variance": x.var((0, 1, 2), ddof=1)}
+    return {
+        f"norm{number}.{name}": (1 - NORM_MOMENTUM) * statistics[f"norm{number}.{name}"] + NORM_MOMENTUM * value
+        for name, value in found.items()
+    }
+
+
+def cross_entropy(scores: Array, labels: Array) -> tuple[float, Array]:
+    """The mean softmax cross-entropy, and its gradient by the logits."""
+    n = len(labels)
+    shifted = scores - scores.max(1, keepdims=True)
+    logarithms = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    grad = np.exp(logarithms)
+    grad[np.arange(n), labels] -= 1
+    return -float(logarithms[np.arange(n), labels].mean()), grad / n
