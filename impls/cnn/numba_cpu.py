@@ -1,0 +1,642 @@
+"""A training step in Numba, written by hand: loops around the matrix products of BLAS.
+
+The ideas of `numpy_`, and what compiled loops can do besides:
+
+- Affine, max-pool, ReLU and which phase was largest are one loop over what a convolution gave, still in cache; so is
+  the gradient of the four, the other way.
+- A thread takes its part of the batch through the whole block: there are one or two parallel regions for each,
+  with BLAS on one thread inside.
+- The gradient by an image is added up window by window, 3 c elements at a time.
+
+`np.dot` in compiled code calls the BLAS that comes with SciPy.
+"""
+
+from typing import Any
+
+import numpy as np
+import scipy.linalg.blas  # noqa: F401, the BLAS of np.dot, which must be there before its threads are limited
+from numba import get_num_threads, njit, prange
+from threadpoolctl import threadpool_limits
+
+from impls.cnn.networks import (
+    LEARNING_RATE,
+    MOMENTUM,
+    NORM_EPSILON,
+    NORM_MOMENTUM,
+    Array,
+    Network,
+)
+from impls.cnn.workspace import Convolution, Framed, HandWritten, parts
+
+
+def build(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> "Step":
+    return Step(network, parameters, n, dtype, relu)
+
+
+class Step(HandWritten):
+    """A step on n images with arrays of its own (`impls.cnn`): forward, loss, backward, update."""
+
+    def __init__(self, network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> None:
+        super().__init__(network, parameters, n, dtype, relu)
+        self.parts = np.array(parts(n, min(n, get_num_threads())))
+        self.scratch = [self._scratch(conv) for conv in self.convs]
+        self.filters: dict[str, Array] = {}
+        self.logits_grad = np.zeros_like(self.dense[-1].output)
+        # Each thread calls BLAS for its own part of the batch.
+        threadpool_limits(1, "blas")
+
+    def _scratch(self, conv: Convolution) -> tuple[Array, ...]:
+        """For each thread: columns, products, what they give, by the filters twice, and two sums for each filter."""
+        rows, filters = conv.chunk * conv.product_rows, conv.conv.filters
+        shapes = (
+            (conv.products, rows, conv.inputs),
+            (conv.products, rows if conv.products > 1 else 0, filters),
+            (conv.chunk * conv.rows, filters),
+            (conv.products, conv.inputs, filters),
+            (conv.inputs, filters),
+            (2, filters),
+        )
+        return tuple(np.zeros((len(self.parts), *shape), self.dtype) for shape in shapes)
+
+    def forward(self, given: Any) -> Array:
+        images, _, masks = given
+        Framed(self.convs[0].frame, self.convs[0].padding).inside[...] = images
+        for conv, scratch in zip(self.convs, self.scratch, strict=True):
+            self._convolution(conv, *scratch)
+        last = self.memory.last
+        y = last.mean((1, 2)) if self.network.average else last.reshape(self.n, -1)
+        self.dense_inputs = [y]
+        for dense, mask in zip(self.dense, [*masks, None], strict=True):
+            weight, bias = self.parameters[f"{dense.name}.weight"], self.parameters[f"{dense.name}.bias"]
+            np.dot(y, weight, out=dense.before_relu)
+            if mask is None:
+                dense.before_relu += bias
+            else:
+                y = np.empty_like(dense.output)
+                _rectify_and_drop(dense.before_relu, bias, mask, self.rectifies, dense.output, y)
+                self.dense_inputs.append(y)
+        return self.dense[-1].output
+
+    def _convolution(
+        self, conv: Convolution, columns: Array, products: Array, convolved: Array, *others: Array
+    ) -> None:
+        filters = self.filters[conv.name] = conv.filters(self.parameters[f"{conv.name}.weight"])
+        convolve = (conv.frame, filters, *_geometry(conv), self.parts, conv.chunk, columns, products)
+        activate = (*conv.output, *conv.target, _winner(conv), self.rectifies)
+        if conv.convolved is None:
+            ones = np.ones(conv.conv.filters, self.dtype)
+            _convolve_and_activate(*convolve, convolved, ones, self.parameters[f"{conv.name}.bias"], *activate)
+            return
+        moments = np.zeros((len(self.parts), 2, conv.conv.filters))
+        _convolve_and_sum(*convolve, conv.convolved, moments)
+        self._normalise(conv, moments)
+        factor = self.parameters[f"{conv.norm}.scale"] / conv.deviation
+        shift = self.parameters[f"{conv.norm}.shift"] - conv.mean * factor
+        _activate_all(conv.convolved, conv.step, *conv.size, self.parts, factor, shift, *activate)
+
+    def _normalise(self, conv: Convolution, moments: Array) -> None:
+        """Mean and deviation of the batch from those of the threads' parts, and the running statistics."""
+        counts = ((self.parts[:, 1] - self.parts[:, 0]) * conv.rows)[:, None]
+        means, squares = moments[:, 0], moments[:, 1]
+        mean = (counts * means).sum(0) / counts.sum()
+        squares = (squares + counts * (means - mean) ** 2).sum(0)
+        conv.mean = mean.astype(self.dtype)
+        conv.deviation = np.sqrt(squares / counts.sum() + NORM_EPSILON).astype(self.dtype)
+        for name, value in (("mean", mean), ("variance", squares / (counts.sum() - 1))):
+            running = self.statistics[f"{conv.norm}.{name}"]
+            running += NORM_MOMENTUM * (value - running)
+
+    def loss(self, scores: Array, given: Any) -> tuple[float, Array]:
+        return _cross_entropy(scores, given[1], self.logits_grad), self.logits_grad
+
+    def backward(self, grad: Array, given: Any) -> None:
+        for dense, x, mask in reversed(list(zip(self.dense, self.dense_inputs, [*given[2], None], strict=True))):
+            if mask is not None:
+                _rectify_and_drop_backward(grad, mask, self.rectifies, dense.output)
+            np.dot(x.T, grad, out=self.memory.gradients[f"{dense.name}.weight"])
+            np.sum(grad, 0, out=self.memory.gradients[f"{dense.name}.bias"])
+            grad = np.dot(grad, self.parameters[f"{dense.name}.weight"].T)
+        last_grad = self.memory.last_grad
+        if self.network.average:
+            last_grad[...] = (grad / (last_grad.shape[1] * last_grad.shape[2]))[:, None, None, :]
+        else:
+            last_grad[...] = grad.reshape(last_grad.shape)
+        for conv, scratch in reversed(list(zip(self.convs, self.scratch, strict=True))):
+            self._convolution_backward(conv, *scratch)
+
+    def _convolution_backward(
+        self,
+        conv: Convolution,
+        columns: Array,
+        products: Array,
+        grads: Array,
+        by_filters: Array,
+        room: Array,
+        sums: Array,
+    ) -> None:
+        activated = (conv.output.frame, conv.output_grad.frame, conv.output.padding, _winner(conv), self.rectifies)
+        filters = conv.conv.filters
+        factor, slope, offset = (
+            np.ones(filters, self.dtype),
+            np.zeros(filters, self.dtype),
+            np.zeros(filters, self.dtype),
+        )
+        # Without batch norm nothing was kept, and nothing of it is read.
+        kept = np.empty((0, filters), self.dtype) if conv.convolved is None else conv.convolved
+        if conv.convolved is not None:
+            _sum_backward(kept, conv.mean, conv.step, *conv.size, self.parts, *activated, sums)
+            shift, along = sums.sum(0)
+            scale = along / conv.deviation
+            self.memory.gradients[f"{conv.norm}.shift"][...] = shift
+            self.memory.gradients[f"{conv.norm}.scale"][...] = scale
+            factor = self.parameters[f"{conv.norm}.scale"] / conv.deviation
+            slope = -factor * scale / (self.n * conv.rows * conv.deviation)
+            offset = -factor * shift / (self.n * conv.rows) - slope * conv.mean
+        _convolve_backward(
+            conv.frame, self.filters[conv.name], *_geometry(conv), self.parts, conv.chunk, columns, products,
+            kept, factor, slope, offset, *activated, grads, by_filters, room, sums, conv.frame_grad,
+        )  # fmt: skip
+        self.memory.gradients[f"{conv.name}.weight"][...] = conv.filters_backward(by_filters.sum(0))
+        if conv.convolved is None:
+            np.sum(sums[:, 0], 0, out=self.memory.gradients[f"{conv.name}.bias"])
+
+    def update(self) -> None:
+        _update(self.parameters.vector, self.memory.velocities.vector, self.memory.gradients.vector)
+
+
+def _geometry(conv: Convolution) -> tuple[int, int, int, int]:
+    """Step of the windows within a phase, height and width of a phase, channels."""
+    return conv.step, *conv.size, conv.frame.shape[3]
+
+
+def _winner(conv: Convolution) -> Array:
+    return np.empty((0, *conv.size, conv.conv.filters), np.uint8) if conv.winner is None else conv.winner
+
+
+# Forward
+
+
+@njit(parallel=True, cache=True)
+def _convolve_and_activate(
+    frame, filters, step, height, width, channels, parts, chunk, columns, products, convolved, factor, shift,
+    output, padding, target, target_padding, winner, rectifies,
+):  # fmt: skip
+    rows = step * step * height * width
+    for worker in prange(len(parts)):
+        first, last = parts[worker, 0], parts[worker, 1]
+        for start in range(first, last, chunk):
+            stop = min(start + chunk, last)
+            found = convolved[worker, : (stop - start) * rows]
+            _convolve(
+                frame, filters, step, height, width, channels, start, stop, columns[worker], products[worker], found
+            )
+            for image in range(start, stop):
+                own = found[(image - start) * rows : (image - start + 1) * rows]
+                _activate(
+                    own, image, step, height, width, factor, shift,
+                    output, padding, target, target_padding, winner, rectifies,
+                )  # fmt: skip
+
+
+@njit(parallel=True, cache=True)
+def _convolve_and_sum(
+    frame, filters, step, height, width, channels, parts, chunk, columns, products, convolved, moments
+):  # fmt: skip
+    """moments: (workers, 2, filters), the mean of each worker's rows and the squares of what they are off it."""
+    rows = step * step * height * width
+    for worker in prange(len(parts)):
+        first, last = parts[worker, 0], parts[worker, 1]
+        for start in range(first, last, chunk):
+            stop = min(start + chunk, last)
+            found = convolved[start * rows : stop * rows]
+            _convolve(
+                frame, filters, step, height, width, channels, start, stop, columns[worker], products[worker], found
+            )
+            _merge(moments[worker], (start - first) * rows, found)
+
+
+@njit(cache=True)
+def _convolve(frame, filters, step, height, width, channels, start, stop, columns, products, found):
+    """Some images by one product of columns of windows, or by 16 of tiles, image after image, phase after phase."""
+    if len(filters) == 1:
+        given = columns[0, : len(found)]
+        _gather(frame, start, stop, step, height, width, channels, given)
+        np.dot(given, filters[0], found)
+        return
+    rows = (stop - start) * height * width
+    _gather_tiles(frame, start, stop, height, width, columns)
+    for product in range(16):
+        np.dot(columns[product, :rows], filters[product], products[product, :rows])
+    _outputs(products, height, width, found)
+
+
+@njit(cache=True)
+def _gather(frame, start, stop, step, height, width, channels, columns):
+    """The 3 x 3 windows of some images, phase after phase, to rows of 9 channels."""
+    run, row = 3 * channels, 0
+    lines = frame.reshape((frame.shape[0], frame.shape[1], frame.shape[2] * channels))
+    for image in range(start, stop):
+        for a in range(step):
+            for b in range(step):
+                for y in range(height):
+                    for x in range(width):
+                        first = (step * x + b) * channels
+                        for i in range(3):
+                            line = lines[image, step * y + a + i]
+                            for k in range(run):
+                                columns[row, i * run + k] = line[first + k]
+                        row += 1
+
+
+# Rows of B^T (`winograd`): a pixel, plus or minus another.
+FIRST, OTHER, SIGN = (0, 1, 2, 1), (2, 2, 1, 3), (-1, 1, -1, -1)
+
+
+@njit(cache=True)
+def _gather_tiles(frame, start, stop, height, width, tiles):
+    """B^T d B of the 4 x 4 tiles of some images, (16, tiles, channels): first B^T d of a row of tiles."""
+    channels, number = frame.shape[3], frame.dtype.type
+    used = (2 * width + 2) * channels
+    lines = frame.reshape((frame.shape[0], frame.shape[1], frame.shape[2] * channels))
+    half = np.empty((4, 2 * width + 2, channels), frame.dtype)
+    row = 0
+    for image in range(start, stop):
+        for y in range(height):
+            for i in range(4):
+                first, other = lines[image, 2 * y + FIRST[i], :used], lines[image, 2 * y + OTHER[i], :used]
+                _add_signed(first, other, number(SIGN[i]), half[i].reshape(used))
+            for x in range(width):
+                for i in range(4):
+                    for j in range(4):
+                        first, other = half[i, 2 * x + FIRST[j]], half[i, 2 * x + OTHER[j]]
+                        _add_signed(first, other, number(SIGN[j]), tiles[4 * i + j, row])
+                row += 1
+
+
+@njit(cache=True)
+def _add_signed(first, other, sign, out):
+    for k in range(len(out)):
+        out[k] = first[k] + sign * other[k]
+
+
+@njit(cache=True)
+def _outputs(products, height, width, rows):
+    """A^T m A: (16, tiles, filters) to four rows of each tile, phase after phase. A row of tiles at a time."""
+    run = width * rows.shape[1]
+    given = products.reshape((16, products.shape[1] // width, run))
+    phases = rows.reshape((len(rows) // (4 * height * width), 4, height, run))
+    half = np.empty((2, 4, run), rows.dtype)
+    for image in range(len(phases)):
+        for y in range(height):
+            line, out = image * height + y, phases[image, :, y]
+            for i in range(4):
+                _outputs_of_four(
+                    given[4 * i, line], given[4 * i + 1, line], given[4 * i + 2, line], given[4 * i + 3, line],
+                    half[0, i], half[1, i],
+                )  # fmt: skip
+            for b in range(2):
+                _outputs_of_four(half[b, 0], half[b, 1], half[b, 2], half[b, 3], out[b], out[2 + b])
+
+
+@njit(cache=True)
+def _outputs_of_four(m0, m1, m2, m3, first, second):
+    for f in range(len(first)):
+        first[f] = m0[f] + m1[f] + m2[f]
+    for f in range(len(first)):
+        second[f] = m1[f] - m2[f] - m3[f]
+
+
+@njit(cache=True)
+def _merge(moments, count, found):
+    """Add rows to `count` others. Source: Chan, Golub and LeVeque, 1983."""
+    n, filters = found.shape
+    mean, squares = np.zeros(filters, found.dtype), np.zeros(filters, found.dtype)
+    for row in range(n):
+        for f in range(filters):
+            mean[f] += found[row, f]
+    mean /= n
+    for row in range(n):
+        for f in range(filters):
+            squares[f] += (found[row, f] - mean[f]) ** 2
+    for f in range(filters):
+        off = mean[f] - moments[0, f]
+        moments[1, f] += squares[f] + off * off * count * n / (count + n)
+        moments[0, f] += off * n / (count + n)
+
+
+@njit(parallel=True, cache=True)
+def _activate_all(
+    convolved, step, height, width, parts, factor, shift, output, padding, target, target_padding, winner, rectifies
+):  # fmt: skip
+    rows = step * step * height * width
+    for worker in prange(len(parts)):
+        for image in range(parts[worker, 0], parts[worker, 1]):
+            own = convolved[image * rows : (image + 1) * rows]
+            _activate(
+                own, image, step, height, width, factor, shift,
+                output, padding, target, target_padding, winner, rectifies,
+            )  # fmt: skip
+
+
+@njit(cache=True)
+def _activate(
+    rows, image, step, height, width, factor, shift, output, padding, target, target_padding, winner, rectifies
+):  # fmt: skip
+    """Affine, largest of the phases where they are pooled, and ReLU, of one image."""
+    pixels, filters = height * width, rows.shape[1]
+    for y in range(height):
+        for x in range(width):
+            pixel = y * width + x
+            if len(winner):
+                before = target[image, y + target_padding, x + target_padding]
+                won = winner[image, y, x]
+                for f in range(filters):
+                    largest, phase = rows[pixel, f] * factor[f] + shift[f], 0
+                    for other in range(1, 4):
+                        value = rows[other * pixels + pixel, f] * factor[f] + shift[f]
+                        phase = other if value > largest else phase
+                        largest = value if value > largest else largest
+                    before[f], won[f] = largest, phase
+                _rectify(before, rectifies, output[image, y + padding, x + padding])
+                continue
+            for phase in range(step * step):
+                own_y, own_x = step * y + phase // step, step * x + phase % step
+                before = target[image, own_y + target_padding, own_x + target_padding]
+                for f in range(filters):
+                    before[f] = rows[phase * pixels + pixel, f] * factor[f] + shift[f]
+                _rectify(before, rectifies, output[image, own_y + padding, own_x + padding])
+
+
+@njit(cache=True)
+def _rectify(before, rectifies, after):
+    zero = before.dtype.type(0)
+    for f in range(len(before)):
+        after[f] = before[f] if before[f] > zero or not rectifies else zero
+
+
+@njit(cache=True)
+def _rectify_and_drop(z, bias, mask, rectifies, output, dropped):
+    for i in range(z.shape[0]):
+        for f in range(z.shape[1]):
+            z[i, f] += bias[f]
+            output[i, f] = max(z[i, f], 0) if rectifies else z[i, f]
+            dropped[i, f] = output[i, f] * mask[i, f]
+
+
+@njit(cache=True)
+def _cross_entropy(scores, labels, grad):
+    """The mean softmax cross-entropy; its gradient by the logits goes to `grad`."""
+    n, classes = scores.shape
+    loss = 0.0
+    for i in range(n):
+        largest = scores[i].max()
+        total = 0.0
+        for c in range(classes):
+            grad[i, c] = np.exp(scores[i, c] - largest)
+            total += grad[i, c]
+        loss += np.log(total) - (scores[i, labels[i]] - largest)
+        for c in range(classes):
+            grad[i, c] = (grad[i, c] / total - (c == labels[i])) / n
+    return loss / n
+
+
+# Backward
+
+
+@njit(cache=True)
+def _rectify_and_drop_backward(grad, mask, rectifies, output):
+    for i in range(grad.shape[0]):
+        for f in range(grad.shape[1]):
+            grad[i, f] = grad[i, f] * mask[i, f] if output[i, f] > 0 or not rectifies else 0
+
+
+@njit(cache=True)
+def _activate_backward(image, step, height, width, output, output_grad, padding, winner, rectifies, grads):
+    """The gradient by what one image's convolution gave, or batch norm made of it, phase after phase."""
+    pixels, filters, zero = height * width, grads.shape[1], grads.dtype.type(0)
+    for y in range(height):
+        for x in range(width):
+            for phase in range(step * step):
+                found = grads[phase * pixels + y * width + x]
+                if len(winner):
+                    result, given = (
+                        output[image, y + padding, x + padding],
+                        output_grad[image, y + padding, x + padding],
+                    )
+                    won = winner[image, y, x]
+                    for f in range(filters):
+                        passes = (result[f] > zero) | (not rectifies)
+                        found[f] = given[f] if (won[f] == phase) & passes else zero
+                else:
+                    own_y, own_x = step * y + phase // step + padding, step * x + phase % step + padding
+                    result, given = output[image, own_y, own_x], output_grad[image, own_y, own_x]
+                    for f in range(filters):
+                        found[f] = given[f] if (result[f] > zero) | (not rectifies) else zero
+
+
+@njit(parallel=True, cache=True)
+def _sum_backward(kept, mean, step, height, width, parts, output, output_grad, padding, winner, rectifies, sums):
+    """sums: (workers, 2, filters), of the gradient and of its products with x - mean."""
+    pixels, filters, zero = height * width, kept.shape[1], kept.dtype.type(0)
+    rows = step * step * pixels
+    pooled = len(winner) > 0
+    for worker in prange(len(parts)):
+        sums[worker] = 0
+        plain, along = sums[worker, 0], sums[worker, 1]
+        for image in range(parts[worker, 0], parts[worker, 1]):
+            for y in range(height):
+                for x in range(width):
+                    row = image * rows + y * width + x
+                    for phase in range(1 if pooled else step * step):
+                        own_y, own_x = (y, x) if pooled else (step * y + phase // step, step * x + phase % step)
+                        result = output[image, own_y + padding, own_x + padding]
+                        given = output_grad[image, own_y + padding, own_x + padding]
+                        for f in range(filters):
+                            grad = given[f] if (result[f] > zero) | (not rectifies) else zero
+                            chosen = winner[image, y, x, f] if pooled else phase
+                            plain[f] += grad
+                            along[f] += grad * (kept[row + chosen * pixels, f] - mean[f])
+
+
+@njit(parallel=True, cache=True)
+def _convolve_backward(
+    frame, filters, step, height, width, channels, parts, chunk, columns, products, kept, factor, slope, offset,
+    output, output_grad, padding, winner, rectifies, grads, by_filters, room, sums, frame_grad,
+):  # fmt: skip
+    """Gradients by filters, for each worker, by bias (sums[:, 0]) where nothing was kept, and by a frame if any."""
+    rows = step * step * height * width
+    for worker in prange(len(parts)):
+        first, last = parts[worker, 0], parts[worker, 1]
+        by_filters[worker] = 0
+        if len(kept) == 0:
+            sums[worker] = 0
+        for start in range(first, last, chunk):
+            stop = min(start + chunk, last)
+            found = grads[worker, : (stop - start) * rows]
+            for image in range(start, stop):
+                own = found[(image - start) * rows : (image - start + 1) * rows]
+                _activate_backward(image, step, height, width, output, output_grad, padding, winner, rectifies, own)
+            if len(kept):
+                _normalise_backward(found, kept[start * rows : stop * rows], factor, slope, offset)
+            else:
+                _add_rows(found, sums[worker, 0])
+            _multiply_backward(
+                frame, filters, step, height, width, channels, start, stop, columns[worker], products[worker],
+                found, by_filters[worker], room[worker], frame_grad,
+            )  # fmt: skip
+
+
+@njit(cache=True)
+def _multiply_backward(
+    frame, filters, step, height, width, channels, start, stop, columns, products,
+    grads, by_filters, room, frame_grad,
+):  # fmt: skip
+    """Gradients by filters, added to those there, and by a frame if any, of some images. The inverse of `_convolve`."""
+    if len(filters) == 1:
+        given = columns[0, : len(grads)]
+        _gather(frame, start, stop, step, height, width, channels, given)
+        np.dot(given.T, grads, room)
+        _add(room, by_filters[0])
+        if len(frame_grad):
+            np.dot(grads, filters[0].T, given)
+            _scatter(given, start, stop, step, height, width, channels, frame_grad)
+        return
+    rows = (stop - start) * height * width
+    _gather_tiles(frame, start, stop, height, width, columns)
+    _outputs_backward(grads, height, width, products)
+    for product in range(16):
+        given, grad = columns[product, :rows], products[product, :rows]
+        np.dot(given.T, grad, room)
+        _add(room, by_filters[product])
+        if len(frame_grad):
+            np.dot(grad, filters[product].T, given)
+    if len(frame_grad):
+        _scatter_tiles(columns, start, stop, height, width, frame_grad)
+
+
+@njit(cache=True)
+def _add(found, total):
+    for i in range(found.shape[0]):
+        for f in range(found.shape[1]):
+            total[i, f] += found[i, f]
+
+
+@njit(cache=True)
+def _outputs_backward(rows, height, width, products):
+    """The gradient by the products: four rows of each tile, phase after phase, to (16, tiles, filters)."""
+    run = width * rows.shape[1]
+    phases = rows.reshape((len(rows) // (4 * height * width), 4, height, run))
+    found = products.reshape((16, products.shape[1] // width, run))
+    half = np.empty((4, 2, run), rows.dtype)
+    for image in range(len(phases)):
+        for y in range(height):
+            line, given = image * height + y, phases[image, :, y]
+            for b in range(2):
+                _outputs_of_four_backward(given[b], given[2 + b], half[0, b], half[1, b], half[2, b], half[3, b])
+            for i in range(4):
+                _outputs_of_four_backward(
+                    half[i, 0], half[i, 1],
+                    found[4 * i, line], found[4 * i + 1, line], found[4 * i + 2, line], found[4 * i + 3, line],
+                )  # fmt: skip
+
+
+@njit(cache=True)
+def _outputs_of_four_backward(first, second, m0, m1, m2, m3):
+    for f in range(len(first)):
+        m0[f] = first[f]
+    for f in range(len(first)):
+        m1[f] = first[f] + second[f]
+    for f in range(len(first)):
+        m2[f] = first[f] - second[f]
+    for f in range(len(first)):
+        m3[f] = -second[f]
+
+
+@njit(cache=True)
+def _scatter_tiles(tiles, start, stop, height, width, frame_grad):
+    """The gradient by the frame: B t B^T of each tile, added up where tiles overlap; first B t of a row of tiles."""
+    channels = frame_grad.shape[3]
+    run = width * channels
+    given = tiles.reshape((16, tiles.shape[1] // width, run))
+    half = np.empty((4, 4, width, channels), tiles.dtype)
+    frame_grad[start:stop] = 0
+    for image in range(start, stop):
+        for y in range(height):
+            line = (image - start) * height + y
+            for j in range(4):
+                _fold(
+                    given[j, line], given[4 + j, line], given[8 + j, line], given[12 + j, line],
+                    half[0, j].reshape(run), half[1, j].reshape(run), half[2, j].reshape(run), half[3, j].reshape(run),
+                )  # fmt: skip
+            for i in range(4):
+                found = frame_grad[image, 2 * y + i]
+                for x in range(width):
+                    _fold_and_add(
+                        half[i, 0, x], half[i, 1, x], half[i, 2, x], half[i, 3, x],
+                        found[2 * x], found[2 * x + 1], found[2 * x + 2], found[2 * x + 3],
+                    )  # fmt: skip
+
+
+@njit(cache=True)
+def _fold(t0, t1, t2, t3, p0, p1, p2, p3):
+    """B t: what four transformed pixels give back to each pixel."""
+    for k in range(len(t0)):
+        p0[k] = t0[k]
+    for k in range(len(t0)):
+        p1[k] = t1[k] - t2[k] + t3[k]
+    for k in range(len(t0)):
+        p2[k] = t1[k] + t2[k] - t0[k]
+    for k in range(len(t0)):
+        p3[k] = -t3[k]
+
+
+@njit(cache=True)
+def _fold_and_add(t0, t1, t2, t3, p0, p1, p2, p3):
+    for k in range(len(t0)):
+        p0[k] += t0[k]
+    for k in range(len(t0)):
+        p1[k] += t1[k] - t2[k] + t3[k]
+    for k in range(len(t0)):
+        p2[k] += t1[k] + t2[k] - t0[k]
+    for k in range(len(t0)):
+        p3[k] -= t3[k]
+
+
+@njit(cache=True)
+def _normalise_backward(grads, kept, factor, slope, offset):
+    for row in range(grads.shape[0]):
+        for f in range(grads.shape[1]):
+            grads[row, f] = factor[f] * grads[row, f] + slope[f] * kept[row, f] + offset[f]
+
+
+@njit(cache=True)
+def _add_rows(rows, total):
+    for row in range(rows.shape[0]):
+        for f in range(rows.shape[1]):
+            total[f] += rows[row, f]
+
+
+@njit(cache=True)
+def _scatter(columns, start, stop, step, height, width, channels, frame_grad):
+    """The inverse of `_gather`: adds up what windows share."""
+    run, row = 3 * channels, 0
+    frame_grad[start:stop] = 0
+    lines = frame_grad.reshape((frame_grad.shape[0], frame_grad.shape[1], frame_grad.shape[2] * channels))
+    for image in range(start, stop):
+        for a in range(step):
+            for b in range(step):
+                for y in range(height):
+                    for x in range(width):
+                        first = (step * x + b) * channels
+                        for i in range(3):
+                            line = lines[image, step * y + a + i]
+                            for k in range(run):
+                                line[first + k] += columns[row, i * run + k]
+                        row += 1
+
+
+@njit(parallel=True, cache=True)
+def _update(parameters, velocities, gradients):
+    for i in prange(len(parameters)):
+        velocities[i] = MOMENTUM * velocities[i] + gradients[i]
+        parameters[i] -= LEARNING_RATE * velocities[i]

@@ -1,0 +1,201 @@
+"""What steps written by hand share (`numpy_`, `numba_cpu`): their memory, allocated once, and the order of a step."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from impls.cnn import unmarked, winograd
+from impls.cnn.networks import (
+    KERNEL,
+    Array,
+    Batch,
+    Block,
+    Layer,
+    Network,
+    blocks,
+    initial_statistics,
+    layers,
+    parameter_shapes,
+    require,
+    require_batch,
+)
+from impls.cnn.reference import State
+
+# What matrix products read and write at a time: more falls out of a core's caches, less makes products small. Between
+# 1 and 8 MiB little depends on it.
+CHUNK_BYTES = 2 * 1024 * 1024
+# With fewer channels, products of tiles are too narrow.
+WINOGRAD_CHANNELS = 16
+
+
+class Named:
+    """Arrays by name that are parts of one vector, so that an update takes few calls."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]], dtype: str) -> None:
+        ends = np.cumsum([prod(shape) for shape in shapes.values()])
+        self.vector = np.zeros(ends[-1], dtype)
+        parts = np.split(self.vector, ends[:-1])
+        self.arrays = {name: part.reshape(shapes[name]) for name, part in zip(shapes, parts, strict=True)}
+
+    def __getitem__(self, name: str) -> Array:
+        return self.arrays[name]
+
+    def copies(self) -> dict[str, Array]:
+        return {name: array.copy() for name, array in self.arrays.items()}
+
+
+class Framed(NamedTuple):
+    """Images (n, height, width, channels) inside a frame of so many pixels on each side."""
+
+    frame: Array
+    padding: int
+
+    @property
+    def inside(self) -> Array:
+        height, width = (size - self.padding for size in self.frame.shape[1:3])
+        return self.frame[:, self.padding : height, self.padding : width]
+
+
+class Convolution:
+    """The arrays of a block for n images, and how they are cut into chunks.
+
+    frame: the images given, framed by zeros; frame_grad: their gradient, of no image in the first block. output,
+    output_grad: what the block gives, which is the next block's image. target: where ReLU finds its input: memory of
+    its own, or the output. convolved: kept for batch norm. winner: the phase that was largest.
+
+    phases: the positions within each `step` x `step` outputs, which a max-pool compares, each with (height, width) =
+    `size` pixels of its own; rows: all pixels of an image, phase after phase. products: matrix products that convolve,
+    each of `product_rows` an image by `inputs`: 1 of columns of 3 x 3 pixels, or 16 of tiles (`winograd`).
+    """
+
+    def __init__(self, number: int, block: Block, n: int, dtype: str) -> None:
+        self.name, self.norm, self.conv, self.padding = f"conv{number}", f"norm{number}", block.conv, block.conv.padding
+        height, width, channels = block.image
+        self.frame = np.zeros((n, height + 2 * self.padding, width + 2 * self.padding, channels), dtype)
+        # The images of the first block have no gradient.
+        self.frame_grad = np.zeros_like(self.frame) if number > 1 else self.frame[:0]
+        even = block.used[0] % 2 == block.used[1] % 2 == 0
+        self.products = 16 if channels >= WINOGRAD_CHANNELS and even else 1
+        self.step = 2 if block.conv.pool or self.products == 16 else 1
+        self.size = block.used[0] // self.step, block.used[1] // self.step
+        self.phases, self.pixels = self.step**2, prod(self.size)
+        self.rows = self.phases * self.pixels
+        self.product_rows, self.inputs = (
+            (self.pixels, channels) if self.products == 16 else (self.rows, KERNEL**2 * channels)
+        )
+        image_bytes = self.products * self.product_rows * (self.inputs + block.conv.filters) * self.frame.itemsize
+        self.chunk = min(n, max(1, CHUNK_BYTES // image_bytes))
+        self.convolved = np.zeros((n * self.rows, block.conv.filters), dtype) if block.conv.norm else None
+        self.winner = np.zeros((n, *block.output), np.uint8) if block.conv.pool else None
+        # Set by the workspace.
+        self.output = self.output_grad = self.target = Framed(self.frame, 0)
+        # Of batch norm, by filter, as of the last forward pass.
+        self.mean = self.deviation = np.zeros(block.conv.filters, dtype)
+
+    def filters(self, weight: Array) -> Array:
+        """The weight as the matrix products take it, (products, inputs, filters)."""
+        return winograd.filters(weight) if self.products > 1 else weight.reshape(1, self.inputs, -1)
+
+    def filters_backward(self, grad: Array) -> Array:
+        """The gradient by the weight, (3, 3, channels, filters)."""
+        return (
+            winograd.filters_backward(grad) if self.products > 1 else grad.reshape(KERNEL, KERNEL, -1, grad.shape[-1])
+        )
+
+
+class Dense:
+    """The arrays of a dense layer for n images; of a hidden one, before and after ReLU."""
+
+    def __init__(self, number: int, layer: Layer, n: int, dtype: str, relu: str) -> None:
+        self.name, self.hidden = f"dense{number}", layer.hidden
+        self.output = np.zeros((n, layer.units), dtype)
+        self.before_relu = np.zeros_like(self.output) if layer.hidden and relu == "fresh" else self.output
+
+
+class Workspace:
+    """All arrays of a step on n images.
+
+    relu: as in `impls.cnn`; "fresh": each ReLU has memory of its own for its input. last, last_grad: what the
+    last convolution gives.
+    """
+
+    def __init__(self, network: Network, n: int, dtype: str, relu: str) -> None:
+        require(network, n, dtype, relu)
+        shapes = parameter_shapes(network)
+        self.parameters, self.velocities, self.gradients = (Named(shapes, dtype) for _ in range(3))
+        self.convs = [Convolution(number, block, n, dtype) for number, block in enumerate(blocks(network), 1)]
+        self.last = np.zeros((n, *blocks(network)[-1].output), dtype)
+        self.last_grad = np.zeros_like(self.last)
+        given = [(conv.frame, conv.frame_grad, conv.padding) for conv in self.convs[1:]]
+        for conv, (frame, grad, padding) in zip(self.convs, [*given, (self.last, self.last_grad, 0)], strict=True):
+            conv.output, conv.output_grad = Framed(frame, padding), Framed(grad, padding)
+            own = Framed(np.zeros(conv.output.inside.shape, dtype), 0) if relu == "fresh" else None
+            conv.target = own or conv.output
+        self.dense = [Dense(number, layer, n, dtype, relu) for number, layer in enumerate(layers(network), 1)]
+
+
+class HandWritten(ABC):
+    """What steps written by hand have in common (`impls.cnn`). dense_inputs: of the last forward pass."""
+
+    def __init__(self, network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> None:
+        self.network, self.n, self.dtype, self.rectifies = network, n, np.dtype(dtype), relu != "none"
+        self.memory = Workspace(network, n, dtype, relu)
+        self.parameters, self.convs, self.dense = self.memory.parameters, self.memory.convs, self.memory.dense
+        for name, value in parameters.items():
+            self.parameters[name][...] = value
+        self.statistics = {name: value.astype(dtype) for name, value in initial_statistics(network).items()}
+        self.dense_inputs: list[Array] = []
+
+    def put(self, batch: Batch) -> Any:
+        require_batch(self.network, self.n, batch)
+        masks = [mask.astype(self.dtype) for mask in batch.masks]
+        return batch.images.astype(self.dtype), batch.labels, masks
+
+    def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> float:
+        scores = self.forward(given)
+        mark("forward")
+        loss, grad = self.loss(scores, given)
+        mark("loss")
+        self.backward(grad, given)
+        mark("backward")
+        self.update()
+        mark("update")
+        return loss
+
+    @abstractmethod
+    def forward(self, given: Any) -> Array:
+        """The logits, (n, classes)."""
+
+    @abstractmethod
+    def loss(self, scores: Array, given: Any) -> tuple[float, Array]:
+        """The loss, and its gradient by the logits."""
+
+    @abstractmethod
+    def backward(self, grad: Array, given: Any) -> None:
+        """The gradients by all parameters."""
+
+    @abstractmethod
+    def update(self) -> None:
+        """Momentum, then the parameters."""
+
+    def state(self) -> State:
+        statistics = {name: value.copy() for name, value in self.statistics.items()}
+        return State(self.parameters.copies(), self.memory.velocities.copies(), statistics)
+
+    def saved(self) -> list[Array]:
+        """The arrays that the forward pass wrote and the backward pass reads, filters left out as parameters are."""
+        arrays: list[Array] = [conv.frame for conv in self.convs]
+        arrays += [conv.winner for conv in self.convs if conv.winner is not None]
+        for conv in self.convs:
+            arrays += [] if conv.convolved is None else [conv.convolved, conv.mean, conv.deviation]
+        arrays += [self.memory.last, *(dense.output for dense in self.dense if dense.hidden)]
+        # Without a global average the first one is a view of the last block's output.
+        return arrays + [x for x in self.dense_inputs if x.base is not self.memory.last]
+
+
+def parts(n: int, workers: int) -> list[tuple[int, int]]:
+    """The first image of each worker's part of a batch, and the one behind its last."""
+    return [(n * i // workers, n * (i + 1) // workers) for i in range(workers)]
