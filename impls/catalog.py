@@ -124,10 +124,14 @@ class Variant:
     threaded: bool = True
     compiled: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises ValueError where a row could not be right."""
+        if self.op != "relu.backward" and self.memory == "inplace" and self.saves == "input":
+            raise ValueError(f"{self.op} {self.name}: in place it overwrites the input that backward needs")
+
     def load(self) -> Callable[..., Any]:
         """Import the implementation and return the function."""
-        module, name = self.function.split(":")
-        return getattr(import_module(module), name)
+        return _load(self.function)
 
     @property
     def required_traffic(self) -> Traffic:
@@ -138,6 +142,41 @@ class Variant:
     def kept_size(self) -> Size:
         """What is predicted to be kept between forward and backward."""
         return self.kept or KEPT[self.saves]
+
+
+@dataclass(frozen=True)
+class StepVariant:
+    """One implementation of a training step, for every network (`impls.cnn`).
+
+    function: "module:name" of what builds it. memory: of each ReLU. winograd: whether convolutions may take 16
+    multiplications where the network's figures count 36. The other fields are as a Variant's.
+    """
+
+    name: str
+    framework: str
+    function: str
+    memory: Literal["fresh", "inplace"]
+    contract: str
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    needs: str | None = None
+    threaded: bool = True
+    compiled: bool = False
+    winograd: bool = False
+
+    def load(self) -> Callable[..., Any]:
+        """Import the implementation and return what builds a step."""
+        return _load(self.function)
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether it is written without autograd, in memory that the network table predicts."""
+        return self.framework in ("numpy", "numba")
+
+
+def _load(function: str) -> Callable[..., Any]:
+    module, name = function.split(":")
+    return getattr(import_module(module), name)
 
 
 KEPT = {
@@ -298,6 +337,87 @@ VARIANTS: tuple[Variant, ...] = (
     *map(_cuda, _TORCH_ROWS),
     *map(_cuda, _JAX_ROWS),
 )
+
+RELU: tuple[Literal["fresh", "inplace"], ...] = ("fresh", "inplace")
+_BY_HAND = "written by hand; Winograd's products from 16 channels on, im2col below; ReLU after pooling; ReLU {memory}"
+_EAGER = "eager autograd; fused SGD; {layout}; ReLU {memory}"
+_STEP_ROWS: tuple[StepVariant, ...] = (
+    *(
+        StepVariant(f"numpy.{m}", "numpy", "impls.cnn.numpy_:build", m, _BY_HAND.format(memory=m), winograd=True)
+        for m in RELU
+    ),
+    *(
+        StepVariant(
+            f"numba.{m}",
+            "numba",
+            "impls.cnn.numba_cpu:build",
+            m,
+            _BY_HAND.format(memory=m),
+            compiled=True,
+            winograd=True,
+        )
+        for m in RELU
+    ),
+    *(
+        StepVariant(f"torch.{m}", "torch", "impls.cnn.torch_:build", m, _EAGER.format(layout="usual layout", memory=m))
+        for m in RELU
+    ),
+    *(
+        StepVariant(
+            f"torch-channels-last.{m}",
+            "torch",
+            "impls.cnn.torch_:build_channels_last",
+            m,
+            _EAGER.format(layout="channels last", memory=m),
+        )
+        for m in RELU
+    ),
+    *(
+        StepVariant(
+            f"torch-compile.{m}",
+            "torch",
+            "impls.cnn.torch_:build_compile",
+            m,
+            f"forward pass and loss compiled; fused SGD; ReLU {m}",
+            needs="c++ compiler",
+            compiled=True,
+        )
+        for m in RELU
+    ),
+    StepVariant(
+        "jax.fresh",
+        "jax",
+        "impls.cnn.jax_:build",
+        "fresh",
+        "one program, state donated; XLA's convolutions",
+        compiled=True,
+    ),
+    StepVariant(
+        "jax-patches.fresh",
+        "jax",
+        "impls.cnn.jax_:build_patches",
+        "fresh",
+        "one program, state donated; convolutions as matrix products",
+        compiled=True,
+    ),
+)
+_CUDA_STEP_ROWS = tuple(
+    replace(row, name=row.name.replace(".", "-cuda."), device="cuda", threaded=False)
+    for row in _STEP_ROWS
+    if row.framework in ("torch", "jax")
+)
+STEPS = (*_STEP_ROWS, *_CUDA_STEP_ROWS)
+
+
+def find_step(name: str) -> StepVariant:
+    """The row of a training step with this name.
+
+    Raises LookupError that lists the names there are.
+    """
+    for row in STEPS:
+        if row.name == name:
+            return row
+    raise LookupError(f"no training step {name!r}; there are: {', '.join(row.name for row in STEPS)}")
 
 
 def variants(op: str) -> tuple[Variant, ...]:

@@ -7,6 +7,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def frameworks() -> dict[str, str]:
-    """Package to version, for what is measured: numpy, numba, torch, jax."""
+    """Package to version, for what is measured, and what it computes with."""
     matrix = json.loads((ROOT / "asv.conf.json").read_text())["matrix"]["req"]
     return {name: versions[0] for name, versions in matrix.items() if not name.startswith("pip+")}

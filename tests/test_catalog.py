@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,12 @@ def test_row_is_sound(row: Variant) -> None:
     assert row.dtypes
     assert set(row.dtypes) <= set(DTYPES)
     assert set(row.semantics.keeps_minus_zero + row.semantics.flushes_subnormals) <= set(DTYPES)
+
+
+def test_in_place_is_refused_where_the_input_is_needed() -> None:
+    row = find("relu.roundtrip", "numpy.inplace")
+    with pytest.raises(ValueError, match="overwrites the input that backward needs"):
+        replace(row, saves="input")
 
 
 def test_find_lists_what_there_is() -> None:

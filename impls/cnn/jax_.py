@@ -1,0 +1,184 @@
+"""A training step in JAX: one compiled program, whose state is donated, so that the new one takes its memory.
+
+build           `lax.conv_general_dilated`, channels last
+build_patches   each convolution as the product of a column matrix, which is made of nine slices, and the weight;
+                its gradients are products too, where XLA's own gradients of a convolution are slow on a CPU
+
+XLA decides what is written in place: "fresh" and "inplace" cannot be told apart, and `relu` is "fresh" or "none". A
+step is one program, whose phases cannot be told apart either.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from impls.cnn import unmarked
+from impls.cnn.networks import (
+    KERNEL,
+    LEARNING_RATE,
+    MOMENTUM,
+    NORM_EPSILON,
+    NORM_MOMENTUM,
+    Array,
+    Batch,
+    Network,
+    blocks,
+    initial_statistics,
+    layers,
+    require,
+    require_batch,
+)
+from impls.cnn.reference import State
+
+Arrays = dict[str, jax.Array]
+Convolve = Callable[[jax.Array, jax.Array, int], jax.Array]
+
+
+def build(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> "Step":
+    return Step(network, parameters, n, dtype, relu, convolve)
+
+
+def build_patches(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> "Step":
+    return Step(network, parameters, n, dtype, relu, convolve_patches)
+
+
+class Step:
+    """A step on the default device (`impls.cnn`)."""
+
+    def __init__(
+        self, network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, convolution: Convolve
+    ) -> None:
+        require(network, n, dtype, relu, ("fresh", "none"))
+        self.network, self.n, self.dtype = network, n, dtype
+        statistics = initial_statistics(network)
+        velocities = {name: np.zeros_like(value) for name, value in parameters.items()}
+        # Copies: on the CPU an array may alias NumPy's memory, which donation would overwrite.
+        self.arrays = jax.tree.map(
+            lambda value: jnp.array(value, dtype, copy=True), (parameters, velocities, statistics)
+        )
+        self.loss_of = partial(_loss, network, convolution, jax.nn.relu if relu == "fresh" else lambda x: x)
+        self.step = jax.jit(partial(_step, self.loss_of), donate_argnums=0)
+
+    def put(self, batch: Batch) -> Any:
+        require_batch(self.network, self.n, batch)
+        masks = tuple(jnp.asarray(mask, self.dtype) for mask in batch.masks)
+        return jnp.asarray(batch.images, self.dtype), jnp.asarray(batch.labels), masks
+
+    def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> jax.Array:
+        self.arrays, loss = self.step(self.arrays, *given)
+        return jax.block_until_ready((self.arrays, loss))[1]
+
+    def state(self) -> State:
+        return State(*jax.tree.map(np.array, self.arrays))
+
+
+def _step(
+    loss_of: Callable[..., tuple[jax.Array, Arrays]],
+    arrays: tuple[Arrays, Arrays, Arrays],
+    images: jax.Array,
+    labels: jax.Array,
+    masks: tuple[jax.Array, ...],
+) -> tuple[tuple[Arrays, Arrays, Arrays], jax.Array]:
+    parameters, velocities, statistics = arrays
+    (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+        parameters, statistics, images, labels, masks
+    )
+    velocities = jax.tree.map(lambda velocity, gradient: MOMENTUM * velocity + gradient, velocities, gradients)
+    parameters = jax.tree.map(lambda value, velocity: value - LEARNING_RATE * velocity, parameters, velocities)
+    return (parameters, velocities, statistics), loss
+
+
+def _loss(
+    network: Network,
+    convolution: Convolve,
+    relu: Callable[[jax.Array], jax.Array],
+    parameters: Arrays,
+    statistics: Arrays,
+    images: jax.Array,
+    labels: jax.Array,
+    masks: tuple[jax.Array, ...],
+) -> tuple[jax.Array, Arrays]:
+    """The loss, and the running statistics after this batch."""
+    y, after = images, {}
+    for number, block in enumerate(blocks(network), 1):
+        y = convolution(y, parameters[f"conv{number}.weight"], block.conv.padding)
+        if block.conv.norm:
+            mean, variance = y.mean((0, 1, 2)), y.var((0, 1, 2))
+            rows = y.size // y.shape[-1]
+            after[f"norm{number}.mean"] = _running(statistics[f"norm{number}.mean"], mean)
+            after[f"norm{number}.variance"] = _running(
+                statistics[f"norm{number}.variance"], variance * rows / (rows - 1)
+            )
+            factor = parameters[f"norm{number}.scale"] * lax.rsqrt(variance + NORM_EPSILON)
+            y = (y - mean) * factor + parameters[f"norm{number}.shift"]
+        else:
+            y = y + parameters[f"conv{number}.bias"]
+        y = relu(y)
+        y = max_pool(y) if block.conv.pool else y
+    y = y.mean((1, 2)) if network.average else y.reshape(len(y), -1)
+    for number, layer in enumerate(layers(network), 1):
+        y = y @ parameters[f"dense{number}.weight"] + parameters[f"dense{number}.bias"]
+        if layer.hidden:
+            y = relu(y) * masks[number - 1]
+    logarithms = jax.nn.log_softmax(y)
+    return -jnp.take_along_axis(logarithms, labels[:, None], 1).mean(), after
+
+
+def _running(statistic: jax.Array, value: jax.Array) -> jax.Array:
+    return (1 - NORM_MOMENTUM) * statistic + NORM_MOMENTUM * lax.stop_gradient(value)
+
+
+def convolve(image: jax.Array, weight: jax.Array, padding: int) -> jax.Array:
+    """Cross-correlation of (n, h, w, c) with (3, 3, c, f)."""
+    return lax.conv_general_dilated(
+        image, weight, (1, 1), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def convolve_patches(image: jax.Array, weight: jax.Array, padding: int) -> jax.Array:
+    """The same as a matrix product."""
+    framed = jnp.pad(image, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    height, width = (size - KERNEL + 1 for size in framed.shape[1:3])
+    slices = [framed[:, i : i + height, j : j + width] for i in range(KERNEL) for j in range(KERNEL)]
+    return jnp.concatenate(slices, -1) @ weight.reshape(-1, weight.shape[-1])
+
+
+@jax.custom_vjp
+def max_pool(x: jax.Array) -> jax.Array:
+    """The largest of each 2 x 2; a last odd row or column is dropped.
+
+    JAX's own gradient of a maximum looks for the elements that equal it. XLA may compute them twice, with roundings
+    that differ, and then finds none: the gradient is lost. Here the position is kept, as a byte.
+    """
+    return _windows(x).max(3)
+
+
+def _windows(x: jax.Array) -> jax.Array:
+    """(n, height, width, 4, channels)."""
+    n, height, width, channels = x.shape
+    used = x[:, : height // 2 * 2, : width // 2 * 2].reshape(n, height // 2, 2, width // 2, 2, channels)
+    return used.transpose(0, 1, 3, 2, 4, 5).reshape(n, height // 2, width // 2, 4, channels)
+
+
+def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    windows = _windows(x)
+    # Of the given array, no more than the odd sizes is needed.
+    return windows.max(3), (windows.argmax(3).astype(jnp.uint8), x[:0])
+
+
+def _max_pool_backward(kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array]:
+    winner, given = kept
+    n, height, width, channels = grad.shape
+    chosen = winner[:, :, :, None] == jnp.arange(4, dtype=jnp.uint8)[:, None]
+    windows = jnp.where(chosen, grad[:, :, :, None], 0).reshape(n, height, width, 2, 2, channels)
+    whole = windows.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * height, 2 * width, channels)
+    odd = [(0, size - 2 * half) for size, half in zip(given.shape[1:3], (height, width), strict=True)]
+    return (jnp.pad(whole, ((0, 0), *odd, (0, 0))),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)

@@ -1,0 +1,186 @@
+"""A training step in PyTorch: a module, its autograd and its SGD.
+
+build                 eager, the images in the usual layout (n, channels, height, width)
+build_channels_last   eager, the same shapes with the channels innermost in memory
+build_compile         `torch.compile` of forward pass and loss, of which autograd makes the backward pass
+
+ReLU in place is allowed behind a convolution, a batch norm and a dense layer: none of them needs its output.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from impls.cnn import unmarked
+from impls.cnn.networks import (
+    KERNEL,
+    LEARNING_RATE,
+    MOMENTUM,
+    NORM_EPSILON,
+    NORM_MOMENTUM,
+    Array,
+    Batch,
+    Network,
+    blocks,
+    layers,
+    require,
+    require_batch,
+)
+from impls.cnn.reference import State
+
+
+def build(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> "Step":
+    return Step(network, parameters, n, dtype, relu, torch.contiguous_format)
+
+
+def build_channels_last(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> "Step":
+    return Step(network, parameters, n, dtype, relu, torch.channels_last)
+
+
+def build_compile(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> "Step":
+    step = Step(network, parameters, n, dtype, relu, torch.contiguous_format)
+    compiled = torch.compile(step.net.loss)
+
+    def loss_of(images: Tensor, labels: Tensor, masks: list[Tensor], mark: Callable[[str], None]) -> Tensor:
+        loss = compiled(images, labels, masks)
+        # The loss is part of the same program.
+        mark("forward")
+        return loss
+
+    step.loss_of = loss_of
+    return step
+
+
+class Net(nn.Module):
+    """The network as a module. Its children are named as in `networks.parameter_shapes`."""
+
+    def __init__(self, network: Network, relu: str) -> None:
+        super().__init__()
+        self.network = network
+        self.relu = nn.Identity() if relu == "none" else nn.ReLU(inplace=relu == "inplace")
+        self.pool = nn.MaxPool2d(2)
+        for number, block in enumerate(blocks(network), 1):
+            conv = block.conv
+            bias = not conv.norm
+            self.add_module(
+                f"conv{number}", nn.Conv2d(block.image[-1], conv.filters, KERNEL, padding=conv.padding, bias=bias)
+            )
+            if conv.norm:
+                self.add_module(f"norm{number}", nn.BatchNorm2d(conv.filters, NORM_EPSILON, NORM_MOMENTUM))
+        for number, layer in enumerate(layers(network), 1):
+            self.add_module(f"dense{number}", nn.Linear(layer.inputs, layer.units))
+
+    def forward(self, images: Tensor, masks: list[Tensor]) -> Tensor:
+        y = images
+        for number, block in enumerate(blocks(self.network), 1):
+            y = self.get_submodule(f"conv{number}")(y)
+            if block.conv.norm:
+                y = self.get_submodule(f"norm{number}")(y)
+            y = self.relu(y)
+            if block.conv.pool:
+                y = self.pool(y)
+        y = y.mean((2, 3)) if self.network.average else y.flatten(1)
+        for number, layer in enumerate(layers(self.network), 1):
+            y = self.get_submodule(f"dense{number}")(y)
+            if layer.hidden:
+                # Dropout with a mask that is given.
+                y = self.relu(y) * masks[number - 1]
+        return y
+
+    def loss(
+        self, images: Tensor, labels: Tensor, masks: list[Tensor], mark: Callable[[str], None] = unmarked
+    ) -> Tensor:
+        scores = self(images, masks)
+        mark("forward")
+        loss = nn.functional.cross_entropy(scores, labels)
+        mark("loss")
+        return loss
+
+
+class Step:
+    """A step on the default device (`impls.cnn`): forward, loss, backward, update."""
+
+    def __init__(
+        self, network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, layout: torch.memory_format
+    ) -> None:
+        require(network, n, dtype, relu)
+        self.network, self.n, self.dtype, self.layout = network, n, getattr(torch, dtype), layout
+        self.net = Net(network, relu).to(dtype=self.dtype)
+        tensors = self._named()
+        with torch.no_grad():
+            for name, value in parameters.items():
+                tensors[name].copy_(torch.from_numpy(self._theirs(name, value)))
+        self.net = self.net.to(memory_format=layout)  # type: ignore[call-overload]
+        self.loss_of: Callable[..., Tensor] = self.net.loss
+        self.optimizer = torch.optim.SGD(self.net.parameters(), LEARNING_RATE, MOMENTUM, fused=True)
+
+    def put(self, batch: Batch) -> Any:
+        require_batch(self.network, self.n, batch)
+        images = torch.from_numpy(np.ascontiguousarray(batch.images.transpose(0, 3, 1, 2)))
+        device = torch.get_default_device()
+        masks = [torch.from_numpy(mask).to(device, self.dtype) for mask in batch.masks]
+        labels = torch.from_numpy(batch.labels).to(device)
+        return images.to(device, self.dtype, memory_format=self.layout), labels, masks
+
+    def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> Tensor:
+        loss = self.loss_of(*given, mark)
+        self.backward(loss)
+        mark("backward")
+        self.update()
+        mark("update")
+        return loss.detach()
+
+    def backward(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+
+    def update(self) -> None:
+        self.optimizer.step()
+
+    def state(self) -> State:
+        tensors = self._named()
+        momenta = {
+            name: self.optimizer.state[tensor].get("momentum_buffer", torch.zeros_like(tensor))
+            for name, tensor in tensors.items()
+        }
+        modules = ((f"norm{i}", block.conv.norm) for i, block in enumerate(blocks(self.network), 1))
+        norms = [(name, self.net.get_submodule(name)) for name, there in modules if there]
+        statistics: dict[str, Tensor] = {}
+        for name, norm in norms:
+            statistics |= {f"{name}.mean": norm.running_mean, f"{name}.variance": norm.running_var}  # type: ignore[dict-item]
+        return State(*(self._ours(one) for one in (tensors, momenta, statistics)))
+
+    def _named(self) -> dict[str, Tensor]:
+        """The parameters by our names, which torch calls the same but for those of a norm."""
+        theirs = dict(self.net.named_parameters())
+        return {_our_name(name): tensor for name, tensor in theirs.items()}
+
+    def _theirs(self, name: str, value: Array) -> Array:
+        """A parameter as torch arranges it: outputs first, channels before rows and columns."""
+        if name == "dense1.weight" and not self.network.average:
+            value = value.reshape(*blocks(self.network)[-1].output, -1).transpose(2, 0, 1, 3).reshape(value.shape)
+        if name.startswith("conv") and value.ndim > 1:
+            value = value.transpose(3, 2, 0, 1)
+        return np.ascontiguousarray(value.T if name.startswith("dense") else value)
+
+    def _ours(self, tensors: dict[str, Tensor]) -> dict[str, Array]:
+        """Copies as NumPy arrays, the inverse of `_theirs`."""
+        return {name: self._back(name, tensor.detach().cpu().numpy()) for name, tensor in tensors.items()}
+
+    def _back(self, name: str, value: Array) -> Array:
+        if name.startswith("conv") and value.ndim > 1:
+            return np.ascontiguousarray(value.transpose(2, 3, 1, 0))
+        value = value.T if name.startswith("dense") else value
+        if name == "dense1.weight" and not self.network.average:
+            height, width, channels = blocks(self.network)[-1].output
+            value = value.reshape(channels, height, width, -1).transpose(1, 2, 0, 3).reshape(value.shape)
+        return np.array(value)
+
+
+def _our_name(name: str) -> str:
+    if name.startswith("norm"):
+        return name.replace(".weight", ".scale").replace(".bias", ".shift")
+    return name
