@@ -3,15 +3,15 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from benchmarks import relu, roofs
+from benchmarks import cnn, relu, roofs
 from benchmarks.harness.case import Case
 from benchmarks.harness.kernels import KERNELS, kernel_of
 from benchmarks.harness.kernels import VARIANTS as LOOPS
-from impls.catalog import DTYPES, ITEMSIZE_BYTES, VARIANTS, Variant
+from impls.catalog import DTYPES, ITEMSIZE_BYTES, STEPS, VARIANTS, StepVariant, Variant
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Profile:
     memory_elements: where saved and transient bytes are measured; they are exact, and one size
     tells them. cold_elements, scaling_elements: where times with cold caches, and over the number of
     threads, are measured, in float32. processes: how many measure each time, sharing its budget.
+    steps: batch sizes of the training steps that are measured, by network.
     loops, loop_bytes: streaming loops and sizes of one array that are measured besides those that rows
     are compared with. gemm: whether matrix products are measured.
     """
@@ -37,6 +38,7 @@ class Profile:
     loops: tuple[str, ...] = ()
     loop_bytes: tuple[int, ...] = ()
     gemm: bool = False
+    steps: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
         """The variables that tell the harness."""
@@ -53,19 +55,24 @@ LEAST_STREAMED_BYTES = 2**20
 
 SMALL, MIDDLE = 2**15, 2**20
 PROFILES = {
-    "smoke": Profile(("float32",), (SMALL, MIDDLE), (MIDDLE,), (), (), 0.2, 1, first_call=False, without_needs=True),
+    "smoke": Profile(
+        ("float32",), (SMALL, MIDDLE), (MIDDLE,), (), (), 0.2, 1, first_call=False, without_needs=True,
+        steps={"mnist_cnn": (64,)},
+    ),
     "core": Profile(
         ("float32",), relu.ELEMENTS, (MIDDLE,), (SMALL, MIDDLE), (MIDDLE,), 0.5, 2, first_call=True,
         without_needs=False, loops=CURVE, loop_bytes=CURVE_BYTES, gemm=True,
+        steps={"mnist_cnn": (64,), "convnet_relu": (64,)},
     ),
     "full": Profile(
         DTYPES, relu.ELEMENTS, (MIDDLE,), (SMALL, MIDDLE), (MIDDLE,), 0.4, 1, first_call=True,
         without_needs=False, loops=LOOPS, loop_bytes=tuple(roofs.ARRAY_BYTES), gemm=True,
+        steps={"mnist_cnn": cnn.BATCHES, "convnet_relu": cnn.BATCHES},
     ),
 }  # fmt: skip
 _CLASSES: list[tuple[str, str, Any]] = [
     (f"{module.__name__.split('.')[-1]}.{name}.{method}", method.removeprefix("track_"), cls)
-    for module in (relu, roofs)
+    for module in (relu, roofs, cnn)
     for name, cls in vars(module).items()
     if isinstance(cls, type) and not name.startswith("_")
     for method in dir(cls)
@@ -73,7 +80,7 @@ _CLASSES: list[tuple[str, str, Any]] = [
 ]
 BENCHMARK_NAMES = {(quantity, cls.op): name for name, quantity, cls in _CLASSES}
 # The fields of a case that asv's parameters are.
-_FIELDS = {"kernel": "variant", "library": "variant", "array_bytes": "elements", "n": "elements"}
+_FIELDS = {"kernel": "variant", "library": "variant", "array_bytes": "elements", "n": "elements", "batch": "elements"}
 PARAMETERS = {name: tuple(_FIELDS.get(p, p) for p in cls.param_names) for name, _, cls in _CLASSES}
 QUANTITY_AND_OP = {name: key for key, name in BENCHMARK_NAMES.items()}
 
@@ -88,7 +95,7 @@ def cases(profile: Profile, gpu: bool, cores: int) -> list[Case]:
         and set(row.dtypes) & set(profile.dtypes)
     ]
     of_rows = [case for row in rows for case in (*_of_row(row, profile), *_scaling(row, profile, cores))]
-    return [*_loops(profile), *_gemms(profile), *of_rows]
+    return [*_loops(profile), *_gemms(profile), *of_rows, *_steps(profile, gpu)]
 
 
 def _of_row(row: Variant, profile: Profile) -> Iterator[Case]:
@@ -112,6 +119,27 @@ def _scaling(row: Variant, profile: Profile, cores: int) -> Iterator[Case]:
         for n, threads in product(profile.scaling_elements, relu.THREADS):
             if threads <= cores:
                 yield Case("scaling", row.op, row.name, n, "float32", threads)
+
+
+def _steps(profile: Profile, gpu: bool) -> list[Case]:
+    """Training steps in float32, and where the profile has first calls, those of the smallest batch."""
+    rows = [row for row in STEPS if (gpu or row.device == "cpu") and not (profile.without_needs and row.needs)]
+    return [
+        Case(quantity, f"cnn.{network}", row.name, batch, "float32")
+        for network, batches in profile.steps.items()
+        for row in rows
+        for quantity, sizes in _quantities(row, batches, profile)
+        for batch in sizes
+    ]
+
+
+def _quantities(row: StepVariant, batches: tuple[int, ...], profile: Profile) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """What is measured of a training step, and for which batches; bytes are proportional to the batch."""
+    yield "time", batches
+    yield "saved_bytes", batches[:1]
+    yield "peak_bytes", batches[:1]
+    if profile.first_call and row.compiled:
+        yield "first_call", batches[:1]
 
 
 def _loops(profile: Profile) -> list[Case]:

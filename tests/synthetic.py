@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import relu, roofs
+from benchmarks import cnn, relu, roofs
 from benchmarks.harness import outcomes
 from benchmarks.harness.case import Case
 from scripts.profiles import BENCHMARK_NAMES, asv_parameters
@@ -72,7 +72,7 @@ def benchmark(params: Sequence[Iterable[Any]], numbers: Mapping[str, float | Non
 def parameters(name: str) -> Sequence[Iterable[Any]]:
     """The parameters of a benchmark, by asv's name of it."""
     module, benchmark, _ = name.split(".")
-    return getattr({"relu": relu, "roofs": roofs}[module], benchmark).params
+    return getattr({"cnn": cnn, "relu": relu, "roofs": roofs}[module], benchmark).params
 
 
 def write(results: Path, stored: Any, machine: str = "box", name: str | None = None) -> Path:

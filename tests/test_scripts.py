@@ -11,28 +11,45 @@ import pytest
 from benchmarks import roofs
 from benchmarks.harness import kernels
 from benchmarks.harness.case import ROOFS, Case
-from impls.catalog import VARIANTS
+from impls.catalog import STEPS, VARIANTS
+from impls.cnn.networks import NETWORKS, STEP_OF
 from scripts import accelerator, environment, pins, repeatability
 from scripts.profiles import BENCHMARK_NAMES, PROFILES, asv_parameters, asv_patterns, cases
 from tests.checkout import ROOT, Checkout
 
 CPU_ROWS = {(row.op, row.name) for row in VARIANTS if row.device == "cpu"}
+CPU_STEPS = {row.name for row in STEPS if row.device == "cpu"}
+
+
+def of_operators(profile: str, gpu: bool = False) -> list[Case]:
+    """The cases of a profile that are neither roofs nor training steps."""
+    measured = cases(PROFILES[profile], gpu=gpu, cores=2)
+    return [case for case in measured if case.op not in ROOFS and case.op not in STEP_OF]
 
 
 @pytest.mark.parametrize("profile", ["core", "full"])
 def test_profile_measures_every_cpu_row(profile):
-    measured = {
-        (case.op, case.variant) for case in cases(PROFILES[profile], gpu=False, cores=2) if case.quantity == "time"
-    }
-    assert {(op, name) for op, name in measured if op not in ROOFS} == CPU_ROWS
+    assert {(case.op, case.variant) for case in of_operators(profile) if case.quantity == "time"} == CPU_ROWS
+
+
+@pytest.mark.parametrize(
+    ("profile", "networks", "needy"),
+    [("smoke", {"mnist_cnn"}, False), ("core", set(NETWORKS), True), ("full", set(NETWORKS), True)],
+)
+def test_profile_measures_every_training_step(profile, networks, needy):
+    steps = [case for case in cases(PROFILES[profile], gpu=False, cores=2) if case.op in STEP_OF]
+    assert {STEP_OF[case.op].name for case in steps} == networks
+    left_out = set() if needy else {row.name for row in STEPS if row.needs}
+    for network in networks:
+        assert {c.variant for c in steps if c.op == f"cnn.{network}" and c.quantity == "time"} == CPU_STEPS - left_out
 
 
 def test_smoke_measures_every_cpu_row_that_needs_no_compiler():
     needy = {(row.op, row.name) for row in VARIANTS if row.needs}
-    smoke = cases(PROFILES["smoke"], gpu=False, cores=2)
-    assert {(case.op, case.variant) for case in smoke if case.op not in ROOFS} == CPU_ROWS - needy
+    smoke = of_operators("smoke")
+    assert {(case.op, case.variant) for case in smoke} == CPU_ROWS - needy
     assert {case.dtype for case in smoke} == {"float32"}
-    assert len({case.elements for case in smoke if case.quantity == "time" and case.op not in ROOFS}) == 2
+    assert len({case.elements for case in smoke if case.quantity == "time"}) == 2
 
 
 def test_cuda_rows_are_measured_where_there_is_a_gpu():
@@ -46,7 +63,7 @@ def test_every_time_has_its_roofs(profile):
     measured = cases(PROFILES[profile], gpu=False, cores=2)
     loops = {(case.variant, case.elements) for case in measured if case.op == "roof"}
     sizes = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
-    times = [case for case in measured if case.quantity == "time" and case.op not in ROOFS]
+    times = [case for case in of_operators(profile) if case.quantity == "time"]
     for array_bytes in {case.elements * sizes[case.dtype] for case in times}:
         names = ["copy", "triad", "scale", "accumulate"] + ["copy-nt", "triad-nt"] * (array_bytes >= 2**20)
         assert {(f"{name}.{threads}", array_bytes) for name in names for threads in ("one", "all")} <= loops
@@ -122,7 +139,7 @@ def test_pip_sources_of_the_user_are_respected(monkeypatch, tmp_path):
 
 
 def test_versions_are_pinned_once_and_tests_use_them():
-    assert set(pins.frameworks()) == {"numpy", "numba", "torch", "jax"}
+    assert set(pins.frameworks()) == {"numpy", "numba", "torch", "jax", "scipy", "threadpoolctl"}
     assert f"torch=={pins.frameworks()['torch']}" in environment.requirements("test")
     assert not any(line.startswith("torch") for line in environment.requirements("report"))
 

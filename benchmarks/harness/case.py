@@ -15,6 +15,7 @@ UNITS = {
     "first_call": "seconds",
     "transient_bytes": "bytes",
     "saved_bytes": "bytes",
+    "peak_bytes": "bytes",
 }
 # What the machine can do; all else is what an implementation does.
 ROOFS = ("roof", "gemm")

@@ -13,13 +13,25 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from benchmarks.harness import ceilings, machine, memory, operators, provenance, sampler, threads, truth
+from benchmarks.harness import (
+    ceilings,
+    machine,
+    memory,
+    operators,
+    outcomes,
+    provenance,
+    sampler,
+    steps,
+    threads,
+    truth,
+)
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.case import Case, Settings, Unavailable, Unsupported
 from benchmarks.harness.core import Core
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.outcomes import Outcome
-from impls.catalog import ITEMSIZE_BYTES, Size, Variant, find
+from impls.catalog import ITEMSIZE_BYTES, Size, StepVariant, Variant, find, find_step
+from impls.cnn.networks import STEP_OF
 
 MOST_PLACEMENTS = 3
 PLACED_BYTES = 64 * 1024 * 1024
@@ -35,14 +47,16 @@ def measure(case: Case, settings: Settings) -> Outcome:
     settings = replace(settings, threads=case.threads or cores)
     threads.limit(settings.threads)
     before = provenance.activity()
-    outcome = ceilings.MEASURES.get(case.op, _variant)(case, settings)
+    outcome = ceilings.MEASURES.get(case.op, _row)(case, settings)
     outcome.details["provenance"] = provenance.collect(before, cores)
     return outcome
 
 
-def _variant(case: Case, settings: Settings) -> Outcome:
+def _row(case: Case, settings: Settings) -> Outcome:
+    """A row of the catalog: an operator, or a training step."""
+    is_step = case.op in STEP_OF
     try:
-        variant = find(case.op, case.variant)
+        variant = find_step(case.variant) if is_step else find(case.op, case.variant)
     except LookupError as error:
         # asv takes the names from one commit and measures others with them too.
         raise Unavailable(f"not in this commit: {error}") from None
@@ -55,14 +69,17 @@ def _variant(case: Case, settings: Settings) -> Outcome:
         function = variant.load()
         import_s = perf_counter() - start
         threads.check(variant.framework, settings.threads, framework.threads())
-        outcome = _QUANTITIES[case.quantity](Bench(variant, case, framework, function), settings)
+        if isinstance(variant, StepVariant):
+            outcome = steps.QUANTITIES[case.quantity](variant, case, framework, settings)
+        else:
+            outcome = _QUANTITIES[case.quantity](Bench(variant, case, framework, function), settings)
         # Once more, as a variant may have changed it.
         threads.check(variant.framework, settings.threads, framework.threads())
     outcome.details.update(import_s=import_s, threads=framework.threads())
     return outcome
 
 
-def require(variant: Variant, case: Case) -> None:
+def require(variant: Variant | StepVariant, case: Case) -> None:
     """Raise Unavailable, Unsupported or memory.NotEnough where the case cannot run; nothing is imported for it."""
     if case.dtype not in variant.dtypes:
         raise Unsupported(f"{variant.framework} has no {case.dtype} here")
@@ -70,7 +87,10 @@ def require(variant: Variant, case: Case) -> None:
         raise Unavailable("no CUDA device: no NVIDIA driver is loaded")
     if variant.needs == "c++ compiler" and not shutil.which(_compiler()):
         raise Unavailable(f"no C++ compiler: {_compiler()!r} is not on the PATH")
-    memory.require(variant, case.elements, case.dtype)
+    if isinstance(variant, Variant):
+        memory.require(variant, case.elements, case.dtype)
+    else:
+        steps.require(case)
 
 
 def _compiler() -> str:
@@ -118,19 +138,11 @@ def _timed(
     steal_s = machine.steal_s() - steal_s
     bench.verify_special()
     samples = sampler.pooled(taken)
-    circumstances = {key: value for key, value in vars(samples).items() if key not in ("samples_s", "number")}
-    return Outcome(
-        "ok",
-        value=median(samples.samples_s),
-        samples_s=samples.samples_s,
-        number=samples.number,
-        details={
-            **circumstances,
-            "samples": len(samples.samples_s),
-            "placement_medians_s": [median(one.samples_s) for one in taken],
-            "steal_s": steal_s,
-            "empty_call_s": sampler.empty_call_s(tuple(pools[0][0]), samples.number),
-        },
+    return outcomes.of_samples(
+        samples,
+        placement_medians_s=[median(one.samples_s) for one in taken],
+        steal_s=steal_s,
+        empty_call_s=sampler.empty_call_s(tuple(pools[0][0]), samples.number),
     )
 
 

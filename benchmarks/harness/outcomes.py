@@ -17,6 +17,7 @@ from typing import Any, Literal
 from benchmarks.harness.case import Case
 from benchmarks.harness.core import SHARED
 from benchmarks.harness.provenance import AT_END
+from benchmarks.harness.sampler import Samples
 
 SCHEMA = 2
 
@@ -51,6 +52,18 @@ class Outcome:
     number: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
     output_tail: str = ""
+
+
+def of_samples(taken: Samples, **circumstances: Any) -> Outcome:
+    """The outcome of a time, with what the sampler tells and other circumstances."""
+    told = {key: value for key, value in vars(taken).items() if key not in ("samples_s", "number")}
+    return Outcome(
+        "ok",
+        value=median(taken.samples_s),
+        samples_s=taken.samples_s,
+        number=taken.number,
+        details={**told, "samples": len(taken.samples_s), **circumstances},
+    )
 
 
 def pooled(parts: Sequence[Outcome]) -> Outcome:

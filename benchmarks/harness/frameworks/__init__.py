@@ -44,6 +44,12 @@ class Driver(Protocol):
     def saved_bytes(self, function: Callable[..., Any], x: Any) -> int:
         """Bytes that `function(x) -> (y, backward)` keeps for the backward pass."""
 
+    def step_saved_bytes(self, step: Any, given: Any) -> int:
+        """Bytes that a training step keeps from its forward pass for its backward pass; not its state."""
+
+    def step_peak_bytes(self, make: Callable[[], tuple[Any, Any]]) -> int:
+        """Peak of bytes allocated while `make() -> (step, given)` makes a training step, which then runs twice."""
+
 
 def driver(framework: str) -> Driver:
     """The driver module of a framework.

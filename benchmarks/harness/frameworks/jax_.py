@@ -73,6 +73,26 @@ def transient_bytes(call: Callable[..., Any], function: Callable[..., Any], make
     return sum(between.values()) + _program_bytes(backward.func, [*backward.args, grad], backward.keywords)
 
 
+def step_saved_bytes(step: Any, given: Any) -> int:
+    """What the linearised loss holds outside a program; within one, XLA may keep less, or compute it again."""
+    import jax
+
+    parameters, _, statistics = step.arrays
+    _, backward, _ = jax.vjp(lambda values: step.loss_of(values, statistics, *given), parameters, has_aux=True)
+    buffers = {leaf.unsafe_buffer_pointer(): leaf.nbytes for leaf in jax.tree.leaves(backward)}
+    for parameter in jax.tree.leaves(parameters):
+        buffers.pop(parameter.unsafe_buffer_pointer(), None)
+    return sum(buffers.values())
+
+
+def step_peak_bytes(make: Callable[[], tuple[Any, Any]]) -> int:
+    """By XLA's plan of a step: arguments, results and temporaries, less what is written into donated arguments."""
+    step, given = make()
+    plan = step.step.lower(step.arrays, *given).compile().memory_analysis()
+    argued, made = plan.argument_size_in_bytes, plan.output_size_in_bytes
+    return argued + made + plan.temp_size_in_bytes - plan.alias_size_in_bytes
+
+
 def saved_bytes(function: Callable[..., Any], x: Any) -> int:
     _, backward = function(x)
     return sum(_buffers(None, backward).values())

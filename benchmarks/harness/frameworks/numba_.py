@@ -1,7 +1,17 @@
 """Driver of Numba on the CPU: NumPy's arrays, compiled functions."""
 
 from benchmarks.harness.case import Unavailable
-from benchmarks.harness.frameworks.numpy_ import array, blocking, dtype, restore, saved_bytes, to_numpy, transient_bytes
+from benchmarks.harness.frameworks.numpy_ import (
+    array,
+    blocking,
+    dtype,
+    restore,
+    saved_bytes,
+    step_peak_bytes,
+    step_saved_bytes,
+    to_numpy,
+    transient_bytes,
+)
 
 __all__ = [
     "array",
@@ -11,6 +21,8 @@ __all__ = [
     "restore",
     "saved_bytes",
     "start",
+    "step_peak_bytes",
+    "step_saved_bytes",
     "threads",
     "to_numpy",
     "transient_bytes",

@@ -49,6 +49,15 @@ def transient_bytes(call: Callable[..., Any], function: Callable[..., Any], make
     return traced.peak_bytes(call, make)
 
 
+def step_saved_bytes(step: Any, given: Any) -> int:
+    step.forward(given)
+    return sum(array.nbytes for array in step.saved())
+
+
+def step_peak_bytes(make: Callable[[], tuple[Any, Any]]) -> int:
+    return traced.step_peak_bytes(make)
+
+
 def saved_bytes(function: Callable[..., Any], x: np.ndarray) -> int:
     _, backward = function(x)
     return traced.kept_bytes(backward)

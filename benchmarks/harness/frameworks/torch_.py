@@ -94,6 +94,48 @@ def _peak_of_events(profile: Any) -> int:
     return peak
 
 
+def step_saved_bytes(step: Any, given: Any) -> int:
+    import torch
+
+    from impls.cnn import unmarked
+
+    storages: dict[int, int] = {}
+
+    def note(tensor: Any) -> Any:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = step.loss_of(*given, unmarked)
+    del loss
+    for tensor in (*step.net.parameters(), *step.net.buffers()):
+        storages.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(storages.values())
+
+
+def step_peak_bytes(make: Callable[[], tuple[Any, Any]]) -> int:
+    import torch
+
+    # The first one compiles, and keeps what libraries allocate once.
+    step, given = make()
+    step(given)
+    del step, given
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step, given = make()
+        step(given)
+        step(given)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step, given = make()
+        step(given)
+        step(given)
+    return _peak_of_events(profile)
+
+
 def saved_bytes(function: Callable[..., Any], x: Any) -> int:
     import torch
 

@@ -16,6 +16,8 @@ import numpy as np
 
 # Large enough that every array takes more than the allocator's least, small enough for no buffer.
 SMALL_ELEMENTS = 512
+# tracemalloc's number for what NumPy allocates for arrays.
+ARRAYS = np.lib.tracemalloc_domain
 
 
 def peak_bytes(call: Callable[..., Any], make: Callable[[int | None], list]) -> int:
@@ -41,6 +43,34 @@ def _peak(call: Callable[..., Any], arguments: list) -> int:
     finally:
         tracemalloc.stop()
         gc.enable()
+
+
+def step_peak_bytes(make: Callable[[], tuple[Any, Any]]) -> int:
+    """Peak of array bytes while a step is made and runs twice; before that another one, which compiles.
+
+    Python's own objects, which are in the same count, are taken off as of the end. Those that come and go while
+    compiled functions are called stay in: some hundred bytes.
+    """
+    _make_and_run(make)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        kept = _make_and_run(make)
+        current, peak = tracemalloc.get_traced_memory()
+        arrays = tracemalloc.take_snapshot().filter_traces([tracemalloc.DomainFilter(True, ARRAYS)])
+        del kept
+        return peak - (current - sum(trace.size for trace in arrays.traces))
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
+def _make_and_run(make: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
+    step, given = make()
+    step(given)
+    step(given)
+    return step, given
 
 
 def kept_bytes(backward: partial) -> int:
