@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from itertools import cycle
 
 import matplotlib as mpl
 
@@ -12,6 +13,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
+
+from impls.cnn import PHASES
 
 # One colour a framework everywhere (Okabe and Ito's palette, safe for colour-blind readers).
 COLOURS = {"numpy": "#0072B2", "numba": "#E69F00", "torch": "#D55E00", "jax": "#009E73"}
@@ -93,6 +96,39 @@ def first_calls(rows: pd.DataFrame) -> str:
     sns.barplot(rows, y="label", x="value", hue="framework", palette=palette, dodge=False, ax=axis, errorbar=None)
     axis.set(xscale="log", xlabel="seconds from call to result, empty caches", ylabel="")
     axis.legend(fontsize=8, title=None)
+    return _svg(figure)
+
+
+def step_phases(rows: pd.DataFrame) -> str:
+    """Milliseconds a training step by phase, a bar for each variant, the fastest on top; grey: not told apart.
+
+    rows: of metrics.steps, one network and batch.
+    """
+    rows = rows.sort_values("value", ascending=False)
+    phases = rows[[f"{phase}_s" for phase in PHASES]].fillna(0.0)
+    parts = {
+        **{phase: phases[f"{phase}_s"] for phase in PHASES},
+        "one program": rows["value"].where(phases.sum(axis=1) == 0),
+    }
+    figure, axis = plt.subplots(figsize=(8, 0.3 * len(rows) + 1.2))
+    left = pd.Series(0.0, rows.index)
+    for (name, seconds), colour in zip(parts.items(), [*sns.color_palette("deep", len(PHASES)), "0.7"], strict=True):
+        axis.barh(rows["variant"], 1e3 * seconds.fillna(0.0), left=1e3 * left, label=name, color=colour)
+        left += seconds.fillna(0.0)
+    axis.set(xlabel="milliseconds a step", ylabel="")
+    axis.legend(fontsize=8, loc="lower right")
+    return _svg(figure)
+
+
+def accuracies(curves: dict[str, list[float]]) -> str:
+    """Test accuracy after each epoch, a line for each row: {row: [of the first epoch, ...]}."""
+    figure, axis = plt.subplots(figsize=(7, 4))
+    for (row, curve), marker in zip(curves.items(), cycle(MARKERS)):
+        colour = COLOURS.get(_framework(row.split(".")[0]), "0.3")
+        axis.plot(range(1, len(curve) + 1), curve, label=row, marker=marker, markersize=4, linewidth=1, color=colour)
+    axis.set(xlabel="epoch", ylabel="test accuracy")
+    axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    axis.legend(fontsize=8)
     return _svg(figure)
 
 

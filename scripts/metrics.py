@@ -7,7 +7,8 @@ import pandas as pd
 
 from benchmarks.harness.case import ROOFS
 from benchmarks.harness.kernels import KERNELS, ORDINARY, kernel_of, ordinary
-from impls.catalog import ITEMSIZE_BYTES, VARIANTS, Traffic
+from impls.catalog import ITEMSIZE_BYTES, STEPS, VARIANTS, Traffic
+from impls.cnn.networks import STEP_OF, autograd_saved_bytes, inplace_bytes, saved_bytes, work
 
 # Above this, a number says that the roof or the traffic is wrong: shown as impossible, never as a result.
 IMPOSSIBLE_PERCENT = 105.0
@@ -15,6 +16,16 @@ IMPOSSIBLE_PERCENT = 105.0
 TIMES = ("time", "cold", "scaling")
 # Catalog facts that a report shows beside each number.
 FACTS = ["framework", "device", "memory", "saves", "contract"]
+STEP_BYTES = ("saved_bytes", "peak_bytes")
+STEP_FACTS = ["framework", "device", "memory", "winograd", "contract"]
+# Multiplications of Winograd's convolution by those that a network's figures count.
+WINOGRAD = 16 / 36
+STEP_METRICS = [*STEP_FACTS, "images_per_s", "gflop_per_s", "percent_of_gemm", "impossible"]
+# Training steps whose bytes the network's table predicts.
+_BY_HAND = {row.name.split(".")[0] for row in STEPS if row.by_hand}
+_EAGER = {row.name.split(".")[0] for row in STEPS if row.framework == "torch" and not row.compiled}
+# Python's own objects may be in a peak of traced memory.
+OBJECTS_BYTES = 1024
 ROOF_KEY = ["machine", "fingerprint", "commit", "env", "array_bytes"]
 
 
@@ -52,6 +63,71 @@ def gemms(table: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(gflop_per_s=2e-9 * rows["elements"] ** 3.0 / rows["value"])
     rows = rows.rename(columns={"variant": "library", "elements": "n"})
     return rows.sort_values("gflop_per_s", ascending=False)[["library", "n", "gflop_per_s"]]
+
+
+def steps(table: pd.DataFrame) -> pd.DataFrame:
+    """Training steps that have a time, with their contract, images_per_s, gflop_per_s, and percent_of_gemm.
+
+    FLOPs are the nominal ones of the network; the roof is the fastest library's product of two large matrices.
+    impossible: whether a step is above IMPOSSIBLE_PERCENT of it with the fewest FLOPs that its form may take.
+    """
+    rows = numbered(table[table["op"].isin(STEP_OF)], "time")
+    catalog = pd.DataFrame(
+        [{"variant": row.name, **{fact: getattr(row, fact) for fact in STEP_FACTS}} for row in STEPS]
+    )
+    rows = rows.merge(catalog, on="variant", how="inner")
+    found = [work(STEP_OF[op]) for op in rows["op"]]
+    rows["images_per_s"] = rows["elements"] / rows["value"]
+    rows["gflop_per_s"] = rows["images_per_s"] * [one.forward_flops + one.backward_flops for one in found] / 1e9
+    # The products are those of the processor: a GPU's rows have no roof here.
+    roof = gemms(table)["gflop_per_s"].max()
+    rows["percent_of_gemm"] = (100 * rows["gflop_per_s"] / roof).where(rows["device"] == "cpu")
+    rows["impossible"] = (
+        rows["percent_of_gemm"] * rows["winograd"].map({True: WINOGRAD, False: 1.0}) > IMPOSSIBLE_PERCENT
+    )
+    return rows.sort_values(["op", "elements", "value"])
+
+
+def step_memory(table: pd.DataFrame) -> pd.DataFrame:
+    """The bytes of training steps, fresh and in place side by side, a row for each network, batch and flavour.
+
+    Columns such as saved_bytes_fresh; spared_bytes: what in place takes off the peak; predicted_saved_bytes and
+    predicted_spared_bytes: what the network table predicts of what is written by hand or kept by eager autograd;
+    differs: whether that is not so.
+    """
+    rows = table[table["op"].isin(STEP_OF) & table["quantity"].isin(STEP_BYTES) & table["value"].notna()].copy()
+    rows[["flavour", "memory"]] = rows["variant"].str.rsplit(".", n=1, expand=True) if len(rows) else None
+    key = ["op", "elements", "flavour"]
+    columns = [f"{quantity}_{memory}" for quantity in STEP_BYTES for memory in ("fresh", "inplace")]
+    if rows.empty:
+        return pd.DataFrame(columns=[*key, *columns])
+    rows["column"] = rows["quantity"] + "_" + rows["memory"]
+    side_by_side = rows.pivot_table(index=key, columns="column", values="value").reindex(columns=columns).reset_index()
+    by_hand, eager = (side_by_side["flavour"].isin(flavours) for flavours in (_BY_HAND, _EAGER))
+    side_by_side["spared_bytes"] = side_by_side["peak_bytes_fresh"] - side_by_side["peak_bytes_inplace"]
+    predicted = {
+        predict: pd.Series(
+            [
+                float(predict(STEP_OF[op], n, ITEMSIZE_BYTES["float32"]))
+                for op, n in zip(side_by_side["op"], side_by_side["elements"], strict=True)
+            ],
+            side_by_side.index,
+        )
+        for predict in (saved_bytes, autograd_saved_bytes, inplace_bytes)
+    }
+    kept = predicted[saved_bytes].where(by_hand).fillna(predicted[autograd_saved_bytes].where(eager))
+    side_by_side["predicted_saved_bytes"] = kept
+    side_by_side["predicted_spared_bytes"] = predicted[inplace_bytes].where(by_hand)
+    pairs = (
+        ("saved_bytes_fresh", "predicted_saved_bytes"),
+        ("saved_bytes_inplace", "predicted_saved_bytes"),
+        ("spared_bytes", "predicted_spared_bytes"),
+    )
+    wrong = [
+        side_by_side[found].sub(side_by_side[predicted]).fillna(0).abs() > (OBJECTS_BYTES if "spared" in found else 0)
+        for found, predicted in pairs
+    ]
+    return side_by_side.assign(differs=pd.concat(wrong, axis=1).any(axis=1))
 
 
 def with_metrics(table: pd.DataFrame) -> pd.DataFrame:

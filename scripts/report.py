@@ -112,10 +112,12 @@ def build(found: results.Results, choice: Choice) -> dict[str, str]:
         "throughput": _throughput_figures(measured, metrics.roofs(table), provenance),
         "memory": _memory_figures(measured),
         "first_calls": _first_call_figures(measured),
+        "steps": _step_figures(metrics.steps(table)),
     }
     page = _page(found, choice, table, measured, provenance, drawn)
     svg_files = {figure.file: figure.svg for group in drawn.values() for figure in group}
-    return {"index.html": page, "results.csv": _csv(measured), **svg_files}
+    steps = _quoted(metrics.steps(table)[[*results.COLUMNS, *results.STEP_COLUMNS, *metrics.STEP_METRICS]])
+    return {"index.html": page, "results.csv": _csv(measured), "steps.csv": steps, **svg_files}
 
 
 def _page(
@@ -154,6 +156,8 @@ def _page(
         roofs=metrics.roofs(table).to_dict("records"),
         kernels=ORDINARY,
         gemms=metrics.gemms(table).to_dict("records"),
+        steps=metrics.steps(table).to_dict("records"),
+        step_memory=metrics.step_memory(table).to_dict("records"),
         failures=_without_number(table),
         not_run=_not_run(table),
         semantics=_semantics(),
@@ -269,6 +273,15 @@ def _first_call_figures(measured: pd.DataFrame) -> list[Figure]:
     return [] if rows.empty else [Figure("float32, 1,024 elements", "first-call.svg", figures.first_calls(rows))]
 
 
+def _step_figures(steps: pd.DataFrame) -> list[Figure]:
+    """Time by phase of what is possible, a figure for each network and batch."""
+    possible = steps[~steps["impossible"].astype(bool)]
+    return [
+        Figure(f"{op}, batch {n}", f"{op}-{n}.svg", figures.step_phases(rows))
+        for (op, n), rows in possible.groupby(["op", "elements"])
+    ]
+
+
 def _unchecked(measured: pd.DataFrame) -> int:
     """How many times of the processor's rows were held against no roof."""
     times = measured[
@@ -332,7 +345,12 @@ def _csv(measured: pd.DataFrame) -> str:
         "percent_of_bus",
         "impossible",
     ]
-    table = measured[columns].copy()
+    return _quoted(measured[columns])
+
+
+def _quoted(table: pd.DataFrame) -> str:
+    """A table as CSV in which no text is taken for a formula."""
+    table = table.copy()
     for column in table.select_dtypes(include=["object", "string"]):
         table[column] = [f"'{v}" if isinstance(v, str) and v.startswith(FORMULA_STARTS) else v for v in table[column]]
     # Quoted, a line break in a text starts no new row.

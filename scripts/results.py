@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -22,6 +23,7 @@ from benchmarks.harness import outcomes
 from benchmarks.harness.case import UNITS
 from benchmarks.harness.core import SHARED
 from benchmarks.harness.provenance import UNKNOWN
+from impls.cnn import PHASES
 from scripts.profiles import PARAMETERS, QUANTITY_AND_OP
 
 RESULT_VERSION = 2
@@ -42,13 +44,17 @@ COLUMNS = [
     "value", "low", "high", "q25", "q75", "number", "samples", "status", "reason",
     "processes", "disturbed", "shared", "core_s", "empty_call_s",
 ]  # fmt: skip
+# What the table has of training steps besides: seconds of phases, and the interval of the percentage of a step that
+# its ReLUs take.
+RELU_SHARE = ["relu_percent_low", "relu_percent_high"]
+STEP_COLUMNS = [*(f"{phase}_s" for phase in PHASES), *RELU_SHARE]
 # What makes rows those of one run on one machine.
 RUN = ["machine", "fingerprint", "commit", "env"]
 # What makes a row one number.
 KEY = ["machine", "commit", "env", "quantity", "op", "variant", "elements", "dtype", "threads"]
 TYPES = {
     **dict.fromkeys(["value", "low", "high", "q25", "q75", "number", "samples"], "float64"),
-    **dict.fromkeys(["processes", "disturbed", "shared", "core_s", "empty_call_s"], "float64"),
+    **dict.fromkeys(["processes", "disturbed", "shared", "core_s", "empty_call_s", *STEP_COLUMNS], "float64"),
     **dict.fromkeys(["date", "measured"], "datetime64[ms, UTC]"),
     **dict.fromkeys(["elements", "threads"], "int64"),
 }
@@ -67,7 +73,7 @@ class NoResults(Exception):
 class Results:
     """Everything found: the table, the records of outcomes, asv's machine descriptions, and what could not be read.
 
-    table: a row for each number, failure or skip, with COLUMNS. outcomes: the records, by KEY, the
+    table: a row for each number, failure or skip, with COLUMNS and STEP_COLUMNS. outcomes: the records, by KEY, the
     newest last. problems: a line for each file passed over.
     """
 
@@ -119,7 +125,7 @@ def _read(path: Path, problems: list[str]) -> dict[str, Any] | None:
 
 
 def _table(rows: list[dict[Any, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=COLUMNS).astype(TYPES)
+    return pd.DataFrame(rows, columns=[*COLUMNS, *STEP_COLUMNS]).astype(TYPES)
 
 
 def _rows(path: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -283,7 +289,25 @@ def _circumstances(details: Any) -> dict[str, Any]:
         "shared": _total(process.get("shared_s") for process in processes),
         "core_s": max(core_s, default=math.nan),
         "empty_call_s": max(empty, default=math.nan),
+        **{name: _middle(_end(process, end) for process in counted) for end, name in enumerate(RELU_SHARE)},
+        **{f"{phase}_s": _middle(_phase_s(process, phase) for process in counted) for phase in PHASES},
     }
+
+
+def _phase_s(process: dict[str, Any], phase: str) -> Any:
+    phases = process.get("phases_s")
+    return phases.get(phase) if isinstance(phases, dict) else None
+
+
+def _end(process: dict[str, Any], end: int) -> Any:
+    interval = process.get("relu_percent")
+    return interval[end] if isinstance(interval, list) and len(interval) == len(RELU_SHARE) else None
+
+
+def _middle(values: Iterable[Any]) -> float:
+    """The median of those that are numbers."""
+    known = [number for value in values if (number := _finite(value)) is not None]
+    return median(known) if known else math.nan
 
 
 def _total(lists: Iterable[Any]) -> int:

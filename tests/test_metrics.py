@@ -54,7 +54,7 @@ def table(numbers: dict[Case, float | None], **others: str) -> pd.DataFrame:
         {**vars(case), "value": number, "status": "failed" if number is None else "ok", **shared}
         for case, number in numbers.items()
     ]
-    return pd.DataFrame(rows, columns=results.COLUMNS).astype(results.TYPES)
+    return pd.DataFrame(rows, columns=[*results.COLUMNS, *results.STEP_COLUMNS]).astype(results.TYPES)
 
 
 def only_row(numbers: dict[Case, float | None]) -> pd.Series:
@@ -189,6 +189,51 @@ def test_products_are_rated_and_no_rows():
     ]
     assert metrics.with_metrics(table({**products, FORWARD: 1.0}))["op"].tolist() == ["relu.forward"]
     assert metrics.gemms(table({})).empty
+
+
+def test_training_steps_are_rated_by_nominal_operations():
+    product = Case("time", "gemm", "torch", 1000, "float32")
+    quick, slow = (time("cnn.mnist_cnn", name, 64) for name in ("torch.fresh", "numpy.inplace"))
+    convolutions = (2 * 26 * 26 * 32 * 9, 2 * 11 * 11 * 64 * 9 * 32)
+    operations = 2 * convolutions[0] + 3 * (convolutions[1] + 2 * 1600 * 10)
+    rows = metrics.steps(table({product: 0.02, quick: 64e-4, slow: 64e-3})).set_index("variant")
+    assert rows["images_per_s"].to_dict() == pytest.approx({"torch.fresh": 1e4, "numpy.inplace": 1e3})
+    assert rows.loc["torch.fresh", "gflop_per_s"] == pytest.approx(operations * 1e4 / 1e9)
+    assert rows.loc["torch.fresh", "percent_of_gemm"] == pytest.approx(100 * operations * 1e4 / 1e11)
+    assert rows["impossible"].to_dict() == {"torch.fresh": True, "numpy.inplace": False}
+    assert metrics.steps(table({})).empty
+
+
+def test_a_step_above_the_roof_is_possible_where_it_may_take_fewer_multiplications():
+    product = Case("time", "gemm", "torch", 1000, "float32")
+    steps = {time("cnn.mnist_cnn", name, 64): 8e-3 for name in ("torch.fresh", "numpy.inplace")}
+    for product_s, impossible in ((0.0167, (False, False)), (0.02, (True, False)), (0.05, (True, True))):
+        rows = metrics.steps(table({product: product_s, **steps})).set_index("variant")
+        assert tuple(rows.loc[["torch.fresh", "numpy.inplace"], "impossible"]) == impossible
+
+
+def test_memory_of_steps_stands_side_by_side():
+    cases = {
+        Case(quantity, "cnn.mnist_cnn", f"{flavour}.{memory}", 16, "float32"): value
+        for flavour, quantity, memory, value in (
+            ("numpy", "saved_bytes", "fresh", 100.0),
+            ("numpy", "saved_bytes", "inplace", 100.0),
+            ("numpy", "peak_bytes", "fresh", 300.0),
+            ("jax", "peak_bytes", "fresh", 200.0),
+        )
+    }
+    rows = metrics.step_memory(table(cases)).set_index("flavour")
+    kept_and_peak = ["saved_bytes_fresh", "saved_bytes_inplace", "peak_bytes_fresh"]
+    assert rows.loc["numpy", kept_and_peak].tolist() == [100, 100, 300]
+    # Images of 28 x 28 and 13 x 13 x 32, pooled winners, and what the last block gives.
+    kept = 16 * (4 * (784 + 13 * 13 * 32 + 1600) + 13 * 13 * 32 + 1600)
+    assert rows.loc["numpy", "predicted_saved_bytes"] == kept
+    assert rows.loc["numpy", "predicted_spared_bytes"] == 16 * 4 * (13 * 13 * 32 + 1600)
+    assert rows.loc["jax", ["predicted_saved_bytes", "saved_bytes_fresh", "spared_bytes"]].isna().all()
+    assert rows["differs"].to_dict() == {"numpy": True, "jax": False}
+    right = {Case("saved_bytes", "cnn.mnist_cnn", "numpy.fresh", 16, "float32"): float(kept)}
+    assert not metrics.step_memory(table(right))["differs"].any()
+    assert metrics.step_memory(table({})).empty
 
 
 def test_what_the_catalog_does_not_know_is_left_out():

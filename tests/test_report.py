@@ -646,3 +646,43 @@ def test_number_text(value, text):
 )
 def test_bytes_text(value, text):
     assert figures.bytes_text(value) == text
+
+
+def test_training_steps_are_shown_with_phases_and_memory(tmp_path):
+    numbers = {
+        time("cnn.mnist_cnn", "numpy.inplace", 64): 0.016,
+        time("cnn.mnist_cnn", "jax.fresh", 64): 0.032,
+        time("cnn.mnist_cnn", "torch.fresh", 64): 1e-6,
+        Case("time", "gemm", "torch", 2048, "float32"): 0.1,
+        **{
+            Case(quantity, "cnn.mnist_cnn", f"torch.{memory}", 16, "float32"): value
+            for quantity, memory, value in (
+                ("saved_bytes", "fresh", 4_000_000.0),
+                ("saved_bytes", "inplace", 4_000_000.0),
+                ("peak_bytes", "fresh", 9_000_000.0),
+                ("peak_bytes", "inplace", 6_750_000.0),
+            )
+        },
+    }
+    phases = {"forward": 0.006, "loss": 0.001, "backward": 0.008, "update": 0.001}
+    processes = [{"phases_s": {name: scale * seconds for name, seconds in phases.items()}} for scale in (1, 1.1, 2)]
+    details = {"processes": [{**one, "relu_percent": [-0.5, 7.25]} for one in processes]}
+    write(tmp_path / "results", content(numbers))
+    write_outcomes(
+        tmp_path / "outcomes", [record(time("cnn.mnist_cnn", "numpy.inplace", 64), value=0.016, details=details)]
+    )
+    out = build(tmp_path)
+    page = (out / "index.html").read_text()
+    rows = re.findall(r"<tr><td>mnist_cnn</td>(.*?)</tr>", page)
+    cells = {row[0]: row for row in (re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows)}
+    assert cells["numpy.inplace"][1:3] == ["64", "16 ms"]
+    assert cells["numpy.inplace"][4] == "4,000"
+    assert cells["numpy.inplace"][7:12] == ["6.6 ms", "1.1 ms", "8.8 ms", "1.1 ms", "-0.5 … 7.2"]
+    assert cells["jax.fresh"][7:12] == [*["–"] * 4, "– … –"]
+    assert cells["torch.fresh"][2] == "impossible"
+    assert cells["torch"][2:9] == ["4,000,000", "4,000,000", "3,276,548", "9,000,000", "6,750,000", "2,250,000", "–"]
+    assert "mnist_cnn in torch: 2,250,000 bytes at the peak (25 %) and 0 of what is kept." in page
+    assert (out / "cnn.mnist_cnn-64.svg").exists()
+    table = {row["variant"]: row for row in csv.DictReader(io.StringIO((out / "steps.csv").read_text()))}
+    assert float(table["numpy.inplace"]["backward_s"]) == pytest.approx(0.0088)
+    assert table["jax.fresh"]["backward_s"] == ""
