@@ -1,0 +1,43 @@
+"""Learning: a step in training, and the digits of others."""
+
+import subprocess
+import sys
+
+import pytest
+
+from scripts import learn
+from tests.checkout import ROOT
+from tests.test_idx import write_mnist
+
+
+@pytest.mark.parametrize("row", ["numpy.inplace", "torch.inplace"])
+def test_the_digits_are_learnt(row):
+    curve = learn.accuracies(row, learn._data(None), epochs=8)
+    assert curve[-1] >= learn.LEAST_ACCURACY
+    assert curve[0] < curve[-1]
+
+
+def test_what_is_learnt_from_is_not_tested_with():
+    images, labels, test_images, test_labels = learn._data(None)
+    assert len(images) == len(labels) > 4 * len(test_images) - 4 == 4 * len(test_labels) - 4
+    assert not {image.tobytes() for image in test_images} & {image.tobytes() for image in images}
+    assert (images.mean(), images.std()) == pytest.approx((0, 1))
+
+
+def test_digits_of_others_are_taken(tmp_path):
+    write_mnist(tmp_path, learnt=128, tested=16)
+    ended = run("--mnist", str(tmp_path), "--epochs", "1", "--row", "numpy.inplace")
+    assert ended.returncode == 0, ended.stderr
+    assert 0 <= float(ended.stdout.strip("[]\n")) <= 1
+
+
+def test_damaged_digits_are_refused(tmp_path):
+    ended = run("--mnist", str(tmp_path))
+    assert ended.returncode == 2
+    assert "no train-images" in ended.stderr
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "scripts.learn", *arguments], capture_output=True, text=True, cwd=ROOT, timeout=300
+    )
