@@ -4,6 +4,7 @@ from benchmarks.harness.case import UNITS
 from benchmarks.harness.tracking import in_unit, track
 from benchmarks.relu import TIMEOUT_S
 from impls.catalog import STEPS
+from impls.cnn.networks import STEP_OF
 
 BATCHES = (16, 64, 256)
 
@@ -38,9 +39,11 @@ class _Step:
         return track("first_call", self.op, variant, batch, "float32")
 
 
-class MnistCnn(_Step):
-    op = "cnn.mnist_cnn"
+def _class(op: str) -> type:
+    """The class of a network, named after it: MnistCnn for mnist_cnn."""
+    name = STEP_OF[op].name.title().replace("_", "")
+    return type(name, (_Step,), {"op": op, "__module__": __name__})
 
 
-class ConvnetRelu(_Step):
-    op = "cnn.convnet_relu"
+# asv wants a class for each, and takes them by name from the module.
+globals().update({cls.__name__: cls for cls in map(_class, STEP_OF)})

@@ -339,7 +339,7 @@ VARIANTS: tuple[Variant, ...] = (
 )
 
 RELU: tuple[Literal["fresh", "inplace"], ...] = ("fresh", "inplace")
-_BY_HAND = "written by hand; Winograd's products from 16 channels on, im2col below; ReLU after pooling; ReLU {memory}"
+_BY_HAND = "written by hand; Winograd's products from 16 channels on where sizes are even, else im2col; ReLU after pooling; ReLU {memory}"
 _EAGER = "eager autograd; fused SGD; {layout}; ReLU {memory}"
 _STEP_ROWS: tuple[StepVariant, ...] = (
     *(

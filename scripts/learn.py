@@ -19,6 +19,7 @@ from impls.catalog import STEPS, find_step
 from impls.cnn import reference
 from impls.cnn.networks import NETWORKS, Array, Batch, initial_parameters
 from scripts import figures, idx
+from scripts.arguments import positive
 from scripts.pins import ROOT
 
 NETWORK = NETWORKS["mnist_cnn"]
@@ -78,6 +79,8 @@ def _data(mnist: Path | None) -> Data:
     """Images (n, 28, 28, 1) with mean 0 and deviation 1, and labels: to learn from and to test with."""
     images, labels, test_images, test_labels = idx.mnist(mnist) if mnist else _digits()
     mean, deviation = images.mean(), images.std()
+    if len(images) < BATCH or not deviation:
+        raise idx.Damaged(f"{mnist}: {len(images)} images to learn from, {BATCH} that are not all the same needed")
     return (images - mean) / deviation, labels, (test_images - mean) / deviation, test_labels
 
 
@@ -107,7 +110,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--mnist", type=Path, help="a folder with the four files of MNIST (default: scikit-learn's digits)"
     )
-    parser.add_argument("--epochs", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument("--epochs", type=positive, default=16, help="(default: %(default)s)")
     parser.add_argument(
         "--figure", type=Path, default=ROOT / "reports" / "learning.svg", help="where to draw (default: %(default)s)"
     )
@@ -115,7 +118,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.mnist:
         try:
-            idx.mnist(options.mnist)
+            _data(options.mnist)
         except idx.Damaged as error:
             parser.error(str(error))
     return options

@@ -18,12 +18,10 @@ TIMES = ("time", "cold", "scaling")
 FACTS = ["framework", "device", "memory", "saves", "contract"]
 STEP_BYTES = ("saved_bytes", "peak_bytes")
 STEP_FACTS = ["framework", "device", "memory", "winograd", "contract"]
-# Multiplications of Winograd's convolution by those that a network's figures count.
-WINOGRAD = 16 / 36
-STEP_METRICS = [*STEP_FACTS, "images_per_s", "gflop_per_s", "percent_of_gemm", "impossible"]
+STEP_METRICS = [*STEP_FACTS, "images_per_s", "gflop_per_s", "percent_of_gemm", "first_call_s", "impossible"]
 # Training steps whose bytes the network's table predicts.
 _BY_HAND = {row.name.split(".")[0] for row in STEPS if row.by_hand}
-_EAGER = {row.name.split(".")[0] for row in STEPS if row.framework == "torch" and not row.compiled}
+_EAGER = {"torch"}
 # Python's own objects may be in a peak of traced memory.
 OBJECTS_BYTES = 1024
 ROOF_KEY = ["machine", "fingerprint", "commit", "env", "array_bytes"]
@@ -66,7 +64,7 @@ def gemms(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def steps(table: pd.DataFrame) -> pd.DataFrame:
-    """Training steps that have a time, with their contract, images_per_s, gflop_per_s, and percent_of_gemm.
+    """Training steps that have a time, with their contract, images_per_s, gflop_per_s, percent_of_gemm, first_call_s.
 
     FLOPs are the nominal ones of the network; the roof is the fastest library's product of two large matrices.
     impossible: whether a step is above IMPOSSIBLE_PERCENT of it with the fewest FLOPs that its form may take.
@@ -76,15 +74,19 @@ def steps(table: pd.DataFrame) -> pd.DataFrame:
         [{"variant": row.name, **{fact: getattr(row, fact) for fact in STEP_FACTS}} for row in STEPS]
     )
     rows = rows.merge(catalog, on="variant", how="inner")
+    # Of building a step and making the first: what compiles is compiled, for the smallest batch.
+    first = numbered(table, "first_call").rename(columns={"value": "first_call_s"})
+    rows = rows.merge(first[["op", "variant", "first_call_s"]], on=["op", "variant"], how="left")
     found = [work(STEP_OF[op]) for op in rows["op"]]
     rows["images_per_s"] = rows["elements"] / rows["value"]
     rows["gflop_per_s"] = rows["images_per_s"] * [one.forward_flops + one.backward_flops for one in found] / 1e9
     # The products are those of the processor: a GPU's rows have no roof here.
     roof = gemms(table)["gflop_per_s"].max()
     rows["percent_of_gemm"] = (100 * rows["gflop_per_s"] / roof).where(rows["device"] == "cpu")
-    rows["impossible"] = (
-        rows["percent_of_gemm"] * rows["winograd"].map({True: WINOGRAD, False: 1.0}) > IMPOSSIBLE_PERCENT
-    )
+    nominal = [one.forward_flops + one.backward_flops for one in found]
+    least = [one.least_flops / flops for one, flops in zip(found, nominal, strict=True)]
+    fewest_percent = rows["percent_of_gemm"] * pd.Series(least, rows.index).where(rows["winograd"], 1.0)
+    rows["impossible"] = fewest_percent > IMPOSSIBLE_PERCENT
     return rows.sort_values(["op", "elements", "value"])
 
 

@@ -16,17 +16,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.frameworks import driver
-from benchmarks.harness.steps import TOLERANCE
+from benchmarks.harness.steps import LEAST_NORM, TOLERANCE
 from impls.catalog import STEPS, find_step
 from impls.cnn import reference
 from impls.cnn.networks import DTYPES, MOMENTUM, NETWORKS, Array, Network, initial_parameters, random_batch
+from scripts.arguments import positive
 
 FOLLOWED = 20
 # In float32 a ReLU or a max-pool near a tie decides otherwise, after which a gradient is off by the share of an element
 # rather than by rounding, and weights drift apart: 1.4 % was seen in eager PyTorch.
-GRADIENT_TOLERANCE = {"float32": 5e-2, "float64": 1e-9}
-# What is about zero has no relative error.
-LEAST_NORM = 1e-3
+DRIFT_TOLERANCE = {"float32": 5e-2, "float64": 1e-9}
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Deviations:
 
     def within(self, dtype: str) -> bool:
         """Written so that a NaN is not."""
-        return max(self.loss, self.statistic) <= TOLERANCE[dtype] and self.gradient <= GRADIENT_TOLERANCE[dtype]
+        return max(self.loss, self.statistic) <= TOLERANCE[dtype] and self.gradient <= DRIFT_TOLERANCE[dtype]
 
 
 def deviations(step: Any, network: Network, n: int) -> Deviations:
@@ -122,7 +121,7 @@ def _in_own_process(row: str, options: argparse.Namespace) -> list[dict[str, flo
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.parity", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="(default: both)")
-    parser.add_argument("--batch", type=int, default=37, help="(default: %(default)s)")
+    parser.add_argument("--batch", type=positive, default=37, help="(default: %(default)s)")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -12,6 +12,7 @@ from benchmarks.harness.case import Case
 from benchmarks.harness.kernels import KERNELS, kernel_of
 from benchmarks.harness.kernels import VARIANTS as LOOPS
 from impls.catalog import DTYPES, ITEMSIZE_BYTES, STEPS, VARIANTS, StepVariant, Variant
+from impls.cnn.networks import NETWORKS
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,12 @@ PROFILES = {
     "core": Profile(
         ("float32",), relu.ELEMENTS, (MIDDLE,), (SMALL, MIDDLE), (MIDDLE,), 0.5, 2, first_call=True,
         without_needs=False, loops=CURVE, loop_bytes=CURVE_BYTES, gemm=True,
-        steps={"mnist_cnn": (64,), "convnet_relu": (64,)},
+        steps=dict.fromkeys(NETWORKS, (64,)),
     ),
     "full": Profile(
         DTYPES, relu.ELEMENTS, (MIDDLE,), (SMALL, MIDDLE), (MIDDLE,), 0.4, 1, first_call=True,
         without_needs=False, loops=LOOPS, loop_bytes=tuple(roofs.ARRAY_BYTES), gemm=True,
-        steps={"mnist_cnn": cnn.BATCHES, "convnet_relu": cnn.BATCHES},
+        steps=dict.fromkeys(NETWORKS, cnn.BATCHES),
     ),
 }  # fmt: skip
 _CLASSES: list[tuple[str, str, Any]] = [

@@ -117,7 +117,14 @@ def build(found: results.Results, choice: Choice) -> dict[str, str]:
     page = _page(found, choice, table, measured, provenance, drawn)
     svg_files = {figure.file: figure.svg for group in drawn.values() for figure in group}
     steps = _quoted(metrics.steps(table)[[*results.COLUMNS, *results.STEP_COLUMNS, *metrics.STEP_METRICS]])
-    return {"index.html": page, "results.csv": _csv(measured), "steps.csv": steps, **svg_files}
+    memory = _quoted(metrics.step_memory(table))
+    return {
+        "index.html": page,
+        "results.csv": _csv(measured),
+        "steps.csv": steps,
+        "steps-memory.csv": memory,
+        **svg_files,
+    }
 
 
 def _page(

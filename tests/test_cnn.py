@@ -17,8 +17,11 @@ from impls.catalog import find_step
 from impls.cnn import PHASES, reference
 from impls.cnn.networks import (
     DTYPES,
+    LEARNING_RATE,
     NETWORKS,
+    NORM_MOMENTUM,
     STEP_OF,
+    Batch,
     Conv,
     Dense,
     Network,
@@ -199,6 +202,39 @@ def test_jax_refuses_what_it_cannot_promise():
         loaded("jax_:build")(network, initial_parameters(network), 2, "float32", "inplace")
 
 
+@pytest.mark.parametrize(
+    "change", [{"conv1.weight": None}, {"conv1.weight": np.ones((1, 1, 1, 32))}, {"more": np.ones(1)}]
+)
+@pytest.mark.parametrize("builder", EVERY)
+def test_parameters_that_are_not_those_of_the_network_are_refused(builder, change):
+    network = NETWORKS["mnist_cnn"]
+    parameters = {k: v for k, v in (initial_parameters(network) | change).items() if v is not None}
+    with pytest.raises(ValueError, match=f"parameters: {next(iter(change))} with shape"):
+        loaded(builder)(network, parameters, 2, "float32", "fresh")
+
+
+@pytest.mark.parametrize("builder", EVERY)
+def test_a_step_keeps_what_it_was_given(builder):
+    """Whatever becomes of the arrays of a batch, or of their kind, after `put`."""
+    labels = GOOD.labels.astype(np.int8)[::-1].copy()[::-1]
+    batch = Batch(GOOD.images.astype(np.float32), labels, tuple(mask.astype(np.float32) for mask in GOOD.masks))
+    step = loaded(builder)(SMALL[1], initial_parameters(SMALL[1]), 4, "float32", "fresh")
+    given = step.put(batch)
+    for array in (batch.images, batch.labels, *batch.masks):
+        array[...] = 0
+    steps.verify(SMALL[1], "float32", step, given, GOOD)
+
+
+@pytest.mark.parametrize("builder", EVERY)
+def test_what_is_no_number_shows_in_the_loss(builder):
+    images = GOOD.images.copy()
+    images[0] = np.nan
+    step = loaded(builder)(SMALL[1], initial_parameters(SMALL[1]), 4, "float32", "fresh")
+    state = reference.initial_state(SMALL[1], initial_parameters(SMALL[1]))
+    assert np.isnan(reference.step(SMALL[1], state, replace(GOOD, images=images)))
+    assert np.isnan(float(step(step.put(replace(GOOD, images=images)))))
+
+
 @pytest.mark.parametrize("builder", EVERY)
 def test_a_norm_of_one_value_is_refused(builder):
     network = Network("one", (3, 3, 1), (Conv(2, norm=True),))
@@ -358,6 +394,25 @@ def nothing_learnt(step, before, loss):
     return loss
 
 
+def convolutions_stay(step, before, loss):
+    for name in ("conv1.weight", "conv2.weight", "conv3.weight"):
+        step.parameters[name][...] = before.parameters[name]
+    return loss
+
+
+def uphill(step, before, loss):
+    step.parameters["conv3.weight"][...] += 2 * LEARNING_RATE * step.memory.velocities["conv3.weight"]
+    return loss
+
+
+def variance_is_biased(step, before, loss):
+    rows = 2 * 8 * 8
+    kept = (1 - NORM_MOMENTUM) * before.statistics["norm3.variance"]
+    added = step.statistics["norm3.variance"] - kept
+    step.statistics["norm3.variance"][...] = kept + added * (rows - 1) / rows
+    return loss
+
+
 def statistics_forgotten(step, before, loss):
     step.statistics["norm1.variance"][...] = before.statistics["norm1.variance"]
     return loss
@@ -375,7 +430,10 @@ def no_number(step, before, loss):
     ("fault", "said"),
     [
         (gradient_is_off, "gradient of conv1.weight"),
-        (nothing_learnt, "dense1.weight"),
+        (nothing_learnt, "update of dense1.weight"),
+        (convolutions_stay, "update of conv3.weight"),
+        (uphill, "update of conv3.weight"),
+        (variance_is_biased, "norm3.variance"),
         (statistics_forgotten, "norm1.variance"),
         (other_loss, "loss"),
         (no_number, "loss"),

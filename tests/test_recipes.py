@@ -30,20 +30,23 @@ def checkout(tmp_path):
     return Checkout(tmp_path)
 
 
-def measured_and_shown(checkout: Checkout, variant: str) -> bool:
+def forward(variant: str) -> str:
+    return rf"Forward\.(track_time|track_transient_bytes)\('{re.escape(variant)}', 32768, 'float32'\)"
+
+
+def measured_and_shown(checkout: Checkout, benchmarks: str, cell: str) -> bool:
     checkout.commit("recipe")
-    quantities = "track_time|track_transient_bytes"
-    run = checkout.measure(rf"Forward\.({quantities})\('{re.escape(variant)}', 32768, 'float32'\)")
+    run = checkout.measure(benchmarks)
     assert run.returncode == 0, run.stdout + run.stderr
     assert checkout.report().returncode == 0
-    return f"<td>{variant}</td>" in (checkout.folder / "reports/index.html").read_text()
+    return f"<td>{cell}</td>" in (checkout.folder / "reports/index.html").read_text()
 
 
 def test_a_variant_is_a_function_and_a_row(checkout):
     checkout.append("impls/relu/numpy_.py", "\n\n" + snippet("Add a variant", 0))
     insert_after(checkout, "impls/catalog.py", "_NUMPY_ROWS: Rows = (", snippet("Add a variant", 1))
     assert checkout.changed() == {"impls/relu/numpy_.py", "impls/catalog.py"}
-    assert measured_and_shown(checkout, "numpy-zeros.fresh")
+    assert measured_and_shown(checkout, forward("numpy-zeros.fresh"), "numpy-zeros.fresh")
 
 
 def test_a_framework_is_a_file_a_driver_and_rows(checkout):
@@ -57,7 +60,13 @@ def test_a_framework_is_a_file_a_driver_and_rows(checkout):
         "benchmarks/harness/frameworks/python_.py",
         "impls/catalog.py",
     }
-    assert measured_and_shown(checkout, "python.fresh")
+    assert measured_and_shown(checkout, forward("python.fresh"), "python.fresh")
     endings = [o["status"] for o in checkout.outcomes() if o["variant"] == "python.fresh"]
     assert len(endings) == 2
     assert set(endings) <= set(outcomes.MEASURED)
+
+
+def test_a_network_is_a_row(checkout):
+    insert_after(checkout, "impls/cnn/networks.py", "    for network in (", snippet("Add a network", 0).rstrip("\n"))
+    assert checkout.changed() == {"impls/cnn/networks.py"}
+    assert measured_and_shown(checkout, r"TinyCnn\.track_time\('(numpy.inplace|torch.fresh)', 16\)", "tiny_cnn")

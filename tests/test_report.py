@@ -654,6 +654,7 @@ def test_training_steps_are_shown_with_phases_and_memory(tmp_path):
         time("cnn.mnist_cnn", "jax.fresh", 64): 0.032,
         time("cnn.mnist_cnn", "torch.fresh", 64): 1e-6,
         Case("time", "gemm", "torch", 2048, "float32"): 0.1,
+        Case("first_call", "cnn.mnist_cnn", "jax.fresh", 16, "float32"): 2.5,
         **{
             Case(quantity, "cnn.mnist_cnn", f"torch.{memory}", 16, "float32"): value
             for quantity, memory, value in (
@@ -678,7 +679,7 @@ def test_training_steps_are_shown_with_phases_and_memory(tmp_path):
     assert cells["numpy.inplace"][1:3] == ["64", "16 ms"]
     assert cells["numpy.inplace"][4] == "4,000"
     assert cells["numpy.inplace"][7:12] == ["6.6 ms", "1.1 ms", "8.8 ms", "1.1 ms", "-0.5 … 7.2"]
-    assert cells["jax.fresh"][7:12] == [*["–"] * 4, "– … –"]
+    assert cells["jax.fresh"][7:13] == [*["–"] * 4, "– … –", "2.5 s"]
     assert cells["torch.fresh"][2] == "impossible"
     assert cells["torch"][2:9] == ["4,000,000", "4,000,000", "3,276,548", "9,000,000", "6,750,000", "2,250,000", "–"]
     assert "mnist_cnn in torch: 2,250,000 bytes at the peak (25 %) and 0 of what is kept." in page

@@ -19,6 +19,7 @@ from impls.cnn import PHASES, reference
 from impls.cnn.networks import (
     LEARNING_RATE,
     MOMENTUM,
+    NORM_MOMENTUM,
     STEP_OF,
     Batch,
     Network,
@@ -32,9 +33,12 @@ from impls.cnn.networks import (
 BATCHES = 3
 # Rounds of which phases and the share of ReLU are known at the least.
 LEAST_ROUNDS = 20
-# How far loss, parameters and statistics may be from the reference's, the last two by their norm: sums over a batch of
-# products of rounding errors, through some layers.
+# How far the loss may be from the reference's, relatively: sums over a batch of products of rounding errors.
 TOLERANCE = {"float32": 2e-3, "float64": 1e-9}
+# The same for what a batch adds to running statistics; n in place of n - 1 is further off in batches up to 256.
+STATISTIC_TOLERANCE = {"float32": 5e-5, "float64": 1e-9}
+# An update is two roundings of each element.
+UPDATE_ROUNDINGS = 4
 # In float32 some ReLU or max-pool near a tie decides otherwise, and a gradient is off by the share of that element:
 # 0.7 % was seen of a batch of 64.
 GRADIENT_TOLERANCE = {"float32": 2e-2, "float64": 1e-9}
@@ -54,9 +58,10 @@ def require(case: Case) -> None:
 def verify(network: Network, dtype: str, step: Any, given: Any, batch: Batch) -> float:
     """How far one step is off what the reference does from the same state: the largest relative error of an array.
 
-    Raises truth.WrongResult where that is beyond TOLERANCE, or for a gradient beyond GRADIENT_TOLERANCE.
+    Raises truth.WrongResult where loss, a gradient or statistics are beyond their tolerances, or parameters do not go
+    by their velocities.
     """
-    tolerance = TOLERANCE[dtype]
+    tolerance, of_gradient = TOLERANCE[dtype], GRADIENT_TOLERANCE[dtype]
     before = step.state()
     state = reference.State(
         *({name: value.astype(np.float64) for name, value in part.items()} for part in vars(before).values())
@@ -71,13 +76,32 @@ def verify(network: Network, dtype: str, step: Any, given: Any, batch: Batch) ->
     errors = [error]
     for name, gradient in gradients.items():
         velocity = MOMENTUM * state.velocities[name] + gradient
-        errors.append(
-            _error(f"gradient of {name}", after.velocities[name], velocity, gradient, GRADIENT_TOLERANCE[dtype])
-        )
-        parameter = state.parameters[name] - LEARNING_RATE * velocity
-        errors.append(_error(name, after.parameters[name], parameter, parameter, tolerance))
-    errors += [_error(name, after.statistics[name], value, value, tolerance) for name, value in statistics.items()]
+        off = np.linalg.norm(after.velocities[name] - velocity)
+        errors.append(_within(f"gradient of {name}", off, np.linalg.norm(gradient) + LEAST_NORM, of_gradient))
+        _require_update(name, before.parameters[name], after.velocities[name], after.parameters[name])
+    for name, statistic in statistics.items():
+        off, spread = after.statistics[name] - statistic, statistics[f"{name.split('.')[0]}.variance"]
+        scale = np.sqrt(spread) if name.endswith(".mean") else spread
+        of_batch = np.linalg.norm(off) / NORM_MOMENTUM
+        errors.append(_within(name, of_batch, np.linalg.norm(scale), STATISTIC_TOLERANCE[dtype]))
     return max(errors)
+
+
+def _require_update(name: str, before: np.ndarray, velocity: np.ndarray, after: np.ndarray) -> None:
+    """Raise truth.WrongResult unless a parameter went by its velocity, to the rounding of each element."""
+    change = LEARNING_RATE * velocity.astype(np.float64)
+    room = UPDATE_ROUNDINGS * np.finfo(after.dtype).eps * (np.abs(before) + np.abs(change))
+    # Written so that a NaN is wrong too.
+    wrong = np.count_nonzero(~(np.abs(after - (before - change)) <= room))
+    if wrong:
+        raise truth.WrongResult(f"update of {name}: {wrong} of {after.size} elements are wrong")
+
+
+def _within(name: str, off: Any, norm: Any, tolerance: float) -> float:
+    """What an array is off, by its norm, relatively."""
+    if not off <= tolerance * norm:
+        raise truth.WrongResult(f"{name}: off by {off:.3g}, where {norm:.3g} is its norm")
+    return float(off / norm)
 
 
 def _checked(case: Case, step: Any, given: Any, batch: Batch) -> float:

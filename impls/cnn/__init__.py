@@ -22,7 +22,8 @@ member of a step      what it is
 
 A step has a forward pass, the loss, a backward pass without a gradient for the images, the update,
 and the running statistics of batch norm. `reference.py` is its definition, layer by layer; whatever a
-file fuses or leaves out, its numbers are those of the reference.
+file fuses or leaves out, its numbers are those of the reference. Steps in NumPy and Numba use threads of their own, for
+which they limit BLAS to one thread in the whole process.
 """
 
 PHASES = ("forward", "loss", "backward", "update")

@@ -53,7 +53,9 @@ class Step:
     def __init__(
         self, network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, convolution: Convolve
     ) -> None:
-        require(network, n, dtype, relu, ("fresh", "none"))
+        require(network, parameters, n, dtype, relu, ("fresh", "none"))
+        if dtype == "float64" and not jax.config.read("jax_enable_x64"):
+            raise ValueError("dtype: 'float64' given, for which JAX needs jax_enable_x64")
         self.network, self.n, self.dtype = network, n, dtype
         statistics = initial_statistics(network)
         velocities = {name: np.zeros_like(value) for name, value in parameters.items()}
@@ -66,8 +68,9 @@ class Step:
 
     def put(self, batch: Batch) -> Any:
         require_batch(self.network, self.n, batch)
-        masks = tuple(jnp.asarray(mask, self.dtype) for mask in batch.masks)
-        return jnp.asarray(batch.images, self.dtype), jnp.asarray(batch.labels), masks
+        masks = tuple(jnp.array(mask, self.dtype, copy=True) for mask in batch.masks)
+        images = jnp.array(batch.images, self.dtype, copy=True)
+        return images, jnp.array(batch.labels.astype(np.int64), copy=True), masks
 
     def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> jax.Array:
         self.arrays, loss = self.step(self.arrays, *given)

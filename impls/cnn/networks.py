@@ -207,15 +207,24 @@ class Batch:
         return len(self.labels)
 
 
-def require(network: Network, n: int, dtype: str, relu: str, accepted: tuple[str, ...] = RELU) -> None:
+def require(
+    network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, accepted: tuple[str, ...] = RELU
+) -> None:
     """Raise ValueError where no step can be built for this."""
     for name, given, known in (("dtype", dtype, DTYPES), ("relu", relu, accepted)):
         if given not in known:
             raise ValueError(f"{name}: {given!r} given, one of {', '.join(map(repr, known))} needed")
     # The variance of a sample has one degree of freedom less than there are values.
     least = max((2 if b.conv.norm and prod(b.convolved[:2]) == 1 else 1 for b in blocks(network)), default=1)
-    if n < least:
+    if not isinstance(n, int) or n < least:
         raise ValueError(f"n: {n} given, a batch of at least {least} needed")
+    shapes = parameter_shapes(network)
+    found = {name: array.shape for name, array in parameters.items()}
+    for parameter in shapes.keys() | found.keys():
+        if found.get(parameter) != shapes.get(parameter):
+            raise ValueError(
+                f"parameters: {parameter} with shape {found.get(parameter)} given, {shapes.get(parameter)} needed"
+            )
 
 
 def require_batch(network: Network, n: int, batch: Batch) -> None:
@@ -277,7 +286,9 @@ def autograd_saved_bytes(network: Network, n: int, itemsize_bytes: int) -> int:
     for block in blocks(network):
         elements += n * prod(block.convolved)
         elements += n * prod(block.convolved) + 2 * block.conv.filters if block.conv.norm else 0
-        elements += n * prod(block.output) if block.conv.pool else 0
+        # A global average does not keep what it is given.
+        kept = block.conv.pool and not (network.average and block == blocks(network)[-1])
+        elements += n * prod(block.output) if kept else 0
         bytes_ += 8 * n * prod(block.output) if block.conv.pool else 0
     elements += n * blocks(network)[-1].conv.filters if network.average else 0
     elements += sum(3 * n * layer.units for layer in layers(network) if layer.hidden)
@@ -295,13 +306,15 @@ class Work:
     """What one image costs, nominally: whatever an implementation fuses or leaves out, these are the figures.
 
     forward_flops, backward_flops: of convolutions and dense layers, two for each multiplication with
-    its addition; no gradient for the images. relu_elements: that go through a ReLU as the network is
+    its addition; no gradient for the images. least_flops: of both, where convolutions take 16 multiplications for 36
+    (`winograd`) and leave out what pooling drops. relu_elements: that go through a ReLU as the network is
     drawn. input_elements: of a block's image, which its weight gradient needs. pool_elements: that
     max-pools give. column_elements: of the column matrices of im2col.
     """
 
     forward_flops: int
     backward_flops: int
+    least_flops: float
     relu_elements: int
     input_elements: int
     pool_elements: int
@@ -313,9 +326,11 @@ def work(network: Network) -> Work:
     convs = [(2 * prod(b.convolved) * KERNEL**2 * b.image[-1]) for b in blocks(network)]
     denses = [2 * layer.inputs * layer.units for layer in layers(network)]
     flops = [*convs, *denses]
+    least = [16 / 36 * 2 * prod(b.used) * KERNEL**2 * b.image[-1] for b in blocks(network)]
     return Work(
         forward_flops=sum(flops),
         backward_flops=2 * sum(flops) - flops[0],
+        least_flops=3 * sum([*least, *denses]) - least[0],
         relu_elements=sum(prod(b.convolved) for b in blocks(network)) + sum(d.units for d in network.hidden),
         input_elements=sum(prod(b.image) for b in blocks(network)),
         pool_elements=sum(prod(b.output) for b in blocks(network) if b.conv.pool),

@@ -354,8 +354,9 @@ def _activate(
                     largest, phase = rows[pixel, f] * factor[f] + shift[f], 0
                     for other in range(1, 4):
                         value = rows[other * pixels + pixel, f] * factor[f] + shift[f]
-                        phase = other if value > largest else phase
-                        largest = value if value > largest else largest
+                        wins = (value > largest) | (value != value)
+                        phase = other if wins else phase
+                        largest = value if wins else largest
                     before[f], won[f] = largest, phase
                 _rectify(before, rectifies, output[image, y + padding, x + padding])
                 continue
@@ -371,7 +372,8 @@ def _activate(
 def _rectify(before, rectifies, after):
     zero = before.dtype.type(0)
     for f in range(len(before)):
-        after[f] = before[f] if before[f] > zero or not rectifies else zero
+        # Written so that a NaN passes.
+        after[f] = zero if (before[f] <= zero) & rectifies else before[f]
 
 
 @njit(cache=True)
@@ -379,7 +381,7 @@ def _rectify_and_drop(z, bias, mask, rectifies, output, dropped):
     for i in range(z.shape[0]):
         for f in range(z.shape[1]):
             z[i, f] += bias[f]
-            output[i, f] = max(z[i, f], 0) if rectifies else z[i, f]
+            output[i, f] = 0 if (z[i, f] <= 0) & rectifies else z[i, f]
             dropped[i, f] = output[i, f] * mask[i, f]
 
 

@@ -152,7 +152,8 @@ def _windows(image: Array, padding: int) -> Array:
 
 
 def relu(x: Array) -> Array:
-    return np.where(x > 0, x, 0)
+    # Written so that a NaN passes.
+    return np.where(x <= 0, 0, x)
 
 
 def relu_backward(grad: Array, y: Array) -> Array:

@@ -106,7 +106,7 @@ class Step:
     def __init__(
         self, network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, layout: torch.memory_format
     ) -> None:
-        require(network, n, dtype, relu)
+        require(network, parameters, n, dtype, relu)
         self.network, self.n, self.dtype, self.layout = network, n, getattr(torch, dtype), layout
         self.net = Net(network, relu).to(dtype=self.dtype)
         tensors = self._named()
@@ -119,10 +119,11 @@ class Step:
 
     def put(self, batch: Batch) -> Any:
         require_batch(self.network, self.n, batch)
-        images = torch.from_numpy(np.ascontiguousarray(batch.images.transpose(0, 3, 1, 2)))
+        # Copies: from_numpy would alias what is given.
+        images = torch.from_numpy(batch.images.transpose(0, 3, 1, 2).astype(np.float64))
         device = torch.get_default_device()
-        masks = [torch.from_numpy(mask).to(device, self.dtype) for mask in batch.masks]
-        labels = torch.from_numpy(batch.labels).to(device)
+        masks = [torch.from_numpy(mask.astype(np.float64)).to(device, self.dtype) for mask in batch.masks]
+        labels = torch.from_numpy(batch.labels.astype(np.int64)).to(device)
         return images.to(device, self.dtype, memory_format=self.layout), labels, masks
 
     def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> Tensor:
@@ -172,7 +173,7 @@ class Step:
 
     def _back(self, name: str, value: Array) -> Array:
         if name.startswith("conv") and value.ndim > 1:
-            return np.ascontiguousarray(value.transpose(2, 3, 1, 0))
+            return np.array(value.transpose(2, 3, 1, 0), order="C")
         value = value.T if name.startswith("dense") else value
         if name == "dense1.weight" and not self.network.average:
             height, width, channels = blocks(self.network)[-1].output

@@ -123,7 +123,6 @@ class Workspace:
     """
 
     def __init__(self, network: Network, n: int, dtype: str, relu: str) -> None:
-        require(network, n, dtype, relu)
         shapes = parameter_shapes(network)
         self.parameters, self.velocities, self.gradients = (Named(shapes, dtype) for _ in range(3))
         self.convs = [Convolution(number, block, n, dtype) for number, block in enumerate(blocks(network), 1)]
@@ -141,6 +140,7 @@ class HandWritten(ABC):
     """What steps written by hand have in common (`impls.cnn`). dense_inputs: of the last forward pass."""
 
     def __init__(self, network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> None:
+        require(network, parameters, n, dtype, relu)
         self.network, self.n, self.dtype, self.rectifies = network, n, np.dtype(dtype), relu != "none"
         self.memory = Workspace(network, n, dtype, relu)
         self.parameters, self.convs, self.dense = self.memory.parameters, self.memory.convs, self.memory.dense
@@ -152,7 +152,7 @@ class HandWritten(ABC):
     def put(self, batch: Batch) -> Any:
         require_batch(self.network, self.n, batch)
         masks = [mask.astype(self.dtype) for mask in batch.masks]
-        return batch.images.astype(self.dtype), batch.labels, masks
+        return batch.images.astype(self.dtype), batch.labels.astype(np.int64), masks
 
     def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> float:
         scores = self.forward(given)
