@@ -7,6 +7,7 @@ beyond its tolerance.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.steps import LEAST_NORM, TOLERANCE
-from impls.catalog import STEPS, find_step
+from impls.catalog import STEPS, StepVariant, find_step
 from impls.cnn import reference
 from impls.cnn.networks import DTYPES, MOMENTUM, NETWORKS, Array, Network, initial_parameters, random_batch
 from scripts.arguments import positive
@@ -90,7 +91,7 @@ def main() -> int:
     for row in STEPS:
         if row.device != "cpu":
             continue
-        found = [Deviations(**fields) for fields in _in_own_process(row.name, options)]
+        found = [Deviations(**fields) for fields in _in_own_process(row, options)]
         cases = [(network, dtype) for network in options.networks for dtype in DTYPES]
         for (network, dtype), one in zip(cases, found, strict=True):
             failed |= not one.within(dtype)
@@ -110,11 +111,14 @@ def _of_row(name: str, networks: list[str], n: int) -> list[Deviations]:
     return found
 
 
-def _in_own_process(row: str, options: argparse.Namespace) -> list[dict[str, float]]:
-    command = [sys.executable, "-m", "scripts.parity", "--row", row, "--batch", str(options.batch)]
-    ended = subprocess.run([*command, "--networks", *options.networks], stdout=subprocess.PIPE, text=True)
+def _in_own_process(row: StepVariant, options: argparse.Namespace) -> list[dict[str, float]]:
+    environment = {**os.environ, **driver(row.framework).environment(None)}
+    command = [sys.executable, "-m", "scripts.parity", "--row", row.name, "--batch", str(options.batch)]
+    ended = subprocess.run(
+        [*command, "--networks", *options.networks], stdout=subprocess.PIPE, text=True, env=environment
+    )
     if ended.returncode:
-        raise SystemExit(f"parity: {row} failed")
+        raise SystemExit(f"parity: {row.name} failed")
     return json.loads(ended.stdout)
 
 

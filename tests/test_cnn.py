@@ -1,5 +1,6 @@
 """Training steps: the reference against differences, every implementation against the reference."""
 
+import argparse
 from dataclasses import replace
 from importlib import import_module
 
@@ -449,3 +450,11 @@ def test_a_wrong_step_gets_no_number(fault, said):
         return
     with pytest.raises(truth.WrongResult, match=said):
         steps.verify(network, "float32", step, step.step.put(batch), batch)
+
+
+def test_parity_is_told_of_both_dtypes():
+    options = argparse.Namespace(networks=["mnist_cnn"], batch=2)
+    found = [parity.Deviations(**one) for one in parity._in_own_process(find_step("jax.fresh"), options)]
+    assert all(one.within(dtype) for one, dtype in zip(found, DTYPES, strict=True))
+    # Were it float32 in both, they would be equal.
+    assert found[1].gradient < found[0].gradient / 1000
