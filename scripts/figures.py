@@ -116,7 +116,7 @@ def step_phases(rows: pd.DataFrame) -> str:
         axis.barh(rows["variant"], 1e3 * seconds.fillna(0.0), left=1e3 * left, label=name, color=colour)
         left += seconds.fillna(0.0)
     axis.set(xlabel="milliseconds a step", ylabel="")
-    axis.legend(fontsize=8, loc="lower right")
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return _svg(figure)
 
 

@@ -166,7 +166,7 @@ def _benchmark_rows(name: str, columns: dict[str, Any], shared: dict[str, Any]) 
             "dtype": case.get("dtype", "float32").strip("'"),
             "threads": int(case.get("threads", 0)),
             "value": number if possible else None,
-            "low": _at(columns, "stats_ci_99_a", position),
+            "low": _low(_at(columns, "stats_ci_99_a", position), quantity),
             "high": _at(columns, "stats_ci_99_b", position),
             "q25": _at(columns, "stats_q_25", position),
             "q75": _at(columns, "stats_q_75", position),
@@ -185,6 +185,11 @@ def _elements(text: str) -> int:
     if not 0 < int(text) <= MOST_ELEMENTS:
         raise ValueError(f"{text} elements")
     return int(text)
+
+
+def _low(low: float | None, quantity: str) -> float | None:
+    """The lower end of an interval; an interval of asv that reaches below 0 s tells nothing of a time."""
+    return None if low is not None and low <= 0 and UNITS[quantity] == "seconds" else low
 
 
 def _at(columns: dict[str, Any], name: str, position: int) -> float | None:

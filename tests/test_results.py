@@ -160,7 +160,7 @@ def test_benchmark_that_failed_wholly_has_a_failure_for_each_case(folders):
     assert table.loc[table["status"] == "timeout", "variant"].tolist() == ["numpy.out"]
 
 
-@pytest.mark.parametrize("bound", [float("inf"), float("-inf"), float("nan"), None, "wide"])
+@pytest.mark.parametrize("bound", [float("inf"), float("-inf"), float("nan"), None, "wide", -1e-3, 0.0])
 def test_interval_that_is_no_number_is_none(folders, bound):
     stored = content({FORWARD: 2e-3})
     low = RESULT_COLUMNS.index("stats_ci_99_a")

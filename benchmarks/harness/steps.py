@@ -108,14 +108,6 @@ def _checked(case: Case, step: Any, given: Any, batch: Batch) -> float:
     return verify(STEP_OF[case.op], case.dtype, step, given, batch)
 
 
-def _error(name: str, found: np.ndarray, wanted: np.ndarray, scale: np.ndarray, tolerance: float) -> float:
-    """The norm of what an array is off, by that of `scale`."""
-    error, norm = np.linalg.norm(found - wanted), np.linalg.norm(scale) + LEAST_NORM
-    if not error <= tolerance * norm:
-        raise truth.WrongResult(f"{name}: off by {error:.3g}, where {norm:.3g} is its norm")
-    return float(error / norm)
-
-
 def _time(variant: StepVariant, case: Case, framework: Driver, settings: Settings) -> Outcome:
     """Steps on several batches in turn, checked before and after from the state that they have then."""
     batches = [_batch(case, seed) for seed in range(BATCHES)]
