@@ -32,7 +32,7 @@ Data = tuple[Array, Array, Array, Array]
 def main() -> int:
     options = _options()
     if options.row:
-        print(json.dumps(accuracies(options.row, _data(options.mnist), options.epochs)))
+        print(json.dumps(accuracies(options.row, data(options.mnist), options.epochs)))
         return 0
     rows = [REFERENCE, *(row.name for row in STEPS if row.device == "cpu" and not row.needs)]
     found = {row: _in_own_process(row, options) for row in rows}
@@ -47,9 +47,9 @@ def main() -> int:
     return int(min(last.values()) < LEAST_ACCURACY or apart > MOST_APART)
 
 
-def accuracies(name: str, data: Data, epochs: int) -> list[float]:
+def accuracies(name: str, given: Data, epochs: int) -> list[float]:
     """Test accuracy of a row after each epoch. One process drives one framework: call this in one of its own."""
-    images, labels, test_images, test_labels = data
+    images, labels, test_images, test_labels = given
     state = reference.initial_state(NETWORK, initial_parameters(NETWORK))
     if name != REFERENCE:
         row = find_step(name)
@@ -75,7 +75,7 @@ def _predicted(state: reference.State, images: Array) -> Array:
     return np.concatenate([reference.logits(NETWORK, state, part).argmax(1) for part in parts])
 
 
-def _data(mnist: Path | None) -> Data:
+def data(mnist: Path | None) -> Data:
     """Images (n, 28, 28, 1) with mean 0 and deviation 1, and labels: to learn from and to test with."""
     images, labels, test_images, test_labels = idx.mnist(mnist) if mnist else _digits()
     mean, deviation = images.mean(), images.std()
@@ -118,7 +118,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.mnist:
         try:
-            _data(options.mnist)
+            data(options.mnist)
         except idx.Damaged as error:
             parser.error(str(error))
     return options

@@ -98,6 +98,13 @@ def loaded(name: str):
     return getattr(import_module(f"impls.cnn.{module}"), function)
 
 
+def assert_follows_the_reference(builder: str, relu: str, network: Network, dtype: str, n: int) -> None:
+    """Loss, each gradient (from the velocities) and the running statistics over 20 steps."""
+    step = loaded(builder)(network, initial_parameters(network), n, dtype, relu)
+    found = parity.deviations(step, network, n)
+    assert found.within(dtype), found
+
+
 @pytest.mark.parametrize("n", [1, 37])
 @pytest.mark.parametrize(
     ("network", "dtype"),
@@ -106,15 +113,12 @@ def loaded(name: str):
 )
 @pytest.mark.parametrize(("builder", "relu"), BUILDERS)
 def test_step_follows_the_reference(builder, relu, network, dtype, n):
-    """Loss, each gradient (from the velocities) and the running statistics over 20 steps."""
-    step = loaded(builder)(network, initial_parameters(network), n, dtype, relu)
-    found = parity.deviations(step, network, n)
-    assert found.within(dtype), found
+    assert_follows_the_reference(builder, relu, network, dtype, n)
 
 
 @pytest.mark.parametrize("network", SMALL, ids=lambda network: network.name)
 def test_compiled_step_follows_the_reference(network):
-    test_step_follows_the_reference("torch_:build_compile", "inplace", network, "float32", 37)
+    assert_follows_the_reference("torch_:build_compile", "inplace", network, "float32", 37)
 
 
 @st.composite
@@ -156,7 +160,7 @@ def test_without_relu_a_step_is_that_of_the_linear_network(builder, network, mon
     request.addfinalizer(parity._reference.cache_clear)
     monkeypatch.setattr(reference, "relu", lambda x: x)
     monkeypatch.setattr(reference, "relu_backward", lambda grad, y: grad)
-    test_step_follows_the_reference(builder, "none", network, "float64", 4)
+    assert_follows_the_reference(builder, "none", network, "float64", 4)
 
 
 @pytest.mark.parametrize(
@@ -320,6 +324,36 @@ def test_what_is_saved_is_what_the_table_predicts_and_all_that_backward_needs(ne
         np.testing.assert_allclose(step.memory.gradients[name], gradient, rtol=1e-7, atol=1e-10)
 
 
+class Shortened:
+    """A step that computes in bfloat16 where PyTorch may, and keeps float32."""
+
+    def __init__(self, step):
+        self.step = step
+        self.state = step.state
+
+    def __call__(self, given):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.step(given)
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda network: network.name)
+def test_a_shorter_mantissa_inside_gets_no_number(network):
+    batch = random_batch(network, 16)
+    step = loaded("torch_:build")(network, initial_parameters(network), 16, "float32", "fresh")
+    with pytest.raises(truth.WrongResult, match=r"loss|dense"):
+        steps.verify(network, "float32", Shortened(step), step.put(batch), batch)
+
+
+def to_float16(step, before, loss):
+    """What the products of the last layer in float16 would leave of its gradient."""
+    last = max(name for name in step.parameters.arrays if name.startswith("dense") and name.endswith(".weight"))
+    velocity = step.memory.velocities[last]
+    wrong = velocity.astype(np.float16).astype(np.float32)
+    step.parameters[last][...] = before.parameters[last] - np.float32(LEARNING_RATE) * wrong
+    velocity[...] = wrong
+    return loss
+
+
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda network: network.name)
 def test_in_place_spares_the_input_of_each_relu_and_nothing_that_is_saved(network):
     builds = {
@@ -420,7 +454,7 @@ def statistics_forgotten(step, before, loss):
 
 
 def other_loss(step, before, loss):
-    return loss * 1.01
+    return loss * 1.001
 
 
 def no_number(step, before, loss):
@@ -435,6 +469,7 @@ def no_number(step, before, loss):
         (convolutions_stay, "update of conv3.weight"),
         (uphill, "update of conv3.weight"),
         (variance_is_biased, "norm3.variance"),
+        (to_float16, "gradient of dense2.weight"),
         (statistics_forgotten, "norm1.variance"),
         (other_loss, "loss"),
         (no_number, "loss"),

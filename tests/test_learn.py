@@ -11,13 +11,13 @@ from tests.test_idx import write_mnist
 
 
 def test_the_digits_are_learnt():
-    curve = learn.accuracies("numpy.inplace", learn._data(None), epochs=8)
+    curve = learn.accuracies("numpy.inplace", learn.data(None), epochs=8)
     assert curve[-1] >= learn.LEAST_ACCURACY
     assert curve[0] < curve[-1]
 
 
 def test_what_is_learnt_from_is_not_tested_with():
-    images, labels, test_images, test_labels = learn._data(None)
+    images, labels, test_images, test_labels = learn.data(None)
     assert len(images) == len(labels) > 4 * len(test_images) - 4 == 4 * len(test_labels) - 4
     assert not {image.tobytes() for image in test_images} & {image.tobytes() for image in images}
     assert (images.mean(), images.std()) == pytest.approx((0, 1))

@@ -97,12 +97,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Layer:
-    """A dense layer with its sizes; `dropout` and ReLU only in hidden ones."""
+    """A dense layer with its sizes; ReLU and dropout only behind hidden ones."""
 
     inputs: int
     units: int
     hidden: bool
-    dropout: float = 0.0
 
 
 def blocks(network: Network) -> list[Block]:
@@ -135,7 +134,7 @@ def layers(network: Network) -> list[Layer]:
     inputs = last[-1] if network.average else prod(last)
     found: list[Layer] = []
     for dense in network.hidden:
-        found.append(Layer(inputs, dense.units, hidden=True, dropout=dense.dropout))
+        found.append(Layer(inputs, dense.units, hidden=True))
         inputs = dense.units
     return [*found, Layer(inputs, network.classes, hidden=False)]
 
