@@ -225,6 +225,7 @@ NUMBA_DTYPES = ("float32", "float64")
 
 _NUMPY, _NUMBA = "impls.relu.numpy_", "impls.relu.numba_cpu"
 _TORCH, _JAX = "impls.relu.torch_", "impls.relu.jax_"
+_NUMBA_CUDA, _TRITON = "impls.relu.numba_cuda", "impls.relu.triton_"
 
 Rows = tuple[Variant, ...]
 
@@ -309,6 +310,34 @@ _JAX_ROWS: Rows = (
     Variant("jax-vjp.fresh", "relu.roundtrip", "jax", f"{_JAX}:roundtrip_vjp", "fresh", FORWARD + Traffic(1, 0, mask_writes=1) + Traffic(0, 1, 1) + BOOL, "jit, one program a half; keeps a mask and an array of zeros", "bool", transient=Size(3, 1), kept=ONE_AND_MASK),
     Variant("jax.inplace", "relu.roundtrip", "jax", f"{_JAX}:roundtrip_inplace", "inplace", FORWARD_INPLACE + BACKWARD_INPLACE, "jit, one program a half; both arguments donated", "output"),
 )
+# No allocator of its own: nothing fresh. On a device no store fetches a line, so nothing is write-allocated.
+_NUMBA_CUDA_ROWS: Rows = (
+    Variant("numba-cuda.out", "relu.forward", "numba_cuda", f"{_NUMBA_CUDA}:forward_out", "out", Traffic(1, 1), "16 bytes an access; no fast-math"),
+    Variant("numba-cuda.inplace", "relu.forward", "numba_cuda", f"{_NUMBA_CUDA}:forward_inplace", "inplace", Traffic(1, 1), "16 bytes an access; no fast-math"),
+
+    Variant("numba-cuda.out", "relu.backward", "numba_cuda", f"{_NUMBA_CUDA}:backward_out", "out", Traffic(2, 1), "16 bytes an access; no fast-math", "output"),
+    Variant("numba-cuda.inplace", "relu.backward", "numba_cuda", f"{_NUMBA_CUDA}:backward_inplace", "inplace", Traffic(2, 1), "16 bytes an access; no fast-math", "output"),
+    Variant("numba-cuda-bits.out", "relu.backward", "numba_cuda", f"{_NUMBA_CUDA}:backward_bits_out", "out", Traffic(1, 1, mask_reads=1 / 8), "16 bytes an access; no fast-math", "bits"),
+    Variant("numba-cuda-bits.inplace", "relu.backward", "numba_cuda", f"{_NUMBA_CUDA}:backward_bits_inplace", "inplace", Traffic(1, 1, mask_reads=1 / 8), "16 bytes an access; no fast-math", "bits"),
+
+    Variant("numba-cuda.inplace", "relu.roundtrip", "numba_cuda", f"{_NUMBA_CUDA}:roundtrip_inplace", "inplace", Traffic(3, 2), "hand-written pair", "output"),
+    Variant("numba-cuda-bits.inplace", "relu.roundtrip", "numba_cuda", f"{_NUMBA_CUDA}:roundtrip_bits_inplace", "inplace", Traffic(2, 2, mask_reads=1 / 8, mask_writes=1 / 8), "hand-written pair; allocates its bits by cudaMalloc", "bits", transient=Size(element_bytes=1 / 8)),
+)
+
+_TRITON_ROWS: Rows = (
+    Variant("triton-cuda.fresh", "relu.forward", "triton", f"{_TRITON}:forward", "fresh", Traffic(1, 1), "block size tuned", transient=ONE),
+    Variant("triton-cuda.out", "relu.forward", "triton", f"{_TRITON}:forward_out", "out", Traffic(1, 1), "block size tuned"),
+    Variant("triton-cuda.inplace", "relu.forward", "triton", f"{_TRITON}:forward_inplace", "inplace", Traffic(1, 1), "block size tuned"),
+
+    Variant("triton-cuda.fresh", "relu.backward", "triton", f"{_TRITON}:backward", "fresh", Traffic(2, 1), "block size tuned", "output", transient=ONE),
+    Variant("triton-cuda.out", "relu.backward", "triton", f"{_TRITON}:backward_out", "out", Traffic(2, 1), "block size tuned", "output"),
+    Variant("triton-cuda.inplace", "relu.backward", "triton", f"{_TRITON}:backward_inplace", "inplace", Traffic(2, 1), "block size tuned", "output"),
+    Variant("triton-cuda-bits.out", "relu.backward", "triton", f"{_TRITON}:backward_bits_out", "out", Traffic(1, 1, mask_reads=1 / 8), "block size tuned", "bits"),
+    Variant("triton-cuda-bits.inplace", "relu.backward", "triton", f"{_TRITON}:backward_bits_inplace", "inplace", Traffic(1, 1, mask_reads=1 / 8), "block size tuned", "bits"),
+
+    Variant("triton-cuda.inplace", "relu.roundtrip", "triton", f"{_TRITON}:roundtrip_inplace", "inplace", Traffic(3, 2), "hand-written pair", "output"),
+    Variant("triton-cuda-bits.inplace", "relu.roundtrip", "triton", f"{_TRITON}:roundtrip_bits_inplace", "inplace", Traffic(2, 2, mask_reads=1 / 8, mask_writes=1 / 8), "hand-written pair", "bits", transient=Size(element_bytes=1 / 8)),
+)
 # fmt: on
 
 
@@ -329,6 +358,12 @@ _JAX_ROWS = tuple(
     for row in _JAX_ROWS
 )
 
+# Only CUDA has them.
+_NUMBA_CUDA_ROWS, _TRITON_ROWS = (
+    tuple(replace(row, device="cuda", dtypes=dtypes, threaded=False, compiled=True) for row in rows)
+    for rows, dtypes in ((_NUMBA_CUDA_ROWS, NUMBA_DTYPES), (_TRITON_ROWS, DTYPES))
+)
+
 VARIANTS: tuple[Variant, ...] = (
     *_NUMPY_ROWS,
     *_NUMBA_ROWS,
@@ -336,6 +371,8 @@ VARIANTS: tuple[Variant, ...] = (
     *_JAX_ROWS,
     *map(_cuda, _TORCH_ROWS),
     *map(_cuda, _JAX_ROWS),
+    *_NUMBA_CUDA_ROWS,
+    *_TRITON_ROWS,
 )
 
 RELU: tuple[Literal["fresh", "inplace"], ...] = ("fresh", "inplace")
@@ -402,11 +439,30 @@ _STEP_ROWS: tuple[StepVariant, ...] = (
     ),
 )
 _CUDA_STEP_ROWS = tuple(
-    replace(row, name=row.name.replace(".", "-cuda."), device="cuda", threaded=False)
+    replace(
+        row,
+        name=row.name.replace(".", "-cuda."),
+        device="cuda",
+        contract=f"{row.contract}; products of float32, no TF32",
+        threaded=False,
+    )
     for row in _STEP_ROWS
     if row.framework in ("torch", "jax")
 )
-STEPS = (*_STEP_ROWS, *_CUDA_STEP_ROWS)
+STEPS = (
+    *_STEP_ROWS,
+    *_CUDA_STEP_ROWS,
+    StepVariant(
+        "numba-cuda.inplace",
+        "numba_cuda",
+        "impls.cnn.numba_cuda:build",
+        "inplace",
+        "written by hand; implicit tiled products in float32; ReLU in registers, after pooling",
+        device="cuda",
+        threaded=False,
+        compiled=True,
+    ),
+)
 
 
 def find_step(name: str) -> StepVariant:

@@ -11,8 +11,16 @@ import sys
 from pathlib import Path
 
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
-# Of CUDA 13, as torch's own wheels are. {jax} is the version that asv.conf.json pins.
-CUDA_PACKAGES = ("jax[cuda13]=={jax}",)
+NUMBA_CUDA = "0.30.4"
+# Of CUDA 13, as torch's own wheels are, which also bring Triton. {jax} is the version that asv.conf.json pins.
+CUDA_PACKAGES = ("jax[cuda13]=={jax}", f"numba-cuda[cu13]=={NUMBA_CUDA}", "nvidia-ml-py==13.615.71")
+# What simulates GPU kernels and compiles them where there is no GPU; ptxas, which Triton brings, knows CUDA 13.0.
+SIMULATING_PACKAGES = (
+    f"numba-cuda=={NUMBA_CUDA}",
+    "nvidia-nvvm==13.0.88",
+    "nvidia-cuda-nvrtc==13.0.88",
+    "triton==3.9.0",
+)
 
 
 def has_gpu() -> bool:
@@ -33,6 +41,11 @@ def pip_environment(gpu: bool, sources_configured: bool) -> dict[str, str]:
 def cuda_requirements(pins: dict[str, str], gpu: bool) -> list[str]:
     """What a GPU machine installs beside the pinned packages."""
     return [package.format(**pins) for package in CUDA_PACKAGES] if gpu else []
+
+
+def test_requirements(pins: dict[str, str], gpu: bool) -> list[str]:
+    """What the tests of GPU kernels need, which run without a GPU too."""
+    return cuda_requirements(pins, gpu) or list(SIMULATING_PACKAGES)
 
 
 def sources_configured() -> bool:

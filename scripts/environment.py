@@ -24,8 +24,10 @@ def requirements(name: str) -> list[str]:
 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     listed = [requirement for extra in EXTRAS[name] for requirement in extras[extra]]
+    if name != "test":
+        return listed
     frameworks = [f"{package}=={version}" for package, version in pins.frameworks().items()]
-    return listed + (frameworks if name == "test" else [])
+    return [*listed, *frameworks, *accelerator.test_requirements(pins.frameworks(), accelerator.has_gpu())]
 
 
 def ensure(name: str) -> Path:

@@ -44,10 +44,10 @@ class Deviations:
 TOLERANCE = {"float32": Deviations(5e-5, 5e-2, 2e-3), "float64": Deviations(1e-9, 1e-9, 1e-9)}
 
 
-def deviations(step: Any, network: Network, n: int) -> Deviations:
-    """How far a step (`impls.cnn`) is off, from the initial weights on, in FOLLOWED steps."""
+def deviations(step: Any, network: Network, n: int, followed: int = FOLLOWED) -> Deviations:
+    """How far a step (`impls.cnn`) is off, from the initial weights on, in the first FOLLOWED steps or fewer."""
     before, errors = step.state(), []
-    for number, (loss, gradients, statistics) in enumerate(_reference(network, n)):
+    for number, (loss, gradients, statistics) in enumerate(_reference(network, n)[:followed]):
         found = float(step(step.put(random_batch(network, n, number))))
         after = step.state()
         own = {name: _gradient(after.velocities[name], before.velocities[name]) for name in gradients}

@@ -13,6 +13,9 @@ from hypothesis import settings
 # As the driver of JAX sets them; JAX reads them when it is imported.
 os.environ["JAX_ENABLE_X64"] = "1"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# GPU kernels run in Numba's simulator and in Triton's interpreter, which decide when they are imported.
+os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
+os.environ["TRITON_INTERPRET"] = "1"
 
 from benchmarks.harness import operators
 from benchmarks.harness.frameworks import driver
@@ -32,12 +35,12 @@ Layout = tuple[Callable[[np.ndarray], np.ndarray], Callable[[Any], Any]]
 PLAIN: Layout = (lambda values: values, lambda array: array)
 
 
-def cases(wanted: Callable[[Variant], bool] = lambda row: True) -> list[Any]:
-    """Each CPU row that is wanted with each of its dtypes, named as in "relu.forward-numpy.out-float32"."""
+def cases(wanted: Callable[[Variant], bool] = lambda row: True, device: str = "cpu") -> list[Any]:
+    """Each row of a device that is wanted with each of its dtypes, named as in "relu.forward-numpy.out-float32"."""
     return [
         pytest.param(row, dtype, id=f"{row.op}-{row.name}-{dtype}", marks=[needs_compiler] if row.needs else [])
         for row in VARIANTS
-        if row.device == "cpu" and wanted(row)
+        if row.device == device and wanted(row)
         for dtype in row.dtypes
     ]
 

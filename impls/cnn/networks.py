@@ -274,6 +274,22 @@ def saved_bytes(network: Network, n: int, itemsize_bytes: int) -> int:
     return elements * itemsize_bytes + bytes_
 
 
+def fused_saved_bytes(network: Network, n: int, itemsize_bytes: int) -> int:
+    """The same of a step whose convolutions read images without a frame, and dense layers drop out in registers.
+
+    Of each block what it gives, and a byte for each element of that where it pools; for batch norm what was convolved,
+    with mean and deviation; the images given; what dense layers are given, where that is no block's output, and masks.
+    """
+    elements, bytes_ = n * prod(network.image), 0
+    for block in blocks(network):
+        elements += n * prod(block.output)
+        bytes_ += n * prod(block.output) if block.conv.pool else 0
+        elements += n * prod(block.convolved) + 2 * block.conv.filters if block.conv.norm else 0
+    elements += n * blocks(network)[-1].conv.filters if network.average else 0
+    elements += sum(2 * n * layer.units for layer in layers(network) if layer.hidden)
+    return elements * itemsize_bytes + bytes_
+
+
 def autograd_saved_bytes(network: Network, n: int, itemsize_bytes: int) -> int:
     """What eager PyTorch's autograd keeps of a step on n images, parameters left out, whether ReLU is in place or not.
 

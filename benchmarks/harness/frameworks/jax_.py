@@ -1,13 +1,14 @@
 """Driver of JAX, on the CPU and on CUDA."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.case import Unavailable
+from benchmarks.harness import machine
+from benchmarks.harness.case import Unavailable, Unsupported
 
 
 def environment(cache_dir: str | None) -> dict[str, str]:
@@ -17,12 +18,17 @@ def environment(cache_dir: str | None) -> dict[str, str]:
 
 def start(device: str) -> None:
     os.environ["JAX_PLATFORMS"] = device
+    if device == "cuda":
+        # As in the other frameworks, products in float32 are of float32 on a GPU too.
+        os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
     import jax
 
     try:
         jax.devices(device)
-    except RuntimeError as error:
-        raise Unavailable(f"JAX sees no {device} device: {str(error).splitlines()[0]}") from None
+    # AssertionError: what JAX says where the one platform that it was told to use has no device.
+    except (RuntimeError, AssertionError) as error:
+        told = str(error).splitlines() or ["it has no such platform"]
+        raise Unavailable(f"JAX sees no {device} device: {told[0]}") from None
 
 
 def threads() -> int:
@@ -55,6 +61,18 @@ def blocking(function: Callable[..., Any]) -> Callable[..., Any]:
     import jax
 
     return lambda *arguments: jax.block_until_ready(function(*arguments))
+
+
+def device_s(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> float | None:
+    return None
+
+
+def cache_bytes() -> int:
+    import jax
+
+    if jax.default_backend() == "cpu":
+        return machine.last_cache_bytes()
+    raise Unsupported("JAX does not tell how large the device's cache is")
 
 
 def transient_bytes(call: Callable[..., Any], function: Callable[..., Any], make: Callable[..., list]) -> int:

@@ -1,0 +1,234 @@
+"""ReLU in Numba on CUDA, without fast-math: NaN and infinities come out as the definition has them.
+
+forward_out, _inplace         each thread has four accesses of 16 bytes under way before it waits for the first
+backward_out, _inplace        the same with a gradient; `saved` is the input or the output
+backward_bits_out, _inplace   from packed bits, read as bytes that neighbouring threads share
+roundtrip_inplace             forward and backward as a pair, both overwriting their argument
+roundtrip_bits_inplace        the same with packed bits, which it allocates: a thread packs eight elements to a byte
+
+A block works on tiles of `THREADS * VECTORS` vectors of 16 bytes; what is left behind the last whole tile, and
+arrays that do not begin at a multiple of 16 bytes, go element by element. Blocks stride over the tiles, as many as the
+device can hold at once, and indices have 64 bits: any length is right.
+
+Arrays are C-contiguous device arrays, float32 or float64. A host array, which Numba would copy there and back without a
+word, is refused. There are no fresh forms: Numba allocates by `cudaMalloc`, which waits for the device. Calls return
+before the device is done, as in all of CUDA.
+"""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import cuda, from_dtype
+
+from impls import vectors
+from impls.relu import checks
+
+Array = Any
+Backward = Callable[[Array], Array]
+
+DTYPES = ("float32", "float64")
+THREADS = 256
+# 64 bytes a thread under way: 64 KiB on a multiprocessor, where 8 TB/s in 0.8 us need 43 (Little's law).
+VECTORS = 4
+# With as many blocks on each multiprocessor: that leaves 64 registers to a thread.
+BLOCKS_EACH = 4
+
+
+class Kernels(NamedTuple):
+    """The kernels of one dtype. Each takes its arrays, flat, and how many whole tiles they have."""
+
+    forward: Any
+    backward: Any
+    backward_bits: Any
+    forward_bits: Any
+
+
+def tile_elements(dtype: str) -> int:
+    """Elements of a tile."""
+    return THREADS * VECTORS * vectors.lanes(dtype)
+
+
+@cache
+def kernels(dtype: str) -> Kernels:
+    """Kernels for arrays of a dtype, compiled at their first call."""
+    lanes, tile, element = vectors.lanes(dtype), tile_elements(dtype), from_dtype(np.dtype(dtype))
+    held = VECTORS * lanes
+    # A plain 0 is an integer, which makes the selection one of float64.
+    zero = np.dtype(dtype).type(0)
+
+    @cuda.jit
+    def forward(x, out, tiles):
+        values = cuda.local.array(held, element)
+        for tile_number in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
+            first = tile_number * VECTORS * THREADS + cuda.threadIdx.x
+            for k in range(VECTORS):
+                vectors.load(values, k, x, first + k * THREADS)
+            for k in range(held):
+                values[k] = zero if values[k] <= zero else values[k]
+            for k in range(VECTORS):
+                vectors.store(out, first + k * THREADS, values, k)
+        for i in range(tiles * tile + cuda.grid(1), x.size, cuda.gridsize(1)):
+            value = x[i]
+            out[i] = zero if value <= zero else value
+
+    @cuda.jit
+    def backward(grad, saved, out, tiles):
+        values, kept = cuda.local.array(held, element), cuda.local.array(held, element)
+        for tile_number in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
+            first = tile_number * VECTORS * THREADS + cuda.threadIdx.x
+            for k in range(VECTORS):
+                vectors.load(values, k, grad, first + k * THREADS)
+                vectors.load(kept, k, saved, first + k * THREADS)
+            for k in range(held):
+                values[k] = values[k] if kept[k] > zero else zero
+            for k in range(VECTORS):
+                vectors.store(out, first + k * THREADS, values, k)
+        for i in range(tiles * tile + cuda.grid(1), grad.size, cuda.gridsize(1)):
+            out[i] = grad[i] if saved[i] > zero else zero
+
+    @cuda.jit
+    def backward_bits(grad, saved, out, tiles):
+        values = cuda.local.array(held, element)
+        for tile_number in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
+            first = tile_number * VECTORS * THREADS + cuda.threadIdx.x
+            for k in range(VECTORS):
+                vectors.load(values, k, grad, first + k * THREADS)
+            for k in range(VECTORS):
+                start = (first + k * THREADS) * lanes
+                bits = saved[start // 8] >> (start % 8)
+                for lane in range(lanes):
+                    values[k * lanes + lane] = values[k * lanes + lane] if bits >> lane & 1 else zero
+            for k in range(VECTORS):
+                vectors.store(out, first + k * THREADS, values, k)
+        for i in range(tiles * tile + cuda.grid(1), grad.size, cuda.gridsize(1)):
+            out[i] = grad[i] if saved[i // 8] >> (i % 8) & 1 else zero
+
+    @cuda.jit
+    def forward_bits(x, bits, out, tiles):
+        # A thread has eight neighbouring elements, as no two may write to one byte.
+        values, wide = cuda.local.array(8, element), 8 // lanes
+        for byte in range(cuda.grid(1), tiles * (tile // 8), cuda.gridsize(1)):
+            for k in range(wide):
+                vectors.load(values, k, x, byte * wide + k)
+            kept = 0
+            for k in range(8):
+                kept |= (1 if values[k] > zero else 0) << k
+                values[k] = zero if values[k] <= zero else values[k]
+            for k in range(wide):
+                vectors.store(out, byte * wide + k, values, k)
+            bits[byte] = kept
+        for byte in range(tiles * (tile // 8) + cuda.grid(1), bits.size, cuda.gridsize(1)):
+            kept = 0
+            for i in range(8 * byte, min(8 * byte + 8, x.size)):
+                value = x[i]
+                kept |= (1 if value > zero else 0) << (i - 8 * byte)
+                out[i] = zero if value <= zero else value
+            bits[byte] = kept
+
+    return Kernels(forward, backward, backward_bits, forward_bits)
+
+
+def forward_out(x: Array, out: Array) -> Array:
+    _require(x=x, out=out)
+    return _launch(kernels(str(x.dtype)).forward, x, out)
+
+
+def forward_inplace(x: Array) -> Array:
+    _require(x=x)
+    return _launch(kernels(str(x.dtype)).forward, x, x)
+
+
+def backward_out(grad: Array, saved: Array, out: Array) -> Array:
+    _require(grad=grad, saved=saved, out=out)
+    return _launch(kernels(str(grad.dtype)).backward, grad, saved, out)
+
+
+def backward_inplace(grad: Array, saved: Array) -> Array:
+    _require(grad=grad, saved=saved)
+    return _launch(kernels(str(grad.dtype)).backward, grad, saved, grad)
+
+
+def backward_bits_out(grad: Array, saved: Array, out: Array) -> Array:
+    _require(grad=grad, out=out)
+    _require_bits(grad, saved, out)
+    return _launch(kernels(str(grad.dtype)).backward_bits, grad, saved, out)
+
+
+def backward_bits_inplace(grad: Array, saved: Array) -> Array:
+    _require(grad=grad)
+    _require_bits(grad, saved, grad)
+    return _launch(kernels(str(grad.dtype)).backward_bits, grad, saved, grad)
+
+
+def roundtrip_inplace(x: Array) -> tuple[Array, Backward]:
+    y = forward_inplace(x)
+    return y, partial(backward_inplace, saved=y)
+
+
+def roundtrip_bits_inplace(x: Array) -> tuple[Array, Backward]:
+    _require(x=x)
+    bits = cuda.device_array(((x.size + 7) // 8,), np.uint8)
+    y = _launch(kernels(str(x.dtype)).forward_bits, x, bits, x)
+    return y, partial(backward_bits_inplace, saved=bits)
+
+
+def _launch(kernel: Any, source: Array, *others: Array) -> Array:
+    """Run a kernel on the arrays, of which the last is the result."""
+    if source.size:
+        tile = tile_elements(str(source.dtype))
+        tiles = source.size // tile if vectors.aligned(source, *others) else 0
+        blocks = min(-(-source.size // tile), BLOCKS_EACH * _multiprocessors())
+        kernel[blocks, THREADS](*(array.reshape(array.size) for array in (source, *others)), tiles)
+    return others[-1]
+
+
+@cache
+def _multiprocessors() -> int:
+    return cuda.get_current_device().MULTIPROCESSOR_COUNT if not vectors.SIMULATED else 1
+
+
+def _require(**arrays: Array) -> None:
+    """Raise unless all are device arrays, floating, contiguous, alike, and the last one is no part of another."""
+    for name, array in arrays.items():
+        _require_on_device(name, array)
+    checks.floating(DTYPES, **arrays)
+    (first_name, first), *others = arrays.items()
+    for name, array in others:
+        checks.alike(first, array, first_name, name)
+    *given, (target_name, target) = arrays.items()
+    if "out" in arrays or len(arrays) == 1:
+        _refuse_overlap(target_name, target, given)
+    else:
+        _refuse_overlap(first_name, first, others)
+
+
+def _require_bits(grad: Array, saved: Array, target: Array) -> None:
+    _require_on_device("saved", saved)
+    checks.bits(grad, saved)
+    _refuse_overlap("grad" if target is grad else "out", target, [("saved", saved)])
+
+
+def _require_on_device(name: str, array: Array) -> None:
+    if not cuda.cudadrv.devicearray.is_cuda_ndarray(array):
+        raise TypeError(
+            f"{name}: {type(array).__name__} given, an array on the device needed; pass numba.cuda.to_device({name})"
+        )
+    if not array.is_c_contiguous():
+        raise ValueError(f"{name}: strides {array.strides} given, a C-contiguous array needed")
+
+
+def _refuse_overlap(target_name: str, target: Array, others: list[tuple[str, Array]]) -> None:
+    start, stop = _span(target)
+    for name, array in others:
+        first, last = _span(array)
+        if (first, last) != (start, stop) and first < stop and start < last:
+            raise ValueError(
+                f"{target_name}: overlaps {name} in part; give a separate buffer, or {name} itself to work in place"
+            )
+
+
+def _span(array: Array) -> tuple[int, int]:
+    start = vectors.address(array)
+    return start, start + array.nbytes

@@ -1,0 +1,178 @@
+"""ReLU in Triton, on PyTorch's tensors: NaN and infinities come out as the definition has them.
+
+forward, _out, _inplace             one program for each block of elements
+backward, _out, _inplace            the same with a gradient; `saved` is the input or the output
+backward_bits_out, _inplace         from packed bits: rows of eight elements, and a byte for each
+roundtrip_inplace                   forward and backward as a pair, both overwriting their argument
+roundtrip_bits_inplace              the same with packed bits
+
+The block size is tuned at the first call for each power of two of elements and each dtype, on the tensors of that call:
+all kernels give the same when they run again on their own result. Triton joins accesses to 16 bytes where pointers and
+length are multiples of 16. Tensors are contiguous; calls return before the device is done, as in all of CUDA.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from impls.relu import checks
+
+Backward = Callable[[Tensor], Tensor]
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+CONFIGS = [
+    triton.Config({"BLOCK": block}, num_warps=warps) for block, warps in ((1024, 4), (2048, 4), (2048, 8), (4096, 8))
+]
+# Triton's interpreter, which needs no GPU, has nothing to tune.
+INTERPRETED = triton.knobs.runtime.interpret
+_tuned = triton.autotune(CONFIGS[:1] if INTERPRETED else CONFIGS, key=["magnitude"])
+
+
+@triton.jit
+def _comparable(value):
+    # The interpreter has no bfloat16 but its bits.
+    return value.to(tl.float32) if value.dtype == tl.bfloat16 else value
+
+
+@_tuned
+@triton.jit
+def forward_kernel(x, out, n, magnitude, BLOCK: tl.constexpr):  # noqa: N803
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + i, mask=i < n)
+    tl.store(out + i, tl.where(_comparable(value) <= 0, 0.0, value), mask=i < n)
+
+
+@_tuned
+@triton.jit
+def backward_kernel(grad, saved, out, n, magnitude, BLOCK: tl.constexpr):  # noqa: N803
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    value, kept = tl.load(grad + i, mask=i < n), tl.load(saved + i, mask=i < n)
+    tl.store(out + i, tl.where(_comparable(kept) > 0, value, 0.0), mask=i < n)
+
+
+@_tuned
+@triton.jit
+def backward_bits_kernel(grad, saved, out, n, magnitude, BLOCK: tl.constexpr):  # noqa: N803
+    byte = tl.program_id(0).to(tl.int64) * (BLOCK // 8) + tl.arange(0, BLOCK // 8)
+    bit = tl.arange(0, 8)
+    i = byte[:, None] * 8 + bit[None, :]
+    value, bits = tl.load(grad + i, mask=i < n), tl.load(saved + byte, mask=byte * 8 < n)
+    kept = (bits[:, None] >> bit[None, :]) & 1
+    tl.store(out + i, tl.where(kept == 1, value, 0.0), mask=i < n)
+
+
+@_tuned
+@triton.jit
+def forward_bits_kernel(x, bits, out, n, magnitude, BLOCK: tl.constexpr):  # noqa: N803
+    byte = tl.program_id(0).to(tl.int64) * (BLOCK // 8) + tl.arange(0, BLOCK // 8)
+    bit = tl.arange(0, 8)
+    i = byte[:, None] * 8 + bit[None, :]
+    value = tl.load(x + i, mask=i < n, other=0.0)
+    kept = tl.sum((_comparable(value) > 0).to(tl.int32) << bit[None, :], axis=1)
+    tl.store(bits + byte, kept.to(tl.uint8), mask=byte * 8 < n)
+    tl.store(out + i, tl.where(_comparable(value) <= 0, 0.0, value), mask=i < n)
+
+
+def forward(x: Tensor) -> Tensor:
+    return forward_out(x, torch.empty_like(x))
+
+
+def forward_out(x: Tensor, out: Tensor) -> Tensor:
+    _require(out, "out", x=x, out=out)
+    return _launch(forward_kernel, x, out)
+
+
+def forward_inplace(x: Tensor) -> Tensor:
+    _require(x, "x", x=x)
+    return _launch(forward_kernel, x, x)
+
+
+def backward(grad: Tensor, saved: Tensor) -> Tensor:
+    return backward_out(grad, saved, torch.empty_like(grad))
+
+
+def backward_out(grad: Tensor, saved: Tensor, out: Tensor) -> Tensor:
+    _require(out, "out", grad=grad, saved=saved, out=out)
+    return _launch(backward_kernel, grad, saved, out)
+
+
+def backward_inplace(grad: Tensor, saved: Tensor) -> Tensor:
+    _require(grad, "grad", grad=grad, saved=saved)
+    return _launch(backward_kernel, grad, saved, grad)
+
+
+def backward_bits_out(grad: Tensor, saved: Tensor, out: Tensor) -> Tensor:
+    _require(out, "out", grad=grad, out=out)
+    _require_bits(grad, saved, "out", out)
+    return _launch(backward_bits_kernel, grad, saved, out)
+
+
+def backward_bits_inplace(grad: Tensor, saved: Tensor) -> Tensor:
+    _require(grad, "grad", grad=grad)
+    _require_bits(grad, saved, "grad", grad)
+    return _launch(backward_bits_kernel, grad, saved, grad)
+
+
+def roundtrip_inplace(x: Tensor) -> tuple[Tensor, Backward]:
+    y = forward_inplace(x)
+    return y, partial(backward_inplace, saved=y)
+
+
+def roundtrip_bits_inplace(x: Tensor) -> tuple[Tensor, Backward]:
+    _require(x, "x", x=x)
+    bits = torch.empty((x.numel() + 7) // 8, dtype=torch.uint8, device=x.device)
+    y = _launch(forward_bits_kernel, x, bits, x)
+    return y, partial(backward_bits_inplace, saved=bits)
+
+
+def _launch(kernel: Any, source: Tensor, *others: Tensor) -> Tensor:
+    """Run a kernel on the tensors, of which the last is the result."""
+    n = source.numel()
+    if n:
+        # Tuned again for each magnitude, not for each length.
+        kernel[lambda chosen: (triton.cdiv(n, chosen["BLOCK"]),)](source, *others, n, n.bit_length())
+    return others[-1]
+
+
+def _require(target: Tensor, target_name: str, **tensors: Tensor) -> None:
+    """Raise unless all are on the device, floating, contiguous, alike, and the target is no part of another."""
+    (first_name, first), *others = tensors.items()
+    for name, tensor in tensors.items():
+        _require_on_device(name, tensor)
+    for name, tensor in others:
+        checks.alike(first, tensor, first_name, name)
+    if str(first.dtype).removeprefix("torch.") not in DTYPES:
+        raise TypeError(f"{first_name}: dtype {first.dtype} given, {' or '.join(DTYPES)} needed")
+    for name, tensor in tensors.items():
+        _refuse_overlap(target_name, target, name, tensor)
+
+
+def _require_bits(grad: Tensor, saved: Tensor, target_name: str, target: Tensor) -> None:
+    _require_on_device("saved", saved)
+    needed = ((grad.numel() + 7) // 8,)
+    if tuple(saved.shape) != needed:
+        raise ValueError(f"saved: shape {tuple(saved.shape)} given, {needed} needed: one bit for each element of grad")
+    if saved.dtype != torch.uint8:
+        raise TypeError(f"saved: dtype {saved.dtype} given, uint8 needed: packed bits")
+    _refuse_overlap(target_name, target, "saved", saved)
+
+
+def _require_on_device(name: str, tensor: Tensor) -> None:
+    if not tensor.is_cuda and not INTERPRETED:
+        raise TypeError(f"{name}: a tensor on {tensor.device} given, one on cuda needed; pass {name}.cuda()")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name}: strides {tensor.stride()} given, a contiguous tensor needed")
+
+
+def _refuse_overlap(target_name: str, target: Tensor, name: str, tensor: Tensor) -> None:
+    start, first = target.data_ptr(), tensor.data_ptr()
+    same = start == first and target.nbytes == tensor.nbytes
+    if not same and first < start + target.nbytes and start < first + tensor.nbytes:
+        raise ValueError(
+            f"{target_name}: overlaps {name} in part; give a separate buffer, or {name} itself to work in place"
+        )

@@ -1,0 +1,98 @@
+"""Accesses of 16 bytes in Numba's CUDA kernels: the widest that a thread has on every GPU.
+
+Numba knows no alignment beyond that of an element, so its compiler never joins neighbouring accesses. These two say
+that the address is a multiple of 16 and leave the rest to LLVM (`ld.global.v4.f32`, `ld.shared.v2.f64` and so on).
+A kernel that calls them must have made sure of it: see `aligned`.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import config, types
+from numba.extending import intrinsic
+
+BYTES = 16
+SIMULATED = bool(config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
+
+
+def lanes(dtype: str) -> int:
+    """Elements in 16 bytes."""
+    return BYTES // np.dtype(dtype).itemsize
+
+
+def address(array: Any) -> int:
+    """Where the memory of a device array begins."""
+    return array.__cuda_array_interface__["data"][0] if not SIMULATED else array.__array_interface__["data"][0]
+
+
+def aligned(*arrays: Any) -> bool:
+    """Whether all device arrays begin at a multiple of 16 bytes, as those that Numba allocates do."""
+    return all(address(array) % BYTES == 0 for array in arrays)
+
+
+def _vector(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    """A pointer to the 16 bytes of number `index` of a flat array, and the type of what it points to."""
+    element = context.get_data_type(array_type.dtype)
+    vector = ir.VectorType(element, BYTES * 8 // array_type.dtype.bitwidth)
+    start = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(builder.bitcast(start, vector.as_pointer()), [index])
+
+
+def _flat_alike(first: Any, second: Any) -> bool:
+    return first.ndim == second.ndim == 1 and first.dtype == second.dtype
+
+
+@intrinsic
+def _load(typing_context, into, slot, array, index):
+    if not _flat_alike(into, array):
+        raise TypeError(f"vectors.load: {into} and {array} given, two flat arrays of one dtype needed")
+
+    def generate(context, builder, signature, arguments):
+        to, number, source, position = arguments
+        read = builder.load(_vector(context, builder, array, source, position), align=BYTES)
+        builder.store(read, _vector(context, builder, into, to, number), align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(into, types.intp, array, types.intp), generate
+
+
+@intrinsic
+def _store(typing_context, array, index, values, slot):
+    if not _flat_alike(array, values):
+        raise TypeError(f"vectors.store: {array} and {values} given, two flat arrays of one dtype needed")
+
+    def generate(context, builder, signature, arguments):
+        target, position, given, number = arguments
+        read = builder.load(_vector(context, builder, values, given, number), align=array.dtype.bitwidth // 8)
+        builder.store(read, _vector(context, builder, array, target, position), align=BYTES)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, values, types.intp), generate
+
+
+def _simulated_load(into: Any, slot: int, array: Any, index: int) -> None:
+    """What `_load` does, in Python, with its demands checked."""
+    count = _checked_lanes(array, index)
+    for lane in range(count):
+        into[slot * count + lane] = array[index * count + lane]
+
+
+def _simulated_store(array: Any, index: int, values: Any, slot: int) -> None:
+    count = _checked_lanes(array, index)
+    for lane in range(count):
+        array[index * count + lane] = values[slot * count + lane]
+
+
+def _checked_lanes(array: Any, index: int) -> int:
+    count = lanes(array.dtype)
+    if index < 0 or (index + 1) * count > array.size:
+        raise IndexError(f"16 bytes of number {index} of an array of {array.size} elements, {count} each")
+    return count
+
+
+# load(into, slot, array, index): into's 16 bytes of number `slot` = the array's of number `index`.
+# store(array, index, values, slot): the other way.
+load: Any
+store: Any
+load, store = (_simulated_load, _simulated_store) if SIMULATED else (_load, _store)

@@ -1,0 +1,260 @@
+"""GPU rows with no GPU: Numba's kernels in its simulator with shuffled threads, Triton's in its interpreter.
+
+Each row gives what the float64 reference gives, and the training step follows the reference. Bugs planted in the
+kernels show that these tests see them. What kernels compile to is looked at in `test_kernels.py`.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from benchmarks.harness import truth
+from benchmarks.harness.frameworks import driver
+from impls.catalog import Variant, find
+from impls.cnn.networks import Conv, Network, fused_saved_bytes, initial_parameters, random_batch
+from scripts import parity
+from tests import simulator
+from tests.conftest import arguments, cases, results
+from tests.test_cnn import SMALL
+from tests.test_implementations import LENGTHS, any_bits, bits, check, floats, host, special
+
+# A block has fewer threads in the simulator, which takes a thread of Python for each.
+THREADS = 32
+TILE = THREADS * 4 * 4
+# More than as many tiles as blocks run at a time in the simulator, and no multiple of them.
+TILES = {"numba_cuda": 5 * TILE + 13, "triton": 2 * 4096 + 13}
+# As the small ones of the CPU's tests, and one whose blocks neither pool nor have a norm.
+NETWORKS = (*SMALL, Network("unpooled", (6, 5, 1), (Conv(4, padding=1), Conv(3)), classes=3))
+# Squares of products that a simulator can run.
+SIDE = 16
+FOLLOWED = 2
+SHAPES = npst.array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=40)
+
+
+@pytest.fixture(autouse=True)
+def simulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Blocks that are small and run their threads in shuffled order."""
+    _small_blocks(importlib.import_module("impls.relu.numba_cuda"), monkeypatch)
+    with simulator.shuffled(seed=0):
+        yield
+
+
+def _small_blocks(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "THREADS", THREADS)
+    module.kernels.cache_clear()
+
+
+def of(*frameworks: str) -> Any:
+    rows = cases(lambda row: row.framework in frameworks, device="cuda")
+    return pytest.mark.parametrize(("row", "dtype"), [_interpretable(*row.values, row.id) for row in rows])
+
+
+def _interpretable(row: Variant, dtype: str, name: str) -> Any:
+    # Triton's interpreter, not Triton, flushes the subnormals of bfloat16 when it makes them comparable.
+    flushes = ("bfloat16",) if row.framework == "triton" else ()
+    return pytest.param(replace(row, semantics=replace(row.semantics, flushes_subnormals=flushes)), dtype, id=name)
+
+
+cuda_cases, numba_cases = of("numba_cuda", "triton"), of("numba_cuda")
+
+
+@cuda_cases
+@settings(max_examples=5)
+@given(data=st.data())
+def test_any_floats(row: Variant, dtype: str, data: st.DataObject) -> None:
+    shape = data.draw(SHAPES)
+    check(row, dtype, data.draw(floats(row, dtype, shape)), data.draw(floats(row, dtype, shape)))
+
+
+@cuda_cases
+def test_special_values(row: Variant, dtype: str) -> None:
+    """In arrays shorter than a tile, and in one of several with a tail."""
+    x, grad = special(row, dtype)
+    for length in (*LENGTHS, TILES[row.framework]):
+        check(row, dtype, np.resize(x, length), np.resize(grad, length))
+
+
+@numba_cases
+def test_what_is_not_aligned_is_right(row: Variant, dtype: str) -> None:
+    x, grad = (values.astype(host(dtype)) for values in truth.ordinary(TILE + 21))
+    one_on = (lambda values: np.concatenate([values[:1], values]), lambda array: array[1:])
+    check(row, dtype, x, grad, [one_on])
+
+
+@numba_cases
+def test_numba_equals_numpy_to_the_bit(row: Variant, dtype: str) -> None:
+    from benchmarks.harness import operators
+
+    x, grad = (any_bits(dtype, TILE + 21, seed) for seed in (1, 2))
+    inputs = operators.inputs(row, x, grad, dtype)
+    y, gradient = np.where((x > 0) | np.isnan(x), x, 0), np.where(x > 0, grad, 0)
+    wanted = {"relu.forward": (y,), "relu.backward": (gradient,), "relu.roundtrip": (y, gradient)}[row.op]
+    to_numpy = driver(row.framework).to_numpy
+    for result, values in zip(results(row, arguments(row, inputs)), wanted, strict=True):
+        np.testing.assert_array_equal(bits(to_numpy(result)), bits(values))
+
+
+def refusals() -> list[Any]:
+    """Rows with what is wrong with one argument, and the words of the refusal."""
+    return [
+        pytest.param(find("relu.forward", "numba-cuda.out"), change, error, words, id=words)
+        for change, error, words in (
+            (lambda x, out: (x.copy_to_host(), out), TypeError, "x: ndarray given"),
+            (lambda x, out: (x, out.copy_to_host()), TypeError, "out: ndarray given"),
+            (lambda x, out: (x, out[:-1]), ValueError, "out: shape"),
+            (lambda x, out: (x[::2], out[::2]), ValueError, "x: strides"),
+            (lambda x, out: (x[1:], x[:-1]), ValueError, "out: overlaps x in part"),
+        )
+    ]
+
+
+@pytest.mark.parametrize(("row", "change", "error", "words"), refusals())
+def test_bad_arguments_are_refused_by_name(row, change, error, words):
+    framework = driver("numba_cuda")
+    x, out = (framework.array(np.ones(64), "float32") for _ in range(2))
+    with pytest.raises(error, match=words):
+        row.load()(*change(x, out))
+
+
+def test_other_dtypes_and_lengths_of_bits_are_refused():
+    framework = driver("numba_cuda")
+    backward = find("relu.backward", "numba-cuda-bits.inplace").load()
+    x = framework.array(np.ones(64), "float32")
+    with pytest.raises(ValueError, match=r"saved: shape \(64,\) given, \(8,\) needed"):
+        backward(x, framework.array(np.ones(64), "uint8"))
+    with pytest.raises(TypeError, match="x: dtype int32 given"):
+        find("relu.forward", "numba-cuda.inplace").load()(framework.array(np.ones(64), "int32"))
+
+
+def step(network: Network, n: int, dtype: str, relu: str = "inplace", module: Any = None) -> Any:
+    module = module or importlib.import_module("impls.cnn.numba_cuda")
+    return module.Step(network, initial_parameters(network), n, dtype, relu, side=SIDE)
+
+
+@pytest.mark.parametrize(("n", "dtype"), [(2, "float32"), (5, "float64")])
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
+def test_the_step_follows_the_reference(network: Network, n: int, dtype: str) -> None:
+    found = parity.deviations(step(network, n, dtype), network, n, FOLLOWED)
+    assert found.within(dtype), found
+
+
+def test_any_order_of_threads_gives_the_same_bits():
+    states = []
+    for seed in (1, 2):
+        with simulator.shuffled(seed):
+            one = step(SMALL[0], 2, "float32")
+            one(one.put(random_batch(SMALL[0], 2)))
+            states.append(one.state())
+    for first, second in zip(*(vars(state)["parameters"].items() for state in states), strict=True):
+        np.testing.assert_array_equal(first[1], second[1])
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
+def test_what_a_step_saves_is_what_the_table_predicts(network: Network) -> None:
+    one = step(network, 2, "float32")
+    given = one.put(random_batch(network, 2))
+    assert driver("numba_cuda").step_saved_bytes(one, given) == fused_saved_bytes(network, 2, 4)
+
+
+def test_a_step_has_no_relu_with_memory_of_its_own():
+    with pytest.raises(ValueError, match=r"relu: 'fresh' given, one of 'inplace', 'none' needed"):
+        step(SMALL[0], 2, "float32", "fresh")
+
+
+def planted(name: str, old: str, new: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A copy of a module with a bug, which those that are imported after it get too."""
+    source = Path(sys.modules[name].__file__ or "").read_text()
+    assert source.count(old) == 1, f"{source.count(old)} places have: {old}"
+    path = folder / f"{name.split('.')[-1]}.py"
+    path.write_text(source.replace(old, new))
+    return _imported(name, path, monkeypatch)
+
+
+def _imported(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+RELU_BUGS = [
+    ("numba_cuda", "numba-cuda.out", "relu.forward", "x.size, cuda.gridsize", "x.size - 1, cuda.gridsize"),
+    ("numba_cuda", "numba-cuda.out", "relu.forward", "values[k] = zero if values[k] <= zero else values[k]\n            for k in range(VECTORS):", "values[k] = zero if values[k] <= zero else values[k]\n            for k in range(VECTORS - 1):"),
+    ("numba_cuda", "numba-cuda.out", "relu.backward", "grad.size, cuda.gridsize(1)):\n            out[i] = grad[i] if saved[i] >", "grad.size - 1, cuda.gridsize(1)):\n            out[i] = grad[i] if saved[i] >"),
+    ("numba_cuda", "numba-cuda.out", "relu.backward", "values[k] if kept[k] > zero", "values[k] if kept[k] >= zero"),
+    ("numba_cuda", "numba-cuda-bits.out", "relu.backward", "saved[i // 8] >> (i % 8) & 1", "saved[i // 8] >> (7 - i % 8) & 1"),
+    ("numba_cuda", "numba-cuda-bits.out", "relu.backward", "if bits >> lane & 1", "if bits >> (lanes - 1 - lane) & 1"),
+    ("numba_cuda", "numba-cuda-bits.inplace", "relu.roundtrip", "if value > zero else 0) << (i - 8 * byte)", "if value > zero else 0) << (7 - i + 8 * byte)"),
+    ("numba_cuda", "numba-cuda-bits.inplace", "relu.roundtrip", "if values[k] > zero else 0) << k", "if values[k] > zero else 0) << (7 - k)"),
+    ("triton_", "triton-cuda.out", "relu.forward", "value = tl.load(x + i, mask=i < n)\n", "value = tl.load(x + i, mask=i < n - 1, other=0.0)\n"),
+    ("triton_", "triton-cuda.out", "relu.backward", "tl.where(_comparable(kept) > 0, value, 0.0), mask=i < n)", "tl.where(_comparable(kept) > 0, value, 0.0), mask=i < n - 1)"),
+    ("triton_", "triton-cuda-bits.out", "relu.backward", "(bits[:, None] >> bit[None, :]) & 1", "(bits[:, None] >> (7 - bit[None, :])) & 1"),
+    ("triton_", "triton-cuda-bits.inplace", "relu.roundtrip", "to(tl.int32) << bit[None, :]", "to(tl.int32) << (7 - bit[None, :])"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "name", "op", "old", "new"), RELU_BUGS)
+def test_a_bug_in_a_kernel_is_seen(file, name, op, old, new, tmp_path, monkeypatch):
+    row = find(op, name)
+    x, grad = (values.astype("float32") for values in truth.ordinary(TILES[row.framework]))
+    check(row, "float32", x, grad)
+    wrong = planted(f"impls.relu.{file}", old, new, tmp_path, monkeypatch)
+    if file == "numba_cuda":
+        _small_blocks(wrong, monkeypatch)
+    with pytest.raises(AssertionError):
+        check(row, "float32", x, grad)
+
+
+PLAIN, NORMED, _ = SMALL
+STEP_BUGS = [
+    ("products", PLAIN, "                cuda.syncthreads()\n                for k in range(depth):", "                for k in range(depth):"),
+    ("products", PLAIN, "                # Before the next turn overwrites what a slower thread still reads.\n                cuda.syncthreads()\n", ""),
+    ("products", PLAIN, "row < rows and column < columns else -1", "row < rows - 1 and column < columns else -1"),
+    ("products", PLAIN, "if row + i < rows and column < columns:", "if row + i < rows - 1 and column < columns:"),
+    ("products", PLAIN, "if row < rows_of_ones and", "if row < rows_of_ones - 1 and"),
+    ("products", NORMED, "if column + i < columns:", "if column + i < columns - 1:"),
+    ("numba_cuda", NORMED, "y < 0 or y >= height or", "y < 0 or y >= height - 1 or"),
+    ("numba_cuda", PLAIN, "y < 0 or y >= high * step or", "y < 0 or y >= high * step - 1 or"),
+    ("numba_cuda", PLAIN, "row // group * filters + column, row % group", "row // group * filters + column, 0"),
+    ("numba_cuda", PLAIN, "largest, winner = sums[i * WINDOW + j], i", "largest, winner = sums[i * WINDOW + j], 3"),
+    ("numba_cuda", PLAIN, "outputs[1][start + column + j] > zero", "outputs[1][start + column + j] >= zero"),
+    ("numba_cuda", PLAIN, "while half:\n            cuda.syncthreads()", "while half:"),
+    ("numba_cuda", PLAIN, "velocity[i] = momentum * velocity[i] + gradient[i]", "velocity[i] = gradient[i]"),
+    ("numba_cuda", PLAIN, "parameter[i] -= rate * velocity[i]", "parameter[i] += rate * velocity[i]"),
+    ("numba_cuda", NORMED, "        cuda.syncthreads()\n        for column in range(thread, side, threads):", "        for column in range(thread, side, threads):"),
+    ("numba_cuda", NORMED, "min((part + 1) * each, rows), across", "min((part + 1) * each, rows - 1), across"),
+    ("numba_cuda", NORMED, "for f in range(cuda.grid(1), filters,", "for f in range(cuda.grid(1), filters - 1,"),
+    ("numba_cuda", NORMED, "for item in range(cuda.grid(1), items, cuda.gridsize(1)):\n            pixel", "for item in range(cuda.grid(1), items - 1, cuda.gridsize(1)):\n            pixel"),
+    ("numba_cuda", NORMED, "range(cuda.grid(1), rows * groups,", "range(cuda.grid(1), rows * groups - 1,"),
+    ("numba_cuda", NORMED, "            add(four, parts, item)\n", "            add(four, parts, 0)\n"),
+    ("numba_cuda", NORMED, "range(cuda.grid(1), size,", "range(cuda.grid(1), size // 2,"),
+    ("numba_cuda", NORMED, "range(cuda.grid(1), n * channels,", "range(cuda.grid(1), n * channels - 1,"),
+    ("numba_cuda", NORMED, "range(cuda.grid(1), n * pixels * channels,", "range(cuda.grid(1), n * pixels * channels - 1,"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "network", "old", "new"), STEP_BUGS)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_bug_in_a_kernel_of_the_step_is_seen(file, network, old, new, tmp_path, monkeypatch):
+    module = importlib.import_module("impls.cnn.numba_cuda")
+    wrong = planted(f"impls.cnn.{file}", old, new, tmp_path, monkeypatch)
+    if file == "products":
+        wrong = _imported(module.__name__, Path(module.__file__), monkeypatch)
+    try:
+        found = parity.deviations(step(network, 2, "float64", module=wrong), network, 2, FOLLOWED)
+    except IndexError:
+        return
+    assert not found.within("float64"), found
