@@ -1,0 +1,107 @@
+"""What makes the GPU kernels fast is in their machine code, which takes no GPU to compile and to look at."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import kernels
+from scripts.kernels import Found, Source
+
+ROOT = Path(__file__).resolve().parents[1]
+# In the simulator and the interpreter nothing is compiled.
+WITHOUT = ("NUMBA_ENABLE_CUDASIM", "TRITON_INTERPRET")
+# Those whose arrays have a row too short for 16 bytes (logits), or one element a thread by nature.
+NARROW = ("dense2", "mnist_cnn.dense1", "loss", "statistics", "average", "rectify")
+# Sums by column end in shared memory, from where one thread writes one of them.
+NARROW_STORES = ("moments", "sums")
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Found]:
+    environment = {name: value for name, value in os.environ.items() if name not in WITHOUT}
+    told = subprocess.run(
+        [sys.executable, "-m", "scripts.kernels", "--json"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stderr[-2000:]
+    return [Found(**one) for one in json.loads(told.stdout)]
+
+
+def test_every_kernel_is_compiled_for_every_architecture(found):
+    names = {one.kernel for one in found}
+    assert {(one.kernel, one.architecture) for one in found} == {
+        (name, architecture) for name in names for architecture in kernels.ARCHITECTURES
+    }
+    for expected in ("relu.forward_bits.float64", "triton.backward_bits.bfloat16", "convnet_relu.norm3.backward"):
+        assert expected in names
+    assert "convnet_relu.conv1.by_image" not in names
+
+
+def test_no_kernel_has_a_fault(found):
+    assert [(one.kernel, one.architecture, one.faults) for one in found if one.faults] == []
+
+
+def test_accesses_are_of_16_bytes(found):
+    for one in found:
+        if not any(part in one.kernel for part in NARROW):
+            assert one.load_bytes == 16, one
+            assert one.store_bytes == 16 or any(part in one.kernel for part in NARROW_STORES), one
+
+
+def test_bytes_an_element_are_those_of_the_catalog(found):
+    declared = {one.kernel: one.declared_bytes for one in found if one.declared_bytes is not None}
+    assert declared["relu.forward.float32"] == 8
+    assert declared["relu.backward_bits.float32"] == declared["triton.backward_bits.float32"] == 8.125
+    assert len(declared) == 3 * (2 + 4)
+
+
+KERNEL = """
+.version 8.0
+.target sm_90
+.address_size 64
+.visible .entry kernel(.param .u64 x, .param .u64 out) {{
+    .reg .b64 %rd<3>;
+    .reg .f32 %f<5>;
+    .reg .b64 %d<2>;
+    ld.param.u64 %rd1, [x];
+    ld.param.u64 %rd2, [out];
+    {body}
+    ret;
+}}
+"""
+COPY = "ld.global.v4.f32 {%f1, %f2, %f3, %f4}, [%rd1]; \n st.global.v4.f32 [%rd2], {%f1, %f2, %f3, %f4};"
+TWICE = f"{COPY}\n {COPY}"
+BYTE_BY_BYTE = "ld.global.f32 %f1, [%rd1];\n st.global.f32 [%rd2], %f1;"
+WIDENED = (
+    f"{COPY}\n cvt.f64.f32 %d1, %f1;\n cvt.rn.f32.f64 %f1, %d1;\n st.global.v4.f32 [%rd2], {{%f1, %f2, %f3, %f4}};"
+)
+
+
+def source(body: str, **changes: Any) -> Source:
+    given = Source("a kernel", 90, "float32", KERNEL.format(body=body), 256, 4, ("relu.forward", "numba-cuda.out"))
+    return replace(given, **changes)
+
+
+def test_a_copy_has_no_fault():
+    for body in (COPY, TWICE):
+        one = kernels.look_at(source(body))
+        assert (one.faults, one.load_bytes, one.store_bytes, one.element_bytes) == ([], 16, 16, 8)
+    assert kernels.look_at(source(BYTE_BY_BYTE)).load_bytes == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        (source(WIDENED), "2 instructions of float64"),
+        (source(COPY, row=("relu.backward", "numba-cuda.out")), "8.0 bytes an element, 12 declared"),
+        (source(COPY, threads=1024, resident=64), "registers, 1 are left"),
+        (source(f"{COPY}\n st.local.f32 [%rd2], %f1;"), "1 accesses to local memory"),
+    ],
+)
+def test_a_fault_is_named(given, fault):
+    assert any(fault in text for text in kernels.look_at(given).faults), kernels.look_at(given)
