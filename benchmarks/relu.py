@@ -71,12 +71,12 @@ class _Cold:
 
 class ForwardCold(_Cold):
     op = "relu.forward"
-    params = ([v.name for v in variants(op) if v.device == "cpu"], COLD_ELEMENTS, DTYPES)
+    params = ([v.name for v in variants(op)], COLD_ELEMENTS, DTYPES)
 
 
 class BackwardCold(_Cold):
     op = "relu.backward"
-    params = ([v.name for v in variants(op) if v.device == "cpu"], COLD_ELEMENTS, DTYPES)
+    params = ([v.name for v in variants(op)], COLD_ELEMENTS, DTYPES)
 
 
 class RoundtripCold(_Cold):

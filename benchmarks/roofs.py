@@ -7,6 +7,8 @@ from benchmarks.relu import TIMEOUT_S
 
 # From a float16 array of the fewest elements to a float64 array of the most: four times a last-level cache of 64 MiB.
 ARRAY_BYTES = [2**power for power in range(11, 29)]
+# Of a GPU: those of the rows, and where bandwidth no longer rises.
+DEVICE_BYTES = [2**power for power in (12, 17, 22, 24, 26, 27, 28, 30)]
 LIBRARIES = ["numpy", "torch", "jax"]
 GEMM_ELEMENTS = [2048]
 
@@ -24,6 +26,21 @@ class Roof:
     def track_time(self, kernel, array_bytes):
         """Seconds of the best pass over the arrays."""
         return track("time", self.op, kernel, array_bytes, "float32")
+
+
+class Device:
+    """What the first GPU can do: a copy of so many bytes, and the product of two float32 matrices of n x n elements."""
+
+    op = "device"
+    params = (["copy", "gemm"], [*DEVICE_BYTES, *GEMM_ELEMENTS])
+    param_names = ("work", "size")
+    timeout = TIMEOUT_S
+    version = "1"
+
+    @in_unit(UNITS["time"])
+    def track_time(self, work, size):
+        """Seconds of the best, by the device's own events."""
+        return track("time", self.op, work, size, "float32")
 
 
 class Gemm:

@@ -55,9 +55,19 @@ def bus_roofs(table: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(bus_roof_gb_per_s=rates).groupby(ROOF_KEY)["bus_roof_gb_per_s"].max().reset_index()
 
 
-def gemms(table: pd.DataFrame) -> pd.DataFrame:
-    """Matrix products, the fastest first: library, n (elements of a side) and gflop_per_s, of 2 n^3 operations."""
-    rows = table[(table["op"] == "gemm") & table["value"].notna()]
+def copies(table: pd.DataFrame) -> pd.DataFrame:
+    """Seconds that a GPU takes to copy an array, by size: ROOF_KEY, device_copy_s."""
+    rows = table[(table["op"] == "device") & (table["variant"] == "copy") & table["value"].notna()]
+    rows = rows.rename(columns={"elements": "array_bytes", "value": "device_copy_s"})
+    return rows[[*ROOF_KEY, "device_copy_s"]]
+
+
+def gemms(table: pd.DataFrame, op: str = "gemm") -> pd.DataFrame:
+    """Matrix products, the fastest first: library, n (elements of a side) and gflop_per_s, of 2 n^3 operations.
+
+    op: "gemm" of the processor, "device" of a GPU.
+    """
+    rows = table[(table["op"] == op) & (table["variant"] != "copy") & table["value"].notna()]
     rows = rows.assign(gflop_per_s=2e-9 * rows["elements"] ** 3.0 / rows["value"])
     rows = rows.rename(columns={"variant": "library", "elements": "n"})
     return rows.sort_values("gflop_per_s", ascending=False)[["library", "n", "gflop_per_s"]]
@@ -80,9 +90,8 @@ def steps(table: pd.DataFrame) -> pd.DataFrame:
     found = [work(STEP_OF[op]) for op in rows["op"]]
     rows["images_per_s"] = rows["elements"] / rows["value"]
     rows["gflop_per_s"] = rows["images_per_s"] * [one.forward_flops + one.backward_flops for one in found] / 1e9
-    # The products are those of the processor: a GPU's rows have no roof here.
-    roof = gemms(table)["gflop_per_s"].max()
-    rows["percent_of_gemm"] = (100 * rows["gflop_per_s"] / roof).where(rows["device"] == "cpu")
+    roof = {"cpu": gemms(table)["gflop_per_s"].max(), "cuda": gemms(table, "device")["gflop_per_s"].max()}
+    rows["percent_of_gemm"] = 100 * rows["gflop_per_s"] / rows["device"].map(roof)
     nominal = [one.forward_flops + one.backward_flops for one in found]
     least = [one.least_flops / flops for one, flops in zip(found, nominal, strict=True)]
     fewest_percent = rows["percent_of_gemm"] * pd.Series(least, rows.index).where(rows["winograd"], 1.0)
@@ -151,18 +160,21 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
     sized = list(zip(joined["row"], joined["elements"], itemsizes, strict=True))
     joined["required_bytes"] = [row.required_traffic.algorithmic_bytes(n, b) for row, n, b in sized]
     joined["bus_bytes"] = [row.traffic.bus_bytes(n, b) for row, n, b in sized]
-    joined = joined.merge(roofs(table), on=ROOF_KEY, how="left")
+    joined = joined.merge(roofs(table), on=ROOF_KEY, how="left").merge(copies(table), on=ROOF_KEY, how="left")
     joined["roof_s"] = [
         _roof_s(row.required_traffic, row.memory == "inplace", itemsize, roof)
+        if row.device == "cpu"
+        # No store of a device fetches a line: bytes are bytes.
+        else roof["device_copy_s"] * roof["required_bytes"] / (2 * roof["array_bytes"])
         for (row, _, itemsize), roof in zip(sized, joined.to_dict("records"), strict=True)
     ]
     time_s = joined["value"].where(joined["quantity"].isin(TIMES))
     joined["gb_per_s"] = joined["required_bytes"] / time_s / 1e9
     joined["bus_gb_per_s"] = joined["bus_bytes"] / time_s / 1e9
-    # The roofs are those of the processor's memory: a GPU's rows have none here.
-    on_cpu = joined["device"] == "cpu"
-    joined["percent_of_roof"] = (100 * joined["roof_s"] / time_s).where(on_cpu)
+    joined["percent_of_roof"] = 100 * joined["roof_s"] / time_s
     joined = joined.merge(bus_roofs(table), on=ROOF_KEY, how="left")
+    # That bus is the processor's; a GPU's rows have none here.
+    on_cpu = joined["device"] == "cpu"
     joined["percent_of_bus"] = (100 * joined["bus_gb_per_s"] / joined["bus_roof_gb_per_s"]).where(on_cpu)
     joined["impossible"] = (joined[["percent_of_roof", "percent_of_bus"]] > IMPOSSIBLE_PERCENT).any(axis=1)
     return joined

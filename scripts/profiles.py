@@ -81,7 +81,10 @@ _CLASSES: list[tuple[str, str, Any]] = [
 ]
 BENCHMARK_NAMES = {(quantity, cls.op): name for name, quantity, cls in _CLASSES}
 # The fields of a case that asv's parameters are.
-_FIELDS = {"kernel": "variant", "library": "variant", "array_bytes": "elements", "n": "elements", "batch": "elements"}
+_FIELDS = {
+    "kernel": "variant", "library": "variant", "work": "variant",
+    "array_bytes": "elements", "n": "elements", "size": "elements", "batch": "elements",
+}  # fmt: skip
 PARAMETERS = {name: tuple(_FIELDS.get(p, p) for p in cls.param_names) for name, _, cls in _CLASSES}
 QUANTITY_AND_OP = {name: key for key, name in BENCHMARK_NAMES.items()}
 
@@ -96,7 +99,7 @@ def cases(profile: Profile, gpu: bool, cores: int) -> list[Case]:
         and set(row.dtypes) & set(profile.dtypes)
     ]
     of_rows = [case for row in rows for case in (*_of_row(row, profile), *_scaling(row, profile, cores))]
-    return [*_loops(profile), *_gemms(profile), *of_rows, *_steps(profile, gpu)]
+    return [*_loops(profile), *_gemms(profile), *(_device(profile) if gpu else []), *of_rows, *_steps(profile, gpu)]
 
 
 def _of_row(row: Variant, profile: Profile) -> Iterator[Case]:
@@ -107,7 +110,7 @@ def _of_row(row: Variant, profile: Profile) -> Iterator[Case]:
             "transient_bytes": profile.memory_elements,
             "saved_bytes": profile.memory_elements,
             "first_call": (2**10,) if profile.first_call and row.compiled else (),
-            "cold": profile.cold_elements if row.device == "cpu" and dtype == "float32" else (),
+            "cold": profile.cold_elements if dtype == "float32" else (),
         }
         for quantity, elements in sizes.items():
             if (quantity, row.op) in BENCHMARK_NAMES:
@@ -152,6 +155,13 @@ def _loops(profile: Profile) -> list[Case]:
         for loop, array_bytes in sorted(wanted)
         if array_bytes >= LEAST_STREAMED_BYTES or not KERNELS[kernel_of(loop)].streaming
     ]
+
+
+def _device(profile: Profile) -> list[Case]:
+    """What a GPU's rows are compared with: copies at their sizes, and a product."""
+    row_bytes = {n * ITEMSIZE_BYTES[dtype] for n in profile.elements for dtype in profile.dtypes}
+    copies = [Case("time", "device", "copy", size, "float32") for size in roofs.DEVICE_BYTES if size in row_bytes]
+    return [*copies, *(Case("time", "device", "gemm", n, "float32") for n in roofs.GEMM_ELEMENTS if profile.gemm)]
 
 
 def _gemms(profile: Profile) -> list[Case]:

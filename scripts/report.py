@@ -19,7 +19,8 @@ import pandas as pd
 
 from benchmarks.harness.kernels import ORDINARY
 from benchmarks.harness.provenance import UNKNOWN
-from impls.catalog import DTYPES, VARIANTS, Semantics
+from impls.catalog import DTYPES, STEPS, VARIANTS, Semantics, StepVariant, Variant
+from impls.cnn.networks import STEP_OF
 from scripts import figures, machines, metrics, results
 from scripts.pins import ROOT
 
@@ -166,7 +167,7 @@ def _page(
         steps=metrics.steps(table).to_dict("records"),
         step_memory=metrics.step_memory(table).to_dict("records"),
         failures=_without_number(table),
-        not_run=_not_run(table),
+        not_run=_not_run(table, provenance.get("gpus")),
         semantics=_semantics(),
         provenance=provenance,
         facts=machines.grouped(provenance),
@@ -310,14 +311,16 @@ def _without_number(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
     return table[table["value"].isna()].sort_values(["status", "op", "variant"]).to_dict("records")
 
 
-def _not_run(table: pd.DataFrame) -> list[dict[str, str]]:
+def _not_run(table: pd.DataFrame, gpus: str | None) -> list[dict[str, str]]:
     """Rows of the catalog that this run did not come to, with the reason that is known."""
     seen = set(zip(table["op"], table["variant"], strict=True))
-    reasons = {"cuda": "no CUDA device when this was measured, or not in the profile"}
+    rows: list[tuple[str, Variant | StepVariant]] = [(row.op, row) for row in VARIANTS]
+    rows += [(op, row) for op in STEP_OF for row in STEPS]
+    without_gpu = {"cuda": "not run: no CUDA device"} if gpus == "none" else {}
     return [
-        {"op": row.op, "variant": row.name, "reason": reasons.get(row.device, "not in the profile that was run")}
-        for row in VARIANTS
-        if (row.op, row.name) not in seen
+        {"op": op, "variant": row.name, "reason": without_gpu.get(row.device, "not in the profile that was run")}
+        for op, row in rows
+        if (op, row.name) not in seen
     ]
 
 

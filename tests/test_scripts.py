@@ -117,8 +117,12 @@ def test_builds_follow_the_machine(gpu, configured, variables):
 
 
 def test_cuda_packages_are_of_the_pinned_version_and_only_for_a_gpu():
-    assert accelerator.cuda_requirements({"jax": "1.2.3"}, gpu=True) == ["jax[cuda13]==1.2.3"]
+    jax, numba, _ = accelerator.cuda_requirements({"jax": "1.2.3"}, gpu=True)
+    assert (jax, numba) == ("jax[cuda13]==1.2.3", f"numba-cuda[cu13]=={accelerator.NUMBA_CUDA}")
     assert accelerator.cuda_requirements({"jax": "1.2.3"}, gpu=False) == []
+    without = accelerator.test_requirements({"jax": "1.2.3"}, gpu=False)
+    assert f"numba-cuda=={accelerator.NUMBA_CUDA}" in without
+    assert not any("[cu" in requirement for requirement in without)
 
 
 def test_pip_sources_of_the_user_are_respected(monkeypatch, tmp_path):

@@ -22,6 +22,7 @@ The way of a number, file by file:
     outcomes.py    the record of every ending, one JSON line each
     provenance.py  the machine and the software, and the fingerprint of what makes them fast
     machine.py     what Linux tells of the machine
+    gpu.py         what NVIDIA's driver tells of a GPU: clocks, power, and what slows it
     software.py    what the software tells of itself
     tracking.py    the one function that asv's classes call
 """

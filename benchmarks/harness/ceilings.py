@@ -7,13 +7,18 @@ from operator import matmul
 from statistics import median, quantiles
 from time import perf_counter
 
-from benchmarks.harness import gemm, sampler, threads
+import numpy as np
+
+from benchmarks.harness import gemm, sampler, threads, truth
 from benchmarks.harness.case import Case, Settings
 from benchmarks.harness.core import Core
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.outcomes import Outcome
+from impls.catalog import ITEMSIZE_BYTES
 
 PLACEMENTS = 4
+# Copies or products in a row, of which a GPU tells the time together.
+DEVICE_CALLS, DEVICE_SAMPLES = 10, 30
 
 
 def _roof(case: Case, settings: Settings) -> Outcome:
@@ -76,6 +81,27 @@ def _gemm(case: Case, settings: Settings) -> Outcome:
     return _best(taken.samples_s, taken.number, settings, taken.core_s)
 
 
+def _device(case: Case, settings: Settings) -> Outcome:
+    """Seconds that a GPU takes to copy an array, or for the product of two matrices, by PyTorch and its events.
+
+    The best of some counts; `elements` are bytes of one array, or elements of a side.
+    """
+    framework = driver("torch")
+    framework.start("cuda")
+    if case.variant == "gemm":
+        a, b = gemm.matrices(case.elements)
+        call, arguments = matmul, (framework.array(a, case.dtype), framework.array(b, case.dtype))
+        gemm.check(framework.to_numpy(call(*arguments)), a, b)
+    else:
+        x = np.arange(case.elements // ITEMSIZE_BYTES[case.dtype], dtype=np.float32)
+        arguments = framework.array(np.zeros_like(x), case.dtype), framework.array(x, case.dtype)
+        call = framework.restore
+        if not np.array_equal(framework.to_numpy(call(*arguments)), x):
+            raise truth.WrongResult("a copy on the device is not what was copied")
+    samples_s = [framework.device_s(call, [arguments] * DEVICE_CALLS) for _ in range(DEVICE_SAMPLES)]
+    return _best([sample / DEVICE_CALLS for sample in samples_s if sample], DEVICE_CALLS, settings, None)
+
+
 def _best(samples_s: list[float], number: int, settings: Settings, core_s: float | None) -> Outcome:
     details = {
         "samples": len(samples_s),
@@ -89,4 +115,4 @@ def _best(samples_s: list[float], number: int, settings: Settings, core_s: float
 
 
 # By the operator of a case, those in case.ROOFS.
-MEASURES: dict[str, Callable[[Case, Settings], Outcome]] = {"roof": _roof, "gemm": _gemm}
+MEASURES: dict[str, Callable[[Case, Settings], Outcome]] = {"roof": _roof, "gemm": _gemm, "device": _device}

@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.harness import (
     ceilings,
+    gpu,
     machine,
     memory,
     operators,
@@ -35,6 +36,8 @@ from impls.cnn.networks import STEP_OF
 
 MOST_PLACEMENTS = 3
 PLACED_BYTES = 64 * 1024 * 1024
+# Of what a GPU times itself, and how often in a row it uses what no call overwrites.
+DEVICE_ROUNDS, DEVICE_REPEATS = 20, 10
 
 
 def measure(case: Case, settings: Settings) -> Outcome:
@@ -112,7 +115,7 @@ def _cold(bench: Bench, settings: Settings) -> Outcome:
     Restored arguments are called in the order of restoring, and behind the last of them are enough others.
     """
     moved_bytes = bench.restored_bytes or bench.call_bytes
-    behind = -(-2 * machine.last_cache_bytes() // moved_bytes)
+    behind = -(-2 * bench.framework.cache_bytes() // moved_bytes)
     called = max(1, behind // 2)
     return _timed(bench, settings, lambda: [bench.make() for _ in range(behind + called)], 1, called)
 
@@ -140,6 +143,7 @@ def _timed(
     samples = sampler.pooled(taken)
     return outcomes.of_samples(
         samples,
+        **_device(bench, pools[0], masters, most_restored),
         placement_medians_s=[median(one.samples_s) for one in taken],
         steal_s=steal_s,
         empty_call_s=sampler.empty_call_s(tuple(pools[0][0]), samples.number),
@@ -162,6 +166,26 @@ def _sampled(
         bench.verify_on(bench.restored(timed, masters), values)
     bench.verify_changed(first)
     return taken
+
+
+def _device(bench: Bench, pool: list[list[Any]], masters: dict[int, Any], most_restored: int) -> dict[str, Any]:
+    """What a GPU itself says of these calls: seconds of each, by its events around some in a row, and its state.
+
+    The time of the outcome is what a user waits, with the launch and the wait for the end; this is without.
+    """
+    if bench.variant.device == "cpu":
+        return {}
+    call = operators.call(bench.variant.op, bench.function)
+    rounds = []
+    for _ in range(DEVICE_ROUNDS):
+        arguments = (
+            _restored(bench, pool, masters, most_restored)
+            if bench.consumed
+            else [tuple(arrays) for arrays in pool] * DEVICE_REPEATS
+        )
+        rounds.append((bench.framework.device_s(call, arguments), len(arguments)))
+    samples_s = [seconds / calls for seconds, calls in rounds if seconds is not None]
+    return {"device_s": median(samples_s) if samples_s else None, "device_samples_s": samples_s, "gpu": gpu.state()}
 
 
 def _restored(bench: Bench, pool: list[list[Any]], masters: dict[int, Any], calls: int) -> list[tuple[Any, ...]]:

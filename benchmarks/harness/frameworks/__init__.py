@@ -4,7 +4,7 @@ The catalog's `framework` names the module, so that adding a framework adds a fi
 imports its framework in `start`, never before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -43,6 +43,12 @@ class Driver(Protocol):
 
     def saved_bytes(self, function: Callable[..., Any], x: Any) -> int:
         """Bytes that `function(x) -> (y, backward)` keeps for the backward pass."""
+
+    def device_s(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> float | None:
+        """Seconds that a GPU takes for calls in a row, by its own events; None where the framework has none."""
+
+    def cache_bytes(self) -> int:
+        """The last cache of the device. Raises Unsupported where the framework does not tell."""
 
     def step_saved_bytes(self, step: Any, given: Any) -> int:
         """Bytes that a training step keeps from its forward pass for its backward pass; not its state."""

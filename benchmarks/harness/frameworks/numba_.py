@@ -4,6 +4,8 @@ from benchmarks.harness.case import Unavailable
 from benchmarks.harness.frameworks.numpy_ import (
     array,
     blocking,
+    cache_bytes,
+    device_s,
     dtype,
     restore,
     saved_bytes,
@@ -16,6 +18,8 @@ from benchmarks.harness.frameworks.numpy_ import (
 __all__ = [
     "array",
     "blocking",
+    "cache_bytes",
+    "device_s",
     "dtype",
     "environment",
     "restore",

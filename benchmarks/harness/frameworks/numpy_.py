@@ -1,11 +1,12 @@
 """Driver of NumPy."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import machine
 from benchmarks.harness.case import Unavailable
 from benchmarks.harness.frameworks import traced
 
@@ -43,6 +44,14 @@ def restore(target: np.ndarray, master: np.ndarray) -> np.ndarray:
 
 def blocking(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
+
+
+def device_s(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> float | None:
+    return None
+
+
+def cache_bytes() -> int:
+    return machine.last_cache_bytes()
 
 
 def transient_bytes(call: Callable[..., Any], function: Callable[..., Any], make: Callable[..., list]) -> int:

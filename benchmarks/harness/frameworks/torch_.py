@@ -1,10 +1,11 @@
 """Driver of PyTorch, on the CPU and on CUDA."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import machine
 from benchmarks.harness.case import Unavailable
 
 
@@ -17,6 +18,10 @@ def start(device: str) -> None:
 
     if device == "cuda" and not torch.cuda.is_available():
         raise Unavailable("torch sees no CUDA device")
+    # Products in float32 are of float32 in every framework, also on a device that would round their factors (TF32).
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    # Each shape's fastest algorithm is searched, as XLA does.
+    torch.backends.cudnn.benchmark = True
     torch.set_default_device(device)
 
 
@@ -62,6 +67,27 @@ def blocking(function: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return synchronous
+
+
+def device_s(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> float | None:
+    import torch
+
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    for call in arguments:
+        function(*call)
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def cache_bytes() -> int:
+    import torch
+
+    if torch.get_default_device().type == "cpu":
+        return machine.last_cache_bytes()
+    return torch.cuda.get_device_properties(0).L2_cache_size
 
 
 def transient_bytes(call: Callable[..., Any], function: Callable[..., Any], make: Callable[..., list]) -> int:

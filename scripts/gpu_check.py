@@ -1,0 +1,159 @@
+"""Check every GPU row, measure ReLU and both training steps, and hold them against targets: ./scripts/gpu_check.
+
+Says first what the machine lacks, and ends there where there is nothing to run. Times are those of the device's own
+events for ReLU, without launching, and those that a user waits for training steps; the table shows both. Exit code: 0
+all targets met, 1 not, or something is wrong, 2 nothing to run.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from math import nan
+from typing import Any
+
+from benchmarks.harness import gpu, machine
+
+ELEMENTS = (2**20, 2**24, 2**28)
+CHECKED_ELEMENTS = 2**16 + 13
+BATCH = 64
+BUDGET_S, LIMIT_S = 1.0, 600.0
+# Of what a copy on the device reaches at the largest size; Triton's and PyTorch's rows are to be there too.
+LEAST_PERCENT, LARGEST = 92.0, ELEMENTS[-1]
+RELU_TARGETS = ("numba_cuda", "triton", "torch")
+# Of the fastest row of PyTorch on CUDA.
+STEP_TARGETS = {"cnn.mnist_cnn": 3.0}
+
+
+def main() -> int:
+    options = _options()
+    lacking = list(lacks())
+    for line in lacking:
+        print(f"gpu_check: {line}")
+    if lacking:
+        return 2
+    if options.lacks:
+        return 0
+    print(f"{machine.gpus()}; driver: {machine.gpu_driver()}")
+    print(f"datasheet: {gpu.bandwidth_gb_per_s() or nan:.0f} GB/s; now: {gpu.state()}")
+    wrong = _check_all()
+    missed = _relu() + _steps()
+    print(f"{wrong} rows wrong, {missed} targets missed")
+    return int(wrong + missed > 0)
+
+
+def lacks() -> Iterator[str]:
+    """What there would have to be on this machine for anything to run."""
+    if machine.gpu_driver() is None:
+        yield "no NVIDIA driver is loaded (/proc/driver/nvidia/version is missing): there is nothing to run"
+    elif not machine.gpus():
+        yield "an NVIDIA driver is loaded, and it has no device: there is nothing to run"
+    elif gpu.hidden():
+        yield "CUDA_VISIBLE_DEVICES is empty, which hides every device: unset it; there is nothing to run"
+
+
+def _check_all() -> int:
+    """Truth of each GPU row in each dtype; how many are not right."""
+    from impls.catalog import STEPS, VARIANTS
+    from impls.cnn.networks import NETWORKS
+
+    relu = [
+        (row.op, row.name, CHECKED_ELEMENTS, dtype) for row in VARIANTS if row.device == "cuda" for dtype in row.dtypes
+    ]
+    steps = [
+        (f"cnn.{network}", row.name, BATCH, dtype)
+        for row in STEPS
+        if row.device == "cuda"
+        for network in NETWORKS
+        for dtype in row.dtypes
+    ]
+    wrong = 0
+    for case in (*relu, *steps):
+        outcome = _outcome("time", *case, budget_s=0.02)
+        if outcome.value is None:
+            wrong += 1
+            print(f"{' '.join(map(str, case))}: {outcome.status}: {outcome.reason}")
+    print(f"truth: {len(relu) + len(steps)} rows and dtypes, {wrong} not right")
+    return wrong
+
+
+def _relu() -> int:
+    """The table of ReLU in float32; how many targets are missed."""
+    from impls.catalog import ITEMSIZE_BYTES, VARIANTS
+
+    itemsize_bytes = ITEMSIZE_BYTES["float32"]
+    sheet = gpu.bandwidth_gb_per_s() or nan
+    best: dict[str, float] = {}
+    print(
+        f"{'operator':<15}{'row':<26}{'elements':>12}{'wait us':>10}{'device us':>11}"
+        f"{'GB/s':>7}{'% copy':>8}{'% sheet':>9}"
+    )
+    for n in ELEMENTS:
+        copy_s = _outcome("time", "device", "copy", n * itemsize_bytes, "float32").value or nan
+        print(f"{'':<15}{'copy':<26}{n:>12}{'':>10}{copy_s * 1e6:>11.1f}{2 * n * itemsize_bytes / copy_s / 1e9:>7.0f}")
+        for row in VARIANTS:
+            if row.device != "cuda":
+                continue
+            outcome = _outcome("time", row.op, row.name, n, "float32")
+            device_s = outcome.details.get("device_s") or nan
+            moved = row.required_traffic.algorithmic_bytes(n, itemsize_bytes)
+            # JAX has no events: what a user waits stands for it, and is marked.
+            used_s = device_s if device_s == device_s else outcome.value or nan
+            percent = 100 * copy_s * moved / (2 * n * itemsize_bytes) / used_s
+            print(
+                f"{row.op:<15}{row.name:<26}{n:>12}{(outcome.value or nan) * 1e6:>10.1f}{device_s * 1e6:>11.1f}"
+                f"{moved / used_s / 1e9:>7.0f}{percent:>8.1f}{100 * moved / used_s / 1e9 / sheet:>9.1f}"
+                f"{' wait' if device_s != device_s else ''} {outcome.reason}"
+            )
+            if n == LARGEST and row.op == "relu.forward":
+                best[row.framework] = max(percent, best.get(row.framework, nan), key=lambda x: (x == x, x))
+    missed = 0
+    for framework in RELU_TARGETS:
+        met = best.get(framework, nan) >= LEAST_PERCENT
+        missed += not met
+        print(
+            f"{framework}: {best.get(framework, nan):.1f} % of the copy's roof at 2^28, "
+            f"at least {LEAST_PERCENT:g}: {'met' if met else 'missed'}"
+        )
+    return missed
+
+
+def _steps() -> int:
+    """The table of training steps in float32; how many targets are missed."""
+    from impls.catalog import STEPS
+    from impls.cnn.networks import NETWORKS
+
+    missed = 0
+    for network in NETWORKS:
+        op = f"cnn.{network}"
+        rows = [row for row in STEPS if row.device == "cuda"]
+        times = {row: _outcome("time", op, row.name, BATCH, "float32") for row in rows}
+        known = {row: outcome.value for row, outcome in times.items() if outcome.value is not None}
+        torch_s = min((seconds for row, seconds in known.items() if row.framework == "torch"), default=nan)
+        for row, outcome in times.items():
+            value_s = known.get(row, nan)
+            print(f"{op:<18}{row.name:<32}{value_s * 1e3:>9.3f} ms{value_s / torch_s:>7.2f} x torch   {outcome.reason}")
+        if op in STEP_TARGETS:
+            ours_s = min((seconds for row, seconds in known.items() if row.framework == "numba_cuda"), default=nan)
+            met = ours_s <= STEP_TARGETS[op] * torch_s
+            missed += not met
+            print(f"{op}: {ours_s / torch_s:.2f} x torch, at most {STEP_TARGETS[op]:g}: {'met' if met else 'missed'}")
+    return missed
+
+
+def _outcome(quantity: str, op: str, variant: str, elements: int, dtype: str, budget_s: float = BUDGET_S) -> Any:
+    from benchmarks.harness import isolation
+    from benchmarks.harness.case import Case, Settings
+
+    settings = replace(Settings.from_environment(), budget_s=budget_s, limit_s=LIMIT_S)
+    return isolation.run([Case(quantity, op, variant, elements, dtype)], settings)[0]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="./scripts/gpu_check", description=(__doc__ or "").split(": ./scripts")[0])
+    parser.add_argument("--lacks", action="store_true", help="only say what the machine lacks")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
