@@ -735,7 +735,7 @@ class Step:
                 grads = self._normalise_backward(i, norm, grads)
             before = self.outputs[i - 1] if i else image
             conv.by_weight((before,), grads, (self.parts[conv.name],))
-            if i:
+            if conv.by_image:
                 conv.by_image(grads, (self.parameters[conv.name],), (self.output_grads[i - 1], before))
 
     def _normalise_backward(self, i: int, norm: Norm, grads: Any) -> Any:
