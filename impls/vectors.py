@@ -86,6 +86,8 @@ def _simulated_store(array: Any, index: int, values: Any, slot: int) -> None:
 
 def _checked_lanes(array: Any, index: int) -> int:
     count = lanes(array.dtype)
+    if not aligned(array):
+        raise ValueError(f"16 bytes at {address(array)}, which is no multiple of 16")
     if index < 0 or (index + 1) * count > array.size:
         raise IndexError(f"16 bytes of number {index} of an array of {array.size} elements, {count} each")
     return count

@@ -2,7 +2,7 @@
 
 asv loads this module as a plugin and calls `setup`, so that plain `asv run` decides as the scripts
 do. On a machine with an NVIDIA driver pip takes the CUDA builds; on any other, nothing of CUDA is
-downloaded. Standard library only.
+downloaded but a compiler, for tests. Standard library only.
 """
 
 import os
@@ -14,7 +14,8 @@ CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 NUMBA_CUDA = "0.30.4"
 # Of CUDA 13, as torch's own wheels are, which also bring Triton. {jax} is the version that asv.conf.json pins.
 CUDA_PACKAGES = ("jax[cuda13]=={jax}", f"numba-cuda[cu13]=={NUMBA_CUDA}", "nvidia-ml-py==13.615.71")
-# What simulates GPU kernels and compiles them where there is no GPU; ptxas, which Triton brings, knows CUDA 13.0.
+# What simulates GPU kernels and compiles them for the tests where there is no GPU; of CUDA, its compiler alone, and no
+# newer than the assembler that Triton brings.
 SIMULATING_PACKAGES = (
     f"numba-cuda=={NUMBA_CUDA}",
     "nvidia-nvvm==13.0.88",

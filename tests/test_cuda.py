@@ -14,14 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from benchmarks.harness import truth
+from benchmarks.harness import operators, steps, truth
 from benchmarks.harness.frameworks import driver
 from impls.catalog import Variant, find
-from impls.cnn.networks import Conv, Network, fused_saved_bytes, initial_parameters, random_batch
+from impls.cnn import numba_cuda
+from impls.cnn.networks import Batch, Conv, Network, fused_saved_bytes, initial_parameters, random_batch
+from impls.relu import triton_
 from scripts import parity
 from tests import simulator
 from tests.conftest import arguments, cases, results
@@ -93,8 +96,6 @@ def test_what_is_not_aligned_is_right(row: Variant, dtype: str) -> None:
 
 @numba_cases
 def test_numba_equals_numpy_to_the_bit(row: Variant, dtype: str) -> None:
-    from benchmarks.harness import operators
-
     x, grad = (any_bits(dtype, TILE + 21, seed) for seed in (1, 2))
     inputs = operators.inputs(row, x, grad, dtype)
     y, gradient = np.where((x > 0) | np.isnan(x), x, 0), np.where(x > 0, grad, 0)
@@ -104,41 +105,70 @@ def test_numba_equals_numpy_to_the_bit(row: Variant, dtype: str) -> None:
         np.testing.assert_array_equal(bits(to_numpy(result)), bits(values))
 
 
-def refusals() -> list[Any]:
-    """Rows with what is wrong with one argument, and the words of the refusal."""
-    return [
-        pytest.param(find("relu.forward", "numba-cuda.out"), change, error, words, id=words)
-        for change, error, words in (
-            (lambda x, out: (x.copy_to_host(), out), TypeError, "x: ndarray given"),
-            (lambda x, out: (x, out.copy_to_host()), TypeError, "out: ndarray given"),
-            (lambda x, out: (x, out[:-1]), ValueError, "out: shape"),
-            (lambda x, out: (x[::2], out[::2]), ValueError, "x: strides"),
-            (lambda x, out: (x[1:], x[:-1]), ValueError, "out: overlaps x in part"),
-        )
-    ]
+# Operator, memory mode and what is saved; how three arrays, of which the second is saved or `out`, are spoilt; the
+# words of the refusal.
+REFUSALS = [
+    ("relu.forward", ".out", lambda a, b, c, host: (host, b), TypeError, "x: ndarray given"),
+    ("relu.forward", ".out", lambda a, b, c, host: (a, host), TypeError, "out: ndarray given"),
+    ("relu.forward", ".out", lambda a, b, c, host: (a, b[:-1]), ValueError, "out: shape"),
+    ("relu.forward", ".out", lambda a, b, c, host: (a[::2], b[::2]), ValueError, "x: strides"),
+    ("relu.forward", ".out", lambda a, b, c, host: (a[1:], a[:-1]), ValueError, "out: overlaps x in part"),
+    ("relu.forward", ".inplace", lambda a, b, c, host: (a[::2],), ValueError, "x: strides"),
+    ("relu.backward", ".out", lambda a, b, c, host: (a, host, c), TypeError, "saved: ndarray given"),
+    ("relu.backward", ".out", lambda a, b, c, host: (a, b[:-1], c), ValueError, "saved: shape"),
+    ("relu.backward", ".out", lambda a, b, c, host: (a[1:], b[1:], a[:-1]), ValueError, "out: overlaps grad in part"),
+    ("relu.backward", ".out", lambda a, b, c, host: (a[1:], b[1:], b[:-1]), ValueError, "out: overlaps saved in part"),
+    ("relu.backward", ".inplace", lambda a, b, c, host: (a[1:], a[:-1]), ValueError, "grad: overlaps saved in part"),
+    ("relu.backward", "-bits.out", lambda a, b, c, host: (a, b, c), ValueError, r"saved: shape \(64,\) given, \(8,\)"),
+    (
+        "relu.backward",
+        "-bits.out",
+        lambda a, b, c, host: (a, b[:8], c),
+        TypeError,
+        "saved: dtype .*float32 given, uint8",
+    ),
+    ("relu.backward", "-bits.inplace", lambda a, b, c, host: (a, host), TypeError, "saved: ndarray given"),
+]
 
 
-@pytest.mark.parametrize(("row", "change", "error", "words"), refusals())
-def test_bad_arguments_are_refused_by_name(row, change, error, words):
-    framework = driver("numba_cuda")
-    x, out = (framework.array(np.ones(64), "float32") for _ in range(2))
+@pytest.mark.parametrize("framework", ["numba", "triton"])
+@pytest.mark.parametrize(("op", "kind", "spoil", "error", "words"), REFUSALS)
+def test_bad_arguments_are_refused_by_name(framework, op, kind, spoil, error, words):
+    row = find(op, f"{framework}-cuda{kind}")
+    arrays = [driver(row.framework).array(np.ones(64), "float32") for _ in range(3)]
     with pytest.raises(error, match=words):
-        row.load()(*change(x, out))
+        row.load()(*spoil(*arrays, np.ones(64, np.float32)))
 
 
-def test_other_dtypes_and_lengths_of_bits_are_refused():
-    framework = driver("numba_cuda")
-    backward = find("relu.backward", "numba-cuda-bits.inplace").load()
-    x = framework.array(np.ones(64), "float32")
-    with pytest.raises(ValueError, match=r"saved: shape \(64,\) given, \(8,\) needed"):
-        backward(x, framework.array(np.ones(64), "uint8"))
-    with pytest.raises(TypeError, match="x: dtype int32 given"):
-        find("relu.forward", "numba-cuda.inplace").load()(framework.array(np.ones(64), "int32"))
+@pytest.mark.parametrize("name", ["numba-cuda-bits.inplace", "triton-cuda-bits.inplace"])
+def test_bits_that_are_part_of_the_gradient_are_refused(name):
+    row = find("relu.backward", name)
+    grad = driver(row.framework).array(np.ones(64), "float32")
+    bits = grad.view(np.uint8) if row.framework == "numba_cuda" else grad.view(torch.uint8)
+    with pytest.raises(ValueError, match="grad: overlaps saved in part"):
+        row.load()(grad, bits[:8])
+
+
+@pytest.mark.parametrize("name", ["numba-cuda.out", "triton-cuda.out"])
+def test_the_result_may_be_what_was_saved(name):
+    row = find("relu.backward", name)
+    framework = driver(row.framework)
+    grad, saved = (framework.array(np.array(values), "float32") for values in ([-1, 2, 3], [1, 0, 2]))
+    assert framework.to_numpy(row.load()(grad, saved, saved)).tolist() == [-1, 0, 3]
+    # Triton tunes by running a kernel again and again, here on a result that it would take for what was saved.
+    if row.framework == "triton":
+        assert triton_.backward_kernel.restore_value == ["out"]
+
+
+@pytest.mark.parametrize("name", ["numba-cuda.inplace", "triton-cuda.inplace"])
+def test_other_dtypes_are_refused(name):
+    row = find("relu.forward", name)
+    with pytest.raises(TypeError, match=r"x: dtype .*int32 given"):
+        row.load()(driver(row.framework).array(np.ones(64), "int32"))
 
 
 def step(network: Network, n: int, dtype: str, relu: str = "inplace", module: Any = None) -> Any:
-    module = module or importlib.import_module("impls.cnn.numba_cuda")
-    return module.Step(network, initial_parameters(network), n, dtype, relu, side=SIDE)
+    return (module or numba_cuda).Step(network, initial_parameters(network), n, dtype, relu, side=SIDE)
 
 
 @pytest.mark.parametrize(("n", "dtype"), [(2, "float32"), (5, "float64")])
@@ -146,6 +176,34 @@ def step(network: Network, n: int, dtype: str, relu: str = "inplace", module: An
 def test_the_step_follows_the_reference(network: Network, n: int, dtype: str) -> None:
     found = parity.deviations(step(network, n, dtype), network, n, FOLLOWED)
     assert found.within(dtype), found
+
+
+def tied(network: Network, n: int) -> tuple[dict[str, np.ndarray], Batch]:
+    """Weights and images with few digits, so that many a max-pool compares equals."""
+    parameters = {name: np.round(4 * value) / 4 for name, value in initial_parameters(network).items()}
+    batch = random_batch(network, n)
+    return parameters, replace(batch, images=np.round(batch.images))
+
+
+@pytest.mark.parametrize("network", [SMALL[0], SMALL[1]], ids=lambda network: network.name)
+def test_of_equals_the_first_is_the_largest(network):
+    parameters, batch = tied(network, 3)
+    one = numba_cuda.Step(network, parameters, 3, "float64", "inplace", side=SIDE)
+    assert steps.verify(network, "float64", one, one.put(batch), batch) < 1e-9
+
+
+def test_nan_reaches_the_loss():
+    network = SMALL[0]
+    for place in ((0, 2, 3, 0), (1, 3, 2, 1)):
+        batch = random_batch(network, 2)
+        batch.images[place] = np.nan
+        one = step(network, 2, "float32")
+        assert np.isnan(one(one.put(batch)))
+
+
+def test_squares_of_other_sizes_are_refused():
+    with pytest.raises(ValueError, match="side: 48 given, 16, 32 or 64 needed"):
+        numba_cuda.Step(SMALL[0], initial_parameters(SMALL[0]), 2, "float32", "inplace", side=48)
 
 
 def test_any_order_of_threads_gives_the_same_bits():
@@ -218,6 +276,30 @@ def test_a_bug_in_a_kernel_is_seen(file, name, op, old, new, tmp_path, monkeypat
         check(row, "float32", x, grad)
 
 
+def test_an_unaligned_access_is_seen(tmp_path, monkeypatch):
+    old = "tiles = source.size // tile if vectors.aligned(source, *others) else 0"
+    wrong = planted("impls.relu.numba_cuda", old, "tiles = source.size // tile", tmp_path, monkeypatch)
+    _small_blocks(wrong, monkeypatch)
+    x = driver("numba_cuda").array(np.ones(2 * TILE), "float32")
+    with pytest.raises(ValueError, match="no multiple of 16"):
+        wrong.forward_inplace(x[1:])
+
+
+@pytest.mark.parametrize(
+    ("network", "old", "new"),
+    [
+        (SMALL[0], "if value > largest or", "if value >= largest or"),
+        (SMALL[1], "value > best[i] or", "value >= best[i] or"),
+    ],
+)
+def test_a_max_pool_that_takes_the_last_of_equals_is_seen(network, old, new, tmp_path, monkeypatch):
+    wrong = planted("impls.cnn.numba_cuda", old, new, tmp_path, monkeypatch)
+    parameters, batch = tied(network, 3)
+    one = wrong.Step(network, parameters, 3, "float64", "inplace", side=SIDE)
+    with pytest.raises(truth.WrongResult):
+        steps.verify(network, "float64", one, one.put(batch), batch)
+
+
 PLAIN, NORMED, _ = SMALL
 STEP_BUGS = [
     ("products", PLAIN, "                cuda.syncthreads()\n                for k in range(depth):", "                for k in range(depth):"),
@@ -229,7 +311,7 @@ STEP_BUGS = [
     ("numba_cuda", NORMED, "y < 0 or y >= height or", "y < 0 or y >= height - 1 or"),
     ("numba_cuda", PLAIN, "y < 0 or y >= high * step or", "y < 0 or y >= high * step - 1 or"),
     ("numba_cuda", PLAIN, "row // group * filters + column, row % group", "row // group * filters + column, 0"),
-    ("numba_cuda", PLAIN, "largest, winner = sums[i * WINDOW + j], i", "largest, winner = sums[i * WINDOW + j], 3"),
+    ("numba_cuda", PLAIN, "largest, winner = value, i", "largest, winner = value, 3"),
     ("numba_cuda", PLAIN, "outputs[1][start + column + j] > zero", "outputs[1][start + column + j] >= zero"),
     ("numba_cuda", PLAIN, "while half:\n            cuda.syncthreads()", "while half:"),
     ("numba_cuda", PLAIN, "velocity[i] = momentum * velocity[i] + gradient[i]", "velocity[i] = gradient[i]"),
@@ -249,10 +331,9 @@ STEP_BUGS = [
 @pytest.mark.parametrize(("file", "network", "old", "new"), STEP_BUGS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_bug_in_a_kernel_of_the_step_is_seen(file, network, old, new, tmp_path, monkeypatch):
-    module = importlib.import_module("impls.cnn.numba_cuda")
     wrong = planted(f"impls.cnn.{file}", old, new, tmp_path, monkeypatch)
     if file == "products":
-        wrong = _imported(module.__name__, Path(module.__file__), monkeypatch)
+        wrong = _imported(numba_cuda.__name__, Path(numba_cuda.__file__), monkeypatch)
     try:
         found = parity.deviations(step(network, 2, "float64", module=wrong), network, 2, FOLLOWED)
     except IndexError:

@@ -67,10 +67,12 @@ def test_the_check_says_what_is_lacking_in_its_first_line_and_imports_no_framewo
     ("loaded", "names", "visible", "words"),
     [
         (None, "none", None, "no NVIDIA driver"),
-        ("NVRM version: 1", "", None, "no device"),
-        ("NVRM version: 1", "NVIDIA H200", "", "CUDA_VISIBLE_DEVICES is empty"),
-        ("NVRM version: 1", "NVIDIA H200", "0", ""),
-        ("NVRM version: 1", "NVIDIA H200", None, ""),
+        ("Kernel Module  580.65.06", "", None, "no device"),
+        ("Kernel Module  580.65.06", "NVIDIA H200", "", "CUDA_VISIBLE_DEVICES is ''"),
+        ("Kernel Module  580.65.06", "NVIDIA H200", "-1", "CUDA_VISIBLE_DEVICES is '-1'"),
+        ("Kernel Module  550.54.15", "NVIDIA H200", None, "the NVIDIA driver is 550"),
+        ("Kernel Module  580.65.06", "NVIDIA H200", "1,0", ""),
+        ("Kernel Module  580.65.06", "NVIDIA H200", None, ""),
     ],
 )
 def test_what_is_lacking(loaded, names, visible, words, monkeypatch):

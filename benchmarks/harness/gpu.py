@@ -44,8 +44,9 @@ def bandwidth_gb_per_s() -> float | None:
 
 
 def hidden() -> bool:
-    """Whether CUDA_VISIBLE_DEVICES hides every device."""
-    return not os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip()
+    """Whether CUDA_VISIBLE_DEVICES hides every device, as all that is no number and no name does."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    return not first.isdigit() and not first.startswith(("GPU-", "MIG-"))
 
 
 def slowed_by(reasons: int) -> list[str]:

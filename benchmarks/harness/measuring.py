@@ -46,6 +46,8 @@ def measure(case: Case, settings: Settings) -> Outcome:
     Raises truth.WrongResult, threads.ThreadMismatch, what `require` raises, and whatever the
     variant raises.
     """
+    # As NVIDIA's driver counts them (gpu.py).
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     cores = settings.threads
     settings = replace(settings, threads=case.threads or cores)
     threads.limit(settings.threads)

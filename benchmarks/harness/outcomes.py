@@ -78,7 +78,7 @@ def pooled(parts: Sequence[Outcome]) -> Outcome:
     reason = (
         _variation(samples_s, [part.value or 0.0 for part in counted])
         or _absence(parts)
-        or _slowed(parts)
+        or slowed(parts)
         or ("" if free else "the core was shared with other work all the time")
     )
     circumstances = [_circumstances(part, part in counted) for part in parts]
@@ -133,7 +133,7 @@ def _absence(parts: Sequence[Outcome]) -> str:
     return f"asleep: the process used {share:.0%} of a core while it was timed" if share < LEAST_CPU_SHARE else ""
 
 
-def _slowed(parts: Sequence[Outcome]) -> str:
+def slowed(parts: Sequence[Outcome]) -> str:
     """Whether a GPU was slower than it can be when it had been timed; empty where it was not, or nobody tells."""
     by = sorted({name for part in parts for name in part.details.get("gpu", {}).get("slowed_by", ())})
     return f"the GPU was slowed by {', '.join(by)}" if by else ""

@@ -181,8 +181,10 @@ def _finish_forward(make: Maker, rows: int, block: Block, relu: bool) -> tuple[A
             for j in range(WINDOW):
                 largest, winner = sums[j], 0
                 for i in range(1, WINDOW):
-                    if sums[i * WINDOW + j] > largest:
-                        largest, winner = sums[i * WINDOW + j], i
+                    value = sums[i * WINDOW + j]
+                    # A NaN passes.
+                    if value > largest or value != value:
+                        largest, winner = value, i
                 sums[j] = zero if relu and largest <= zero else largest
                 if column + j < filters:
                     outputs[1][row // WINDOW * filters + column + j] = winner
@@ -234,7 +236,9 @@ class Norm:
         grads = (dtype, "uint8") if block.conv.pool else (dtype,)
         by_row, of_filter = make.matrix(shape.rows, filters), make.matrix(2, filters)
         grad_by_row = make.loader(shape.gradient, filters % WINDOW == 0, sparse=block.conv.pool)
-        self.moments = _column_sums(make, f"{self.name}.moments", shape.rows, filters, _moments(make, by_row), (dtype,))
+        self.moments = _column_sums(
+            make, f"{self.name}.moments", shape.rows, filters, _moments(make, filters, by_row), (dtype,)
+        )
         self.statistics = _statistics(make, self.name, shape.rows, filters)
         self.forward = _normalise(make, self.name, shape.rows, block, by_row, of_filter, relu)
         add = _gradient_sums(make, by_row, grad_by_row, of_filter)
@@ -281,15 +285,18 @@ def _column_sums(make: Maker, name: str, rows: int, columns: int, add: Any, grad
     return make.kernel(name, kernel, (-(-columns // side), NORM_PARTS), one, grads, one, make.dtype)
 
 
-def _moments(make: Maker, by_row: Any) -> Any:
-    """x - s and its square, where s is the first row: near enough to the mean for nothing to be lost."""
-    element = make.element
+def _moments(make: Maker, filters: int, by_row: Any) -> Any:
+    """x - s and its square, where s is the running mean: near the mean, so that little is lost by taking s off again.
+
+    kept: the running means.
+    """
+    element, of_filter = make.element, make.matrix(1, filters)
 
     @cuda.jit(device=True)
     def add(first, second, convolved, grads, kept, row, column):
         four, origin = cuda.local.array(WINDOW, element), cuda.local.array(WINDOW, element)
         by_row(four, convolved, row, column)
-        by_row(origin, convolved, 0, column)
+        of_filter(origin, kept, 0, column)
         for i in range(WINDOW):
             value = four[i] - origin[i]
             first[i] += value
@@ -324,21 +331,21 @@ def _statistics(make: Maker, name: str, rows: int, filters: int) -> Kernel:
     keep, momentum = kind(1 - NORM_MOMENTUM), kind(NORM_MOMENTUM)
 
     @cuda.jit
-    def kernel(convolved, parts, kept, running_mean, running_variance):
+    def kernel(parts, kept, running_mean, running_variance):
         for f in range(cuda.grid(1), filters, cuda.gridsize(1)):
             first, second = zero, zero
             for part in range(NORM_PARTS):
                 first += parts[part * size + f]
                 second += parts[part * size + filters + f]
             first *= share
-            mean = convolved[f] + first
+            mean = running_mean[f] + first
             variance = second * share - first * first
             variance = zero if variance < zero else variance
             kept[f], kept[filters + f] = mean, one / math.sqrt(variance + epsilon)
             running_mean[f] = keep * running_mean[f] + momentum * mean
             running_variance[f] = keep * running_variance[f] + momentum * variance * unbiased
 
-    return make.items(f"{name}.statistics", kernel, filters, *[make.dtype] * 5)
+    return make.items(f"{name}.statistics", kernel, filters, *[make.dtype] * 4)
 
 
 def _normalise(make: Maker, name: str, rows: int, block: Block, by_row: Any, of_filter: Any, relu: bool) -> Kernel:
@@ -362,7 +369,7 @@ def _normalise(make: Maker, name: str, rows: int, block: Block, by_row: Any, of_
                 by_row(four, convolved, pixel * phases + phase, column)
                 for i in range(WINDOW):
                     value = scale[i] * ((four[i] - mean[i]) * inverse[i]) + shift[i]
-                    if phase == 0 or value > best[i]:
+                    if phase == 0 or value > best[i] or value != value:
                         best[i] = value
                         if phases > 1 and column + i < filters:
                             winners[pixel * filters + column + i] = phase
@@ -712,8 +719,8 @@ class Step:
     def _normalise(self, i: int, norm: Norm) -> None:
         convolved, kept, parts = (self.convolved[i],), (self.kept[i],), self.parts[norm.name]
         mean, variance = (self.statistics[f"{norm.name}.{name}"] for name in ("mean", "variance"))
-        norm.moments(convolved, convolved, kept, parts)
-        norm.statistics(self.convolved[i], parts, self.kept[i], mean, variance)
+        norm.moments(convolved, convolved, (mean,), parts)
+        norm.statistics(parts, self.kept[i], mean, variance)
         norm.forward(convolved, kept, (self.parameters[norm.name],), self.outputs[i], self.winners[i])
 
     def backward(self, given: Any) -> None:

@@ -56,9 +56,12 @@ class Operand:
 
 
 class Maker:
-    """Makes kernels for one dtype. side: of squares, a multiple of 16; so small ones that a simulator can run them."""
+    """Makes kernels for one dtype. side: of squares, 16, 32 or 64; small ones are for a simulator."""
 
     def __init__(self, dtype: str, side: int = SIDE) -> None:
+        # Threads are halved until one is left.
+        if side not in (16, 32, 64):
+            raise ValueError(f"side: {side} given, 16, 32 or 64 needed")
         self.dtype, self.side = dtype, side
         # One turn's strips are four elements a thread.
         self.depth, self.threads = side // WINDOW, (side // WINDOW) ** 2

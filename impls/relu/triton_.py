@@ -6,8 +6,8 @@ backward_bits_out, _inplace         from packed bits: rows of eight elements, an
 roundtrip_inplace                   forward and backward as a pair, both overwriting their argument
 roundtrip_bits_inplace              the same with packed bits
 
-The block size is tuned at the first call for each power of two of elements and each dtype, on the tensors of that call:
-all kernels give the same when they run again on their own result. Triton joins accesses to 16 bytes where pointers and
+The block size is tuned at the first call for each power of two of elements and each dtype, on the tensors of that call;
+the result is restored each time, as it may be one of the inputs. Triton joins accesses to 16 bytes where pointers and
 length are multiples of 16. Tensors are contiguous; calls return before the device is done, as in all of CUDA.
 """
 
@@ -30,7 +30,7 @@ CONFIGS = [
 ]
 # Triton's interpreter, which needs no GPU, has nothing to tune.
 INTERPRETED = triton.knobs.runtime.interpret
-_tuned = triton.autotune(CONFIGS[:1] if INTERPRETED else CONFIGS, key=["magnitude"])
+_tuned = triton.autotune(CONFIGS[:1] if INTERPRETED else CONFIGS, key=["magnitude"], restore_value=["out"])
 
 
 @triton.jit
@@ -79,6 +79,7 @@ def forward_bits_kernel(x, bits, out, n, magnitude, BLOCK: tl.constexpr):  # noq
 
 
 def forward(x: Tensor) -> Tensor:
+    _require_on_device("x", x)
     return forward_out(x, torch.empty_like(x))
 
 
@@ -93,6 +94,7 @@ def forward_inplace(x: Tensor) -> Tensor:
 
 
 def backward(grad: Tensor, saved: Tensor) -> Tensor:
+    _require_on_device("grad", grad)
     return backward_out(grad, saved, torch.empty_like(grad))
 
 
@@ -163,6 +165,8 @@ def _require_bits(grad: Tensor, saved: Tensor, target_name: str, target: Tensor)
 
 
 def _require_on_device(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: {type(tensor).__name__} given, a tensor on cuda needed")
     if not tensor.is_cuda and not INTERPRETED:
         raise TypeError(f"{name}: a tensor on {tensor.device} given, one on cuda needed; pass {name}.cuda()")
     if not tensor.is_contiguous():
