@@ -637,7 +637,8 @@ class Step:
         nothing = {name: np.zeros(shape) for name, shape in self.shapes.items()}
         self.velocities = {group: self._grouped(group, nothing) for group in self.kernels.sizes}
         self.parts = {
-            group: self._empty(splits * padded(self.kernels.sizes[group]))
+            # What pads a part is added up with it.
+            group: cuda.to_device(np.zeros(splits * padded(self.kernels.sizes[group]), dtype))
             for group, splits in self.kernels.splits.items()
         }
         self.statistics = {
