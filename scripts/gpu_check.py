@@ -15,6 +15,7 @@ from itertools import product
 from math import nan
 from typing import Any
 
+# All else is imported where it is used: what a machine lacks is told by any Python, before anything is installed.
 from benchmarks.harness import gpu, machine
 
 ELEMENTS = (2**20, 2**24, 2**28)
@@ -75,7 +76,7 @@ def _check_all() -> int:
     ]
     wrong = 0
     for case in (*relu, *steps):
-        outcome = _outcome("time", *case, budget_s=0.02)
+        outcome = _outcome(*case, budget_s=0.02)
         if outcome.value is None:
             wrong += 1
             print(f"{' '.join(map(str, case))}: {outcome.status}: {outcome.reason}")
@@ -96,12 +97,12 @@ def _relu() -> int:
         f"{'GB/s':>7}{'% copy':>8}{'% sheet':>9}"
     )
     for n in ELEMENTS:
-        copy_s = _outcome("time", "device", "copy", n * itemsize_bytes, "float32").value or nan
+        copy_s = _outcome("device", "copy", n * itemsize_bytes, "float32").value or nan
         print(f"{'':<15}{'copy':<26}{n:>12}{'':>10}{copy_s * 1e6:>11.1f}{2 * n * itemsize_bytes / copy_s / 1e9:>7.0f}")
         for row in VARIANTS:
             if row.device != "cuda":
                 continue
-            outcome = _outcome("time", row.op, row.name, n, "float32")
+            outcome = _outcome(row.op, row.name, n, "float32")
             missed += outcome.value is None
             device_s = outcome.details.get("device_s") or nan
             moved = row.required_traffic.algorithmic_bytes(n, itemsize_bytes)
@@ -135,7 +136,7 @@ def _steps() -> int:
     for network in NETWORKS:
         op = f"cnn.{network}"
         rows = [row for row in STEPS if row.device == "cuda"]
-        times = {row: _outcome("time", op, row.name, BATCH, "float32") for row in rows}
+        times = {row: _outcome(op, row.name, BATCH, "float32") for row in rows}
         known = {row: outcome.value for row, outcome in times.items() if outcome.value is not None}
         torch_s = min((seconds for row, seconds in known.items() if row.framework == "torch"), default=nan)
         for row, outcome in times.items():
@@ -157,12 +158,12 @@ def _remark(outcome: Any) -> str:
     return outcome.reason or outcomes.slowed([outcome])
 
 
-def _outcome(quantity: str, op: str, variant: str, elements: int, dtype: str, budget_s: float = BUDGET_S) -> Any:
+def _outcome(op: str, variant: str, elements: int, dtype: str, budget_s: float = BUDGET_S) -> Any:
     from benchmarks.harness import isolation
     from benchmarks.harness.case import Case, Settings
 
     settings = replace(Settings.from_environment(), budget_s=budget_s, limit_s=LIMIT_S)
-    return isolation.run([Case(quantity, op, variant, elements, dtype)], settings)[0]
+    return isolation.run([Case("time", op, variant, elements, dtype)], settings)[0]
 
 
 def _options() -> argparse.Namespace:

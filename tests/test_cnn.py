@@ -383,7 +383,8 @@ def test_a_time_comes_with_phases_the_share_of_relu_and_how_far_it_is_off(varian
     assert all(seconds > 0 for seconds in details["phases_s"].values())
     low, high = details["relu_percent"]
     assert low <= high < 100
-    assert 0 < details["deviation"] < steps.GRADIENT_TOLERANCE["float32"]
+    # Ten times nearer than what a gradient through ReLUs near a tie is allowed.
+    assert 0 < details["deviation"] < 2e-3
 
 
 @pytest.mark.parametrize("op", STEP_OF)

@@ -47,7 +47,7 @@ UPDATE_ROUNDINGS = 4
 # What is about zero has no relative error.
 LEAST_NORM = 1e-3
 # Nor do the loss and the last layer's gradients where all of a batch is learnt: they are differences of numbers near 1.
-LEARNT = 0.1
+LEARNT_LOSS, LEARNT_NORM = 0.04, 0.1
 
 
 def require(case: Case) -> None:
@@ -72,7 +72,7 @@ def verify(network: Network, dtype: str, step: Any, given: Any, batch: Batch) ->
     )
     loss, gradients, statistics = reference.loss_and_gradients(network, state, batch)
     found = float(step(given))
-    error = abs(found - loss) / (abs(loss) + LEARNT)
+    error = abs(found - loss) / (abs(loss) + LEARNT_LOSS)
     # Written so that a NaN is wrong too.
     if not error <= tolerance:
         raise truth.WrongResult(f"loss: {loss:.6g} expected, {found:.6g} found")
@@ -81,7 +81,7 @@ def verify(network: Network, dtype: str, step: Any, given: Any, batch: Batch) ->
     for name, gradient in gradients.items():
         velocity = MOMENTUM * state.velocities[name] + gradient
         off = np.linalg.norm(after.velocities[name] - velocity)
-        bound, least = (tolerance, LEARNT) if name.startswith(last) else (GRADIENT_TOLERANCE[dtype], LEAST_NORM)
+        bound, least = (tolerance, LEARNT_NORM) if name.startswith(last) else (GRADIENT_TOLERANCE[dtype], LEAST_NORM)
         errors.append(_within(f"gradient of {name}", off, np.linalg.norm(gradient) + least, bound))
         _require_update(name, before.parameters[name], after.velocities[name], after.parameters[name])
     for name, statistic in statistics.items():

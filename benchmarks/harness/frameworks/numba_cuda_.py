@@ -46,10 +46,10 @@ def start(device: str) -> None:
 
     if not cuda.is_available():
         raise Unavailable("Numba sees no CUDA device")
-    cuda.set_memory_manager(_counting(cuda))
+    cuda.set_memory_manager(_counting())
 
 
-def _counting(cuda: Any) -> type:
+def _counting() -> type:
     """Numba's memory manager, which also counts: it has no figures of its own."""
     from numba.cuda.cudadrv.driver import NumbaCUDAMemoryManager
 
