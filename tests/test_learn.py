@@ -10,8 +10,9 @@ from tests.checkout import ROOT
 from tests.test_idx import write_mnist
 
 
-def test_the_digits_are_learnt():
-    curve = learn.accuracies("numpy.inplace", learn.data(None), epochs=8)
+@pytest.mark.parametrize("row", ["numpy.inplace", "torch.inplace"])
+def test_the_digits_are_learnt(row):
+    curve = learn.accuracies(row, learn.data(None), epochs=8)
     assert curve[-1] >= learn.LEAST_ACCURACY
     assert curve[0] < curve[-1]
 
