@@ -1,18 +1,20 @@
 """Accesses of 16 bytes in Numba's CUDA kernels: the widest that a thread has on every GPU.
 
-Numba knows no alignment beyond that of an element, so its compiler never joins neighbouring accesses. These two say
-that the address is a multiple of 16 and leave the rest to LLVM (`ld.global.v4.f32`, `ld.shared.v2.f64` and so on).
-A kernel that calls them must have made sure of it: see `aligned`.
+Numba knows no alignment beyond that of an element, so its compiler never joins neighbouring accesses. `load` and
+`store` say that the address is a multiple of 16 and leave the rest to LLVM (`ld.global.v4.f32`, `ld.shared.v2.f64` and
+so on). A kernel that calls them must have made sure of it: see `aligned`, and for shared memory `shared`.
 """
 
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import config, types
+from numba import config, cuda, types
 from numba.extending import intrinsic
 
 BYTES = 16
+# LLVM's number of the shared memory of a block. Source: NVVM IR specification, "Address spaces".
+SHARED_SPACE = 3
 SIMULATED = bool(config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
 
 
@@ -71,6 +73,30 @@ def _store(typing_context, array, index, values, slot):
     return types.void(array, types.intp, values, types.intp), generate
 
 
+@intrinsic(prefer_literal=True)
+def _shared(typing_context, count, dtype):
+    array = types.Array(dtype.dtype, 1, "C")
+
+    def generate(context, builder, signature, arguments):
+        element = context.get_data_type(array.dtype)
+        name = builder.module.get_unique_name("aligned_shared")
+        memory = ir.GlobalVariable(builder.module, ir.ArrayType(element, count.literal_value), name, SHARED_SPACE)
+        memory.align, memory.initializer = BYTES, ir.Constant(memory.value_type, ir.Undefined)
+        itemsize = array.dtype.bitwidth // 8
+        made = context.make_array(array)(context, builder)
+        context.populate_array(
+            made,
+            data=builder.addrspacecast(memory, element.as_pointer()),
+            shape=[context.get_constant(types.intp, count.literal_value)],
+            strides=[context.get_constant(types.intp, itemsize)],
+            itemsize=context.get_constant(types.intp, itemsize),
+            meminfo=None,
+        )
+        return made._getvalue()
+
+    return array(count, dtype), generate
+
+
 def _simulated_load(into: Any, slot: int, array: Any, index: int) -> None:
     """What `_load` does, in Python, with its demands checked."""
     count = _checked_lanes(array, index)
@@ -84,6 +110,12 @@ def _simulated_store(array: Any, index: int, values: Any, slot: int) -> None:
         array[index * count + lane] = values[slot * count + lane]
 
 
+@cuda.jit(device=True)
+def _simulated_shared(count, dtype):
+    # The simulator takes one line for one array: a kernel calls this once.
+    return cuda.shared.array(count, dtype)
+
+
 def _checked_lanes(array: Any, index: int) -> int:
     count = lanes(array.dtype)
     if not aligned(array):
@@ -95,6 +127,8 @@ def _checked_lanes(array: Any, index: int) -> int:
 
 # load(into, slot, array, index): into's 16 bytes of number `slot` = the array's of number `index`.
 # store(array, index, values, slot): the other way.
+# shared(count, dtype): a flat array in the memory of a block, from a multiple of 16 on; once in a kernel.
 load: Any
 store: Any
-load, store = (_simulated_load, _simulated_store) if SIMULATED else (_load, _store)
+shared: Any
+load, store, shared = (_simulated_load, _simulated_store, _simulated_shared) if SIMULATED else (_load, _store, _shared)

@@ -24,7 +24,7 @@ from typing import Any
 from unittest.mock import patch
 
 from impls.catalog import ITEMSIZE_BYTES, find
-from impls.cnn.networks import NETWORKS
+from impls.cnn.networks import NETWORKS, Network
 
 ARCHITECTURES = (80, 90, 100)
 BATCH = 64
@@ -103,11 +103,12 @@ def looked_at(architecture: int) -> list[Found]:
     """What all kernels become on an architecture."""
     return [
         look_at(source)
-        for source in (*_numba_relu(architecture), *_numba_cnn(architecture), *_triton_relu(architecture))
+        for source in (*numba_relu(architecture), *numba_steps(architecture), *triton_relu(architecture))
     ]
 
 
-def _numba_relu(architecture: int) -> Iterator[Source]:
+def numba_relu(architecture: int) -> Iterator[Source]:
+    """ReLU in Numba, in each dtype."""
     import numpy as np
     from numba import from_dtype, types
 
@@ -142,19 +143,21 @@ def _numba_relu(architecture: int) -> Iterator[Source]:
             )
 
 
-def _numba_cnn(architecture: int) -> Iterator[Source]:
-    from impls.cnn import numba_cuda, products
-
+def numba_steps(architecture: int) -> Iterator[Source]:
+    """The training step of each network."""
     for network in NETWORKS.values():
-        for kernel in numba_cuda.Kernels(network, BATCH, "float32", relu=True).listed():
-            yield Source(
-                f"{network.name}.{kernel.name}",
-                architecture,
-                "float32",
-                _numba_ptx(kernel.function, kernel.types, architecture),
-                kernel.threads,
-                products.RESIDENT,
-            )
+        yield from numba_step(architecture, network, BATCH, "float32")
+
+
+def numba_step(
+    architecture: int, network: Network, n: int, dtype: str, relu: bool = True, side: int | None = None
+) -> Iterator[Source]:
+    """What a training step launches (`impls.cnn.numba_cuda`)."""
+    from impls.cnn.numba_cuda import products, step
+
+    for kernel in step.Kernels(network, n, dtype, relu, side or products.SIDE).listed():
+        ptx = _numba_ptx(kernel.function, kernel.types, architecture)
+        yield Source(f"{network.name}.{kernel.name}", architecture, dtype, ptx, kernel.threads, products.RESIDENT)
 
 
 def _numba_ptx(kernel: Any, arguments: tuple[Any, ...], architecture: int) -> str:
@@ -168,7 +171,8 @@ def _numba_ptx(kernel: Any, arguments: tuple[Any, ...], architecture: int) -> st
     return ptx
 
 
-def _triton_relu(architecture: int) -> Iterator[Source]:
+def triton_relu(architecture: int, config: Any = None, addresses: bool = True, length: bool = True) -> Iterator[Source]:
+    """ReLU in Triton, in each dtype. addresses, length: whether they are multiples of 16, as a launch asks."""
     import triton
     from triton.backends.compiler import GPUTarget
 
@@ -185,21 +189,20 @@ def _triton_relu(architecture: int) -> Iterator[Source]:
         "forward_bits": (triton_.forward_bits_kernel, ("x", "bits", "out"), None),
     }
     short = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
-    target = GPUTarget("cuda", architecture, 32)
+    target, chosen = GPUTarget("cuda", architecture, 32), config or triton_.CONFIGS[-1]
     for dtype in triton_.DTYPES:
         for name, (kernel, pointers, row) in kernels.items():
-            chosen = triton_.CONFIGS[-1]
             pointed = {
                 p: "*u8" if p == "bits" or (p == "saved" and "bits" in name) else f"*{short[dtype]}" for p in pointers
             }
             signature = {**pointed, "n": "i64", "magnitude": "i32", "BLOCK": "constexpr"}
             names = list(signature)
+            known = (*(pointers if addresses else ()), *(("n",) if length else ()))
             source = triton.compiler.ASTSource(
                 kernel.fn,
                 signature,
                 {(names.index("BLOCK"),): chosen.kwargs["BLOCK"]},
-                # As at a launch on whole tensors: addresses and length are multiples of 16.
-                {(names.index(p),): [["tt.divisibility", 16]] for p in (*pointers, "n")},
+                {(names.index(p),): [["tt.divisibility", 16]] for p in known},
             )
             compiled = triton.compile(source, target=target, options={"num_warps": chosen.num_warps})
             threads = 32 * chosen.num_warps

@@ -34,19 +34,7 @@ from impls.cnn.networks import (
 )
 from scripts import parity
 from scripts.metrics import OBJECTS_BYTES
-
-# As the two, with what they have, but small: odd and even sizes, few channels and those that make tiles worth while.
-SMALL = (
-    Network("plain", (13, 11, 2), (Conv(16, pool=True), Conv(4, pool=True)), classes=3),
-    Network(
-        "normed", (8, 6, 1), (Conv(17, padding=1, norm=True, pool=True), Conv(5, padding=1, norm=True)),
-        average=True, hidden=(Dense(6, dropout=0.5),), classes=4,
-    ),
-    Network(
-        "tiled", (8, 8, 3), (Conv(16, padding=1, norm=True, pool=True), Conv(18, padding=1, norm=True)),
-        average=True, hidden=(Dense(6, dropout=0.5),), classes=4,
-    ),
-)  # fmt: skip
+from tests.small import SMALL
 
 
 def started(network: Network) -> reference.State:

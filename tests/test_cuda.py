@@ -22,13 +22,13 @@ from hypothesis.extra import numpy as npst
 from benchmarks.harness import operators, steps, truth
 from benchmarks.harness.frameworks import driver
 from impls.catalog import Variant, find
-from impls.cnn import numba_cuda
-from impls.cnn.networks import Batch, Conv, Network, fused_saved_bytes, initial_parameters, random_batch
+from impls.cnn.networks import Batch, Network, fused_saved_bytes, initial_parameters, random_batch
+from impls.cnn.numba_cuda import step as steps_cuda
 from impls.relu import triton_
 from scripts import parity
 from tests import simulator
 from tests.conftest import arguments, cases, results
-from tests.test_cnn import SMALL
+from tests.small import SIDE, SMALL, UNPOOLED
 from tests.test_implementations import LENGTHS, any_bits, bits, check, floats, host, special
 
 # A block has fewer threads in the simulator, which takes a thread of Python for each.
@@ -36,11 +36,10 @@ THREADS = 32
 TILE = THREADS * 4 * 4
 # More than as many tiles as blocks run at a time in the simulator, and no multiple of them.
 TILES = {"numba_cuda": 5 * TILE + 13, "triton": 2 * 4096 + 13}
-# As the small ones of the CPU's tests, and one whose blocks neither pool nor have a norm.
-NETWORKS = (*SMALL, Network("unpooled", (6, 5, 1), (Conv(4, padding=1), Conv(3)), classes=3))
-# Squares of products that a simulator can run.
-SIDE = 16
+NETWORKS = (*SMALL, UNPOOLED)
 FOLLOWED = 2
+# Files of the step's kernels; each imports some of those before it.
+IMPORTED = ("products", "convolution", "norm", "dense", "step")
 SHAPES = npst.array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=40)
 
 
@@ -168,7 +167,7 @@ def test_other_dtypes_are_refused(name):
 
 
 def step(network: Network, n: int, dtype: str, relu: str = "inplace", module: Any = None) -> Any:
-    return (module or numba_cuda).Step(network, initial_parameters(network), n, dtype, relu, side=SIDE)
+    return (module or steps_cuda).Step(network, initial_parameters(network), n, dtype, relu, side=SIDE)
 
 
 @pytest.mark.parametrize(("n", "dtype"), [(2, "float32"), (5, "float64")])
@@ -188,7 +187,7 @@ def tied(network: Network, n: int) -> tuple[dict[str, np.ndarray], Batch]:
 @pytest.mark.parametrize("network", [SMALL[0], SMALL[1]], ids=lambda network: network.name)
 def test_of_equals_the_first_is_the_largest(network):
     parameters, batch = tied(network, 3)
-    one = numba_cuda.Step(network, parameters, 3, "float64", "inplace", side=SIDE)
+    one = steps_cuda.Step(network, parameters, 3, "float64", "inplace", side=SIDE)
     assert steps.verify(network, "float64", one, one.put(batch), batch) < 1e-9
 
 
@@ -203,7 +202,7 @@ def test_nan_reaches_the_loss():
 
 def test_squares_of_other_sizes_are_refused():
     with pytest.raises(ValueError, match="side: 48 given, 16, 32 or 64 needed"):
-        numba_cuda.Step(SMALL[0], initial_parameters(SMALL[0]), 2, "float32", "inplace", side=48)
+        steps_cuda.Step(SMALL[0], initial_parameters(SMALL[0]), 2, "float32", "inplace", side=48)
 
 
 def test_any_order_of_threads_gives_the_same_bits():
@@ -238,6 +237,16 @@ def planted(name: str, old: str, new: str, folder: Path, monkeypatch: pytest.Mon
     return _imported(name, path, monkeypatch)
 
 
+def with_a_bug(file: str, old: str, new: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module of the training step, where one of those that it is made of has a bug."""
+    package = "impls.cnn.numba_cuda"
+    planted(f"{package}.{file}", old, new, folder, monkeypatch)
+    # Those that import it have taken the right one.
+    for name in IMPORTED[IMPORTED.index(file) + 1 :]:
+        _imported(f"{package}.{name}", Path(sys.modules[f"{package}.{name}"].__file__ or ""), monkeypatch)
+    return sys.modules[f"{package}.step"]
+
+
 def _imported(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec
@@ -256,10 +265,16 @@ RELU_BUGS = [
     ("numba_cuda", "numba-cuda-bits.out", "relu.backward", "saved[i // 8] >> (i % 8) & 1", "saved[i // 8] >> (7 - i % 8) & 1"),
     ("numba_cuda", "numba-cuda-bits.out", "relu.backward", "if bits >> lane & 1", "if bits >> (lanes - 1 - lane) & 1"),
     ("numba_cuda", "numba-cuda-bits.inplace", "relu.roundtrip", "if value > zero else 0) << (i - 8 * byte)", "if value > zero else 0) << (7 - i + 8 * byte)"),
-    ("numba_cuda", "numba-cuda-bits.inplace", "relu.roundtrip", "if values[k] > zero else 0) << k", "if values[k] > zero else 0) << (7 - k)"),
+    ("numba_cuda", "numba-cuda-bits.inplace", "relu.roundtrip", "bits.size, cuda.gridsize", "bits.size - 1, cuda.gridsize"),
+    ("numba_cuda", "numba-cuda-bits.inplace", "relu.roundtrip", "min(8 * byte + 8, x.size)", "min(8 * byte + 7, x.size)"),
+    ("numba_cuda", "numba-cuda-bits.inplace", "relu.roundtrip", "bits[first + group * THREADS] = kept", "bits[first + group] = kept"),
+    ("numba_cuda", "numba-cuda-bits.out", "relu.backward", "grad.size, cuda.gridsize(1)):\n            out[i] = grad[i] if saved[i // 8]", "grad.size - 1, cuda.gridsize(1)):\n            out[i] = grad[i] if saved[i // 8]"),
+    ("numba_cuda", "numba-cuda-bits.inplace", "relu.roundtrip", "if value > zero else 0) << k\n", "if value > zero else 0) << (7 - k)\n"),
     ("triton_", "triton-cuda.out", "relu.forward", "value = tl.load(x + i, mask=i < n)\n", "value = tl.load(x + i, mask=i < n - 1, other=0.0)\n"),
     ("triton_", "triton-cuda.out", "relu.backward", "tl.where(_comparable(kept) > 0, value, 0.0), mask=i < n)", "tl.where(_comparable(kept) > 0, value, 0.0), mask=i < n - 1)"),
     ("triton_", "triton-cuda-bits.out", "relu.backward", "(bits[:, None] >> bit[None, :]) & 1", "(bits[:, None] >> (7 - bit[None, :])) & 1"),
+    ("triton_", "triton-cuda-bits.out", "relu.backward", "tl.where(kept == 1, value, 0.0), mask=i < n)", "tl.where(kept == 1, value, 0.0), mask=i < n - 1)"),
+    ("triton_", "triton-cuda-bits.inplace", "relu.roundtrip", "mask=byte * 8 < n)\n    tl.store(out", "mask=byte * 8 < n - 8)\n    tl.store(out"),
     ("triton_", "triton-cuda-bits.inplace", "relu.roundtrip", "to(tl.int32) << bit[None, :]", "to(tl.int32) << (7 - bit[None, :])"),
 ]  # fmt: skip
 
@@ -268,7 +283,8 @@ RELU_BUGS = [
 def test_a_bug_in_a_kernel_is_seen(file, name, op, old, new, tmp_path, monkeypatch):
     row = find(op, name)
     x, grad = (values.astype("float32") for values in truth.ordinary(TILES[row.framework]))
-    check(row, "float32", x, grad)
+    # Other values than below: what is not written is often what was written before.
+    check(row, "float32", -x, grad)
     wrong = planted(f"impls.relu.{file}", old, new, tmp_path, monkeypatch)
     if file == "numba_cuda":
         _small_blocks(wrong, monkeypatch)
@@ -286,14 +302,14 @@ def test_an_unaligned_access_is_seen(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("network", "old", "new"),
+    ("file", "network", "old", "new"),
     [
-        (SMALL[0], "if value > largest or", "if value >= largest or"),
-        (SMALL[1], "value > best[i] or", "value >= best[i] or"),
+        ("convolution", SMALL[0], "if value > largest or", "if value >= largest or"),
+        ("norm", SMALL[1], "value > best[i] or", "value >= best[i] or"),
     ],
 )
-def test_a_max_pool_that_takes_the_last_of_equals_is_seen(network, old, new, tmp_path, monkeypatch):
-    wrong = planted("impls.cnn.numba_cuda", old, new, tmp_path, monkeypatch)
+def test_a_max_pool_that_takes_the_last_of_equals_is_seen(file, network, old, new, tmp_path, monkeypatch):
+    wrong = with_a_bug(file, old, new, tmp_path, monkeypatch)
     parameters, batch = tied(network, 3)
     one = wrong.Step(network, parameters, 3, "float64", "inplace", side=SIDE)
     with pytest.raises(truth.WrongResult):
@@ -305,35 +321,37 @@ STEP_BUGS = [
     ("products", PLAIN, "                cuda.syncthreads()\n                for k in range(depth):", "                for k in range(depth):"),
     ("products", PLAIN, "                # Before the next turn overwrites what a slower thread still reads.\n                cuda.syncthreads()\n", ""),
     ("products", PLAIN, "row < rows and column < columns else -1", "row < rows - 1 and column < columns else -1"),
-    ("products", PLAIN, "if row + i < rows and column < columns:", "if row + i < rows - 1 and column < columns:"),
+    ("products", PLAIN, "if row + i < rows and column < columns:\n                    save", "if row + i < rows - 1 and column < columns:\n                    save"),
+    ("products", PLAIN, "if row + i < rows and column < columns:\n                    if dropout", "if row + i < rows - 1 and column < columns:\n                    if dropout"),
     ("products", PLAIN, "if row < rows_of_ones and", "if row < rows_of_ones - 1 and"),
     ("products", NORMED, "if column + i < columns:", "if column + i < columns - 1:"),
-    ("numba_cuda", NORMED, "y < 0 or y >= height or", "y < 0 or y >= height - 1 or"),
-    ("numba_cuda", PLAIN, "y < 0 or y >= high * step or", "y < 0 or y >= high * step - 1 or"),
-    ("numba_cuda", PLAIN, "row // group * filters + column, row % group", "row // group * filters + column, 0"),
-    ("numba_cuda", PLAIN, "largest, winner = value, i", "largest, winner = value, 3"),
-    ("numba_cuda", PLAIN, "outputs[1][start + column + j] > zero", "outputs[1][start + column + j] >= zero"),
-    ("numba_cuda", PLAIN, "while half:\n            cuda.syncthreads()", "while half:"),
-    ("numba_cuda", PLAIN, "velocity[i] = momentum * velocity[i] + gradient[i]", "velocity[i] = gradient[i]"),
-    ("numba_cuda", PLAIN, "parameter[i] -= rate * velocity[i]", "parameter[i] += rate * velocity[i]"),
-    ("numba_cuda", NORMED, "        cuda.syncthreads()\n        for column in range(thread, side, threads):", "        for column in range(thread, side, threads):"),
-    ("numba_cuda", NORMED, "min((part + 1) * each, rows), across", "min((part + 1) * each, rows - 1), across"),
-    ("numba_cuda", NORMED, "for f in range(cuda.grid(1), filters,", "for f in range(cuda.grid(1), filters - 1,"),
-    ("numba_cuda", NORMED, "for item in range(cuda.grid(1), items, cuda.gridsize(1)):\n            pixel", "for item in range(cuda.grid(1), items - 1, cuda.gridsize(1)):\n            pixel"),
-    ("numba_cuda", NORMED, "range(cuda.grid(1), rows * groups,", "range(cuda.grid(1), rows * groups - 1,"),
-    ("numba_cuda", NORMED, "            add(four, parts, item)\n", "            add(four, parts, 0)\n"),
-    ("numba_cuda", NORMED, "range(cuda.grid(1), size,", "range(cuda.grid(1), size // 2,"),
-    ("numba_cuda", NORMED, "range(cuda.grid(1), n * channels,", "range(cuda.grid(1), n * channels - 1,"),
-    ("numba_cuda", NORMED, "range(cuda.grid(1), n * pixels * channels,", "range(cuda.grid(1), n * pixels * channels - 1,"),
+    ("convolution", NORMED, "y < 0 or y >= height or", "y < 0 or y >= height - 1 or"),
+    ("convolution", PLAIN, "y < 0 or y >= high * step or", "y < 0 or y >= high * step - 1 or"),
+    ("convolution", PLAIN, "row // group * filters + column, row % group", "row // group * filters + column, 0"),
+    ("convolution", PLAIN, "largest, winner = value, i", "largest, winner = value, 3"),
+    ("products", PLAIN, "if four[j] > zero else zero", "if four[j] >= zero else zero"),
+    ("products", NORMED, "sums[i * WINDOW + j] *= four[j]", "pass"),
+    ("products", PLAIN, "strips[:strip], strips[strip:]", "strips[:strip], strips[:strip]"),
+    ("dense", PLAIN, "range(thread, n, threads)", "range(thread, n - 1, threads)"),
+    ("dense", PLAIN, "while half:\n            cuda.syncthreads()", "while half:"),
+    ("step", PLAIN, "velocity[i] = momentum * velocity[i] + gradient[i]", "velocity[i] = gradient[i]"),
+    ("step", PLAIN, "parameter[i] -= rate * velocity[i]", "parameter[i] += rate * velocity[i]"),
+    ("norm", NORMED, "        cuda.syncthreads()\n        for column in range(thread, side, threads):", "        for column in range(thread, side, threads):"),
+    ("norm", NORMED, "min((part + 1) * each, rows), across", "min((part + 1) * each, rows - 1), across"),
+    ("norm", NORMED, "for f in range(cuda.grid(1), filters,", "for f in range(cuda.grid(1), filters - 1,"),
+    ("norm", NORMED, "for item in range(cuda.grid(1), items, cuda.gridsize(1)):\n            pixel", "for item in range(cuda.grid(1), items - 1, cuda.gridsize(1)):\n            pixel"),
+    ("norm", NORMED, "range(cuda.grid(1), rows * groups,", "range(cuda.grid(1), rows * groups - 1,"),
+    ("norm", NORMED, "            add(four, parts, item)\n", "            add(four, parts, 0)\n"),
+    ("dense", NORMED, "range(cuda.grid(1), size,", "range(cuda.grid(1), size // 2,"),
+    ("dense", NORMED, "range(cuda.grid(1), n * channels,", "range(cuda.grid(1), n * channels - 1,"),
+    ("dense", NORMED, "range(cuda.grid(1), n * pixels * channels,", "range(cuda.grid(1), n * pixels * channels - 1,"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("file", "network", "old", "new"), STEP_BUGS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_bug_in_a_kernel_of_the_step_is_seen(file, network, old, new, tmp_path, monkeypatch):
-    wrong = planted(f"impls.cnn.{file}", old, new, tmp_path, monkeypatch)
-    if file == "products":
-        wrong = _imported(numba_cuda.__name__, Path(numba_cuda.__file__), monkeypatch)
+    wrong = with_a_bug(file, old, new, tmp_path, monkeypatch)
     try:
         found = parity.deviations(step(network, 2, "float64", module=wrong), network, 2, FOLLOWED)
     except IndexError:

@@ -54,7 +54,9 @@ def tile_elements(dtype: str) -> int:
 def kernels(dtype: str) -> Kernels:
     """Kernels for arrays of a dtype, compiled at their first call."""
     lanes, tile, element = vectors.lanes(dtype), tile_elements(dtype), from_dtype(np.dtype(dtype))
+    # Elements that a thread has of a tile, and bytes of bits.
     held = VECTORS * lanes
+    groups = held // 8
     # A plain 0 is an integer, which makes the selection one of float64.
     zero = np.dtype(dtype).type(0)
 
@@ -107,18 +109,23 @@ def kernels(dtype: str) -> Kernels:
 
     @cuda.jit
     def forward_bits(x, bits, out, tiles):
-        # A thread has eight neighbouring elements, as no two may write to one byte.
-        values, wide = cuda.local.array(8, element), 8 // lanes
-        for byte in range(cuda.grid(1), tiles * (tile // 8), cuda.gridsize(1)):
-            for k in range(wide):
-                vectors.load(values, k, x, byte * wide + k)
-            kept = 0
-            for k in range(8):
-                kept |= (1 if values[k] > zero else 0) << k
-                values[k] = zero if values[k] <= zero else values[k]
-            for k in range(wide):
-                vectors.store(out, byte * wide + k, values, k)
-            bits[byte] = kept
+        # A thread has all eight elements of a byte, as no two may write to one.
+        values, wide = cuda.local.array(held, element), 8 // lanes
+        for tile_number in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
+            first = tile_number * groups * THREADS + cuda.threadIdx.x
+            for group in range(groups):
+                for k in range(wide):
+                    vectors.load(values, group * wide + k, x, (first + group * THREADS) * wide + k)
+            for group in range(groups):
+                kept = 0
+                for k in range(8):
+                    value = values[group * 8 + k]
+                    kept |= (1 if value > zero else 0) << k
+                    values[group * 8 + k] = zero if value <= zero else value
+                bits[first + group * THREADS] = kept
+            for group in range(groups):
+                for k in range(wide):
+                    vectors.store(out, (first + group * THREADS) * wide + k, values, group * wide + k)
         for byte in range(tiles * (tile // 8) + cuda.grid(1), bits.size, cuda.gridsize(1)):
             kept = 0
             for i in range(8 * byte, min(8 * byte + 8, x.size)):

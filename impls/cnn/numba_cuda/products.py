@@ -65,6 +65,8 @@ class Maker:
         self.dtype, self.side = dtype, side
         # One turn's strips are four elements a thread.
         self.depth, self.threads = side // WINDOW, (side // WINDOW) ** 2
+        # Four columns more spread what is stored down a column over the banks.
+        self.pitch = side + WINDOW
         self.element = from_dtype(np.dtype(dtype))
         # Accesses that four elements take.
         self.accesses = WINDOW // vectors.lanes(dtype)
@@ -152,6 +154,44 @@ class Maker:
 
         return finish
 
+    def finish_gated(self, rows: int, columns: int, relu: bool, dropout: bool = False) -> Any:
+        """A gradient to outputs[0] where outputs[1], a result of ReLU, is positive; times outputs[2], of a dropout."""
+        element, zero, at, save = self.element, self.zero, self.matrix(rows, columns), self.saver(columns)
+
+        @cuda.jit(device=True)
+        def finish(sums, outputs, row, column, part):
+            four = cuda.local.array(WINDOW, element)
+            for i in range(WINDOW):
+                if row + i < rows and column < columns:
+                    if dropout:
+                        at(four, (outputs[2],), row + i, column)
+                        for j in range(WINDOW):
+                            sums[i * WINDOW + j] *= four[j]
+                    if relu:
+                        at(four, (outputs[1],), row + i, column)
+                        for j in range(WINDOW):
+                            sums[i * WINDOW + j] = sums[i * WINDOW + j] if four[j] > zero else zero
+                    save(outputs[0], (row + i) * columns, column, sums, i)
+
+        return finish
+
+    def adder(self, size: int, splits: int) -> Any:
+        """add(total, parts, item): four elements, added up over all parts of an array."""
+        element, zero, accesses, step = self.element, self.zero, self.accesses, padded(size) // WINDOW
+
+        @cuda.jit(device=True)
+        def add(total, parts, item):
+            four = cuda.local.array(WINDOW, element)
+            for i in range(WINDOW):
+                total[i] = zero
+            for part in range(splits):
+                for k in range(accesses):
+                    vectors.load(four, k, parts, (part * step + item) * accesses + k)
+                for i in range(WINDOW):
+                    total[i] += four[i]
+
+        return add
+
     def product(
         self,
         name: str,
@@ -168,17 +208,18 @@ class Maker:
         becomes of 4 x 4 elements, of one part of their sums.
         """
         rows, columns, summed = sizes
-        side, depth, element, zero = self.side, self.depth, self.element, self.zero
+        side, depth, pitch, across = self.side, self.depth, self.pitch, self.side // WINDOW
+        element, zero, accesses = self.element, self.zero, self.accesses
+        strip = self.depth * self.pitch
+        both = 2 * strip
         fetch_left, fetch_right = self._fetcher(left), self._fetcher(right)
         # Whole turns, so that no two parts have one in common.
         each = -(-summed // (splits * depth)) * depth
-        # Four columns more spread what is stored down a column over the banks.
-        pitch, across = side + WINDOW, side // WINDOW
 
         @cuda.jit
         def multiply(left_arrays, right_arrays, output_arrays):
-            left_strip = cuda.shared.array((depth, pitch), element)
-            right_strip = cuda.shared.array((depth, pitch), element)
+            strips = vectors.shared(both, element)
+            left_strip, right_strip = strips[:strip], strips[strip:]
             sums = cuda.local.array(SQUARE, element)
             of_left = cuda.local.array(WINDOW, element)
             of_right = cuda.local.array(WINDOW, element)
@@ -192,9 +233,9 @@ class Maker:
                 fetch_right(right_strip, right_arrays, column, turn, thread)
                 cuda.syncthreads()
                 for k in range(depth):
-                    for i in range(WINDOW):
-                        of_left[i] = left_strip[k, y + i]
-                        of_right[i] = right_strip[k, x + i]
+                    for i in range(accesses):
+                        vectors.load(of_left, i, left_strip, (k * pitch + y) * accesses // WINDOW + i)
+                        vectors.load(of_right, i, right_strip, (k * pitch + x) * accesses // WINDOW + i)
                     for i in range(WINDOW):
                         for j in range(WINDOW):
                             sums[i * WINDOW + j] += of_left[i] * of_right[j]
@@ -206,8 +247,9 @@ class Maker:
         return self.kernel(name, multiply, grid, left.arrays, right.arrays, outputs)
 
     def _fetcher(self, operand: Operand) -> Any:
-        """What brings one turn's strip of an operand to shared memory, (depth, side)."""
-        load, along_sum, element = operand.load, operand.along_sum, self.element
+        """What brings one turn's strip of an operand to shared memory: (depth, side), flat, its rows `pitch` apart."""
+        load, along_sum, element, pitch = operand.load, operand.along_sum, self.element, self.pitch
+        accesses = self.accesses
         down, across = self.depth // WINDOW, self.side // WINDOW
 
         @cuda.jit(device=True)
@@ -217,12 +259,12 @@ class Maker:
                 row, k = thread // down, thread % down * WINDOW
                 load(four, arrays, first + row, turn + k)
                 for i in range(WINDOW):
-                    strip[k + i, row] = four[i]
+                    strip[(k + i) * pitch + row] = four[i]
             else:
                 k, column = thread // across, thread % across * WINDOW
                 load(four, arrays, turn + k, first + column)
-                for i in range(WINDOW):
-                    strip[k, column + i] = four[i]
+                for i in range(accesses):
+                    vectors.store(strip, (k * pitch + column) * accesses // WINDOW + i, four, i)
 
         return fetch
 
@@ -238,5 +280,5 @@ def padded(size: int) -> int:
 
 def _type_of(argument: tuple[str, ...] | str) -> Any:
     if isinstance(argument, tuple):
-        return types.Tuple([_type_of(dtype) for dtype in argument])
+        return types.BaseTuple.from_types([_type_of(dtype) for dtype in argument])
     return types.Array(from_dtype(np.dtype(argument)), 1, "C")

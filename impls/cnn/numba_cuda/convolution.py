@@ -1,0 +1,164 @@
+"""A 3 x 3 convolution with bias, max-pool and ReLU, and its gradients, each one tiled product.
+
+Factors are read where they are: the pixels that a filter sees, and gradients of pooled images, are never in memory. The
+four rows of a thread are the four outputs that a max-pool compares, so max-pool and ReLU happen in registers.
+"""
+
+from typing import Any, NamedTuple
+
+from numba import cuda
+
+from impls.cnn.networks import KERNEL, Block
+from impls.cnn.numba_cuda.products import WINDOW, Kernel, Maker, Operand
+
+TAPS = KERNEL**2
+
+
+class Geometry(NamedTuple):
+    """Device functions that know the sizes of a block, for n images.
+
+    rows: outputs of the convolution that pooling looks at, in all images; the four that it compares are neighbours.
+    patches, gradient, gradient_patches, turned: `at` of operands (`products.Maker.loader`): what a filter sees at each
+    row; the gradient at each row; the gradients that each pixel of the image is reached by; the weight by channels.
+    """
+
+    rows: int
+    patches: Any
+    gradient: Any
+    gradient_patches: Any
+    turned: Any
+
+
+def geometry(block: Block, n: int, sparse: bool) -> Geometry:
+    """sparse: whether the gradient is of what was pooled, and belongs to one row of four."""
+    (height, width, channels), filters, padding = block.image, block.conv.filters, block.conv.padding
+    step = 2 if block.conv.pool else 1
+    phases, (high, wide) = step**2, block.output[:2]
+    rows, group = n * high * wide * phases, phases if sparse else 1
+
+    @cuda.jit(device=True)
+    def patches(row, column):
+        if row >= rows or column >= TAPS * channels:
+            return -1, 0
+        tap, phase, pixel = column // channels, row % phases, row // phases
+        y = pixel // wide % high * step + phase // step + tap // KERNEL - padding
+        x = pixel % wide * step + phase % step + tap % KERNEL - padding
+        if y < 0 or y >= height or x < 0 or x >= width:
+            return -1, 0
+        return ((pixel // (wide * high) * height + y) * width + x) * channels + column % channels, 0
+
+    @cuda.jit(device=True)
+    def gradient(row, column):
+        if row >= rows or column >= filters:
+            return -1, 0
+        return row // group * filters + column, row % group
+
+    @cuda.jit(device=True)
+    def gradient_patches(pixel, column):
+        if pixel >= n * height * width or column >= TAPS * filters:
+            return -1, 0
+        tap = column // filters
+        y = pixel // width % height + padding - tap // KERNEL
+        x = pixel % width + padding - tap % KERNEL
+        if y < 0 or y >= high * step or x < 0 or x >= wide * step:
+            return -1, 0
+        row = (pixel // (width * height) * high + y // step) * wide + x // step
+        return gradient(row * phases + y % step * step + x % step, column % filters)
+
+    @cuda.jit(device=True)
+    def turned(channel, column):
+        if channel >= channels or column >= TAPS * filters:
+            return -1, 0
+        return (column // filters * channels + channel) * filters + column % filters, 0
+
+    return Geometry(rows, patches, gradient, gradient_patches, turned)
+
+
+class Convolution:
+    """The kernels of a block: its output, the parts of the gradients by weight and bias, and that by its image.
+
+    by_weight and by_image take the gradient by what is pooled, where ReLU let it pass, with the winners; before a norm,
+    which has no bias, that by what was convolved.
+    """
+
+    def __init__(self, make: Maker, number: int, block: Block, n: int, relu: bool) -> None:
+        self.name, self.block = f"conv{number}", block
+        channels, filters, dtype = block.image[-1], block.conv.filters, make.dtype
+        sparse = block.conv.pool and not block.conv.norm
+        shape = geometry(block, n, sparse)
+        inputs, ones = TAPS * channels, not block.conv.norm
+        seen = make.loader(shape.patches, channels % WINDOW == 0, ones=(shape.rows, inputs) if ones else (0, -1))
+        grads = (dtype, "uint8") if sparse else (dtype,)
+        of_weight = make.matrix(inputs + ones, filters)
+
+        finish, outputs = _finish_forward(make, shape.rows, block, relu)
+        self.forward = make.product(
+            f"{self.name}.forward",
+            (shape.rows, filters, inputs + ones),
+            Operand(seen, (dtype,), along_sum=True),
+            Operand(of_weight, (dtype,), along_sum=False),
+            finish,
+            outputs,
+        )
+        sizes = inputs + ones, filters, shape.rows
+        self.splits = make.splits(*sizes)
+        self.by_weight = make.product(
+            f"{self.name}.by_weight",
+            sizes,
+            Operand(seen, (dtype,), along_sum=False),
+            Operand(make.loader(shape.gradient, filters % WINDOW == 0, sparse), grads, along_sum=False),
+            make.finish_parts(*sizes[:2]),
+            (dtype,),
+            self.splits,
+        )
+        # The images of the first block have no gradient.
+        self.by_image = _by_image(make, self.name, block, n, shape, grads, relu) if number > 1 else None
+
+
+def _by_image(
+    make: Maker, name: str, block: Block, n: int, shape: Geometry, grads: tuple[str, ...], relu: bool
+) -> Kernel:
+    """The gradient by a block's image, where ReLU let it pass: outputs and image."""
+    (height, width, channels), filters = block.image, block.conv.filters
+    wide, pixels = filters % WINDOW == 0, n * height * width
+    return make.product(
+        f"{name}.by_image",
+        (pixels, channels, TAPS * filters),
+        Operand(make.loader(shape.gradient_patches, wide, sparse=len(grads) > 1), grads, along_sum=True),
+        Operand(make.loader(shape.turned, wide), (make.dtype,), along_sum=True),
+        make.finish_gated(pixels, channels, relu),
+        (make.dtype, make.dtype),
+    )
+
+
+def _finish_forward(make: Maker, rows: int, block: Block, relu: bool) -> tuple[Any, tuple[str, ...]]:
+    """What becomes of what a convolution gives: for a norm it stays; else ReLU after pooling, with the winners."""
+    filters, zero = block.conv.filters, make.zero
+    save = make.saver(filters)
+    if block.conv.norm:
+        return make.finish_parts(rows, filters), (make.dtype,)
+
+    @cuda.jit(device=True)
+    def finish_pooled(sums, outputs, row, column, part):
+        if row < rows and column < filters:
+            for j in range(WINDOW):
+                largest, winner = sums[j], 0
+                for i in range(1, WINDOW):
+                    value = sums[i * WINDOW + j]
+                    # A NaN passes.
+                    if value > largest or value != value:
+                        largest, winner = value, i
+                sums[j] = zero if relu and largest <= zero else largest
+                if column + j < filters:
+                    outputs[1][row // WINDOW * filters + column + j] = winner
+            save(outputs[0], row // WINDOW * filters, column, sums, 0)
+
+    @cuda.jit(device=True)
+    def finish_plain(sums, outputs, row, column, part):
+        for i in range(WINDOW):
+            if row + i < rows and column < filters:
+                for j in range(i * WINDOW, (i + 1) * WINDOW):
+                    sums[j] = zero if relu and sums[j] <= zero else sums[j]
+                save(outputs[0], (row + i) * filters, column, sums, i)
+
+    return (finish_pooled, (make.dtype, "uint8")) if block.conv.pool else (finish_plain, (make.dtype,))

@@ -1,0 +1,222 @@
+"""Batch norm with the max-pool and the ReLU behind it, and its gradients: sums by filter, then one pass each."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from impls import vectors
+from impls.cnn.networks import NORM_EPSILON, NORM_MOMENTUM, Block
+from impls.cnn.numba_cuda.convolution import geometry
+from impls.cnn.numba_cuda.products import WINDOW, Kernel, Maker, padded
+
+# Into how many parts the sums of a batch norm are cut.
+NORM_PARTS = 32
+
+
+class Norm:
+    """The kernels of a batch norm with the ReLU and the max-pool behind it.
+
+    moments, statistics: sums by filter, then mean, 1 / deviation and running statistics. forward: what was convolved
+    to the block's output. sums, totals: of the gradient times what was normalised, and of the gradient, by filter.
+    backward: the gradient by what was convolved, over it.
+    """
+
+    def __init__(self, make: Maker, number: int, block: Block, n: int, relu: bool) -> None:
+        self.name = f"norm{number}"
+        filters, dtype = block.conv.filters, make.dtype
+        shape = geometry(block, n, sparse=block.conv.pool)
+        grads = (dtype, "uint8") if block.conv.pool else (dtype,)
+        by_row, of_filter = make.matrix(shape.rows, filters), make.matrix(2, filters)
+        grad_by_row = make.loader(shape.gradient, filters % WINDOW == 0, sparse=block.conv.pool)
+        self.moments = _column_sums(
+            make, f"{self.name}.moments", shape.rows, filters, _moments(make, filters, by_row), (dtype,)
+        )
+        self.statistics = _statistics(make, self.name, shape.rows, filters)
+        self.forward = _normalise(make, self.name, shape.rows, block, by_row, of_filter, relu)
+        add = _gradient_sums(make, by_row, grad_by_row, of_filter)
+        self.sums = _column_sums(make, f"{self.name}.sums", shape.rows, filters, add, grads)
+        self.totals = _sum_of_parts(make, f"{self.name}.totals", 2 * filters, NORM_PARTS)
+        self.backward = _normalise_backward(make, self.name, shape.rows, filters, by_row, grad_by_row, of_filter, grads)
+
+
+def _column_sums(make: Maker, name: str, rows: int, columns: int, add: Any, grads: tuple[str, ...]) -> Kernel:
+    """A kernel that sums two things by column: (convolved,), the gradient, (kept,), and parts of (2, columns).
+
+    add(first, second, convolved, grads, kept, row, column): adds those of four columns of a row.
+    """
+    element, zero, side, threads = make.element, make.zero, make.side, make.threads
+    across, each, size = make.side // WINDOW, -(-rows // NORM_PARTS), padded(2 * columns)
+
+    @cuda.jit
+    def kernel(convolved, grads, kept, parts):
+        first_strip = cuda.shared.array((across, side), element)
+        second_strip = cuda.shared.array((across, side), element)
+        first = cuda.local.array(WINDOW, element)
+        second = cuda.local.array(WINDOW, element)
+        thread, part, start = cuda.threadIdx.x, cuda.blockIdx.y, cuda.blockIdx.x * side
+        y, x = thread // across, thread % across * WINDOW
+        for i in range(WINDOW):
+            first[i] = zero
+            second[i] = zero
+        for row in range(part * each + y, min((part + 1) * each, rows), across):
+            add(first, second, convolved, grads, kept, row, start + x)
+        for i in range(WINDOW):
+            first_strip[y, x + i] = first[i]
+            second_strip[y, x + i] = second[i]
+        cuda.syncthreads()
+        for column in range(thread, side, threads):
+            if start + column < columns:
+                total, other = zero, zero
+                for i in range(across):
+                    total += first_strip[i, column]
+                    other += second_strip[i, column]
+                parts[part * size + start + column] = total
+                parts[part * size + columns + start + column] = other
+
+    one = (make.dtype,)
+    return make.kernel(name, kernel, (-(-columns // side), NORM_PARTS), one, grads, one, make.dtype)
+
+
+def _moments(make: Maker, filters: int, by_row: Any) -> Any:
+    """x - s and its square, where s is the running mean: near the mean, so that little is lost by taking s off again.
+
+    kept: the running means.
+    """
+    element, of_filter = make.element, make.matrix(1, filters)
+
+    @cuda.jit(device=True)
+    def add(first, second, convolved, grads, kept, row, column):
+        four, origin = cuda.local.array(WINDOW, element), cuda.local.array(WINDOW, element)
+        by_row(four, convolved, row, column)
+        of_filter(origin, kept, 0, column)
+        for i in range(WINDOW):
+            value = four[i] - origin[i]
+            first[i] += value
+            second[i] += value * value
+
+    return add
+
+
+def _gradient_sums(make: Maker, by_row: Any, grad_by_row: Any, of_filter: Any) -> Any:
+    """The gradient times what was normalised, and the gradient."""
+    element = make.element
+
+    @cuda.jit(device=True)
+    def add(first, second, convolved, grads, kept, row, column):
+        four, grad = cuda.local.array(WINDOW, element), cuda.local.array(WINDOW, element)
+        mean, inverse = cuda.local.array(WINDOW, element), cuda.local.array(WINDOW, element)
+        by_row(four, convolved, row, column)
+        grad_by_row(grad, grads, row, column)
+        of_filter(mean, kept, 0, column)
+        of_filter(inverse, kept, 1, column)
+        for i in range(WINDOW):
+            first[i] += grad[i] * (four[i] - mean[i]) * inverse[i]
+            second[i] += grad[i]
+
+    return add
+
+
+def _statistics(make: Maker, name: str, rows: int, filters: int) -> Kernel:
+    """From the parts of `_moments` to (2, filters) of mean and 1 / deviation, and running mean and variance."""
+    kind, zero, one, size = np.dtype(make.dtype).type, make.zero, make.one, padded(2 * filters)
+    share, unbiased, epsilon = kind(1 / rows), kind(rows / (rows - 1)), kind(NORM_EPSILON)
+    keep, momentum = kind(1 - NORM_MOMENTUM), kind(NORM_MOMENTUM)
+
+    @cuda.jit
+    def kernel(parts, kept, running_mean, running_variance):
+        for f in range(cuda.grid(1), filters, cuda.gridsize(1)):
+            first, second = zero, zero
+            for part in range(NORM_PARTS):
+                first += parts[part * size + f]
+                second += parts[part * size + filters + f]
+            first *= share
+            mean = running_mean[f] + first
+            variance = second * share - first * first
+            variance = zero if variance < zero else variance
+            kept[f], kept[filters + f] = mean, one / math.sqrt(variance + epsilon)
+            running_mean[f] = keep * running_mean[f] + momentum * mean
+            running_variance[f] = keep * running_variance[f] + momentum * variance * unbiased
+
+    return make.items(f"{name}.statistics", kernel, filters, *[make.dtype] * 4)
+
+
+def _normalise(make: Maker, name: str, rows: int, block: Block, by_row: Any, of_filter: Any, relu: bool) -> Kernel:
+    """Batch norm, max-pool and ReLU: (convolved,), (kept,), (scale and shift,), output, winner."""
+    filters, zero, element = block.conv.filters, make.zero, make.element
+    groups, phases = -(-filters // WINDOW), 4 if block.conv.pool else 1
+    save, items = make.saver(filters), rows // phases * groups
+
+    @cuda.jit
+    def kernel(convolved, kept, weights, output, winners):
+        four, best = cuda.local.array(WINDOW, element), cuda.local.array(WINDOW, element)
+        mean, inverse = cuda.local.array(WINDOW, element), cuda.local.array(WINDOW, element)
+        scale, shift = cuda.local.array(WINDOW, element), cuda.local.array(WINDOW, element)
+        for item in range(cuda.grid(1), items, cuda.gridsize(1)):
+            pixel, column = item // groups, item % groups * WINDOW
+            of_filter(mean, kept, 0, column)
+            of_filter(inverse, kept, 1, column)
+            of_filter(scale, weights, 0, column)
+            of_filter(shift, weights, 1, column)
+            for phase in range(phases):
+                by_row(four, convolved, pixel * phases + phase, column)
+                for i in range(WINDOW):
+                    value = scale[i] * ((four[i] - mean[i]) * inverse[i]) + shift[i]
+                    if phase == 0 or value > best[i] or value != value:
+                        best[i] = value
+                        if phases > 1 and column + i < filters:
+                            winners[pixel * filters + column + i] = phase
+            for i in range(WINDOW):
+                best[i] = zero if relu and best[i] <= zero else best[i]
+            save(output, pixel * filters, column, best, 0)
+
+    dtype = make.dtype
+    return make.items(f"{name}.forward", kernel, items, (dtype,), (dtype,), (dtype,), dtype, "uint8")
+
+
+def _normalise_backward(
+    make: Maker, name: str, rows: int, filters: int, by_row: Any, grad_by_row: Any, of_filter: Any, grads: Any
+) -> Kernel:
+    """(convolved,), the gradient, (kept,), (scale and shift,), (totals,): the gradient, over what was convolved."""
+    element, share = make.element, np.dtype(make.dtype).type(1 / rows)
+    groups, save = -(-filters // WINDOW), make.saver(filters)
+
+    @cuda.jit
+    def kernel(convolved, grads, kept, weights, totals):
+        four, grad = cuda.local.array(WINDOW, element), cuda.local.array(WINDOW, element)
+        mean, inverse = cuda.local.array(WINDOW, element), cuda.local.array(WINDOW, element)
+        scale = cuda.local.array(WINDOW, element)
+        along, level = cuda.local.array(WINDOW, element), cuda.local.array(WINDOW, element)
+        for item in range(cuda.grid(1), rows * groups, cuda.gridsize(1)):
+            row, column = item // groups, item % groups * WINDOW
+            of_filter(mean, kept, 0, column)
+            of_filter(inverse, kept, 1, column)
+            of_filter(scale, weights, 0, column)
+            of_filter(along, totals, 0, column)
+            of_filter(level, totals, 1, column)
+            by_row(four, convolved, row, column)
+            grad_by_row(grad, grads, row, column)
+            for i in range(WINDOW):
+                normalised = (four[i] - mean[i]) * inverse[i]
+                centred = grad[i] - share * level[i] - normalised * (share * along[i])
+                four[i] = scale[i] * inverse[i] * centred
+            save(convolved[0], row * filters, column, four, 0)
+
+    one = (make.dtype,)
+    return make.items(f"{name}.backward", kernel, rows * groups, one, grads, one, one, one)
+
+
+def _sum_of_parts(make: Maker, name: str, size: int, splits: int) -> Kernel:
+    """Parts to their sum, both padded."""
+    element, accesses, add, items = make.element, make.accesses, make.adder(size, splits), padded(size) // WINDOW
+
+    @cuda.jit
+    def kernel(parts, total):
+        four = cuda.local.array(WINDOW, element)
+        for item in range(cuda.grid(1), items, cuda.gridsize(1)):
+            add(four, parts, item)
+            for k in range(accesses):
+                vectors.store(total, item * accesses + k, four, k)
+
+    return make.items(name, kernel, items, make.dtype, make.dtype)

@@ -1,0 +1,243 @@
+"""All kernels of a step, its memory, and the order in which they run: the first page to read of this package."""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from impls import vectors
+from impls.cnn import unmarked
+from impls.cnn.networks import (
+    LEARNING_RATE,
+    MOMENTUM,
+    Array,
+    Batch,
+    Network,
+    blocks,
+    initial_statistics,
+    layers,
+    parameter_shapes,
+    require,
+    require_batch,
+)
+from impls.cnn.numba_cuda.convolution import Convolution
+from impls.cnn.numba_cuda.dense import Dense, average, cross_entropy
+from impls.cnn.numba_cuda.norm import NORM_PARTS, Norm
+from impls.cnn.numba_cuda.products import SIDE, WINDOW, Kernel, Maker, padded
+from impls.cnn.reference import State
+
+
+def _update(make: Maker, name: str, size: int, splits: int) -> Kernel:
+    """The sum of the parts of a gradient, momentum, then the parameters; all padded."""
+    kind, element, accesses = np.dtype(make.dtype).type, make.element, make.accesses
+    momentum, rate = kind(MOMENTUM), kind(LEARNING_RATE)
+    add, items = make.adder(size, splits), padded(size) // WINDOW
+
+    @cuda.jit
+    def kernel(parts, velocities, parameters):
+        gradient = cuda.local.array(WINDOW, element)
+        velocity, parameter = cuda.local.array(WINDOW, element), cuda.local.array(WINDOW, element)
+        for item in range(cuda.grid(1), items, cuda.gridsize(1)):
+            add(gradient, parts, item)
+            for k in range(accesses):
+                vectors.load(velocity, k, velocities, item * accesses + k)
+                vectors.load(parameter, k, parameters, item * accesses + k)
+            for i in range(WINDOW):
+                velocity[i] = momentum * velocity[i] + gradient[i]
+                parameter[i] -= rate * velocity[i]
+            for k in range(accesses):
+                vectors.store(velocities, item * accesses + k, velocity, k)
+                vectors.store(parameters, item * accesses + k, parameter, k)
+
+    return make.items(f"{name}.update", kernel, items, *[make.dtype] * 3)
+
+
+class Kernels:
+    """All kernels of a step on n images. They know no memory, and are compiled at their first call."""
+
+    def __init__(self, network: Network, n: int, dtype: str, relu: bool, side: int = SIDE) -> None:
+        make = Maker(dtype, side)
+        made, dense = blocks(network), layers(network)
+        self.convs = [Convolution(make, number, block, n, relu) for number, block in enumerate(made, 1)]
+        self.norms = [
+            Norm(make, number, block, n, relu) if block.conv.norm else None for number, block in enumerate(made, 1)
+        ]
+        height, width, channels = made[-1].output
+        self.average = average(make, n, height * width, channels, relu) if network.average else None
+        self.dense = [
+            Dense(make, number, layer, n, relu, gated=number > 1 or not network.average, dropped=number > 1)
+            for number, layer in enumerate(dense, 1)
+        ]
+        self.loss = cross_entropy(make, n, network.classes, self.dense[-1].splits)
+        splits = {one.name: one.splits for one in self.convs}
+        splits |= {norm.name: NORM_PARTS for norm in self.norms if norm}
+        # A layer sums its gradients over no more than the images.
+        self.splits = splits | {layer.name: 1 for layer in self.dense}
+        self.sizes = {
+            group: sum(prod(shape) for name, shape in parameter_shapes(network).items() if name.startswith(f"{group}."))
+            for group in self.splits
+        }
+        self.updates = {group: _update(make, group, self.sizes[group], self.splits[group]) for group in self.splits}
+
+    def listed(self) -> list[Kernel]:
+        """Every kernel that a step launches."""
+        found = [self.loss, *self.updates.values(), *(self.average or ())]
+        for owner in (*self.convs, *filter(None, self.norms), *self.dense):
+            found += [one for one in vars(owner).values() if isinstance(one, Kernel)]
+        return found
+
+
+class Step:
+    """A step on the current device (`impls.cnn`). side: of the squares of products."""
+
+    def __init__(
+        self, network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, side: int = SIDE
+    ) -> None:
+        require(network, parameters, n, dtype, relu, ("inplace", "none"))
+        self.network, self.n, self.dtype = network, n, np.dtype(dtype)
+        self.kernels = Kernels(network, n, dtype, relu != "none", side)
+        self.shapes = parameter_shapes(network)
+        self.parameters = {group: self._grouped(group, parameters) for group in self.kernels.sizes}
+        nothing = {name: np.zeros(shape) for name, shape in self.shapes.items()}
+        self.velocities = {group: self._grouped(group, nothing) for group in self.kernels.sizes}
+        self.parts = {
+            # What pads a part is added up with it.
+            group: cuda.to_device(np.zeros(splits * padded(self.kernels.sizes[group]), dtype))
+            for group, splits in self.kernels.splits.items()
+        }
+        self.statistics = {
+            name: cuda.to_device(value.astype(dtype)) for name, value in initial_statistics(network).items()
+        }
+        self._allocate()
+        self.given: Any = None
+
+    def _allocate(self) -> None:
+        """What a step writes. inputs: of dense layers; the first one's is the last block's output, or its average."""
+        n, found = self.n, blocks(self.network)
+        self.outputs = [self._empty(n * prod(block.output)) for block in found]
+        self.output_grads = [self._empty(n * prod(block.output)) for block in found]
+        self.winners = [
+            cuda.device_array(n * prod(block.output) if block.conv.pool else 1, np.uint8) for block in found
+        ]
+        norms = [block.conv.filters if block.conv.norm else 0 for block in found]
+        self.convolved = [self._empty(n * prod(b.used) if f else 0) for b, f in zip(found, norms, strict=True)]
+        self.kept = [self._empty(padded(2 * filters)) for filters in norms]
+        self.totals = [self._empty(padded(2 * filters)) for filters in norms]
+        dense = layers(self.network)
+        self.scores = [
+            self._empty(kernels.splits * padded(n * layer.units))
+            for kernels, layer in zip(self.kernels.dense, dense, strict=True)
+        ]
+        first = self._empty(n * dense[0].inputs) if self.network.average else self.outputs[-1]
+        self.inputs = [first, *(self._empty(n * layer.units) for layer in dense if layer.hidden)]
+        first_grad = self._empty(n * dense[0].inputs) if self.network.average else self.output_grads[-1]
+        self.input_grads = [first_grad, *(self._empty(n * layer.units) for layer in dense if layer.hidden)]
+        self.logits_grad, self.loss = self._empty(n * self.network.classes), self._empty(1)
+
+    def _empty(self, size: int) -> Any:
+        return cuda.device_array(size, self.dtype)
+
+    def _grouped(self, group: str, values: dict[str, Array]) -> Any:
+        """The arrays of a layer behind each other, on the device."""
+        whole = np.zeros(padded(self.kernels.sizes[group]), self.dtype)
+        flat = np.concatenate([values[name].ravel() for name in self.shapes if name.startswith(f"{group}.")])
+        whole[: flat.size] = flat
+        return cuda.to_device(whole)
+
+    def put(self, batch: Batch) -> Any:
+        require_batch(self.network, self.n, batch)
+        masks = [cuda.to_device(mask.ravel().astype(self.dtype)) for mask in batch.masks]
+        images = cuda.to_device(batch.images.ravel().astype(self.dtype))
+        return images, cuda.to_device(batch.labels.astype(np.int64)), masks
+
+    def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> float:
+        self.forward(given)
+        mark("forward")
+        self.kernels.loss(self.scores[-1], given[1], self.logits_grad, self.loss)
+        mark("loss")
+        self.backward(given)
+        mark("backward")
+        for group, update in self.kernels.updates.items():
+            update(self.parts[group], self.velocities[group], self.parameters[group])
+        mark("update")
+        return float(self.loss.copy_to_host()[0])
+
+    def forward(self, given: Any) -> None:
+        """To the parts of the logits."""
+        self.given, (image, _, masks) = given, given
+        for i, (conv, norm) in enumerate(zip(self.kernels.convs, self.kernels.norms, strict=True)):
+            weight, output = self.parameters[conv.name], self.outputs[i]
+            if norm:
+                conv.forward((image,), (weight,), (self.convolved[i],))
+                self._normalise(i, norm)
+            else:
+                outputs = (output, self.winners[i]) if conv.block.conv.pool else (output,)
+                conv.forward((image,), (weight,), outputs)
+            image = output
+        if self.kernels.average:
+            self.kernels.average[0](image, self.inputs[0])
+        for i, dense in enumerate(self.kernels.dense):
+            dense.forward((self.inputs[i],), (self.parameters[dense.name],), (self.scores[i],))
+            if dense.rectify:
+                dense.rectify(self.scores[i], masks[i], self.inputs[i + 1])
+
+    def _normalise(self, i: int, norm: Norm) -> None:
+        convolved, kept, parts = (self.convolved[i],), (self.kept[i],), self.parts[norm.name]
+        mean, variance = (self.statistics[f"{norm.name}.{name}"] for name in ("mean", "variance"))
+        norm.moments(convolved, convolved, (mean,), parts)
+        norm.statistics(parts, self.kept[i], mean, variance)
+        norm.forward(convolved, kept, (self.parameters[norm.name],), self.outputs[i], self.winners[i])
+
+    def backward(self, given: Any) -> None:
+        """To the parts of all gradients."""
+        image, _, masks = given
+        grad = self.logits_grad
+        for i, dense in reversed(list(enumerate(self.kernels.dense))):
+            x, x_grad = self.inputs[i], self.input_grads[i]
+            dense.by_weight((x,), (grad,), (self.parts[dense.name],))
+            outputs = (x_grad, x, masks[i - 1]) if i else (x_grad, x)
+            dense.by_input((grad,), (self.parameters[dense.name],), outputs)
+            grad = x_grad
+        if self.kernels.average:
+            self.kernels.average[1](grad, self.outputs[-1], self.output_grads[-1])
+        for i, (conv, norm) in reversed(list(enumerate(zip(self.kernels.convs, self.kernels.norms, strict=True)))):
+            pooled = conv.block.conv.pool
+            grads = (self.output_grads[i], self.winners[i]) if pooled else (self.output_grads[i],)
+            if norm:
+                grads = self._normalise_backward(i, norm, grads)
+            before = self.outputs[i - 1] if i else image
+            conv.by_weight((before,), grads, (self.parts[conv.name],))
+            if conv.by_image:
+                conv.by_image(grads, (self.parameters[conv.name],), (self.output_grads[i - 1], before))
+
+    def _normalise_backward(self, i: int, norm: Norm, grads: Any) -> Any:
+        convolved, kept, parts = (self.convolved[i],), (self.kept[i],), self.parts[norm.name]
+        norm.sums(convolved, grads, kept, parts)
+        norm.totals(parts, self.totals[i])
+        norm.backward(convolved, grads, kept, (self.parameters[norm.name],), (self.totals[i],))
+        return convolved
+
+    def state(self) -> State:
+        statistics = {name: value.copy_to_host() for name, value in self.statistics.items()}
+        return State(self._named(self.parameters), self._named(self.velocities), statistics)
+
+    def _named(self, groups: dict[str, Any]) -> dict[str, Array]:
+        found: dict[str, Array] = {}
+        for group, array in groups.items():
+            whole, start = array.copy_to_host(), 0
+            for name, shape in self.shapes.items():
+                if name.startswith(f"{group}."):
+                    found[name] = whole[start : start + prod(shape)].reshape(shape).copy()
+                    start += prod(shape)
+        return {name: found[name] for name in self.shapes}
+
+    def saved(self) -> list[Any]:
+        """The arrays that the forward pass wrote, or was given, and the backward pass reads; no parameters."""
+        norms = [self.statistics.get(f"norm{number}.mean") for number in range(1, len(self.kept) + 1)]
+        kept = [array for array in self.convolved if array.size]
+        kept += [array[: 2 * norm.size] for array, norm in zip(self.kept, norms, strict=True) if norm is not None]
+        winners = [w for w, conv in zip(self.winners, self.kernels.convs, strict=True) if conv.block.conv.pool]
+        inputs = self.inputs if self.network.average else self.inputs[1:]
+        return [self.given[0], *self.outputs, *winners, *kept, *inputs, *self.given[2]]

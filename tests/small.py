@@ -1,0 +1,20 @@
+"""Networks as the two that are measured, with what they have, but small."""
+
+from impls.cnn.networks import Conv, Dense, Network
+
+# Odd and even sizes, few channels and those that make tiles worth while.
+SMALL = (
+    Network("plain", (13, 11, 2), (Conv(16, pool=True), Conv(4, pool=True)), classes=3),
+    Network(
+        "normed", (8, 6, 1), (Conv(17, padding=1, norm=True, pool=True), Conv(5, padding=1, norm=True)),
+        average=True, hidden=(Dense(6, dropout=0.5),), classes=4,
+    ),
+    Network(
+        "tiled", (8, 8, 3), (Conv(16, padding=1, norm=True, pool=True), Conv(18, padding=1, norm=True)),
+        average=True, hidden=(Dense(6, dropout=0.5),), classes=4,
+    ),
+)  # fmt: skip
+# One whose blocks neither pool nor have a norm.
+UNPOOLED = Network("unpooled", (6, 5, 1), (Conv(4, padding=1), Conv(3)), classes=3)
+# Squares of products that a simulator of a GPU can run, whose threads are Python's.
+SIDE = 16

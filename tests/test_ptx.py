@@ -1,0 +1,294 @@
+"""What the GPU kernels compile to computes what the reference does: their PTX, run on NumPy (`tests/ptx.py`).
+
+The public functions of the rows are called, on Numba's simulated arrays and on PyTorch's on the CPU; only their
+launches are other ones. Every row, alignment and tail, arrays of more than 2^33 elements, and training steps of small
+networks and of those that are measured.
+"""
+
+import importlib
+import json
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.harness import truth
+from impls.catalog import Variant
+from impls.cnn.networks import Network, initial_parameters, random_batch
+from impls.cnn.numba_cuda import products
+from impls.cnn.numba_cuda.step import Step
+from impls.relu import triton_
+from scripts import parity
+from scripts.kernels import ARCHITECTURES
+from tests import compiled, ptx
+from tests.conftest import cases
+from tests.small import SIDE
+from tests.test_implementations import LENGTHS, check, host, special
+from tests.test_kernels import WITHOUT
+
+numba_cuda = importlib.import_module("impls.relu.numba_cuda")
+
+ROOT = Path(__file__).resolve().parents[1]
+# What Numba works in as a whole, in the dtype of which it has the most, and more than its blocks in a simulator take.
+TILE = numba_cuda.tile_elements("float32")
+LONG = 5 * TILE + 13
+# Beyond what 32 bits can tell, and beyond four times that, which are bytes.
+BEYOND = 2**33
+# Of Linux: memory that nobody sees to before it is written; Python's own name for it is of 3.12.
+MAP_NORESERVE = 0x4000
+# More than any of Triton's kernels has, which leave it to the launch.
+SHARED_BYTES = 2**15
+FOLLOWED = 2
+
+
+Program = Callable[[str, str], ptx.Program]
+
+
+@pytest.fixture(scope="module")
+def texts() -> dict[str, dict[str, str]]:
+    """PTX by group and kernel, as `tests.compiled` names them."""
+    environment = {name: value for name, value in os.environ.items() if name not in WITHOUT}
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.compiled"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stderr[-2000:]
+    return json.loads(told.stdout)
+
+
+@pytest.fixture(scope="module")
+def programs(texts: dict[str, dict[str, str]]) -> Program:
+    """program(group, kernel)."""
+    return cache(lambda group, kernel: ptx.parse(texts[group][kernel]))
+
+
+class Compiled:
+    """A kernel as Numba's launches take it: kernel[blocks, threads](*arguments)."""
+
+    def __init__(self, program: ptx.Program) -> None:
+        self.program = program
+
+    def __getitem__(self, launch: tuple[int, int]) -> Callable[..., None]:
+        blocks, threads = launch
+        return lambda *arguments: launched(self.program, (blocks,), threads, arguments)
+
+
+def launched(
+    program: ptx.Program, grid: tuple[int, ...], threads: int, arguments: Any, blocks: list[int] | None = None
+) -> None:
+    memory = ptx.Memory(list(_arrays(arguments)))
+    ptx.Launch(program, grid, threads, list(ptx.numba_values(arguments)), memory, blocks).run()
+
+
+def _arrays(arguments: Any) -> Iterator[Any]:
+    for argument in arguments:
+        if isinstance(argument, tuple):
+            yield from _arrays(argument)
+        elif not isinstance(argument, int):
+            yield argument
+
+
+def numba_kernels(programs: Program, architecture: int) -> Callable[[str], Any]:
+    """In place of `impls.relu.numba_cuda.kernels`."""
+    names = numba_cuda.Kernels._fields
+    return lambda dtype: numba_cuda.Kernels(
+        *(Compiled(programs(f"numba {architecture}", f"relu.{name}.{dtype}")) for name in names)
+    )
+
+
+def on(*frameworks: str) -> Any:
+    rows = cases(lambda row: row.framework in frameworks, device="cuda")
+    return pytest.mark.parametrize(("row", "dtype"), rows)
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def numba_compiled(request: Any, programs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba_cuda, "kernels", numba_kernels(programs, request.param))
+
+
+@on("numba_cuda")
+@pytest.mark.usefixtures("numba_compiled")
+def test_numba_gives_what_the_reference_gives(row: Variant, dtype: str) -> None:
+    """In arrays shorter than a tile, in one of several with a tail, and where none begins at a multiple of 16."""
+    x, grad = special(row, dtype)
+    for length in (*LENGTHS, LONG):
+        check(row, dtype, np.resize(x, length), np.resize(grad, length))
+    one_on = (lambda values: np.concatenate([values[:1], values]), lambda array: array[1:])
+    check(row, dtype, np.resize(x, LONG), np.resize(grad, LONG), [one_on])
+
+
+@pytest.fixture(params=[(architecture, config) for architecture in ARCHITECTURES for config in (0, -1)])
+def triton_compiled(request: Any, programs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture, config = request.param
+    chosen = triton_.CONFIGS[config]
+    names = {kernel: name.removesuffix("_kernel") for name, kernel in vars(triton_).items() if name.endswith("_kernel")}
+
+    def launch(kernel: Any, source: Any, *others: Any) -> Any:
+        tensors, n = (source, *others), source.numel()
+        if n:
+            addresses = all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
+            group = f"triton {architecture} {config} {addresses} {addresses and n % 16 == 0}"
+            dtype = str(source.dtype).removeprefix("torch.")
+            block = chosen.kwargs["BLOCK"]
+            values = [*(tensor.data_ptr() for tensor in tensors), n, n.bit_length(), 0, 0]
+            ptx.Launch(
+                programs(group, f"triton.{names[kernel]}.{dtype}"), (-(-n // block),), 32 * chosen.num_warps, values,
+                ptx.Memory(list(map(Bytes, tensors))), shared_bytes=SHARED_BYTES,
+            ).run()  # fmt: skip
+        return others[-1]
+
+    monkeypatch.setattr(triton_, "_launch", launch)
+
+
+class Bytes:
+    """A tensor's memory, as NumPy tells it: it has no bfloat16."""
+
+    def __init__(self, tensor: Any) -> None:
+        self.nbytes = tensor.nbytes
+        self.__array_interface__ = {"data": (tensor.data_ptr(), False)}
+
+
+@on("triton")
+@pytest.mark.usefixtures("triton_compiled")
+def test_triton_gives_what_the_reference_gives(row: Variant, dtype: str) -> None:
+    x, grad = (values.astype(host(dtype)) for values in special(row, dtype))
+    for length in (*LENGTHS, 2 * 4096, 4096 + 16, 4096 + 13):
+        check(row, dtype, np.resize(x, length), np.resize(grad, length))
+    one_on = (lambda values: np.concatenate([values[:1], values]), lambda array: array[1:])
+    check(row, dtype, np.resize(x, 4096 + 13), np.resize(grad, 4096 + 13), [one_on])
+
+
+def sparse(elements: int, dtype: str) -> np.ndarray:
+    """Zeros, of which no more is in memory than is written."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+    return np.frombuffer(mmap.mmap(-1, elements * np.dtype(dtype).itemsize, flags=flags), dtype)
+
+
+@pytest.mark.parametrize("name", numba_cuda.Kernels._fields)
+def test_numba_reaches_what_lies_beyond_32_bits(programs, name):
+    """The first and the last whole tile, and the tail, whose elements the first blocks have."""
+    n = BEYOND + 3 * TILE + 13
+    tiles = n // TILE
+    x, grad, out = (sparse(n, "float32") for _ in range(3))
+    bits = sparse(-(-n // 8), "uint8")
+    ends = np.r_[0:TILE, (tiles - 1) * TILE : n]
+    x[ends], grad[ends] = (values.astype("float32") for values in truth.ordinary(len(ends)))
+    packed = np.packbits(x[ends] > 0, bitorder="little")
+    bytes_of_ends = np.r_[0 : TILE // 8, (tiles - 1) * TILE // 8 : -(-n // 8)]
+    if name == "backward_bits":
+        bits[bytes_of_ends] = packed
+    given = {
+        "forward": (x, out),
+        "backward": (grad, x, out),
+        "backward_bits": (grad, bits, out),
+        "forward_bits": (x, bits, out),
+    }
+    program = programs("numba 90", f"relu.{name}.float32")
+    launched(program, (tiles,), numba_cuda.THREADS, (*given[name], tiles), blocks=[0, tiles - 1])
+    wanted = np.maximum(x[ends], 0) if "forward" in name else np.where(x[ends] > 0, grad[ends], 0)
+    np.testing.assert_array_equal(out[ends], wanted)
+    if name == "forward_bits":
+        np.testing.assert_array_equal(bits[bytes_of_ends], packed)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_triton_reaches_what_lies_beyond_32_bits(programs, whole):
+    n = BEYOND + 4096 + (16 if whole else 13)
+    block = triton_.CONFIGS[-1].kwargs["BLOCK"]
+    x, out = (sparse(n, "float32") for _ in range(2))
+    blocks = -(-n // block)
+    end = slice((blocks - 2) * block, n)
+    x[end] = truth.ordinary(n - end.start)[0]
+    program = programs(f"triton 90 -1 True {whole}", "triton.forward.float32")
+    values = [ptx.address(x), ptx.address(out), n, n.bit_length(), 0, 0]
+    threads = 32 * triton_.CONFIGS[-1].num_warps
+    ptx.Launch(program, (blocks,), threads, values, ptx.Memory([x, out]), [blocks - 2, blocks - 1]).run()
+    np.testing.assert_array_equal(out[end], np.maximum(x[end], 0))
+
+
+@pytest.fixture
+def steps_compiled(programs: Program, monkeypatch: pytest.MonkeyPatch) -> Callable[[Network, int, str, bool], Step]:
+    """step(network, side, dtype, relu): a training step whose kernels are run as they were compiled."""
+
+    def make(network: Network, side: int, dtype: str, relu: bool) -> Step:
+        group = f"{network.name} {dtype} {relu}"
+
+        def run(kernel: products.Kernel, *arguments: Any) -> None:
+            launched(programs(group, f"{network.name}.{kernel.name}"), kernel.blocks, kernel.threads, arguments)
+
+        monkeypatch.setattr(products.Kernel, "__call__", run)
+        return made(network, side, dtype, relu)
+
+    return make
+
+
+def made(network: Network, side: int, dtype: str, relu: bool) -> Step:
+    return Step(network, initial_parameters(network), compiled.N, dtype, "inplace" if relu else "none", side=side)
+
+
+def named(value: Any) -> str:
+    return getattr(value, "name", str(value))
+
+
+WITH = [case for case in compiled.STEPS if case[3]]
+LINEAR = [case for case in compiled.STEPS if not case[3]]
+
+
+@pytest.mark.parametrize(("network", "side", "dtype", "relu"), WITH, ids=named)
+def test_a_step_follows_the_reference(network, side, dtype, relu, steps_compiled):
+    found = parity.deviations(steps_compiled(network, side, dtype, relu), network, compiled.N, FOLLOWED)
+    assert found.within(dtype), found
+
+
+@pytest.mark.parametrize(("network", "side", "dtype", "relu"), LINEAR, ids=named)
+def test_a_step_without_relu_is_the_simulated_one(network, side, dtype, relu, steps_compiled):
+    batch, losses = random_batch(network, compiled.N), []
+    for one in (made(network, side, dtype, relu), steps_compiled(network, side, dtype, relu)):
+        given = one.put(batch)
+        losses.append([one(given) for _ in range(FOLLOWED)])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+
+
+def copied(text: str, x: np.ndarray, out: np.ndarray, tiles: int = 1) -> None:
+    launched(ptx.parse(text), (1,), numba_cuda.THREADS, (x, out, tiles))
+
+
+def test_what_would_stop_a_device_is_seen(texts):
+    forward = texts["numba 90"]["relu.forward.float32"]
+    x, out = np.ones(TILE + 4, np.float32), np.zeros(TILE + 4, np.float32)
+    copied(forward, x, out)
+    with pytest.raises(ptx.Fault, match=r"16 bytes at 0x\w+ are not aligned: ld\.global.v4.f32"):
+        copied(forward, x[1:], out[1:])
+    with pytest.raises(ptx.Fault, match=r"16 bytes at 0x\w+ are in no array of the kernel: ld\.global.v4.f32"):
+        copied(forward, x, out, tiles=2)
+    with pytest.raises(ptx.Fault, match=r"are in no array of the kernel: st\.global"):
+        copied(forward, x, out[:-1])
+
+
+def test_shared_memory_that_is_not_aligned_is_seen(texts):
+    """Numba aligns it as an element, but where `impls.vectors.shared` asks for more."""
+    text = texts["plain float32 True"]["plain.conv1.forward"]
+    assert text.count(".shared .align 16") == 1
+    values = np.zeros(64, np.float32)
+    for align in (16, 4):
+        program = ptx.parse(text.replace(".shared .align 16", f".shared .align {align}"))
+        arguments = ((values,), (values,), (values, values.view(np.uint8)))
+        with pytest.raises(ptx.Fault, match="in no array" if align == 16 else "bytes at .* are not aligned: st.shared"):
+            launched(program, (1, 1, 1), SIDE, arguments)
+
+
+def test_a_wrong_instruction_is_seen(texts):
+    forward = texts["numba 90"]["relu.forward.float32"]
+    x, out = (values.astype("float32") for values in truth.ordinary(TILE))
+    copied(forward, x, out)
+    np.testing.assert_array_equal(out, np.maximum(x, 0))
+    copied(forward.replace("setp.le.f32", "setp.ge.f32", 1), x, out)
+    assert (out != np.maximum(x, 0)).any()
+    with pytest.raises(LookupError, match=r"no such instruction here: popc\.b32"):
+        copied(forward.replace("setp.le.f32", "popc.b32", 1), x, out)
