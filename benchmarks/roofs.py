@@ -7,8 +7,8 @@ from benchmarks.relu import TIMEOUT_S
 
 # From a float16 array of the fewest elements to a float64 array of the most: four times a last-level cache of 64 MiB.
 ARRAY_BYTES = [2**power for power in range(11, 29)]
-# Of a GPU: those of the rows, and where bandwidth no longer rises.
-DEVICE_BYTES = [2**power for power in (12, 17, 22, 24, 26, 27, 28, 30)]
+# Of a GPU also where bandwidth no longer rises.
+DEVICE_BYTES = [*ARRAY_BYTES, 2**30]
 LIBRARIES = ["numpy", "torch", "jax"]
 GEMM_ELEMENTS = [2048]
 
@@ -29,13 +29,13 @@ class Roof:
 
 
 class Device:
-    """What the first GPU can do: a copy of so many bytes, and the product of two float32 matrices of n x n elements."""
+    """What the first GPU can do: copy or scale so many bytes, or multiply two float32 matrices of n x n elements."""
 
     op = "device"
-    params = (["copy", "gemm"], [*DEVICE_BYTES, *GEMM_ELEMENTS])
+    params = (["copy", "scale", "gemm"], [*DEVICE_BYTES, *GEMM_ELEMENTS])
     param_names = ("work", "size")
     timeout = TIMEOUT_S
-    version = "1"
+    version = "2"
 
     @in_unit(UNITS["time"])
     def track_time(self, work, size):

@@ -1,49 +1,99 @@
 """Check every GPU row, measure ReLU and both training steps, and hold them against targets: ./scripts/gpu_check.
 
-Says first what the machine lacks, and ends there where there is nothing to run. Times are those of the device's own
-events for ReLU, without launching, and those that a user waits for training steps; the table shows both. Exit code: 0
-all targets met, 1 not, or something is wrong, 2 nothing to run.
+Says first what the machine lacks, and ends there where there is nothing to run. Rows of ReLU are held against targets
+by the device's own events, without launching, and training steps by what a user waits; the table shows both. Exit
+code: 0 all targets met, 1 not, or something is wrong, 2 nothing to run.
 """
 
 import argparse
 import os
 import re
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from math import nan
 from typing import Any
 
 # All else is imported where it is used: what a machine lacks is told by any Python, before anything is installed.
 from benchmarks.harness import gpu, machine
+from benchmarks.harness.case import Case
+from scripts.arguments import positive
 
+PARTS = ("truth", "relu", "steps")
 ELEMENTS = (2**20, 2**24, 2**28)
 CHECKED_ELEMENTS = 2**16 + 13
 BATCH = 64
-BUDGET_S, LIMIT_S = 1.0, 600.0
+BUDGET_S, CHECKING_S, LIMIT_S = 1.0, 0.02, 600.0
 LEAST_DRIVER = 580
-# Of what a copy on the device reaches at the largest size; Triton's and PyTorch's rows are to be there too.
-LEAST_PERCENT, LARGEST = 92.0, ELEMENTS[-1]
-RELU_TARGETS = ("numba_cuda", "triton", "torch")
-# Of the fastest row of PyTorch on CUDA.
-STEP_TARGETS = {"cnn.mnist_cnn": 3.0}
+FLOAT32_BYTES = 4
+# Of what a copy on the device reaches at the largest size.
+LEAST_PERCENT = 92.0
+RELU_TARGETS = tuple(product(("numba_cuda", "triton", "torch"), ("relu.forward", "relu.backward")))
+# Times the fastest row of PyTorch on CUDA, at most.
+STEP_TARGETS = {("numba_cuda", "cnn.mnist_cnn"): 3.0}
+
+say = partial(print, flush=True)
+
+
+@dataclass(frozen=True)
+class Time:
+    """What was found of a row at a size; nan: unknown.
+
+    wait_s: what a user waits for a call. device_s: what the device takes for it, by its events. moved_bytes: what the
+    operator cannot do without. remark: why there is no time, or what disturbed it.
+    """
+
+    framework: str
+    op: str
+    variant: str
+    elements: int
+    wait_s: float
+    device_s: float
+    moved_bytes: float
+    remark: str
+
+    @property
+    def used_s(self) -> float:
+        """The device's own time; JAX has no events, and what a user waits stands for it."""
+        return self.device_s if self.device_s == self.device_s else self.wait_s
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something to reach, how far it was reached, and whether that will do."""
+
+    text: str
+    met: bool
+
+    def __str__(self) -> str:
+        return f"{self.text}: {'met' if self.met else 'missed'}"
 
 
 def main() -> int:
     options = _options()
     lacking = list(lacks())
     for line in lacking:
-        print(f"gpu_check: {line}")
+        say(f"gpu_check: {line}")
     if lacking:
         return 2
     if options.lacks:
         return 0
-    print(f"{machine.gpus()}; driver: {machine.gpu_driver()}")
-    print(f"datasheet: {gpu.bandwidth_gb_per_s() or nan:.0f} GB/s; now: {gpu.state()}")
-    wrong = _check_all()
-    missed = _relu() + _steps()
-    print(f"{wrong} rows wrong, {missed} targets missed or rows without a time")
+    device = gpu.Device()
+    sheet_gb_per_s = device.bandwidth_gb_per_s() or nan
+    say(f"{machine.gpus()}; driver: {machine.gpu_driver()}")
+    say(f"datasheet: {sheet_gb_per_s:.0f} GB/s; now: {device.state()}")
+    rows = of_device("cuda")
+    wrong = sum([_truth(rows)] if "truth" in options.parts else [])
+    targets = [
+        *(_relu(rows, options.elements, sheet_gb_per_s) if "relu" in options.parts else ()),
+        *(_steps(rows) if "steps" in options.parts else ()),
+    ]
+    for target in targets:
+        say(target)
+    missed = sum(not target.met for target in targets)
+    say(f"{wrong} rows wrong, {missed} of {len(targets)} targets missed")
     return int(wrong + missed > 0)
 
 
@@ -59,116 +109,158 @@ def lacks() -> Iterator[str]:
         yield f"the NVIDIA driver is {found[1]}; builds for CUDA 13 need {LEAST_DRIVER} or newer: update it"
 
 
-def _check_all() -> int:
-    """Truth of each GPU row in each dtype; how many are not right."""
+def of_device(device: str) -> list[tuple[str, Any]]:
+    """Operators with the rows of the catalog that a device has, training steps last."""
     from impls.catalog import STEPS, VARIANTS
-    from impls.cnn.networks import NETWORKS
+    from impls.cnn.networks import STEP_OF
 
-    relu = [
-        (row.op, row.name, CHECKED_ELEMENTS, dtype) for row in VARIANTS if row.device == "cuda" for dtype in row.dtypes
-    ]
-    steps = [
-        (f"cnn.{network}", row.name, BATCH, dtype)
-        for row in STEPS
-        if row.device == "cuda"
-        for network in NETWORKS
-        for dtype in row.dtypes
-    ]
-    wrong = 0
-    for case in (*relu, *steps):
-        outcome = _outcome(*case, budget_s=0.02)
-        if outcome.value is None:
-            wrong += 1
-            print(f"{' '.join(map(str, case))}: {outcome.status}: {outcome.reason}")
-    print(f"truth: {len(relu) + len(steps)} rows and dtypes, {wrong} not right")
+    relu = [(row.op, row) for row in VARIANTS if row.device == device]
+    return [*relu, *((op, row) for op in STEP_OF for row in STEPS if row.device == device)]
+
+
+def _truth(rows: Iterable[tuple[str, Any]]) -> int:
+    """Truth of each row in each dtype; how many are not right."""
+    checked = wrong = 0
+    for op, row in rows:
+        elements = BATCH if _is_step(op) else CHECKED_ELEMENTS
+        found = measured([Case("time", op, row.name, elements, dtype) for dtype in row.dtypes], CHECKING_S)
+        checked += len(found)
+        for case, outcome in found.items():
+            if outcome.value is None:
+                wrong += 1
+                say(f"{op} {row.name} {case.elements} {case.dtype}: {outcome.status}: {outcome.reason}")
+    say(f"truth: {checked} rows and dtypes, {wrong} not right")
     return wrong
 
 
-def _relu() -> int:
-    """The table of ReLU in float32; how many targets are missed, and rows without a time."""
-    from impls.catalog import ITEMSIZE_BYTES, VARIANTS
-
-    itemsize_bytes = ITEMSIZE_BYTES["float32"]
-    sheet = gpu.bandwidth_gb_per_s() or nan
-    best: dict[tuple[str, str], float] = {}
-    missed = 0
-    print(
-        f"{'operator':<15}{'row':<26}{'elements':>12}{'wait us':>10}{'device us':>11}"
-        f"{'GB/s':>7}{'% copy':>8}{'% sheet':>9}"
-    )
-    for n in ELEMENTS:
-        copy_s = _outcome("device", "copy", n * itemsize_bytes, "float32").value or nan
-        print(f"{'':<15}{'copy':<26}{n:>12}{'':>10}{copy_s * 1e6:>11.1f}{2 * n * itemsize_bytes / copy_s / 1e9:>7.0f}")
-        for row in VARIANTS:
-            if row.device != "cuda":
-                continue
-            outcome = _outcome(row.op, row.name, n, "float32")
-            missed += outcome.value is None
-            device_s = outcome.details.get("device_s") or nan
-            moved = row.required_traffic.algorithmic_bytes(n, itemsize_bytes)
-            # JAX has no events: what a user waits stands for it, and is marked.
-            used_s = device_s if device_s == device_s else outcome.value or nan
-            percent = 100 * copy_s * moved / (2 * n * itemsize_bytes) / used_s
-            print(
-                f"{row.op:<15}{row.name:<26}{n:>12}{(outcome.value or nan) * 1e6:>10.1f}{device_s * 1e6:>11.1f}"
-                f"{moved / used_s / 1e9:>7.0f}{percent:>8.1f}{100 * moved / used_s / 1e9 / sheet:>9.1f}"
-                f"{' wait' if device_s != device_s else ''} {_remark(outcome)}"
-            )
-            if n == LARGEST and percent == percent:
-                best[row.framework, row.op] = max(percent, best.get((row.framework, row.op), 0.0))
-    for framework, op in product(RELU_TARGETS, ("relu.forward", "relu.backward")):
-        reached = best.get((framework, op), nan)
-        met = reached >= LEAST_PERCENT
-        missed += not met
-        print(
-            f"{framework}, {op}: {reached:.1f} % of the copy's roof at 2^28, "
-            f"at least {LEAST_PERCENT:g}: {'met' if met else 'missed'}"
-        )
-    return missed
+def _relu(rows: Iterable[tuple[str, Any]], sizes: Sequence[int], sheet_gb_per_s: float) -> list[Target]:
+    """Prints the table of ReLU in float32, a row at a time."""
+    copies = measured([Case("time", "device", "copy", FLOAT32_BYTES * n, "float32") for n in sizes])
+    copy_s = {case.elements // FLOAT32_BYTES: outcome.value or nan for case, outcome in copies.items()}
+    say(relu_line(None, copy_s, sheet_gb_per_s))
+    times = []
+    for n, seconds in copy_s.items():
+        copy = Time("torch", "copy", "", n, nan, seconds, 2 * n * FLOAT32_BYTES, "")
+        say(relu_line(copy, copy_s, sheet_gb_per_s))
+    for op, row in rows:
+        if not _is_step(op):
+            found = measured([Case("time", op, row.name, n, "float32") for n in sizes])
+            for one in sorted((time_of(row, *pair) for pair in found.items()), key=lambda one: one.elements):
+                say(relu_line(one, copy_s, sheet_gb_per_s))
+                times.append(one)
+    return relu_targets(times, copy_s)
 
 
-def _steps() -> int:
-    """The table of training steps in float32; how many targets are missed, and rows without a time."""
-    from impls.catalog import STEPS
-    from impls.cnn.networks import NETWORKS
-
-    missed = 0
-    for network in NETWORKS:
-        op = f"cnn.{network}"
-        rows = [row for row in STEPS if row.device == "cuda"]
-        times = {row: _outcome(op, row.name, BATCH, "float32") for row in rows}
-        known = {row: outcome.value for row, outcome in times.items() if outcome.value is not None}
-        torch_s = min((seconds for row, seconds in known.items() if row.framework == "torch"), default=nan)
-        for row, outcome in times.items():
-            value_s = known.get(row, nan)
-            missed += row not in known
-            told = f"{value_s * 1e3:>9.3f} ms{value_s / torch_s:>7.2f} x torch"
-            print(f"{op:<18}{row.name:<32}{told}   {_remark(outcome)}")
-        if op in STEP_TARGETS:
-            ours_s = min((seconds for row, seconds in known.items() if row.framework == "numba_cuda"), default=nan)
-            met = ours_s <= STEP_TARGETS[op] * torch_s
-            missed += not met
-            print(f"{op}: {ours_s / torch_s:.2f} x torch, at most {STEP_TARGETS[op]:g}: {'met' if met else 'missed'}")
-    return missed
+def _steps(rows: Iterable[tuple[str, Any]]) -> list[Target]:
+    """Prints the table of training steps in float32."""
+    times = []
+    for op, row in rows:
+        if _is_step(op):
+            found = measured([Case("time", op, row.name, BATCH, "float32")])
+            times += [time_of(row, *pair) for pair in found.items()]
+    for line in step_lines(times):
+        say(line)
+    return step_targets(times)
 
 
-def _remark(outcome: Any) -> str:
-    from benchmarks.harness import outcomes
-
-    return outcome.reason or outcomes.slowed([outcome])
-
-
-def _outcome(op: str, variant: str, elements: int, dtype: str, budget_s: float = BUDGET_S) -> Any:
-    from benchmarks.harness import isolation
-    from benchmarks.harness.case import Case, Settings
+def measured(cases: Sequence[Case], budget_s: float = BUDGET_S) -> dict[Case, Any]:
+    """The outcomes of cases of one row, in one process, or where a case ends that, the others in another one."""
+    from benchmarks.harness import isolation, outcomes
+    from benchmarks.harness.case import Settings
 
     settings = replace(Settings.from_environment(), budget_s=budget_s, limit_s=LIMIT_S)
-    return isolation.run([Case("time", op, variant, elements, dtype)], settings)[0]
+    found: dict[Case, Any] = {}
+    while len(found) < len(cases):
+        todo = cases[len(found) :]
+        for case, outcome in zip(todo, isolation.run(todo, settings), strict=False):
+            found[case] = outcomes.pooled([outcome]) if case.varies else outcome
+    return found
+
+
+def time_of(row: Any, case: Case, outcome: Any) -> Time:
+    """What an outcome tells."""
+    processes = outcome.details.get("processes", [])
+    device_s = next((process["device_s"] for process in processes if process.get("device_s")), nan)
+    moved_bytes = nan if _is_step(case.op) else row.required_traffic.algorithmic_bytes(case.elements, FLOAT32_BYTES)
+    wait_s = nan if outcome.value is None else outcome.value
+    remark = f"{outcome.status}: {outcome.reason}" if outcome.reason else ""
+    return Time(row.framework, case.op, case.variant, case.elements, wait_s, device_s, moved_bytes, remark)
+
+
+def relu_line(one: Time | None, copy_s: Mapping[int, float], sheet_gb_per_s: float) -> str:
+    """A line of the table; of nothing its head."""
+    if one is None:
+        return (
+            f"{'operator':<15}{'row':<26}{'elements':>12}{'wait us':>10}{'device us':>11}"
+            f"{'GB/s':>7}{'% copy':>8}{'% sheet':>9}"
+        )
+    gb_per_s = one.moved_bytes / one.used_s / 1e9
+    by_wait = " by wait" if one.used_s == one.wait_s else ""
+    return (
+        f"{one.op:<15}{one.variant:<26}{one.elements:>12}{one.wait_s * 1e6:>10.1f}{one.device_s * 1e6:>11.1f}"
+        f"{gb_per_s:>7.0f}{percent_of_copy(one, copy_s):>8.1f}{100 * gb_per_s / sheet_gb_per_s:>9.1f}"
+        f"{by_wait} {one.remark}"
+    ).rstrip()
+
+
+def percent_of_copy(one: Time, copy_s: Mapping[int, float]) -> float:
+    """Of the bandwidth of a copy of as many elements."""
+    return 100 * copy_s[one.elements] * one.moved_bytes / (2 * one.elements * FLOAT32_BYTES) / one.used_s
+
+
+def relu_targets(times: Sequence[Time], copy_s: Mapping[int, float]) -> list[Target]:
+    """By the fastest row of each framework at the largest size, where it was measured."""
+    n = max(copy_s)
+    found = []
+    for framework, op in RELU_TARGETS if n == max(ELEMENTS) else ():
+        reached = [
+            percent_of_copy(one, copy_s)
+            for one in times
+            if (one.framework, one.op, one.elements) == (framework, op, n) and one.device_s == one.device_s
+        ]
+        best = max((percent for percent in reached if percent == percent), default=nan)
+        text = f"{framework}, {op}: {best:.1f} % of the copy's roof at {n} elements, at least {LEAST_PERCENT:g}"
+        found.append(Target(text, best >= LEAST_PERCENT))
+    return [*found, _all_have_times(times)]
+
+
+def step_lines(times: Sequence[Time]) -> Iterator[str]:
+    for one in times:
+        ratio = one.wait_s / _torch_s(times, one.op)
+        yield f"{one.op:<18}{one.variant:<32}{1e3 * one.wait_s:>9.3f} ms{ratio:>7.2f} x torch   {one.remark}".rstrip()
+
+
+def step_targets(times: Sequence[Time]) -> list[Target]:
+    found = []
+    for (framework, op), most in STEP_TARGETS.items():
+        known_s = [one.wait_s for one in times if (one.framework, one.op) == (framework, op)]
+        ratio = min((seconds for seconds in known_s if seconds == seconds), default=nan) / _torch_s(times, op)
+        found.append(Target(f"{framework}, {op}: {ratio:.2f} x torch, at most {most:g}", ratio <= most))
+    return [*found, _all_have_times(times)]
+
+
+def _torch_s(times: Sequence[Time], op: str) -> float:
+    """The fastest row of PyTorch."""
+    known_s = (one.wait_s for one in times if (one.framework, one.op) == ("torch", op) and one.wait_s == one.wait_s)
+    return min(known_s, default=nan)
+
+
+def _all_have_times(times: Sequence[Time]) -> Target:
+    without = sum(one.wait_s != one.wait_s for one in times)
+    return Target(f"{len(times) - without} of {len(times)} times measured", without == 0)
+
+
+def _is_step(op: str) -> bool:
+    return op.startswith("cnn.")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./scripts/gpu_check", description=(__doc__ or "").split(": ./scripts")[0])
     parser.add_argument("--lacks", action="store_true", help="only say what the machine lacks")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="(default: all)")
+    parser.add_argument(
+        "--elements", nargs="+", type=positive, default=ELEMENTS, metavar="N", help="of ReLU (default: 2^20 2^24 2^28)"
+    )
     return parser.parse_args()
 
 

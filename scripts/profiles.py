@@ -158,10 +158,10 @@ def _loops(profile: Profile) -> list[Case]:
 
 
 def _device(profile: Profile) -> list[Case]:
-    """What a GPU's rows are compared with: copies at their sizes, and a product."""
+    """What a GPU's rows are compared with: an array of their sizes copied and scaled, and a product."""
     row_bytes = {n * ITEMSIZE_BYTES[dtype] for n in profile.elements for dtype in profile.dtypes}
-    copies = [Case("time", "device", "copy", size, "float32") for size in roofs.DEVICE_BYTES if size in row_bytes]
-    return [*copies, *(Case("time", "device", "gemm", n, "float32") for n in roofs.GEMM_ELEMENTS if profile.gemm)]
+    loops = [Case("time", "device", work, size, "float32") for work in ("copy", "scale") for size in sorted(row_bytes)]
+    return [*loops, *(Case("time", "device", "gemm", n, "float32") for n in roofs.GEMM_ELEMENTS if profile.gemm)]
 
 
 def _gemms(profile: Profile) -> list[Case]:

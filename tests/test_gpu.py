@@ -6,15 +6,19 @@ What needs the machine to have a driver is told so by a test that reads other fi
 import os
 import subprocess
 import sys
+from itertools import cycle
+from math import nan
 from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import gpu, machine, outcomes
+from benchmarks.harness import gpu, machine, outcomes, sampler
 from benchmarks.harness.case import Case
+from benchmarks.harness.core import Core
+from benchmarks.harness.frameworks import events
 from benchmarks.harness.frameworks.numba_cuda_ import Live
 from benchmarks.harness.outcomes import Outcome
-from impls.catalog import VARIANTS
+from impls.catalog import STEPS, VARIANTS, find
 from scripts import gpu_check, metrics
 from tests.synthetic import time
 from tests.test_kernels import WITHOUT
@@ -86,9 +90,79 @@ def test_what_is_lacking(loaded, names, visible, words, monkeypatch):
     assert (words in told[0]) if words else told == []
 
 
+ROW = find("relu.forward", "numpy.out")
+
+
+def test_the_check_measures_rows_as_asv_does():
+    """On the CPU, where there are no events; a size that fails stops no other."""
+    cases = [Case("time", ROW.op, ROW.name, n, "float32") for n in (2**40, 2**10)]
+    found = gpu_check.measured(cases, budget_s=0.02)
+    failed, good = (gpu_check.time_of(ROW, case, found[case]) for case in cases)
+    assert failed.wait_s != failed.wait_s
+    assert failed.remark.startswith("memory: needs")
+    assert 0 < good.wait_s < 1
+    assert (good.used_s, good.moved_bytes) == (good.wait_s, 2 * 4 * 2**10)
+    assert " by wait" in gpu_check.relu_line(good, {2**10: 1e-6}, 1000)
+
+
+def found_time(framework, op, wait_s, device_s=nan, elements=2**28, remark=""):
+    return gpu_check.Time(framework, op, f"{framework}-cuda.out", elements, wait_s, device_s, 2 * 4 * elements, remark)
+
+
+def test_the_table_of_the_check_holds_rows_against_the_copy_and_the_datasheet():
+    copy_s = {2**28: 1e-3}
+    line = gpu_check.relu_line(found_time("triton", "relu.forward", 2e-3, 1.25e-3), copy_s, 4000)
+    operator, row, elements, wait, device, gb_per_s, copy, sheet = line.split()
+    assert (operator, row, elements) == ("relu.forward", "triton-cuda.out", str(2**28))
+    assert (wait, device, gb_per_s, copy, sheet) == ("2000.0", "1250.0", "1718", "80.0", "42.9")
+    assert len(gpu_check.relu_line(None, copy_s, 4000).split("elements")[0]) < line.index("2000.0")
+
+
+def test_targets_of_the_check_are_met_or_missed():
+    copy_s = {2**20: 1e-5, 2**28: 1e-3}
+    times = [
+        found_time(framework, op, 2e-3, 1e-3 / 0.925)
+        for framework, op in gpu_check.RELU_TARGETS
+        if framework != "torch"
+    ]
+    # By the device's events alone, and at the largest size: else it is not known.
+    times += [
+        found_time("torch", "relu.forward", 1e-3),
+        found_time("torch", "relu.backward", 2e-3, 1e-3 / 0.915),
+        found_time("torch", "relu.backward", 2e-5, 1e-5, elements=2**20),
+    ]
+    met = [target.met for target in gpu_check.relu_targets(times, copy_s)]
+    assert met == [True, True, True, True, False, False, True]
+    assert str(gpu_check.relu_targets(times, copy_s)[-2]).endswith(
+        "91.5 % of the copy's roof at 268435456 elements, at least 92: missed"
+    )
+    # Where the largest size was left out, only what was measured counts.
+    small = [one for one in times if one.elements == 2**20]
+    assert [target.met for target in gpu_check.relu_targets(small, {2**20: 1e-5})] == [True]
+    failed = found_time("triton", "relu.forward", nan, remark="error: no")
+    assert str(gpu_check.relu_targets([*small, failed], {2**20: 1e-5})[-1]) == "1 of 2 times measured: missed"
+
+
+def test_steps_of_the_check_are_held_against_the_fastest_of_torch():
+    op = "cnn.mnist_cnn"
+    times = [found_time(*one) for one in (("torch", op, 2e-3), ("torch", op, 1e-3), ("numba_cuda", op, 2.9e-3))]
+    assert [target.met for target in gpu_check.step_targets(times)] == [True, True]
+    assert "2.90 x torch" in list(gpu_check.step_lines(times))[-1]
+    slow = [*times[:2], found_time("numba_cuda", op, 3.1e-3)]
+    assert [target.met for target in gpu_check.step_targets(slow)] == [False, True]
+    assert [target.met for target in gpu_check.step_targets(times[:2])] == [False, True]
+
+
+def test_every_gpu_row_is_checked():
+    names = {(op, row.name) for op, row in gpu_check.of_device("cuda")}
+    assert len(names) == sum(row.device == "cuda" for row in VARIANTS) + 2 * sum(row.device == "cuda" for row in STEPS)
+    assert ("cnn.mnist_cnn", "numba-cuda.inplace") in names
+
+
 def test_nothing_is_known_of_a_gpu_that_is_not_there():
-    assert gpu.state() == {}
-    assert gpu.bandwidth_gb_per_s() is None
+    assert gpu.Device().state() == {}
+    assert gpu.Device().slowed_by() == []
+    assert gpu.Device().bandwidth_gb_per_s() is None
 
 
 def test_what_slows_a_device_is_named():
@@ -102,10 +176,70 @@ def part(**details) -> Outcome:
 
 
 def test_a_time_of_a_slowed_device_is_unstable():
-    free, slowed = (part(gpu={"slowed_by": by}) for by in ([], ["power cap"]))
-    assert outcomes.pooled([free, free]).status == "ok"
-    found = outcomes.pooled([free, slowed])
-    assert (found.status, found.reason) == ("unstable", "the GPU was slowed by power cap")
+    free = part(slowed=[], slowed_by=[], cpu_share=0.1, gpu={})
+    once, often = (part(slowed=slowed, slowed_by=["power cap"], gpu={}) for slowed in ([3], [1, 2, 3]))
+    assert outcomes.pooled([free, free]).status == outcomes.pooled([free, once]).status == "ok"
+    found = outcomes.pooled([free, often])
+    assert (found.status, found.reason) == ("unstable", "power cap slowed the GPU in 3 of 20 samples")
+
+
+def test_samples_of_a_slowed_device_are_marked():
+    told = cycle([[], ["power cap"], []])
+    taken = sampler.sample(sum, sampler.in_turn([([1, 2],)]), 0.05, Core(), slowed_by=lambda: next(told))
+    assert taken.slowed_by == ["power cap"]
+    # Every third sample, of which those on a shared core do not count.
+    assert 0 < len(taken.slowed) <= len(taken.samples_s) // 2
+    both = sampler.pooled([taken, taken])
+    if both.free:
+        assert both.slowed == [*taken.slowed, *(len(taken.samples_s) + position for position in taken.slowed)]
+
+
+class Timeline:
+    """A device that works off a queue by a clock of its own, beside a host whose calls take time too."""
+
+    def __init__(self, launch_s: float) -> None:
+        self.launch_s, self.host_s, self.free_at_s = launch_s, 0.0, 0.0
+
+    def run(self, seconds: float) -> None:
+        self.host_s += self.launch_s
+        self.free_at_s = max(self.free_at_s, self.host_s) + seconds
+
+    def event(self) -> "Event":
+        return Event(self)
+
+
+class Event:
+    def __init__(self, device: Timeline) -> None:
+        self.device, self.at_s = device, 0.0
+
+    def record(self) -> None:
+        self.device.run(0.0)
+        self.at_s = self.device.free_at_s
+
+    def query(self) -> bool:
+        return self.device.host_s >= self.at_s
+
+    def synchronize(self) -> None:
+        self.device.host_s = max(self.device.host_s, self.at_s)
+
+    def elapsed_time(self, end: "Event") -> float:
+        return 1e3 * (end.at_s - self.at_s)
+
+
+# What a launch takes the host, and after how many tries the time is the device's alone.
+@pytest.mark.parametrize(("launch_s", "tries"), [(1e-6, 1), (1e-4, 1), (5e-4, 2), (2e-3, 3), (1e-2, None)])
+def test_the_time_of_a_device_holds_no_wait_for_the_host(launch_s, tries):
+    device, asked, states = Timeline(launch_s), [], []
+    found = events.elapsed_s(
+        device.event,
+        device.run,
+        device.run,
+        lambda: asked.append(1) or [(1e-5,)] * 20,
+        lambda: states.append(device.host_s < device.free_at_s),
+    )
+    assert found == (pytest.approx(20 * 1e-5) if tries else None)
+    assert len(asked) == len(states) == (tries or len(events.TRIES))
+    assert not tries or states[-1]
 
 
 def test_live_bytes_have_a_peak():

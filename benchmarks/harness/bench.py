@@ -27,6 +27,7 @@ class Bench:
     def __init__(self, variant: Variant, case: Case, framework: Driver, function: Callable[..., Any]) -> None:
         self.variant, self.case, self.framework, self.function = variant, case, framework, function
         self.call = framework.blocking(operators.call(variant.op, function))
+        self.wait = framework.blocking(lambda: None)
         self.consumed = operators.consumed(variant.op, variant.memory)
         self.arguments = operators.COUNT[variant.op] + (variant.memory == "out")
         self.call_bytes = self.arguments * case.elements * ITEMSIZE_BYTES[case.dtype]

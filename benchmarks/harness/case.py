@@ -36,7 +36,7 @@ class Case:
     quantity: one of UNITS. op: an operator of the catalog, or one of ROOFS. variant: a name in it.
     elements: array length. dtype: its dtype. threads: how many, where that is not left to the settings.
     Of a "roof", variant is a streaming loop and elements are bytes of one array; of a "gemm", a
-    framework and the elements of a side; of a "device", "copy" and bytes of one array, or "gemm" and a side.
+    framework and the elements of a side; of a "device", what it does, and bytes of one array or a side.
     """
 
     quantity: str

@@ -3,22 +3,23 @@
 import os
 from collections.abc import Callable
 from functools import partial
-from operator import matmul
+from operator import imul, matmul
 from statistics import median, quantiles
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
 from benchmarks.harness import gemm, sampler, threads, truth
-from benchmarks.harness.case import Case, Settings
+from benchmarks.harness.case import Case, Settings, Unavailable
 from benchmarks.harness.core import Core
-from benchmarks.harness.frameworks import driver
+from benchmarks.harness.frameworks import Driver, driver
 from benchmarks.harness.outcomes import Outcome
 from impls.catalog import ITEMSIZE_BYTES
 
 PLACEMENTS = 4
 # Copies or products in a row, of which a GPU tells the time together.
-DEVICE_CALLS, DEVICE_SAMPLES = 10, 30
+DEVICE_CALLS, DEVICE_SAMPLES, LEAST_SAMPLES = 10, 30, 5
 
 
 def _roof(case: Case, settings: Settings) -> Outcome:
@@ -82,24 +83,62 @@ def _gemm(case: Case, settings: Settings) -> Outcome:
 
 
 def _device(case: Case, settings: Settings) -> Outcome:
-    """Seconds that a GPU takes to copy an array, or for the product of two matrices, by PyTorch and its events.
+    """Seconds that a GPU takes to copy or to scale an array, or for a product, by PyTorch and the device's events.
 
-    The best of some counts; `elements` are bytes of one array, or elements of a side.
+    The best of some counts; `elements` are bytes of one array, or of a product elements of a side.
     """
     framework = driver("torch")
     framework.start("cuda")
-    if case.variant == "gemm":
-        a, b = gemm.matrices(case.elements)
-        call, arguments = matmul, (framework.array(a, case.dtype), framework.array(b, case.dtype))
-        gemm.check(framework.to_numpy(call(*arguments)), a, b)
-    else:
-        x = np.arange(case.elements // ITEMSIZE_BYTES[case.dtype], dtype=np.float32)
-        arguments = framework.array(np.zeros_like(x), case.dtype), framework.array(x, case.dtype)
-        call = framework.restore
-        if not np.array_equal(framework.to_numpy(call(*arguments)), x):
-            raise truth.WrongResult("a copy on the device is not what was copied")
-    samples_s = [framework.device_s(call, [arguments] * DEVICE_CALLS) for _ in range(DEVICE_SAMPLES)]
-    return _best([sample / DEVICE_CALLS for sample in samples_s if sample], DEVICE_CALLS, settings, None)
+    call, arguments = DEVICE_WORK[case.variant](framework, case)
+    rounds_s = [
+        framework.device_s(call, lambda: [arguments] * DEVICE_CALLS, lambda: None) for _ in range(DEVICE_SAMPLES)
+    ]
+    known_s = [seconds / DEVICE_CALLS for seconds in rounds_s if seconds is not None]
+    if len(known_s) < LEAST_SAMPLES:
+        raise Unavailable("the host was hardly ever ahead of the GPU, whose time alone cannot be told")
+    return _best(known_s, DEVICE_CALLS, settings, None)
+
+
+Work = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+def _device_copy(framework: Driver, case: Case) -> Work:
+    x = _counted(case)
+    arguments = framework.array(np.zeros_like(x), case.dtype), framework.array(x, case.dtype)
+    _require_same(framework.to_numpy(framework.restore(*arguments)), x, "copied")
+    return framework.restore, arguments
+
+
+def _device_scale(framework: Driver, case: Case) -> Work:
+    x = _counted(case)
+    # Not 1, with which there might be nothing to do.
+    arguments = framework.array(x, case.dtype), -1.0
+    _require_same(framework.to_numpy(imul(*arguments)), -x, "scaled")
+    return imul, arguments
+
+
+def _device_product(framework: Driver, case: Case) -> Work:
+    a, b = gemm.matrices(case.elements)
+    arguments = framework.array(a, case.dtype), framework.array(b, case.dtype)
+    gemm.check(framework.to_numpy(matmul(*arguments)), a, b)
+    return matmul, arguments
+
+
+def _counted(case: Case) -> np.ndarray:
+    return np.arange(case.elements // ITEMSIZE_BYTES[case.dtype], dtype=np.float32)
+
+
+def _require_same(found: np.ndarray, wanted: np.ndarray, done: str) -> None:
+    if not np.array_equal(found, wanted):
+        raise truth.WrongResult(f"what was {done} on the device is wrong")
+
+
+# What a GPU can do, by the variant of a case.
+DEVICE_WORK: dict[str, Callable[[Driver, Case], Work]] = {
+    "copy": _device_copy,
+    "scale": _device_scale,
+    "gemm": _device_product,
+}
 
 
 def _best(samples_s: list[float], number: int, settings: Settings, core_s: float | None) -> Outcome:

@@ -1,9 +1,10 @@
-"""The state of the first NVIDIA GPU that this process may use, as NVIDIA's management library (NVML) tells it.
+"""The first NVIDIA GPU that this process may use, as NVIDIA's management library (NVML) tells of it.
 
 NVML asks the driver; it initialises no CUDA. Where there is no driver, or no library, nothing is known.
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.harness import machine
@@ -16,36 +17,60 @@ SLOWED = {
     0x40: "hardware thermal limit",
     0x80: "power brake",
 }
+# No device has a larger last cache (GB202; B200 has 126, H100 50 MiB). For who does not tell its size.
+LARGEST_CACHE_BYTES = 128 * 2**20
 
 
-def state() -> dict[str, Any]:
-    """Clocks (MHz), temperature (degrees C), power and its cap (W), and what slows the device; empty where unknown."""
-    return _asked(
-        lambda nvml, device: {
-            "sm_clock_mhz": nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_SM),
-            "memory_clock_mhz": nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_MEM),
-            "temperature_c": nvml.nvmlDeviceGetTemperature(device, nvml.NVML_TEMPERATURE_GPU),
-            "power_w": nvml.nvmlDeviceGetPowerUsage(device) / 1e3,
-            "power_cap_w": nvml.nvmlDeviceGetEnforcedPowerLimit(device) / 1e3,
-            "slowed_by": slowed_by(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(device)),
-        }
-    )
+class Device:
+    """Asks about a device, whose handle it keeps: the first question takes milliseconds, another one microseconds.
+
+    An instance knows nothing where there is no driver or no library, or where they do not tell.
+    """
+
+    def __init__(self) -> None:
+        self._nvml, self._handle = _opened()
+
+    def state(self) -> dict[str, Any]:
+        """Clocks (MHz), temperature (degrees C), power and its cap (W), and what slows the device; empty: unknown."""
+        return self._asked(_state, {})
+
+    def slowed_by(self) -> list[str]:
+        """What makes the device slower than it can be, at this moment: of an idle one it says nothing."""
+        return self._asked(lambda nvml, handle: slowed_by(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)), [])
+
+    def bandwidth_gb_per_s(self) -> float | None:
+        """What the memory's highest clock and its bus allow, two transfers a clock: the datasheet's figure."""
+        return self._asked(
+            lambda nvml, handle: (
+                2e6 * nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM)
+                * nvml.nvmlDeviceGetMemoryBusWidth(handle) / 8 / 1e9
+            ),
+            None,
+        )  # fmt: skip
+
+    def _asked(self, question: Callable[[Any, Any], Any], unknown: Any) -> Any:
+        if self._nvml is None:
+            return unknown
+        try:
+            return question(self._nvml, self._handle)
+        except self._nvml.NVMLError:
+            return unknown
 
 
-def bandwidth_gb_per_s() -> float | None:
-    """What the memory's highest clock and its bus allow, two transfers a clock: the datasheet's figure."""
-    told = _asked(
-        lambda nvml, device: {
-            "mhz": nvml.nvmlDeviceGetMaxClockInfo(device, nvml.NVML_CLOCK_MEM),
-            "bits": nvml.nvmlDeviceGetMemoryBusWidth(device),
-        }
-    )
-    return 2 * told["mhz"] * 1e6 * told["bits"] / 8 / 1e9 if told else None
+def _state(nvml: Any, handle: Any) -> dict[str, Any]:
+    return {
+        "sm_clock_mhz": nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+        "memory_clock_mhz": nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
+        "temperature_c": nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+        "power_w": nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+        "power_cap_w": nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3,
+        "slowed_by": slowed_by(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)),
+    }
 
 
 def hidden() -> bool:
     """Whether CUDA_VISIBLE_DEVICES hides every device, as all that is no number and no name does."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    first = _first_visible()
     return not first.isdigit() and not first.startswith(("GPU-", "MIG-"))
 
 
@@ -54,24 +79,25 @@ def slowed_by(reasons: int) -> list[str]:
     return [name for bit, name in SLOWED.items() if reasons & bit]
 
 
-def _asked(question: Any) -> dict[str, Any]:
+def _opened() -> tuple[Any, Any]:
+    """The library, and its handle of the device that CUDA calls 0."""
     if machine.gpu_driver() is None:
-        return {}
+        return None, None
     try:
         import pynvml
     except ImportError:
-        return {}
+        return None, None
+    first = _first_visible()
     try:
         pynvml.nvmlInit()
-        try:
-            return question(pynvml, _first(pynvml))
-        finally:
-            pynvml.nvmlShutdown()
+        # CUDA_VISIBLE_DEVICES may begin with another one, by number or by name.
+        by_number = first.isdigit()
+        return pynvml, (
+            pynvml.nvmlDeviceGetHandleByIndex(int(first)) if by_number else pynvml.nvmlDeviceGetHandleByUUID(first)
+        )
     except pynvml.NVMLError:
-        return {}
+        return None, None
 
 
-def _first(nvml: Any) -> Any:
-    """The device that CUDA calls 0: CUDA_VISIBLE_DEVICES may begin with another one, by number or by name."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    return nvml.nvmlDeviceGetHandleByIndex(int(first)) if first.isdigit() else nvml.nvmlDeviceGetHandleByUUID(first)
+def _first_visible() -> str:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()

@@ -74,6 +74,9 @@ def _row(case: Case, settings: Settings) -> Outcome:
         function = variant.load()
         import_s = perf_counter() - start
         threads.check(variant.framework, settings.threads, framework.threads())
+        if isinstance(variant, Variant) and variant.device == "cuda":
+            needed = memory.device_bytes(variant, case.elements, case.dtype)
+            memory.require(needed, framework.free_bytes(), " on the GPU")
         if isinstance(variant, StepVariant):
             outcome = steps.QUANTITIES[case.quantity](variant, case, framework, settings)
         else:
@@ -93,7 +96,7 @@ def require(variant: Variant | StepVariant, case: Case) -> None:
     if variant.needs == "c++ compiler" and not shutil.which(_compiler()):
         raise Unavailable(f"no C++ compiler: {_compiler()!r} is not on the PATH")
     if isinstance(variant, Variant):
-        memory.require(variant, case.elements, case.dtype)
+        memory.require(memory.needed_bytes(variant, case.elements, case.dtype), memory.free_bytes())
     else:
         steps.require(case)
 
@@ -131,7 +134,14 @@ def _timed(
     """
     bench.verify_special()
     core = Core(settings.core_s, settings.threads if bench.variant.threaded else 1)
-    budget_s = settings.budget_s / placements
+    device = gpu.Device() if bench.variant.device == "cuda" else None
+    sample = partial(
+        sampler.sample,
+        bench.call,
+        budget_s=settings.budget_s / placements,
+        core=core,
+        slowed_by=device.slowed_by if device else list,
+    )
     masters = bench.masters()
     pools: list[list[list[Any]]] = []
     taken: list[sampler.Samples] = []
@@ -139,13 +149,13 @@ def _timed(
     for _ in range(placements):
         # All are kept, so that each is in another place.
         pools.append(make())
-        taken.append(_sampled(bench, core, pools[-1], masters, budget_s, most_restored))
+        taken.append(_sampled(bench, sample, pools[-1], masters, most_restored))
     steal_s = machine.steal_s() - steal_s
     bench.verify_special()
     samples = sampler.pooled(taken)
     return outcomes.of_samples(
         samples,
-        **_device(bench, pools[0], masters, most_restored),
+        **(_device(bench, device, pools[0], masters, most_restored) if device else {}),
         placement_medians_s=[median(one.samples_s) for one in taken],
         steal_s=steal_s,
         empty_call_s=sampler.empty_call_s(tuple(pools[0][0]), samples.number),
@@ -153,16 +163,20 @@ def _timed(
 
 
 def _sampled(
-    bench: Bench, core: Core, pool: list[list[Any]], masters: dict[int, Any], budget_s: float, most_restored: int
+    bench: Bench,
+    sample: Callable[..., sampler.Samples],
+    pool: list[list[Any]],
+    masters: dict[int, Any],
+    most_restored: int,
 ) -> sampler.Samples:
     """Samples of calls on these arguments, all of which are checked, on what they hold then."""
     first, values = pool[0], bench.ordinary.values
     bench.verify_on(bench.restored(first, masters), values)
     bench.verify_own_memory(first)
     if bench.consumed:
-        taken = sampler.sample(bench.call, partial(_restored, bench, pool, masters), budget_s, core, most_restored)
+        taken = sample(partial(_restored, bench, pool, masters), most_calls=most_restored)
     else:
-        taken = sampler.sample(bench.call, sampler.in_turn(list(map(tuple, pool))), budget_s, core)
+        taken = sample(sampler.in_turn(list(map(tuple, pool))))
     # What stopped working on the way shows here.
     for timed in pool:
         bench.verify_on(bench.restored(timed, masters), values)
@@ -170,29 +184,38 @@ def _sampled(
     return taken
 
 
-def _device(bench: Bench, pool: list[list[Any]], masters: dict[int, Any], most_restored: int) -> dict[str, Any]:
-    """What a GPU itself says of these calls: seconds of each, by its events around some in a row, and its state.
+def _device(
+    bench: Bench, device: gpu.Device, pool: list[list[Any]], masters: dict[int, Any], most_restored: int
+) -> dict[str, Any]:
+    """What a GPU itself says of these calls: seconds of each, by its events around some in a row, and its state then.
 
     The time of the outcome is what a user waits, with the launch and the wait for the end; this is without.
     """
-    if bench.variant.device == "cpu":
-        return {}
     call = operators.call(bench.variant.op, bench.function)
-    rounds = []
-    for _ in range(DEVICE_ROUNDS):
-        arguments = (
-            _restored(bench, pool, masters, most_restored)
+    calls = most_restored if bench.consumed else len(pool) * DEVICE_REPEATS
+    # An idle device tells clocks that it has no longer, or not yet.
+    states = [device.state()]
+
+    def arguments() -> list[tuple[Any, ...]]:
+        return (
+            _restored(bench, pool, masters, calls)
             if bench.consumed
             else [tuple(arrays) for arrays in pool] * DEVICE_REPEATS
         )
-        rounds.append((bench.framework.device_s(call, arguments), len(arguments)))
-    samples_s = [seconds / calls for seconds, calls in rounds if seconds is not None]
-    return {"device_s": median(samples_s) if samples_s else None, "device_samples_s": samples_s, "gpu": gpu.state()}
+
+    rounds_s = [
+        bench.framework.device_s(call, arguments, lambda: states.append(device.state())) for _ in range(DEVICE_ROUNDS)
+    ]
+    samples_s = [seconds / calls for seconds in rounds_s if seconds is not None]
+    return {"device_s": median(samples_s) if samples_s else None, "device_samples_s": samples_s, "gpu": states[-1]}
 
 
 def _restored(bench: Bench, pool: list[list[Any]], masters: dict[int, Any], calls: int) -> list[tuple[Any, ...]]:
-    """Arguments for so many in-place calls, each with its own, fresh data; all of the pool is restored."""
-    return [bench.restored(arrays, masters) for arrays in pool][:calls]
+    """Arguments for so many in-place calls, each with its own, fresh data; all of the pool is restored, and done."""
+    restored = [bench.restored(arrays, masters) for arrays in pool][:calls]
+    # A GPU copies while the host goes on, and the first call would wait for it.
+    bench.wait()
+    return restored
 
 
 def _first_call(bench: Bench, settings: Settings) -> Outcome:

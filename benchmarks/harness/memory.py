@@ -5,7 +5,7 @@ from pathlib import Path
 from impls.catalog import ITEMSIZE_BYTES, Variant
 
 # Frameworks raise exceptions of their own, which are told by what they say.
-EXHAUSTED = ("out of memory", "can't allocate memory", "resource_exhausted", "bad_alloc")
+EXHAUSTED = ("out of memory", "out_of_memory", "can't allocate memory", "resource_exhausted", "bad_alloc")
 MOST_ARGUMENTS = 3
 # A fresh result and a copy of it, held over four more calls (Bench.verify_own_memory).
 MOST_RESULTS = 6
@@ -15,20 +15,22 @@ class NotEnough(Exception):
     """A case needs more memory than is free; the message gives both figures."""
 
 
-def require(variant: Variant, elements: int, dtype: str) -> None:
-    """Raise NotEnough where a case needs more than the machine, or the control group, has left."""
-    needed, free = needed_bytes(variant, elements, dtype), free_bytes()
+def require(needed: int, free: int, where: str = "") -> None:
+    """Raise NotEnough where a case needs more bytes than are left. where: " on the GPU"; nothing for the machine."""
     if needed > free:
-        raise NotEnough(f"needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; not started")
+        raise NotEnough(f"needs {needed / 1e9:.1f} GB{where}, {free / 1e9:.1f} GB are free; not started")
 
 
 def needed_bytes(variant: Variant, elements: int, dtype: str) -> int:
-    """About the most bytes that a warm case takes: inputs, arguments and what they are restored from, and results."""
+    """About the most bytes that a warm case takes: inputs, and what its device has, of which checks have copies."""
+    return 4 * elements * MOST_ARGUMENTS + device_bytes(variant, elements, dtype)
+
+
+def device_bytes(variant: Variant, elements: int, dtype: str) -> int:
+    """Of these, arguments and what they are restored from, and results."""
     itemsize_bytes = ITEMSIZE_BYTES[dtype]
-    inputs = 4 * elements * MOST_ARGUMENTS
     arguments = 2 * itemsize_bytes * elements * MOST_ARGUMENTS
-    results = MOST_RESULTS * variant.transient.bytes(elements, itemsize_bytes)
-    return inputs + arguments + results
+    return arguments + MOST_RESULTS * variant.transient.bytes(elements, itemsize_bytes)
 
 
 def free_bytes() -> int:

@@ -28,9 +28,11 @@ MEASURED = ("ok", "unstable")
 NOT_APPLICABLE = ("skipped", "unsupported")
 # Quartiles of the samples, or medians of the processes, further apart than this share of the median.
 UNSTABLE = 0.1
+# More than this share of the samples was taken while a GPU was slower than it can be.
+SLOWED = 0.1
 # No loop of core.py is faster or slower.
 LEAST_LOOP_S, MOST_LOOP_S = 1e-7, 1.0
-# A process that is timed computes, or, with a GPU, spins until that has.
+# A process that is timed computes.
 LEAST_CPU_SHARE = 0.5
 
 
@@ -129,14 +131,17 @@ def _variation(samples_s: Sequence[float], medians_s: Sequence[float]) -> str:
 
 def _absence(parts: Sequence[Outcome]) -> str:
     """Whether a process on the CPU did something else than compute; empty where it did not."""
-    share = min(part.details.get("cpu_share", 1.0) for part in parts)
+    # While a GPU works, its host may well sleep.
+    share = min((part.details.get("cpu_share", 1.0) for part in parts if "gpu" not in part.details), default=1.0)
     return f"asleep: the process used {share:.0%} of a core while it was timed" if share < LEAST_CPU_SHARE else ""
 
 
 def slowed(parts: Sequence[Outcome]) -> str:
-    """Whether a GPU was slower than it can be when it had been timed; empty where it was not, or nobody tells."""
-    by = sorted({name for part in parts for name in part.details.get("gpu", {}).get("slowed_by", ())})
-    return f"the GPU was slowed by {', '.join(by)}" if by else ""
+    """Whether a GPU was slower than it can be, behind many a sample; empty where it was not, or nobody tells."""
+    samples = sum(len(part.samples_s or ()) for part in parts)
+    marked = sum(len(part.details.get("slowed", ())) for part in parts)
+    by = sorted({name for part in parts for name in part.details.get("slowed_by", ())})
+    return f"{', '.join(by)} slowed the GPU in {marked} of {samples} samples" if marked > SLOWED * samples else ""
 
 
 def folder() -> Path:

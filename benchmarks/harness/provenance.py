@@ -96,7 +96,7 @@ FACTS: dict[str, dict[str, Callable[[], Any]]] = {
     "GPU": {
         "gpus": machine.gpus,
         "gpu_driver": lambda: machine.gpu_driver() or "none",
-        "gpu_bandwidth_gb_per_s": lambda: gpu.bandwidth_gb_per_s() or UNKNOWN,
+        "gpu_bandwidth_gb_per_s": lambda: gpu.Device().bandwidth_gb_per_s() or UNKNOWN,
     },
 }
 # What moves while a case is measured; told before it and after.
@@ -104,7 +104,7 @@ ACTIVITY: dict[str, Callable[[], Any]] = {
     "load_1min": lambda: os.getloadavg()[0],
     "steal_s": machine.steal_s,
     "cpu_pressure_s": machine.cpu_pressure_s,
-    "gpu": lambda: gpu.state() or UNKNOWN,
+    "gpu": lambda: gpu.Device().state() or UNKNOWN,
     "memory_available_bytes": lambda: 1024 * machine.numbers("/proc/meminfo")["MemAvailable"],
 }
 AT_START, AT_END = "_at_start", "_at_end"

@@ -37,7 +37,8 @@ class Samples:
     median is below 1 %), "budget", "count", or "mixed" of several rounds. steady: whether the warm-up
     ended with two windows that agree. warmup_s: its length. disturbed: positions of the samples during
     which a thread of the process was switched out, or since whose predecessor the hypervisor took time
-    from a core. cpu_share: CPU time of the process, by wall time, while it was timed and restored its
+    from a core. slowed: positions of those right behind which something slowed the device; slowed_by:
+    what that was. cpu_share: CPU time of the process, by wall time, while it was timed and restored its
     arguments.
     """
 
@@ -50,7 +51,19 @@ class Samples:
     steady: bool
     warmup_s: float
     disturbed: list[int]
+    slowed: list[int]
+    slowed_by: list[str]
     cpu_share: float
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Seconds a call, the slower of the loops around it, whether it was disturbed, and what slowed the device then."""
+
+    call_s: float
+    loop_s: float
+    disturbed: bool
+    slowed_by: list[str]
 
 
 def sample(
@@ -59,11 +72,13 @@ def sample(
     budget_s: float,
     core: Core,
     most_calls: int | None = None,
+    slowed_by: Callable[[], list[str]] = list,
 ) -> Samples:
     """Time `function` until the median is known to 1 % or the budget is spent, while the core has all of its speed.
 
     arguments(k): the arguments of k calls in a row, made outside the clock, so that calls which
-    overwrite theirs get fresh ones. most_calls: the most that it can make ready at a time.
+    overwrite theirs get fresh ones. most_calls: the most that it can make ready at a time. slowed_by(): what
+    slows the device at this moment, asked behind each sample.
     """
     gc.collect()
     gc.disable()
@@ -75,8 +90,7 @@ def sample(
         warmup_s = (perf_counter_ns() - start_ns) / 1e9
 
         start_ns, busy_ns, cpu_ns = perf_counter_ns(), 0, 0
-        # Seconds a call, the slower of the loops before and after, and whether it was disturbed.
-        taken: list[tuple[float, float, bool]] = []
+        taken: list[_Sample] = []
         stopped = ""
         stolen_s = steal_s()
         while not stopped:
@@ -87,24 +101,27 @@ def sample(
             duration_ns = _time(function, arguments(number))
             cpu_ns += process_time_ns() - before_cpu_ns
             busy_ns += perf_counter_ns() - before_ns
+            slow = slowed_by()
             disturbed = _switches() > switches
             loop_s = max(loop_s, core.loop_s())
             stolen_s = steal_s()
-            taken.append((duration_ns / number / 1e9, loop_s, disturbed or stolen_s > stolen_before_s))
-            free = [sample for sample, loop_s, _ in taken if core.is_free_at(loop_s)]
+            taken.append(_Sample(duration_ns / number / 1e9, loop_s, disturbed or stolen_s > stolen_before_s, slow))
+            free = [one.call_s for one in taken if core.is_free_at(one.loop_s)]
             stopped = _stop(free, len(taken), _since_s(start_ns), budget_s)
         enough = len(free) >= LEAST_SAMPLES
-        counted = [one for one in taken if not enough or core.is_free_at(one[1])]
+        counted = [one for one in taken if not enough or core.is_free_at(one.loop_s)]
         return Samples(
-            samples_s=[sample for sample, _, _ in counted],
-            shared_s=[sample for sample, loop_s, _ in taken if enough and not core.is_free_at(loop_s)],
+            samples_s=[one.call_s for one in counted],
+            shared_s=[one.call_s for one in taken if enough and not core.is_free_at(one.loop_s)],
             free=enough,
             core_s=core.seen_s,
             number=number,
             stopped=stopped,
             steady=steady,
             warmup_s=warmup_s,
-            disturbed=[position for position, (_, _, disturbed) in enumerate(counted) if disturbed],
+            disturbed=[position for position, one in enumerate(counted) if one.disturbed],
+            slowed=[position for position, one in enumerate(counted) if one.slowed_by],
+            slowed_by=sorted({name for one in counted for name in one.slowed_by}),
             cpu_share=cpu_ns / busy_ns,
         )
     finally:
@@ -121,7 +138,7 @@ def pooled(parts: Sequence[Samples]) -> Samples:
     limit_s = SHARED * min(known_s, default=float("inf"))
     parts = [part for part in rounds if part.free and (part.core_s or 0.0) <= limit_s] or rounds
     stops = {part.stopped for part in parts}
-    starts = accumulate((len(part.samples_s) for part in parts), initial=0)
+    starts = list(accumulate((len(part.samples_s) for part in parts), initial=0))
     set_aside = [part.samples_s for part in rounds if part not in parts]
     return Samples(
         samples_s=[sample for part in parts for sample in part.samples_s],
@@ -133,6 +150,8 @@ def pooled(parts: Sequence[Samples]) -> Samples:
         steady=all(part.steady for part in parts),
         warmup_s=sum(part.warmup_s for part in parts),
         disturbed=[start + position for start, part in zip(starts, parts, strict=False) for position in part.disturbed],
+        slowed=[start + position for start, part in zip(starts, parts, strict=False) for position in part.slowed],
+        slowed_by=sorted({name for part in parts for name in part.slowed_by}),
         cpu_share=mean(part.cpu_share for part in parts),
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import memory, outcomes, sampler, truth
+from benchmarks.harness import gpu, memory, outcomes, sampler, truth
 from benchmarks.harness.case import Case, Settings
 from benchmarks.harness.core import Core
 from benchmarks.harness.frameworks import Driver
@@ -54,9 +54,7 @@ def require(case: Case) -> None:
     """Raise memory.NotEnough where a case needs more than is free: the reference keeps the most, in float64."""
     found = work(STEP_OF[case.op])
     kept = 4 * found.relu_elements + 2 * found.input_elements + found.column_elements
-    needed, free = case.elements * kept * ITEMSIZE_BYTES["float64"], memory.free_bytes()
-    if needed > free:
-        raise memory.NotEnough(f"needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; not started")
+    memory.require(case.elements * kept * ITEMSIZE_BYTES["float64"], memory.free_bytes())
 
 
 def verify(network: Network, dtype: str, step: Any, given: Any, batch: Batch) -> float:
@@ -120,15 +118,22 @@ def _time(variant: StepVariant, case: Case, framework: Driver, settings: Setting
     given = [first, *(step.put(batch) for batch in batches[1:])]
     deviations = [_checked(case, step, *pair) for pair in zip(given, batches, strict=True)]
     core = Core(settings.core_s, settings.threads if variant.threaded else 1)
+    device = gpu.Device() if variant.device == "cuda" else None
     taken = sampler.sample(
-        framework.blocking(step), sampler.in_turn([(one,) for one in given]), settings.budget_s, core
+        framework.blocking(step),
+        sampler.in_turn([(one,) for one in given]),
+        settings.budget_s,
+        core,
+        slowed_by=device.slowed_by if device else list,
     )
+    state = {"gpu": device.state()} if device else {}
     deviations.append(_checked(case, step, given[0], batches[0]))
     without = _built(variant, case, "none")
     return outcomes.of_samples(
         taken,
         deviation=max(deviations),
         empty_call_s=sampler.empty_call_s((first,), taken.number),
+        **state,
         **_composition(step, without, given, framework, settings.budget_s / 2),
     )
 

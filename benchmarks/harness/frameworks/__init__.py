@@ -44,8 +44,16 @@ class Driver(Protocol):
     def saved_bytes(self, function: Callable[..., Any], x: Any) -> int:
         """Bytes that `function(x) -> (y, backward)` keeps for the backward pass."""
 
-    def device_s(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> float | None:
-        """Seconds that a GPU takes for calls in a row, by its own events; None where the framework has none."""
+    def device_s(
+        self,
+        function: Callable[..., Any],
+        arguments: Callable[[], Sequence[tuple[Any, ...]]],
+        meanwhile: Callable[[], None],
+    ) -> float | None:
+        """Seconds that a GPU takes for calls in a row, by its own events; None where there are none (events.py)."""
+
+    def free_bytes(self) -> int:
+        """Bytes that a GPU has left for arrays of this framework."""
 
     def cache_bytes(self) -> int:
         """The last cache of the device. Raises Unsupported where the framework does not tell."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import machine
-from benchmarks.harness.case import Unavailable, Unsupported
+from benchmarks.harness import gpu, machine
+from benchmarks.harness.case import Unavailable
 
 
 def environment(cache_dir: str | None) -> dict[str, str]:
@@ -63,16 +63,24 @@ def blocking(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arguments: jax.block_until_ready(function(*arguments))
 
 
-def device_s(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> float | None:
+def device_s(
+    function: Callable[..., Any], arguments: Callable[[], Sequence[tuple[Any, ...]]], meanwhile: Callable[[], None]
+) -> float | None:
     return None
+
+
+def free_bytes() -> int:
+    import jax
+
+    told = jax.devices()[0].memory_stats()
+    return told["bytes_limit"] - told["bytes_in_use"]
 
 
 def cache_bytes() -> int:
     import jax
 
-    if jax.default_backend() == "cpu":
-        return machine.last_cache_bytes()
-    raise Unsupported("JAX does not tell how large the device's cache is")
+    # Of a GPU it does not tell.
+    return machine.last_cache_bytes() if jax.default_backend() == "cpu" else gpu.LARGEST_CACHE_BYTES
 
 
 def transient_bytes(call: Callable[..., Any], function: Callable[..., Any], make: Callable[..., list]) -> int:

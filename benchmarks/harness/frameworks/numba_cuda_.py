@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.case import Unavailable
+from benchmarks.harness.frameworks import events
 
 
 class Live:
@@ -28,8 +29,6 @@ class Live:
 
 
 LIVE = Live()
-# A call takes the host less than this.
-QUEUING_S = 2e-4
 
 
 def environment(cache_dir: str | None) -> dict[str, str]:
@@ -112,19 +111,22 @@ def _busy() -> Any:
     return wait
 
 
-def device_s(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> float | None:
+def device_s(
+    function: Callable[..., Any], arguments: Callable[[], Sequence[tuple[Any, ...]]], meanwhile: Callable[[], None]
+) -> float | None:
     from numba import cuda
 
-    start, end = cuda.event(), cuda.event()
-    cuda.synchronize()
-    # All calls are queued while the device is busy, or what it waits for the host would be in its time.
-    _busy()[1, 1](int(QUEUING_S * 1e6) * len(arguments))
-    start.record()
-    for call in arguments:
-        function(*call)
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
+    def keep_busy(seconds: float) -> None:
+        cuda.synchronize()
+        _busy()[1, 1](int(1e6 * seconds))
+
+    return events.elapsed_s(cuda.event, keep_busy, function, arguments, meanwhile)
+
+
+def free_bytes() -> int:
+    from numba import cuda
+
+    return cuda.current_context().get_memory_info().free
 
 
 def cache_bytes() -> int:

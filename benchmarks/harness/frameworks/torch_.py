@@ -1,15 +1,17 @@
 """Driver of PyTorch, on the CPU and on CUDA."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from benchmarks.harness import machine
 from benchmarks.harness.case import Unavailable
+from benchmarks.harness.frameworks import events
 
-# A call takes the host less than this, and no device runs faster.
-QUEUING_S, CYCLES_PER_S = 2e-4, 3e9
+# No device's clock runs faster.
+CYCLES_PER_S = 3e9
 
 
 def environment(cache_dir: str | None) -> dict[str, str]:
@@ -72,19 +74,24 @@ def blocking(function: Callable[..., Any]) -> Callable[..., Any]:
     return synchronous
 
 
-def device_s(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> float | None:
+def device_s(
+    function: Callable[..., Any], arguments: Callable[[], Sequence[tuple[Any, ...]]], meanwhile: Callable[[], None]
+) -> float | None:
     import torch
 
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    # All calls are queued while the device is busy, or what it waits for the host would be in its time.
-    torch.cuda._sleep(int(QUEUING_S * CYCLES_PER_S * len(arguments)))
-    start.record()
-    for call in arguments:
-        function(*call)
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
+    def keep_busy(seconds: float) -> None:
+        torch.cuda.synchronize()
+        torch.cuda._sleep(int(CYCLES_PER_S * seconds))
+
+    return events.elapsed_s(partial(torch.cuda.Event, enable_timing=True), keep_busy, function, arguments, meanwhile)
+
+
+def free_bytes() -> int:
+    import torch
+
+    free, _ = torch.cuda.mem_get_info()
+    # What its allocator holds in store it gives to the next array.
+    return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 def cache_bytes() -> int:
