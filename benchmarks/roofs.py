@@ -29,18 +29,33 @@ class Roof:
 
 
 class Device:
-    """What the first GPU can do: copy or scale so many bytes, or multiply two float32 matrices of n x n elements."""
+    """What the memory of the first GPU can do: copying an array of so many bytes, or scaling it in place."""
 
     op = "device"
-    params = (["copy", "scale", "gemm"], [*DEVICE_BYTES, *GEMM_ELEMENTS])
-    param_names = ("work", "size")
+    params = (["copy", "scale"], DEVICE_BYTES)
+    param_names = ("kernel", "array_bytes")
     timeout = TIMEOUT_S
     version = "2"
 
     @in_unit(UNITS["time"])
-    def track_time(self, work, size):
+    def track_time(self, kernel, array_bytes):
         """Seconds of the best, by the device's own events."""
-        return track("time", self.op, work, size, "float32")
+        return track("time", self.op, kernel, array_bytes, "float32")
+
+
+class DeviceGemm:
+    """The product of two square float32 matrices of n x n elements on the first GPU, by PyTorch's library."""
+
+    op = "device_gemm"
+    params = (["torch"], GEMM_ELEMENTS)
+    param_names = ("library", "n")
+    timeout = TIMEOUT_S
+    version = "1"
+
+    @in_unit(UNITS["time"])
+    def track_time(self, library, n):
+        """Seconds of the best, by the device's own events; 2 n^3 floating-point operations each."""
+        return track("time", self.op, library, n, "float32")
 
 
 class Gemm:

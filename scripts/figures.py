@@ -17,7 +17,8 @@ from matplotlib.ticker import FuncFormatter
 from impls.cnn import PHASES
 
 # One colour a framework everywhere (Okabe and Ito's palette, safe for colour-blind readers).
-COLOURS = {"numpy": "#0072B2", "numba": "#E69F00", "torch": "#D55E00", "jax": "#009E73"}
+COLOURS = {"numpy": "#0072B2", "numba": "#E69F00", "torch": "#D55E00", "jax": "#009E73", "triton": "#56B4E9"}
+COLOURS["numba_cuda"] = COLOURS["numba"]
 OTHER_COLOUR = "#CC79A7"
 MODES = ("fresh", "out", "inplace")
 MODE_TITLES = {"fresh": "fresh: allocates its result", "out": "out: into a given buffer", "inplace": "in place"}
@@ -186,6 +187,8 @@ def _throughput_line(axis: Axes, framework: str, flavour: str, sibling: int, lin
 def _roof_line(axis: Axes, roofs: pd.DataFrame, inplace: bool) -> None:
     kernel = "scale" if inplace else "copy"
     line = roofs.dropna(subset=[kernel]).sort_values("array_bytes")
+    if line.empty:
+        return
     axis.plot(
         line["array_bytes"], 2 * line["array_bytes"] / line[kernel] / 1e9, color="0.55", linewidth=3, alpha=0.5,
         label=f"roof: {kernel}", zorder=0,

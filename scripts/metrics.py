@@ -9,6 +9,7 @@ from benchmarks.harness.case import ROOFS
 from benchmarks.harness.kernels import KERNELS, ORDINARY, kernel_of, ordinary
 from impls.catalog import ITEMSIZE_BYTES, STEPS, VARIANTS, Traffic
 from impls.cnn.networks import STEP_OF, autograd_saved_bytes, inplace_bytes, saved_bytes, work
+from scripts.results import RUN
 
 # Above this, a number says that the roof or the traffic is wrong: shown as impossible, never as a result.
 IMPOSSIBLE_PERCENT = 105.0
@@ -24,7 +25,11 @@ _BY_HAND = {row.name.split(".")[0] for row in STEPS if row.by_hand}
 _EAGER = {"torch"}
 # Python's own objects may be in a peak of traced memory.
 OBJECTS_BYTES = 1024
-ROOF_KEY = ["machine", "fingerprint", "commit", "env", "array_bytes"]
+ROOF_KEY = [*RUN, "array_bytes"]
+# What a GPU's rows are held against, out of place and in place.
+DEVICE_LOOPS = ("copy", "scale")
+# So many times what a GPU takes at the least: below, a time tells of starting and ending, and nothing of bandwidth.
+BANDWIDTH_BOUND = 4
 
 
 def roofs(table: pd.DataFrame) -> pd.DataFrame:
@@ -55,19 +60,28 @@ def bus_roofs(table: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(bus_roof_gb_per_s=rates).groupby(ROOF_KEY)["bus_roof_gb_per_s"].max().reset_index()
 
 
-def copies(table: pd.DataFrame) -> pd.DataFrame:
-    """Seconds that a GPU takes to copy an array, by size: ROOF_KEY, device_copy_s."""
-    rows = table[(table["op"] == "device") & (table["variant"] == "copy") & table["value"].notna()]
-    rows = rows.rename(columns={"elements": "array_bytes", "value": "device_copy_s"})
-    return rows[[*ROOF_KEY, "device_copy_s"]]
+def device_roofs(table: pd.DataFrame) -> pd.DataFrame:
+    """Seconds that a GPU takes to copy and to scale an array, by size: ROOF_KEY, copy, scale.
+
+    And `least`: what it takes at the least in that run, which is starting and ending.
+    """
+    rows = table[(table["op"] == "device") & table["variant"].isin(DEVICE_LOOPS) & table["value"].notna()]
+    rows = rows.rename(columns={"elements": "array_bytes"})
+    if rows.empty:
+        return pd.DataFrame(columns=[*ROOF_KEY, *DEVICE_LOOPS, "least"])
+    wide = rows.pivot_table(index=ROOF_KEY, columns="variant", values="value", aggfunc="min")
+    wide = wide.reindex(columns=list(DEVICE_LOOPS)).reset_index()
+    # In place fewer bytes take part, which may fit a cache that those of a copy do not.
+    fastest = wide[list(DEVICE_LOOPS)].min(axis=1)
+    return wide.assign(scale=fastest, least=fastest.groupby([wide[key] for key in RUN]).transform("min"))
 
 
 def gemms(table: pd.DataFrame, op: str = "gemm") -> pd.DataFrame:
     """Matrix products, the fastest first: library, n (elements of a side) and gflop_per_s, of 2 n^3 operations.
 
-    op: "gemm" of the processor, "device" of a GPU.
+    op: "gemm" of the processor, "device_gemm" of a GPU.
     """
-    rows = table[(table["op"] == op) & (table["variant"] != "copy") & table["value"].notna()]
+    rows = table[(table["op"] == op) & table["value"].notna()]
     rows = rows.assign(gflop_per_s=2e-9 * rows["elements"] ** 3.0 / rows["value"])
     rows = rows.rename(columns={"variant": "library", "elements": "n"})
     return rows.sort_values("gflop_per_s", ascending=False)[["library", "n", "gflop_per_s"]]
@@ -90,7 +104,7 @@ def steps(table: pd.DataFrame) -> pd.DataFrame:
     found = [work(STEP_OF[op]) for op in rows["op"]]
     rows["images_per_s"] = rows["elements"] / rows["value"]
     rows["gflop_per_s"] = rows["images_per_s"] * [one.forward_flops + one.backward_flops for one in found] / 1e9
-    roof = {"cpu": gemms(table)["gflop_per_s"].max(), "cuda": gemms(table, "device")["gflop_per_s"].max()}
+    roof = {"cpu": gemms(table)["gflop_per_s"].max(), "cuda": gemms(table, "device_gemm")["gflop_per_s"].max()}
     rows["percent_of_gemm"] = 100 * rows["gflop_per_s"] / rows["device"].map(roof)
     nominal = [one.forward_flops + one.backward_flops for one in found]
     least = [one.least_flops / flops for one, flops in zip(found, nominal, strict=True)]
@@ -148,7 +162,9 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
     bus_gb_per_s: bytes this form moves, fetches of write-allocate included, by the time.
     roof_s: what streaming loops of this machine take for the required traffic at this size.
     percent_of_roof: 100 roof_s by the time. percent_of_bus: 100 bus_gb_per_s by the most that any loop moved.
-    impossible: whether one of them is above IMPOSSIBLE_PERCENT: the time is too short, or the bytes too many.
+    device_gb_per_s, device_percent_of_roof: of a GPU's rows, by the device's own time.
+    impossible: whether a percentage is above IMPOSSIBLE_PERCENT: the time is too short, or the bytes too many; on a GPU
+    where bandwidth decides.
     """
     catalog = pd.DataFrame([{"op": row.op, "variant": row.name, "row": row} for row in VARIANTS])
     known = table[~table["op"].isin(ROOFS) & table["dtype"].isin(ITEMSIZE_BYTES)]
@@ -160,12 +176,13 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
     sized = list(zip(joined["row"], joined["elements"], itemsizes, strict=True))
     joined["required_bytes"] = [row.required_traffic.algorithmic_bytes(n, b) for row, n, b in sized]
     joined["bus_bytes"] = [row.traffic.bus_bytes(n, b) for row, n, b in sized]
-    joined = joined.merge(roofs(table), on=ROOF_KEY, how="left").merge(copies(table), on=ROOF_KEY, how="left")
+    on_cpu = joined["device"] == "cpu"
+    of_device = device_roofs(table).rename(columns={name: f"device_{name}" for name in (*DEVICE_LOOPS, "least")})
+    joined = joined.merge(roofs(table), on=ROOF_KEY, how="left").merge(of_device, on=ROOF_KEY, how="left")
     joined["roof_s"] = [
         _roof_s(row.required_traffic, row.memory == "inplace", itemsize, roof)
         if row.device == "cpu"
-        # No store of a device fetches a line: bytes are bytes.
-        else roof["device_copy_s"] * roof["required_bytes"] / (2 * roof["array_bytes"])
+        else _device_roof_s(row.memory == "inplace", roof)
         for (row, _, itemsize), roof in zip(sized, joined.to_dict("records"), strict=True)
     ]
     time_s = joined["value"].where(joined["quantity"].isin(TIMES))
@@ -174,10 +191,22 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
     joined["percent_of_roof"] = 100 * joined["roof_s"] / time_s
     joined = joined.merge(bus_roofs(table), on=ROOF_KEY, how="left")
     # That bus is the processor's; a GPU's rows have none here.
-    on_cpu = joined["device"] == "cpu"
     joined["percent_of_bus"] = (100 * joined["bus_gb_per_s"] / joined["bus_roof_gb_per_s"]).where(on_cpu)
-    joined["impossible"] = (joined[["percent_of_roof", "percent_of_bus"]] > IMPOSSIBLE_PERCENT).any(axis=1)
+    joined["device_gb_per_s"] = joined["required_bytes"] / joined["device_s"] / 1e9
+    joined["device_percent_of_roof"] = 100 * joined["roof_s"] / joined["device_s"]
+    percent = joined[["percent_of_roof", "percent_of_bus", "device_percent_of_roof"]]
+    bound = on_cpu | (joined["roof_s"] > BANDWIDTH_BOUND * joined["device_least"])
+    joined["impossible"] = (percent > IMPOSSIBLE_PERCENT).any(axis=1) & bound
     return joined
+
+
+def _device_roof_s(inplace: bool, roof: dict) -> float:
+    """Seconds on a GPU for the required bytes: those of a copy in proportion, but for starting and ending.
+
+    No store of a device fetches a line: bytes are bytes.
+    """
+    one, least = roof["device_scale" if inplace else "device_copy"], roof["device_least"]
+    return least + (one - least) * roof["required_bytes"] / (2 * roof["array_bytes"])
 
 
 def _roof_s(traffic: Traffic, inplace: bool, itemsize_bytes: int, roof: dict) -> float:
@@ -219,7 +248,8 @@ def modes(metrics: pd.DataFrame, dtype: str, elements: int) -> pd.DataFrame:
     rows = rows.assign(
         flavour=rows["variant"].str.rsplit(".", n=1).str[0], value=rows["value"].where(~rows["impossible"])
     )
-    return rows[["op", "flavour", "framework", "memory", "value", "transient_bytes_per_element", "percent_of_roof"]]
+    facts = ["op", "flavour", "framework", "device", "memory"]
+    return rows[[*facts, "value", "transient_bytes_per_element", "percent_of_roof"]]
 
 
 def scaling(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -239,8 +269,8 @@ def numbered(metrics: pd.DataFrame, quantity: str) -> pd.DataFrame:
 
 
 def headline(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The fastest possible row of each operator and framework at the largest size measured in float32."""
+    """The fastest possible row of each operator, framework and device at the largest size measured in float32."""
     rows = numbered(metrics, "time")
     rows = rows[~rows["impossible"] & (rows["dtype"] == "float32")]
     rows = rows[rows["elements"] == rows["elements"].max()]
-    return rows.sort_values("value").drop_duplicates(["op", "framework"])
+    return rows.sort_values("value").drop_duplicates(["op", "framework", "device"])

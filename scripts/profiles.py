@@ -82,8 +82,8 @@ _CLASSES: list[tuple[str, str, Any]] = [
 BENCHMARK_NAMES = {(quantity, cls.op): name for name, quantity, cls in _CLASSES}
 # The fields of a case that asv's parameters are.
 _FIELDS = {
-    "kernel": "variant", "library": "variant", "work": "variant",
-    "array_bytes": "elements", "n": "elements", "size": "elements", "batch": "elements",
+    "kernel": "variant", "library": "variant",
+    "array_bytes": "elements", "n": "elements", "batch": "elements",
 }  # fmt: skip
 PARAMETERS = {name: tuple(_FIELDS.get(p, p) for p in cls.param_names) for name, _, cls in _CLASSES}
 QUANTITY_AND_OP = {name: key for key, name in BENCHMARK_NAMES.items()}
@@ -161,7 +161,7 @@ def _device(profile: Profile) -> list[Case]:
     """What a GPU's rows are compared with: an array of their sizes copied and scaled, and a product."""
     row_bytes = {n * ITEMSIZE_BYTES[dtype] for n in profile.elements for dtype in profile.dtypes}
     loops = [Case("time", "device", work, size, "float32") for work in ("copy", "scale") for size in sorted(row_bytes)]
-    return [*loops, *(Case("time", "device", "gemm", n, "float32") for n in roofs.GEMM_ELEMENTS if profile.gemm)]
+    return [*loops, *(Case("time", "device_gemm", "torch", n, "float32") for n in roofs.GEMM_ELEMENTS if profile.gemm)]
 
 
 def _gemms(profile: Profile) -> list[Case]:

@@ -11,6 +11,7 @@ import hashlib
 import sys
 from collections.abc import Hashable
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,7 @@ def build(found: results.Results, choice: Choice) -> dict[str, str]:
     provenance = machines.facts(found, choice.machine, choice.fingerprint, choice.commit)
     drawn = {
         "throughput": _throughput_figures(measured, metrics.roofs(table), provenance),
+        "gpu": _gpu_figures(measured, metrics.device_roofs(table)),
         "memory": _memory_figures(measured),
         "first_calls": _first_call_figures(measured),
         "steps": _step_figures(metrics.steps(table)),
@@ -157,6 +159,9 @@ def _page(
         figures=drawn,
         memory_rows=_memory_rows(measured),
         rows=rows[rows["value"].notna()].to_dict("records"),
+        gpu_rows=measured[
+            (measured["device"] == "cuda") & measured["value"].notna() & measured["quantity"].isin(["time", "cold"])
+        ].to_dict("records"),
         unstable=measured[measured["status"] == "unstable"].to_dict("records"),
         unchecked=_unchecked(measured),
         scaling=_scaling(measured),
@@ -245,6 +250,25 @@ def _throughput_figures(measured: pd.DataFrame, roofs: pd.DataFrame, provenance:
     ]
 
 
+def _gpu_figures(measured: pd.DataFrame, roofs: pd.DataFrame) -> list[Figure]:
+    """Of a GPU's rows, by the device's own time and by what a user waits, which no figure has both of."""
+    times = metrics.numbered(measured, "time")
+    times = times[times["device"] == "cuda"]
+    own = times.assign(value=times["device_s"], gb_per_s=times["device_gb_per_s"], low=nan, high=nan)
+    kinds = (
+        ("device", "the device's own time", own[own["value"].notna()], roofs),
+        # The roofs are the device's own times too.
+        ("wait", "what a user waits", times, roofs[:0]),
+    )
+    return [
+        Figure(f"{op}, {dtype}: {title}", f"{op}-{dtype}-gpu-{name}.svg", figures.throughput(some, beside, {}))
+        for dtype in DTYPES
+        for op in OPS
+        for name, title, rows, beside in kinds
+        if len(some := rows[(rows["op"] == op) & (rows["dtype"] == dtype)])
+    ]
+
+
 def _memory_size(measured: pd.DataFrame) -> int | None:
     sizes = measured[(measured["quantity"] == "transient_bytes") & (measured["dtype"] == "float32")]["elements"]
     return int(sizes.max()) if len(sizes) else None
@@ -255,10 +279,13 @@ def _memory_figures(measured: pd.DataFrame) -> list[Figure]:
     if elements is None:
         return []
     modes = metrics.modes(measured, "float32", elements)
-    titles = {op: f"{op}, {elements:,} float32 elements" for op in OPS if op in set(modes["op"])}
     return [
-        Figure(title, f"{op}-memory.svg", figures.memory_against_time(modes[modes["op"] == op]))
-        for op, title in titles.items()
+        Figure(
+            f"{op}, {elements:,} float32 elements{where}", f"{op}-memory{name}.svg", figures.memory_against_time(some)
+        )
+        for device, where, name in (("cpu", "", ""), ("cuda", ", on the GPU", "-gpu"))
+        for op in OPS
+        if len(some := modes[(modes["op"] == op) & (modes["device"] == device)])
     ]
 
 
@@ -291,10 +318,8 @@ def _step_figures(steps: pd.DataFrame) -> list[Figure]:
 
 
 def _unchecked(measured: pd.DataFrame) -> int:
-    """How many times of the processor's rows were held against no roof."""
-    times = measured[
-        measured["quantity"].isin(metrics.TIMES) & measured["value"].notna() & (measured["device"] == "cpu")
-    ]
+    """How many times were held against no roof."""
+    times = measured[measured["quantity"].isin(metrics.TIMES) & measured["value"].notna()]
     return int(times["percent_of_roof"].isna().sum())
 
 
@@ -353,6 +378,8 @@ def _csv(measured: pd.DataFrame) -> str:
         "roof_s",
         "percent_of_roof",
         "percent_of_bus",
+        "device_gb_per_s",
+        "device_percent_of_roof",
         "impossible",
     ]
     return _quoted(measured[columns])

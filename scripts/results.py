@@ -37,12 +37,13 @@ DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError,
 # machine: its name. fingerprint: which machine it was, of those that share the name. date: of the commit.
 # measured: when the number was recorded, or, where no record has it, when asv started the benchmark.
 # processes: how many a time is of. disturbed: how many of its samples were. shared: how many others do not count,
-# as the core was shared meanwhile; core_s: the fastest loop that tells it (benchmarks/harness/core.py).
+# as the core was shared meanwhile; core_s: the fastest loop that tells it (benchmarks/harness/core.py). device_s: what
+# a GPU takes by its own events, where `value` is what a user waits. slowed: samples while something slowed it.
 COLUMNS = [
     "machine", "fingerprint", "commit", "date", "measured", "env", "quantity", "op", "variant", "elements", "dtype",
     "threads",
     "value", "low", "high", "q25", "q75", "number", "samples", "status", "reason",
-    "processes", "disturbed", "shared", "core_s", "empty_call_s",
+    "processes", "disturbed", "shared", "core_s", "empty_call_s", "device_s", "slowed",
 ]  # fmt: skip
 # What the table has of training steps besides: seconds of phases, and the interval of the percentage of a step that
 # its ReLUs take.
@@ -55,6 +56,7 @@ KEY = ["machine", "commit", "env", "quantity", "op", "variant", "elements", "dty
 TYPES = {
     **dict.fromkeys(["value", "low", "high", "q25", "q75", "number", "samples"], "float64"),
     **dict.fromkeys(["processes", "disturbed", "shared", "core_s", "empty_call_s", *STEP_COLUMNS], "float64"),
+    **dict.fromkeys(["device_s", "slowed"], "float64"),
     **dict.fromkeys(["date", "measured"], "datetime64[ms, UTC]"),
     **dict.fromkeys(["elements", "threads"], "int64"),
 }
@@ -294,6 +296,8 @@ def _circumstances(details: Any) -> dict[str, Any]:
         "shared": _total(process.get("shared_s") for process in processes),
         "core_s": max(core_s, default=math.nan),
         "empty_call_s": max(empty, default=math.nan),
+        "device_s": _middle(process.get("device_s") for process in counted),
+        "slowed": _total(process.get("slowed") for process in counted),
         **{name: _middle(_end(process, end) for process in counted) for end, name in enumerate(RELU_SHARE)},
         **{f"{phase}_s": _middle(_phase_s(process, phase) for process in counted) for phase in PHASES},
     }

@@ -22,7 +22,7 @@ from impls.catalog import STEPS, VARIANTS, find
 from scripts import gpu_check, metrics
 from tests.synthetic import time
 from tests.test_kernels import WITHOUT
-from tests.test_metrics import ROOFS, only_row
+from tests.test_metrics import ROOFS, only_row, table
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMEWORKS = sorted({row.framework for row in VARIANTS if row.device == "cuda"})
@@ -255,17 +255,38 @@ def test_rows_of_a_gpu_are_held_against_its_own_copy():
     copy = Case("time", "device", "copy", 4 * 2**20, "float32")
     forward = only_row({**ROOFS, copy: 1e-5, time("relu.forward", "triton-cuda.out"): 2e-5})
     assert forward["percent_of_roof"] == pytest.approx(50)
-    # Three arrays for the two of a copy.
-    backward = only_row({**ROOFS, copy: 1e-5, time("relu.backward", "numba-cuda.out"): 1.5e-5})
+    # Three arrays for the two of a copy, but for starting and ending, which a small copy shows.
+    small = Case("time", "device", "copy", 2**12, "float32")
+    both = {**ROOFS, copy: 1e-5, small: 2e-6}
+    backward = only_row({**both, time("relu.backward", "numba-cuda.out"): 1.4e-5})
     assert backward["percent_of_roof"] == pytest.approx(100)
-    too_fast = only_row({**ROOFS, copy: 1e-5, time("relu.forward", "torch-cuda.out"): 0.9e-5})
+    # In place a scaling counts, where it is faster.
+    scale = Case("time", "device", "scale", 4 * 2**20, "float32")
+    inplace = only_row({**both, scale: 0.8e-5, time("relu.forward", "torch-cuda.inplace"): 1e-5})
+    assert inplace["percent_of_roof"] == pytest.approx(80)
+    too_fast = only_row({**both, time("relu.forward", "torch-cuda.out"): 0.9e-5})
     assert too_fast["impossible"]
+    # Where starting and ending decide, a quick one is no wonder.
+    quick = only_row({**both, small: 4e-6, time("relu.forward", "torch-cuda.out"): 0.9e-5})
+    assert not quick["impossible"]
+
+
+def test_the_own_time_of_a_gpu_is_held_against_its_roof_too():
+    copies = {Case("time", "device", "copy", size, "float32"): s for size, s in ((2**12, 2e-6), (2**22, 1e-5))}
+    rows = {**copies, time("relu.forward", "torch-cuda.out"): 2e-5}
+    for device_s, percent, impossible in ((1.25e-5, 80, False), (0.5e-5, 200, True)):
+        found = table(rows)
+        found.loc[found["op"] == "relu.forward", "device_s"] = device_s
+        (row,) = metrics.with_metrics(found).to_dict("records")
+        assert row["device_percent_of_roof"] == pytest.approx(percent)
+        assert row["device_gb_per_s"] == pytest.approx(8 * 2**20 / device_s / 1e9)
+        assert row["impossible"] == impossible
 
 
 def test_products_of_a_device_are_no_roof_of_the_processor():
-    from tests.test_metrics import table
-
-    device, library = (Case("time", op, name, 1000, "float32") for op, name in (("device", "gemm"), ("gemm", "torch")))
+    device, library = (
+        Case("time", op, name, 1000, "float32") for op, name in (("device_gemm", "torch"), ("gemm", "numpy"))
+    )
     found = table({device: 1e-3, library: 1e-1})
-    assert metrics.gemms(found)["library"].tolist() == ["torch"]
-    assert metrics.gemms(found, "device")["gflop_per_s"].tolist() == [pytest.approx(2000)]
+    assert metrics.gemms(found)["library"].tolist() == ["numpy"]
+    assert metrics.gemms(found, "device_gemm")["gflop_per_s"].tolist() == [pytest.approx(2000)]

@@ -284,11 +284,13 @@ def test_headline_is_the_fastest_possible_row_of_each_framework():
 
 
 def test_headline_takes_nothing_from_slower_rows():
-    """The fastest row may lack what a slower one has, as a GPU's row lacks a percentage."""
+    """The fastest row may lack what a slower one has; of a GPU's and a processor's rows neither is the other's."""
     numbers = {time("relu.forward", "torch-cuda.fresh"): 1e-5, time("relu.forward", "torch.fresh"): 2e-3}
-    (row,) = metrics.headline(metrics.with_metrics(table({**ROOFS, **numbers}))).to_dict("records")
-    assert row["variant"] == "torch-cuda.fresh"
-    assert math.isnan(row["percent_of_roof"])
+    on_gpu, on_cpu = metrics.headline(metrics.with_metrics(table({**ROOFS, **numbers}))).to_dict("records")
+    assert (on_gpu["variant"], on_cpu["variant"]) == ("torch-cuda.fresh", "torch.fresh")
+    # No copy was measured on the device.
+    assert math.isnan(on_gpu["percent_of_roof"])
+    assert on_cpu["percent_of_roof"] == pytest.approx(50)
 
 
 def test_wide_gives_bytes_for_each_element():

@@ -88,6 +88,66 @@ def page(tmp_path_factory):
     return build(folder)
 
 
+GPU = {"gpus": "A GPU 9000", "gpu_driver": "NVIDIA 999"}
+SLOWED = time("relu.forward", "triton-cuda.out", 2**25)
+
+
+@pytest.fixture(scope="module")
+def gpu_page(tmp_path_factory):
+    """A machine with a GPU, whose events tell of all rows but JAX's; one was slowed, one cannot be right."""
+    folder = tmp_path_factory.mktemp("gpu")
+    numbers: dict[Case, float | None] = {}
+    lines = []
+    for n in (2**10, 2**15, 2**20, 2**25):
+        copy_s = 2e-6 + 8 * n / 3e12
+        numbers |= {Case("time", "device", work, 4 * n, "float32"): copy_s for work in ("copy", "scale")}
+        for number, row in enumerate(row for row in VARIANTS if row.device == "cuda"):
+            case = time(row.op, row.name, n)
+            device_s = (1 + number / 40) * (2e-6 + row.required_traffic.algorithmic_bytes(n, 4) / 2.8e12)
+            if case == time("relu.backward", "torch-cuda.out", 2**25):
+                device_s /= 2
+            numbers[case] = device_s + 1e-5
+            told = {"device_s": None if row.framework == "jax" else device_s, "slowed": [], "provenance": GPU}
+            changes = {"slowed": [1, 2, 3]} if case == SLOWED else {}
+            reason = "power cap slowed the GPU in 3 of 30 samples" if changes else ""
+            details = {"processes": [{**told, **changes}], "provenance": GPU}
+            status = "unstable" if changes else "ok"
+            lines.append(record(case, status, reason, value=numbers[case], details=details))
+    write(folder / "results", content(numbers))
+    write_outcomes(folder / "outcomes", lines)
+    return build(folder)
+
+
+def test_a_gpu_has_figures_of_its_own_times_and_of_what_a_user_waits(gpu_page):
+    names = {path.name for path in gpu_page.glob("*-gpu-*.svg")}
+    assert names == {f"{op}-float32-gpu-{kind}.svg" for op in report.OPS for kind in ("device", "wait")}
+    own, waits = ((gpu_page / f"relu.forward-float32-gpu-{kind}.svg").read_text() for kind in ("device", "wait"))
+    # JAX tells nothing but what a user waits; the roof is the device's own.
+    assert ("roof: copy" in own, "jax-cuda" in own) == (True, False)
+    assert ("roof: copy" in waits, "jax-cuda" in waits) == (False, True)
+
+
+def test_a_gpu_has_a_table_of_both_times(gpu_page, tmp_path):
+    with chromium(tmp_path / "profile") as browser:
+        browser.get((gpu_page / "index.html").as_uri())
+        lines = browser.execute_script("""
+            const table = document.querySelectorAll("#gpu ~ .scroll table")[0];
+            return Array.from(table.tBodies[0].rows, (row) => Array.from(row.cells, (cell) => cell.textContent));
+        """)
+        rows = {(line[0], line[1], line[3]): line[5:] for line in lines}
+        # 4 MiB read and written at 2.8 TB/s and 2 µs, against 3 TB/s.
+        assert rows["forward", "torch-cuda.fresh", "1,048,576"] == ["5 µs", "1,680", "96", "15 µs", "559", "32", "0"]
+        assert rows["forward", "jax-cuda.fresh", "1,048,576"][:3] == ["–", "–", "–"]
+        assert rows["backward", "torch-cuda.out", "33,554,432"] == ["impossible", "–", "–", "–", "–", "–", "0"]
+        slowed = rows["forward", "triton-cuda.out", "33,554,432"]
+        assert slowed[3].startswith("≈ ")
+        assert slowed[-1] == "3"
+        body = browser.find_element(By.TAG_NAME, "body").text
+        assert "A GPU 9000. Two times" in body
+        assert "triton on the GPU" in body
+        assert "power cap slowed the GPU in 3 of 30 samples" in browser.page_source
+
+
 @contextmanager
 def chromium(profile: Path, **preferences: Any) -> Iterator[webdriver.Chrome]:
     names = ("chromium", "chromium-browser", "google-chrome")

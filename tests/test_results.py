@@ -63,6 +63,8 @@ def test_number_becomes_a_row_with_all_that_is_known_of_it(folders):
     write(folders[0], content({FORWARD: 2e-3}))
     circumstances = {"disturbed": [0, 4], "shared_s": [2e-3], "core_s": 1e-5, "empty_call_s": 3e-8}
     others = {"disturbed": [2], "shared_s": [], "core_s": 1.1e-5, "empty_call_s": 4e-8}
+    circumstances |= {"slowed": [1, 2], "device_s": 1e-3}
+    others |= {"slowed": [5], "device_s": 3e-3}
     composition = {"phases_s": dict.fromkeys(PHASES, 4e-4), "relu_percent": [-1.0, 12.5]}
     details = {"processes": [circumstances | composition, others]}
     write_outcomes(folders[1], [record(FORWARD, value=2e-3, time_s=1_700_086_400.0, details=details)])
@@ -73,6 +75,7 @@ def test_number_becomes_a_row_with_all_that_is_known_of_it(folders):
         "threads": 0, "value": 2e-3, "low": 0.9 * 2e-3, "high": 1.2 * 2e-3, "q25": 0.98 * 2e-3, "q75": 1.06 * 2e-3,
         "number": 7, "samples": 30, "status": "ok", "reason": "",
         "processes": 2, "disturbed": 3, "shared": 1, "core_s": 1.1e-5, "empty_call_s": 4e-8,
+        "device_s": 2e-3, "slowed": 3,
         "forward_s": 4e-4, "loss_s": 4e-4, "backward_s": 4e-4, "update_s": 4e-4,
         "relu_percent_low": -1.0, "relu_percent_high": 12.5,
     }  # fmt: skip

@@ -18,7 +18,7 @@ UNITS = {
     "peak_bytes": "bytes",
 }
 # What the machine can do; all else is what an implementation does.
-ROOFS = ("roof", "gemm", "device")
+ROOFS = ("roof", "gemm", "device", "device_gemm")
 
 
 class Unavailable(Exception):
@@ -35,8 +35,8 @@ class Case:
 
     quantity: one of UNITS. op: an operator of the catalog, or one of ROOFS. variant: a name in it.
     elements: array length. dtype: its dtype. threads: how many, where that is not left to the settings.
-    Of a "roof", variant is a streaming loop and elements are bytes of one array; of a "gemm", a
-    framework and the elements of a side; of a "device", what it does, and bytes of one array or a side.
+    Of a "roof" and a "device", variant is a streaming loop and elements are bytes of one array; of a
+    "gemm" and a "device_gemm", a framework and the elements of a side.
     """
 
     quantity: str

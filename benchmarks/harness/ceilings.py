@@ -83,13 +83,13 @@ def _gemm(case: Case, settings: Settings) -> Outcome:
 
 
 def _device(case: Case, settings: Settings) -> Outcome:
-    """Seconds that a GPU takes to copy or to scale an array, or for a product, by PyTorch and the device's events.
+    """Seconds that a GPU takes for its work (DEVICE_WORK), by PyTorch and the device's events; the best of some counts.
 
-    The best of some counts; `elements` are bytes of one array, or of a product elements of a side.
+    `elements` are bytes of one array, or of a product elements of a side.
     """
     framework = driver("torch")
     framework.start("cuda")
-    call, arguments = DEVICE_WORK[case.variant](framework, case)
+    call, arguments = DEVICE_WORK[case.op, case.variant](framework, case)
     rounds_s = [
         framework.device_s(call, lambda: [arguments] * DEVICE_CALLS, lambda: None) for _ in range(DEVICE_SAMPLES)
     ]
@@ -133,11 +133,11 @@ def _require_same(found: np.ndarray, wanted: np.ndarray, done: str) -> None:
         raise truth.WrongResult(f"what was {done} on the device is wrong")
 
 
-# What a GPU can do, by the variant of a case.
-DEVICE_WORK: dict[str, Callable[[Driver, Case], Work]] = {
-    "copy": _device_copy,
-    "scale": _device_scale,
-    "gemm": _device_product,
+# What a GPU can do, by operator and variant of a case.
+DEVICE_WORK: dict[tuple[str, str], Callable[[Driver, Case], Work]] = {
+    ("device", "copy"): _device_copy,
+    ("device", "scale"): _device_scale,
+    ("device_gemm", "torch"): _device_product,
 }
 
 
@@ -154,4 +154,9 @@ def _best(samples_s: list[float], number: int, settings: Settings, core_s: float
 
 
 # By the operator of a case, those in case.ROOFS.
-MEASURES: dict[str, Callable[[Case, Settings], Outcome]] = {"roof": _roof, "gemm": _gemm, "device": _device}
+MEASURES: dict[str, Callable[[Case, Settings], Outcome]] = {
+    "roof": _roof,
+    "gemm": _gemm,
+    "device": _device,
+    "device_gemm": _device,
+}
