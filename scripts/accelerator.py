@@ -12,15 +12,16 @@ from pathlib import Path
 
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 NUMBA_CUDA = "0.30.4"
-# Of CUDA 13, as torch's own wheels are, which also bring Triton. {jax} is the version that asv.conf.json pins.
+# Of CUDA 13, as torch's own wheels are, which also bring Triton and pin NVIDIA's compiler. {jax} is the version that
+# asv.conf.json pins.
 CUDA_PACKAGES = ("jax[cuda13]=={jax}", f"numba-cuda[cu13]=={NUMBA_CUDA}", "nvidia-ml-py==13.615.71")
-# What simulates GPU kernels and compiles them for the tests where there is no GPU; of CUDA, its compiler alone, and no
-# newer than the assembler that Triton brings.
+# What simulates GPU kernels and compiles them for the tests where there is no GPU: of CUDA its compiler alone, and it
+# and Triton in the versions that a GPU machine gets with the CUDA build of torch.
 SIMULATING_PACKAGES = (
     f"numba-cuda=={NUMBA_CUDA}",
     "nvidia-nvvm==13.0.88",
     "nvidia-cuda-nvrtc==13.0.88",
-    "triton==3.9.0",
+    "triton==3.7.1",
 )
 
 

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,13 +25,14 @@ from typing import Any
 from unittest.mock import patch
 
 from impls.catalog import ITEMSIZE_BYTES, find
-from impls.cnn.networks import NETWORKS, Network
+from impls.cnn.networks import DTYPES, NETWORKS, Network
 
 ARCHITECTURES = (80, 90, 100)
 BATCH = 64
 # Of a multiprocessor of each of these architectures.
 REGISTERS = 65536
-_ACCESS = re.compile(r"\b(ld|st)\.(?:\w+\.)*?global\.(?:[\w:]+\.)*?(?:(v[248])\.)?[bfus](8|16|32|64)\b")
+_ACCESS = r"\b(ld|st)\.(?:\w+\.)*?{}\.(?:[\w:]+\.)*?(?:(v[248])\.)?[bfus](8|16|32|64)\b"
+_GLOBAL, _SHARED = (re.compile(_ACCESS.format(space)) for space in ("global", "shared"))
 _TARGET = re.compile(r"^\.target (sm_\w+)", re.MULTILINE)
 _USED = re.compile(r"Used (\d+) registers")
 _SPILLED = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -56,8 +58,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Found:
-    """What a kernel became. load_bytes, store_bytes: of its widest accesses to global memory. element_bytes: that its
-    widest accesses, and those of masks, move for each element it stores.
+    """What a kernel became. load_bytes, store_bytes: of its widest accesses to global memory. shared_bytes: of its
+    narrowest load of shared memory, 0 where it has none. element_bytes: that its widest accesses, and those of masks,
+    move for each element it stores.
     """
 
     kernel: str
@@ -70,6 +73,7 @@ class Found:
     calls: int
     load_bytes: int
     store_bytes: int
+    shared_bytes: int
     element_bytes: float | None
     declared_bytes: float | None
 
@@ -144,9 +148,9 @@ def numba_relu(architecture: int) -> Iterator[Source]:
 
 
 def numba_steps(architecture: int) -> Iterator[Source]:
-    """The training step of each network."""
-    for network in NETWORKS.values():
-        yield from numba_step(architecture, network, BATCH, "float32")
+    """The training step of each network, in each dtype."""
+    for network, dtype in product(NETWORKS.values(), DTYPES):
+        yield from numba_step(architecture, network, BATCH, dtype)
 
 
 def numba_step(
@@ -157,7 +161,9 @@ def numba_step(
 
     for kernel in step.Kernels(network, n, dtype, relu, side or products.SIDE).listed():
         ptx = _numba_ptx(kernel.function, kernel.types, architecture)
-        yield Source(f"{network.name}.{kernel.name}", architecture, dtype, ptx, kernel.threads, products.RESIDENT)
+        yield Source(
+            f"{network.name}.{kernel.name}.{dtype}", architecture, dtype, ptx, kernel.threads, products.RESIDENT
+        )
 
 
 def _numba_ptx(kernel: Any, arguments: tuple[Any, ...], architecture: int) -> str:
@@ -212,10 +218,9 @@ def triton_relu(architecture: int, config: Any = None, addresses: bool = True, l
 def look_at(source: Source) -> Found:
     """Assemble a kernel, and read its PTX and what the assembler says."""
     registers, spilled_bytes = _assembled(source.ptx)
-    accesses = [
-        (m[1], int(m[2][1:] if m[2] else 1) * int(m[3]) // 8) for m in map(_ACCESS.search, source.ptx.splitlines()) if m
-    ]
+    accesses = _accesses(_GLOBAL, source.ptx)
     widest = {kind: max((size for found, size in accesses if found == kind), default=0) for kind in ("ld", "st")}
+    shared = [size for kind, size in _accesses(_SHARED, source.ptx) if kind == "ld"]
     is_float64 = source.dtype == "float64"
     return Found(
         kernel=source.kernel,
@@ -228,9 +233,16 @@ def look_at(source: Source) -> Found:
         calls=len(re.findall(r"^\s*call\b", source.ptx, re.MULTILINE)),
         load_bytes=widest["ld"],
         store_bytes=widest["st"],
+        shared_bytes=min(shared, default=0),
         element_bytes=_element_bytes(source, accesses, widest) if source.row else None,
         declared_bytes=_declared_bytes(source),
     )
+
+
+def _accesses(pattern: re.Pattern[str], ptx: str) -> list[tuple[str, int]]:
+    """Each load ("ld") and store ("st") with its bytes."""
+    found = filter(None, map(pattern.search, ptx.splitlines()))
+    return [(one[1], int(one[2][1:] if one[2] else 1) * int(one[3]) // 8) for one in found]
 
 
 def _element_bytes(source: Source, accesses: list[tuple[str, int]], widest: dict[str, int]) -> float:
@@ -285,13 +297,15 @@ def _assembler() -> str:
 
 def _print(found: list[Found]) -> None:
     print(
-        f"{'kernel':<42} {'sm':>4} {'registers':>9} {'of':>4} {'spills':>6} {'load':>5} {'store':>5} {'B/element':>9}"
+        f"{'kernel':<42} {'sm':>4} {'registers':>9} {'of':>4} {'spills':>6} {'load':>5} {'store':>5} "
+        f"{'shared':>6} {'B/element':>9}"
     )
     for one in sorted(found, key=lambda one: (one.kernel, one.architecture)):
         moved = "" if one.element_bytes is None else f"{one.element_bytes:.3f}"
         print(
             f"{one.kernel:<42} {one.architecture:>4} {one.registers:>9} {one.most_registers:>4} "
-            f"{one.spilled_bytes:>6} {one.load_bytes:>5} {one.store_bytes:>5} {moved:>9}   {'; '.join(one.faults)}"
+            f"{one.spilled_bytes:>6} {one.load_bytes:>5} {one.store_bytes:>5} {one.shared_bytes:>6} {moved:>9}"
+            f"   {'; '.join(one.faults)}".rstrip()
         )
 
 

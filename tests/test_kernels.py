@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from impls.cnn.networks import DTYPES
 from scripts import kernels
 from scripts.kernels import Found, Source
 
@@ -18,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WITHOUT = ("NUMBA_ENABLE_CUDASIM", "TRITON_INTERPRET")
 # Those whose arrays have a row too short for 16 bytes (logits), or one element a thread by nature.
 NARROW = ("dense2", "mnist_cnn.dense1", "loss", "statistics", "average", "rectify")
+PRODUCT = re.compile(r"\.(conv|dense)\d\.(forward|by_weight|by_image|by_input)\.")
 # Sums by column end in shared memory, from where one thread writes one of them.
 NARROW_STORES = ("moments", "sums")
 
@@ -37,9 +40,13 @@ def test_every_kernel_is_compiled_for_every_architecture(found):
     assert {(one.kernel, one.architecture) for one in found} == {
         (name, architecture) for name in names for architecture in kernels.ARCHITECTURES
     }
-    for expected in ("relu.forward_bits.float64", "triton.backward_bits.bfloat16", "convnet_relu.norm3.backward"):
+    for expected in (
+        "relu.forward_bits.float64",
+        "triton.backward_bits.bfloat16",
+        "convnet_relu.norm3.backward.float32",
+    ):
         assert expected in names
-    assert "convnet_relu.conv1.by_image" not in names
+    assert "convnet_relu.conv1.by_image.float32" not in names
 
 
 def test_no_kernel_has_a_fault(found):
@@ -51,6 +58,13 @@ def test_accesses_are_of_16_bytes(found):
         if not any(part in one.kernel for part in NARROW):
             assert one.load_bytes == 16, one
             assert one.store_bytes == 16 or any(part in one.kernel for part in NARROW_STORES), one
+
+
+def test_products_read_shared_memory_16_bytes_at_a_time(found):
+    products = [one for one in found if PRODUCT.search(one.kernel)]
+    # Each layer has three, but the first, whose images have no gradient.
+    assert len(products) == len(kernels.ARCHITECTURES) * len(DTYPES) * (3 * 3 - 1 + 5 * 3 - 1)
+    assert {one.shared_bytes for one in products} == {16}
 
 
 def test_bytes_an_element_are_those_of_the_catalog(found):
