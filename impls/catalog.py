@@ -442,6 +442,8 @@ _CUDA_STEP_ROWS = tuple(
     replace(
         row,
         name=row.name.replace(".", "-cuda."),
+        # JAX has one default device, which its driver chooses.
+        function=f"{row.function}_cuda" if row.framework == "torch" else row.function,
         device="cuda",
         contract=f"{row.contract}; products of float32, no TF32",
         threaded=False,

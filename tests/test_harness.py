@@ -392,6 +392,20 @@ def test_nan_equals_only_nan():
         truth.check(row, (np.array([0.0]),), (np.array([np.nan]),))
 
 
+def test_starting_torch_adds_nothing_to_its_calls():
+    """What stands on this stack is asked at each call of PyTorch's, as a default device is."""
+    code = """
+import torch
+from benchmarks.harness.frameworks import driver
+driver("torch").start("cpu")
+print(torch._C._len_torch_function_stack(), driver("torch").array([1.0], "float32").device)
+torch.set_default_device("cpu")
+print(torch._C._len_torch_function_stack())
+"""
+    told = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert told.stdout.split() == ["0", "cpu", "1"], told.stderr
+
+
 # At 2^20 the arrays fit the last cache, and what restoring leaves in which cache counts: from -14 % to +4 % was seen.
 def _restored_once(bench: Bench, arguments: list[Any], master: Any, calls: int) -> list[tuple[Any, ...]]:
     return [bench.restored(arguments, {0: master})]

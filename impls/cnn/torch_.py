@@ -3,11 +3,13 @@
 build                 eager, the images in the usual layout (n, channels, height, width)
 build_channels_last   eager, the same shapes with the channels innermost in memory
 build_compile         `torch.compile` of forward pass and loss, of which autograd makes the backward pass
+build_*cuda           the same on CUDA
 
 ReLU in place is allowed behind a convolution, a batch norm and a dense layer: none of them needs its output.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,16 +34,20 @@ from impls.cnn.networks import (
 from impls.cnn.reference import State
 
 
-def build(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> "Step":
-    return Step(network, parameters, n, dtype, relu, torch.contiguous_format)
+def build(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, device: str = "cpu") -> "Step":
+    return Step(network, parameters, n, dtype, relu, torch.contiguous_format, device)
 
 
-def build_channels_last(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> "Step":
-    return Step(network, parameters, n, dtype, relu, torch.channels_last)
+def build_channels_last(
+    network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, device: str = "cpu"
+) -> "Step":
+    return Step(network, parameters, n, dtype, relu, torch.channels_last, device)
 
 
-def build_compile(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> "Step":
-    step = Step(network, parameters, n, dtype, relu, torch.contiguous_format)
+def build_compile(
+    network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, device: str = "cpu"
+) -> "Step":
+    step = Step(network, parameters, n, dtype, relu, torch.contiguous_format, device)
     compiled = torch.compile(step.net.loss)
 
     def loss_of(images: Tensor, labels: Tensor, masks: list[Tensor], mark: Callable[[str], None]) -> Tensor:
@@ -52,6 +58,11 @@ def build_compile(network: Network, parameters: dict[str, Array], n: int, dtype:
 
     step.loss_of = loss_of
     return step
+
+
+build_cuda, build_channels_last_cuda, build_compile_cuda = (
+    partial(one, device="cuda") for one in (build, build_channels_last, build_compile)
+)
 
 
 class Net(nn.Module):
@@ -101,14 +112,22 @@ class Net(nn.Module):
 
 
 class Step:
-    """A step on the default device (`impls.cnn`): forward, loss, backward, update."""
+    """A step on a device (`impls.cnn`): forward, loss, backward, update."""
 
     def __init__(
-        self, network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, layout: torch.memory_format
+        self,
+        network: Network,
+        parameters: dict[str, Array],
+        n: int,
+        dtype: str,
+        relu: str,
+        layout: torch.memory_format,
+        device: str,
     ) -> None:
         require(network, parameters, n, dtype, relu)
         self.network, self.n, self.dtype, self.layout = network, n, getattr(torch, dtype), layout
-        self.net = Net(network, relu).to(dtype=self.dtype)
+        self.device = device
+        self.net = Net(network, relu).to(device, self.dtype)
         tensors = self._named()
         with torch.no_grad():
             for name, value in parameters.items():
@@ -121,10 +140,9 @@ class Step:
         require_batch(self.network, self.n, batch)
         # Copies: from_numpy would alias what is given.
         images = torch.from_numpy(batch.images.transpose(0, 3, 1, 2).astype(np.float64))
-        device = torch.get_default_device()
-        masks = [torch.from_numpy(mask.astype(np.float64)).to(device, self.dtype) for mask in batch.masks]
-        labels = torch.from_numpy(batch.labels.astype(np.int64)).to(device)
-        return images.to(device, self.dtype, memory_format=self.layout), labels, masks
+        masks = [torch.from_numpy(mask.astype(np.float64)).to(self.device, self.dtype) for mask in batch.masks]
+        labels = torch.from_numpy(batch.labels.astype(np.int64)).to(self.device)
+        return images.to(self.device, self.dtype, memory_format=self.layout), labels, masks
 
     def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> Tensor:
         loss = self.loss_of(*given, mark)
