@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from itertools import cycle
+from pathlib import Path
 from statistics import median
 from typing import Any
 
