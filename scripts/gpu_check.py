@@ -148,6 +148,8 @@ def _relu(rows: Iterable[tuple[str, Any]], sizes: Sequence[int], sheet_gb_per_s:
             for one in sorted((time_of(row, *pair) for pair in found.items()), key=lambda one: one.elements):
                 say(relu_line(one, copy_s, sheet_gb_per_s))
                 times.append(one)
+    if max(copy_s) != max(ELEMENTS):
+        say(f"no target of ReLU is looked at: they are for {max(ELEMENTS)} elements")
     return relu_targets(times, copy_s)
 
 

@@ -113,9 +113,13 @@ def address(array: Any) -> int:
 
 
 class Memory:
-    """The bytes of some contiguous arrays, where the process has them, and of nothing else."""
+    """The bytes of some contiguous arrays, where the process has them, and of nothing else.
+
+    moved_bytes: that were loaded and stored.
+    """
 
     def __init__(self, arrays: Sequence[Any]) -> None:
+        self.moved_bytes = 0
         spans = {address(array): array.nbytes for array in sorted(arrays, key=lambda array: array.nbytes)}
         self.spans = [
             (start, start + size, np.frombuffer((ctypes.c_uint8 * size).from_address(start), np.uint8))
@@ -127,6 +131,7 @@ class Memory:
         self, addresses: np.ndarray, width: int, count: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Which addresses are in each array, that array by words, and the numbers of the words, (count, some)."""
+        self.moved_bytes += len(addresses) * width * count
         left = np.ones(len(addresses), bool)
         for start, stop, content in self.spans:
             inside = left & (addresses >= start) & (addresses + width * count <= stop)

@@ -139,6 +139,17 @@ def test_bad_arguments_are_refused_by_name(framework, op, kind, spoil, error, wo
         row.load()(*spoil(*arrays, np.ones(64, np.float32)))
 
 
+def test_what_triton_would_not_see_of_a_tensor_is_refused():
+    """Values that are negated only when they are read, and a gradient that is to be recorded."""
+    with pytest.raises(ValueError, match="x: a view of negated values given"):
+        triton_.forward(torch._neg_view(torch.ones(4)))
+    x = torch.ones(4, requires_grad=True)
+    with pytest.raises(ValueError, match="x: a tensor that requires a gradient given"):
+        triton_.forward(x)
+    with torch.no_grad():
+        assert triton_.forward(x).tolist() == [1] * 4
+
+
 @pytest.mark.parametrize("name", ["numba-cuda-bits.inplace", "triton-cuda-bits.inplace"])
 def test_bits_that_are_part_of_the_gradient_are_refused(name):
     row = find("relu.backward", name)

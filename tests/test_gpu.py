@@ -9,13 +9,18 @@ import sys
 from itertools import cycle
 from math import nan
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
+import torch
+from numba import cuda
 
-from benchmarks.harness import gpu, machine, outcomes, sampler
+from benchmarks.harness import gpu, machine, measuring, outcomes, sampler
+from benchmarks.harness.bench import Bench
 from benchmarks.harness.case import Case
 from benchmarks.harness.core import Core
-from benchmarks.harness.frameworks import events
+from benchmarks.harness.frameworks import driver, events
 from benchmarks.harness.frameworks.numba_cuda_ import Live
 from benchmarks.harness.outcomes import Outcome
 from impls.catalog import STEPS, VARIANTS, find
@@ -159,6 +164,123 @@ def test_every_gpu_row_is_checked():
     assert ("cnn.mnist_cnn", "numba-cuda.inplace") in names
 
 
+def test_a_device_is_timed_in_rounds_of_which_those_while_it_is_slowed_are_marked():
+    """With times of our own: calls in a row, fresh arguments for those that overwrite theirs, and what comes of it."""
+    rounds = []
+
+    def device_s(function, arguments, meanwhile):
+        given = arguments()
+        rounds.append([call[0].min() for call in given])
+        for call in given:
+            function(*call)
+        meanwhile()
+        return 1e-3 * len(given)
+
+    told = cycle([{"slowed_by": []}, {"slowed_by": ["power cap"]}])
+    device = SimpleNamespace(state=lambda: next(told))
+    for name, calls in (("numpy.out", measuring.DEVICE_REPEATS), ("numpy.inplace", 4)):
+        row, rounds[:] = find("relu.forward", name), []
+        case = Case("time", row.op, row.name, 2**10, "float32")
+        bench = Bench(row, case, driver("numpy"), row.load())
+        bench.framework = SimpleNamespace(**{**vars(bench.framework), "device_s": device_s})
+        pool = bench.pool(4 if bench.consumed else 1)
+        found = measuring._device(bench, device, pool, bench.masters(), len(pool))
+        assert found["device_s"] == pytest.approx(1e-3)
+        assert len(found["device_samples_s"]) == measuring.DEVICE_ROUNDS
+        assert found["device_slowed"] == list(range(1, measuring.DEVICE_ROUNDS, 2))
+        assert found["device_slowed_by"] == ["power cap"]
+        assert {len(given) for given in rounds} == {calls}
+        # In place too, each call finds values below 0.
+        assert {least for given in rounds for least in given} == {bench.x.astype("float32").min()}
+
+
+def test_a_time_that_a_device_cannot_tell_is_none():
+    row = find("relu.forward", "numpy.out")
+    bench = Bench(row, Case("time", row.op, row.name, 2**10, "float32"), driver("numpy"), row.load())
+    asked = []
+    unknown = lambda *arguments: asked.append(1)  # noqa: E731
+    bench.framework = SimpleNamespace(**{**vars(bench.framework), "device_s": unknown})
+    device = SimpleNamespace(state=dict)
+    found = measuring._device(bench, device, bench.pool(1), bench.masters(), 1)
+    # One try of many seconds tells it for all.
+    assert (found["device_s"], found["gpu"], len(asked)) == (None, {}, 1)
+
+
+@pytest.mark.parametrize(
+    ("restored_bytes", "pooled", "wanted"),
+    [(2**18, 1, 10), (2**22, 1, 6), (2**18, 64, 64), (2**27, 1, 8), (2**31, 1, 1)],
+)
+def test_calls_in_place_in_a_row_have_room_in_the_cache_or_are_large(restored_bytes, pooled, wanted):
+    bench = SimpleNamespace(
+        consumed=(0,), restored_bytes=restored_bytes, framework=SimpleNamespace(cache_bytes=lambda: 50 * 2**20),
+        pool=lambda calls: [[]] * calls,
+    )  # fmt: skip
+    assert len(measuring._device_pool(bench, [[]] * pooled)) == wanted
+
+
+@pytest.mark.parametrize("framework", ["numba_cuda", "torch"])
+def test_a_blocking_call_waits_for_the_device(framework, monkeypatch):
+    """Both synchronisations are asked of a library that here has no device; what is called, and when, is told."""
+    told = []
+    if framework == "torch":
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: told.append("wait"))
+    else:
+        monkeypatch.setattr(cuda, "synchronize", lambda: told.append("wait"))
+    assert driver(framework).blocking(lambda x: told.append("call") or x)(3) == 3
+    assert told == ["call", "wait"]
+
+
+def check_main(monkeypatch, failing=(), parts=("truth",)):
+    """Exit code of the check with outcomes of our own, on a machine that lacks nothing; and the cases it asked for."""
+    asked = []
+
+    def measured(cases, budget_s=1.0):
+        asked.extend(cases)
+        good = part(processes=[{"device_s": 1e-6, "median_s": 1.0}])
+        return {case: Outcome("wrong", "no") if case.dtype in failing else good for case in cases}
+
+    monkeypatch.setattr(gpu_check, "lacks", lambda: iter(()))
+    monkeypatch.setattr(gpu_check, "measured", measured)
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--parts", *parts])
+    return gpu_check.main(), asked
+
+
+def test_the_check_fails_where_a_row_is_wrong_or_a_target_missed(monkeypatch, capsys):
+    code, asked = check_main(monkeypatch)
+    assert code == 0
+    rows = gpu_check.of_device("cuda")
+    assert {(case.op, case.variant, case.dtype) for case in asked} == {
+        (op, row.name, dtype) for op, row in rows for dtype in row.dtypes
+    }
+    code, _ = check_main(monkeypatch, failing=("bfloat16",))
+    assert code == 1
+    wrong = sum("bfloat16" in row.dtypes for _, row in rows)
+    assert f"{wrong} rows wrong, 0 of 0 targets missed" in capsys.readouterr().out
+    # All take the device as long, and a user too: ReLU's rows are as fast as a copy of 1 s, and steps 1 x torch.
+    code, _ = check_main(monkeypatch, parts=("relu", "steps"))
+    said = capsys.readouterr().out
+    assert code == 0, said
+    assert "0 rows wrong, 0 of 9 targets missed" in said
+
+
+def test_the_roofs_of_a_device_are_those_of_a_run():
+    loops = {"copy": 2e-5, "scale": 1e-5}
+    first = table({Case("time", "device", name, 2**22, "float32"): s for name, s in loops.items()})
+    second = table({Case("time", "device", "copy", 2**12, "float32"): 1e-6}, commit="d")
+    found = metrics.device_roofs(pd.concat([first, second])).set_index(["commit", "array_bytes"])
+    assert found.loc[("c", 2**22), ["copy", "scale", "least"]].tolist() == [2e-5, 1e-5, 1e-5]
+    assert found.loc[("d", 2**12), ["copy", "scale", "least"]].tolist() == [1e-6, 1e-6, 1e-6]
+    # Where scaling is slower than copying, as much is in place too.
+    slower = table({Case("time", "device", name, 2**22, "float32"): s for name, s in (("copy", 1e-5), ("scale", 2e-5))})
+    assert metrics.device_roofs(slower)["scale"].tolist() == [1e-5]
+
+
+def test_the_bandwidth_of_a_datasheet():
+    # H100 SXM: 2,619 MHz and 5,120 bits are told as 3.35 TB/s.
+    assert gpu.bandwidth_gb_per_s(2619, 5120) == pytest.approx(3352, abs=1)
+
+
 def test_nothing_is_known_of_a_gpu_that_is_not_there():
     assert gpu.Device().state() == {}
     assert gpu.Device().slowed_by() == []
@@ -223,6 +345,7 @@ class Event:
         self.device.host_s = max(self.device.host_s, self.at_s)
 
     def elapsed_time(self, end: "Event") -> float:
+        assert end.query(), "CUDA raises where an event has not come yet"
         return 1e3 * (end.at_s - self.at_s)
 
 
@@ -230,14 +353,16 @@ class Event:
 @pytest.mark.parametrize(("launch_s", "tries"), [(1e-6, 1), (1e-4, 1), (5e-4, 2), (2e-3, 3), (1e-2, None)])
 def test_the_time_of_a_device_holds_no_wait_for_the_host(launch_s, tries):
     device, asked, states = Timeline(launch_s), [], []
+    # The last call takes long: that the end is not there yet tells nothing of a wait before.
+    works = [(1e-5,)] * 19 + [(5.0,)]
     found = events.elapsed_s(
         device.event,
         device.run,
         device.run,
-        lambda: asked.append(1) or [(1e-5,)] * 20,
+        lambda: asked.append(1) or works,
         lambda: states.append(device.host_s < device.free_at_s),
     )
-    assert found == (pytest.approx(20 * 1e-5) if tries else None)
+    assert found == (pytest.approx(19 * 1e-5 + 5) if tries else None)
     assert len(asked) == len(states) == (tries or len(events.TRIES))
     assert not tries or states[-1]
 

@@ -198,18 +198,48 @@ def test_numba_reaches_what_lies_beyond_32_bits(programs, name):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_triton_reaches_what_lies_beyond_32_bits(programs, whole):
+@pytest.mark.parametrize("name", ["forward", "backward", "backward_bits", "forward_bits"])
+def test_triton_reaches_what_lies_beyond_32_bits(programs, name, whole):
+    """The last two blocks."""
     n = BEYOND + 4096 + (16 if whole else 13)
     block = triton_.CONFIGS[-1].kwargs["BLOCK"]
-    x, out = (sparse(n, "float32") for _ in range(2))
+    x, grad, out = (sparse(n, "float32") for _ in range(3))
+    bits = sparse(-(-n // 8), "uint8")
     blocks = -(-n // block)
-    end = slice((blocks - 2) * block, n)
-    x[end] = truth.ordinary(n - end.start)[0]
-    program = programs(f"triton 90 -1 True {whole}", "triton.forward.float32")
-    values = [ptx.address(x), ptx.address(out), n, n.bit_length(), 0, 0]
-    threads = 32 * triton_.CONFIGS[-1].num_warps
-    ptx.Launch(program, (blocks,), threads, values, ptx.Memory([x, out]), [blocks - 2, blocks - 1]).run()
-    np.testing.assert_array_equal(out[end], np.maximum(x[end], 0))
+    start = (blocks - 2) * block
+    x[start:], grad[start:] = (values.astype("float32") for values in truth.ordinary(n - start))
+    packed = np.packbits(x[start:] > 0, bitorder="little")
+    if name == "backward_bits":
+        bits[start // 8 :] = packed
+    arrays = {
+        "forward": (x, out),
+        "backward": (grad, x, out),
+        "backward_bits": (grad, bits, out),
+        "forward_bits": (x, bits, out),
+    }[name]
+    program = programs(f"triton 90 -1 True {whole}", f"triton.{name}.float32")
+    values = [*map(ptx.address, arrays), n, n.bit_length(), 0, 0]
+    threads, last = 32 * triton_.CONFIGS[-1].num_warps, [blocks - 2, blocks - 1]
+    ptx.Launch(program, (blocks,), threads, values, ptx.Memory(arrays), last, SHARED_BYTES).run()
+    wanted = np.maximum(x[start:], 0) if "forward" in name else np.where(x[start:] > 0, grad[start:], 0)
+    np.testing.assert_array_equal(out[start:], wanted)
+    if name == "forward_bits":
+        np.testing.assert_array_equal(bits[start // 8 :], packed)
+
+
+@pytest.mark.parametrize("tail", [0, 13])
+@pytest.mark.parametrize(("name", "bytes_each"), [("forward", 8), ("backward", 12), ("forward_bits", 8 + 1 / 8)])
+def test_no_element_is_moved_twice(programs, name, bytes_each, tail):
+    """What all threads of a launch moved, which tells of an element that two of them have."""
+    n = 5 * TILE + tail
+    arrays = [np.ones(n, np.float32), *(np.ones(n, np.float32) for _ in range(name == "backward"))]
+    arrays += [np.empty(-(-n // 8), np.uint8)] if name == "forward_bits" else []
+    arrays.append(np.empty(n, np.float32))
+    program, memory = programs("numba 90", f"relu.{name}.float32"), ptx.Memory(arrays)
+    values = list(ptx.numba_values([*arrays, n // TILE]))
+    ptx.Launch(program, (2,), numba_cuda.THREADS, values, memory).run()
+    assert memory.moved_bytes == sum(array.nbytes for array in arrays)
+    assert memory.moved_bytes == pytest.approx(n * bytes_each, abs=1)
 
 
 @pytest.fixture
@@ -220,7 +250,7 @@ def steps_compiled(programs: Program, monkeypatch: pytest.MonkeyPatch) -> Callab
         group = f"{network.name} {dtype} {relu}"
 
         def run(kernel: products.Kernel, *arguments: Any) -> None:
-            launched(programs(group, f"{network.name}.{kernel.name}"), kernel.blocks, kernel.threads, arguments)
+            launched(programs(group, f"{network.name}.{kernel.name}.{dtype}"), kernel.blocks, kernel.threads, arguments)
 
         monkeypatch.setattr(products.Kernel, "__call__", run)
         return made(network, side, dtype, relu)
@@ -274,7 +304,7 @@ def test_what_would_stop_a_device_is_seen(texts):
 
 def test_shared_memory_that_is_not_aligned_is_seen(texts):
     """Numba aligns it as an element, but where `impls.vectors.shared` asks for more."""
-    text = texts["plain float32 True"]["plain.conv1.forward"]
+    text = texts["plain float32 True"]["plain.conv1.forward.float32"]
     assert text.count(".shared .align 16") == 1
     values = np.zeros(64, np.float32)
     for align in (16, 4):

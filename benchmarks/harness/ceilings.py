@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from operator import imul, matmul
 from statistics import median, quantiles
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import gemm, sampler, threads, truth
+from benchmarks.harness import gemm, gpu, sampler, threads, truth
 from benchmarks.harness.case import Case, Settings, Unavailable
 from benchmarks.harness.core import Core
 from benchmarks.harness.frameworks import Driver, driver
@@ -90,13 +91,16 @@ def _device(case: Case, settings: Settings) -> Outcome:
     framework = driver("torch")
     framework.start("cuda")
     call, arguments = DEVICE_WORK[case.op, case.variant](framework, case)
+    device, slowed_by = gpu.Device(), list[str]()
     rounds_s = [
-        framework.device_s(call, lambda: [arguments] * DEVICE_CALLS, lambda: None) for _ in range(DEVICE_SAMPLES)
+        framework.device_s(call, lambda: [arguments] * DEVICE_CALLS, lambda: slowed_by.extend(device.slowed_by()))
+        for _ in range(DEVICE_SAMPLES)
     ]
     known_s = [seconds / DEVICE_CALLS for seconds in rounds_s if seconds is not None]
     if len(known_s) < LEAST_SAMPLES:
         raise Unavailable("the host was hardly ever ahead of the GPU, whose time alone cannot be told")
-    return _best(known_s, DEVICE_CALLS, settings, None)
+    best = _best(known_s, DEVICE_CALLS, settings, None)
+    return replace(best, details={**best.details, "slowed_by": sorted(set(slowed_by)), "gpu": device.state()})
 
 
 Work = tuple[Callable[..., Any], tuple[Any, ...]]

@@ -32,7 +32,8 @@ class Device:
 
     def state(self) -> dict[str, Any]:
         """Clocks (MHz), temperature (degrees C), power and its cap (W), and what slows the device; empty: unknown."""
-        return self._asked(_state, {})
+        told = {name: self._asked(question, None) for name, question in STATE.items()}
+        return {name: value for name, value in told.items() if value is not None}
 
     def slowed_by(self) -> list[str]:
         """What makes the device slower than it can be, at this moment: of an idle one it says nothing."""
@@ -41,12 +42,11 @@ class Device:
     def bandwidth_gb_per_s(self) -> float | None:
         """What the memory's highest clock and its bus allow, two transfers a clock: the datasheet's figure."""
         return self._asked(
-            lambda nvml, handle: (
-                2e6 * nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM)
-                * nvml.nvmlDeviceGetMemoryBusWidth(handle) / 8 / 1e9
+            lambda nvml, handle: bandwidth_gb_per_s(
+                nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM), nvml.nvmlDeviceGetMemoryBusWidth(handle)
             ),
             None,
-        )  # fmt: skip
+        )
 
     def _asked(self, question: Callable[[Any, Any], Any], unknown: Any) -> Any:
         if self._nvml is None:
@@ -57,15 +57,20 @@ class Device:
             return unknown
 
 
-def _state(nvml: Any, handle: Any) -> dict[str, Any]:
-    return {
-        "sm_clock_mhz": nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-        "memory_clock_mhz": nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
-        "temperature_c": nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-        "power_w": nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-        "power_cap_w": nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3,
-        "slowed_by": slowed_by(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)),
-    }
+def bandwidth_gb_per_s(clock_mhz: float, bus_bits: int) -> float:
+    """Of a memory that transfers twice a clock."""
+    return 2 * clock_mhz * 1e6 * bus_bits / 8 / 1e9
+
+
+# Each is asked alone, as a device may not tell all.
+STATE: dict[str, Callable[[Any, Any], Any]] = {
+    "sm_clock_mhz": lambda nvml, handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+    "memory_clock_mhz": lambda nvml, handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
+    "temperature_c": lambda nvml, handle: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+    "power_w": lambda nvml, handle: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+    "power_cap_w": lambda nvml, handle: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3,
+    "slowed_by": lambda nvml, handle: slowed_by(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)),
+}
 
 
 def hidden() -> bool:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import cycle, islice
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -36,8 +37,10 @@ from impls.cnn.networks import STEP_OF
 
 MOST_PLACEMENTS = 3
 PLACED_BYTES = 64 * 1024 * 1024
-# Of what a GPU times itself, and how often in a row it uses what no call overwrites.
-DEVICE_ROUNDS, DEVICE_REPEATS = 20, 10
+# Of what a GPU times itself, calls in a row at the least where there is room for their arguments, and at the most: a
+# driver queues about a thousand.
+DEVICE_ROUNDS, DEVICE_REPEATS, MOST_QUEUED = 20, 10, 256
+MOST_POOL_BYTES = 2**30
 
 
 def measure(case: Case, settings: Settings) -> Outcome:
@@ -153,9 +156,15 @@ def _timed(
     steal_s = machine.steal_s() - steal_s
     bench.verify_special()
     samples = sampler.pooled(taken)
+    own: dict[str, Any] = {}
+    if device:
+        # A pool of more than a sample takes keeps the caches cold.
+        is_cold = len(pools[0]) > most_restored
+        pool = pools[0] if is_cold else _device_pool(bench, pools[0])
+        own = _device(bench, device, pool, masters, most_restored if is_cold else len(pool))
     return outcomes.of_samples(
         samples,
-        **(_device(bench, device, pools[0], masters, most_restored) if device else {}),
+        **own,
         placement_medians_s=[median(one.samples_s) for one in taken],
         steal_s=steal_s,
         empty_call_s=sampler.empty_call_s(tuple(pools[0][0]), samples.number),
@@ -187,27 +196,47 @@ def _sampled(
 def _device(
     bench: Bench, device: gpu.Device, pool: list[list[Any]], masters: dict[int, Any], most_restored: int
 ) -> dict[str, Any]:
-    """What a GPU itself says of these calls: seconds of each, by its events around some in a row, and its state then.
+    """What a GPU itself says of calls: seconds of each, by its events around some in a row, and its state meanwhile.
 
-    The time of the outcome is what a user waits, with the launch and the wait for the end; this is without.
+    most_restored: of calls in a row whose arguments must be restored. The time of the outcome is what a user waits,
+    with the launch and the wait for the end; this is without.
     """
     call = operators.call(bench.variant.op, bench.function)
-    calls = most_restored if bench.consumed else len(pool) * DEVICE_REPEATS
-    # An idle device tells clocks that it has no longer, or not yet.
-    states = [device.state()]
+    calls = min(MOST_QUEUED, most_restored if bench.consumed else max(len(pool), DEVICE_REPEATS))
+    turns = cycle(pool)
 
     def arguments() -> list[tuple[Any, ...]]:
-        return (
-            _restored(bench, pool, masters, calls)
-            if bench.consumed
-            else [tuple(arrays) for arrays in pool] * DEVICE_REPEATS
-        )
+        if bench.consumed:
+            return _restored(bench, pool, masters, calls)
+        return [tuple(arrays) for arrays in islice(turns, calls)]
 
-    rounds_s = [
-        bench.framework.device_s(call, arguments, lambda: states.append(device.state())) for _ in range(DEVICE_ROUNDS)
-    ]
-    samples_s = [seconds / calls for seconds in rounds_s if seconds is not None]
-    return {"device_s": median(samples_s) if samples_s else None, "device_samples_s": samples_s, "gpu": states[-1]}
+    states: list[dict[str, Any]] = []
+    samples_s: list[float] = []
+    for _ in range(DEVICE_ROUNDS):
+        taken_s = bench.framework.device_s(call, arguments, lambda: states.append(device.state()))
+        if taken_s is None:
+            break
+        samples_s.append(taken_s / calls)
+    return {
+        "device_s": median(samples_s) if samples_s else None,
+        "device_samples_s": samples_s,
+        "device_slowed": [position for position, state in enumerate(states) if state.get("slowed_by")],
+        "device_slowed_by": sorted({name for state in states for name in state.get("slowed_by", ())}),
+        "gpu": states[-1] if states else device.state(),
+    }
+
+
+def _device_pool(bench: Bench, pool: list[list[Any]]) -> list[list[Any]]:
+    """Arguments for calls in a row: of those that overwrite theirs a pool may hold too few for a device's clock.
+
+    As many as fit half of its cache, and where one does not, as many as may be.
+    """
+    if not bench.consumed:
+        return pool
+    cache_bytes = bench.framework.cache_bytes() // 2
+    room_bytes = cache_bytes if bench.restored_bytes <= cache_bytes else MOST_POOL_BYTES
+    wanted = min(DEVICE_REPEATS, room_bytes // bench.restored_bytes)
+    return pool if wanted <= len(pool) else bench.pool(wanted)
 
 
 def _restored(bench: Bench, pool: list[list[Any]], masters: dict[int, Any], calls: int) -> list[tuple[Any, ...]]:

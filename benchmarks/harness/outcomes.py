@@ -138,10 +138,14 @@ def _absence(parts: Sequence[Outcome]) -> str:
 
 def slowed(parts: Sequence[Outcome]) -> str:
     """Whether a GPU was slower than it can be, behind many a sample; empty where it was not, or nobody tells."""
-    samples = sum(len(part.samples_s or ()) for part in parts)
-    marked = sum(len(part.details.get("slowed", ())) for part in parts)
-    by = sorted({name for part in parts for name in part.details.get("slowed_by", ())})
-    return f"{', '.join(by)} slowed the GPU in {marked} of {samples} samples" if marked > SLOWED * samples else ""
+    waits = sum(len(part.samples_s or ()) for part in parts)
+    own = sum(len(part.details.get("device_samples_s", ())) for part in parts)
+    for kind, samples in (("", waits), ("device_", own)):
+        marked = sum(len(part.details.get(f"{kind}slowed", ())) for part in parts)
+        by = sorted({name for part in parts for name in part.details.get(f"{kind}slowed_by", ())})
+        if marked > SLOWED * samples:
+            return f"{', '.join(by)} slowed the GPU in {marked} of {samples} samples"
+    return ""
 
 
 def folder() -> Path:

@@ -169,6 +169,12 @@ def _require_on_device(name: str, tensor: Tensor) -> None:
         raise TypeError(f"{name}: {type(tensor).__name__} given, a tensor on cuda needed")
     if not tensor.is_cuda and not INTERPRETED:
         raise TypeError(f"{name}: a tensor on {tensor.device} given, one on cuda needed; pass {name}.cuda()")
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"{name}: a tensor that requires a gradient given, which is not recorded; pass {name}.detach()"
+        )
+    if tensor.is_neg():
+        raise ValueError(f"{name}: a view of negated values given; pass {name}.resolve_neg()")
     if not tensor.is_contiguous():
         raise ValueError(f"{name}: strides {tensor.stride()} given, a contiguous tensor needed")
 

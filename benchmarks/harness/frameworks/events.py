@@ -19,7 +19,7 @@ def elapsed_s(
     event(): a new one, with record, query, synchronize and elapsed_time as PyTorch and Numba have them.
     keep_busy(seconds): gives an idle device something to do for so long. All calls are queued meanwhile, or what the
     device waits for the host would be in its time. arguments(): those of each call, made anew for each try.
-    meanwhile(): is called when all is queued.
+    meanwhile(): is called when the device has begun with the calls.
     """
     for factor in TRIES:
         given, start, end = arguments(), event(), event()
@@ -29,6 +29,7 @@ def elapsed_s(
             function(*call)
         end.record()
         was_ahead = not start.query()
+        start.synchronize()
         meanwhile()
         end.synchronize()
         if was_ahead:

@@ -100,7 +100,7 @@ def blocking(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache
 def _busy() -> Any:
-    """A kernel that takes so many microseconds or more."""
+    """A kernel that takes about so many microseconds; a sleep may last up to twice as long, or end early."""
     from numba import cuda
 
     @cuda.jit("void(int64)")

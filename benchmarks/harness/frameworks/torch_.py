@@ -108,6 +108,13 @@ def cache_bytes() -> int:
     return torch.cuda.get_device_properties(0).L2_cache_size
 
 
+def _requested_bytes(when: str) -> int:
+    """Of all tensors on the device, as they were asked for: the allocator rounds up to 512."""
+    import torch
+
+    return torch.cuda.memory_stats()[f"requested_bytes.all.{when}"]
+
+
 def transient_bytes(call: Callable[..., Any], function: Callable[..., Any], make: Callable[..., list]) -> int:
     import torch
 
@@ -115,12 +122,12 @@ def transient_bytes(call: Callable[..., Any], function: Callable[..., Any], make
     arguments = make()
     if _device() == "cuda":
         torch.cuda.synchronize()
+        before = _requested_bytes("current")
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
         result = call(*arguments)
         torch.cuda.synchronize()
         del result
-        return torch.cuda.max_memory_allocated() - before
+        return _requested_bytes("peak") - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         result = call(*arguments)
     del result
@@ -166,13 +173,13 @@ def step_peak_bytes(make: Callable[[], tuple[Any, Any]]) -> int:
     del step, given
     if _device() == "cuda":
         torch.cuda.synchronize()
+        before = _requested_bytes("current")
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
         step, given = make()
         step(given)
         step(given)
         torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        return _requested_bytes("peak") - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step, given = make()
         step(given)
