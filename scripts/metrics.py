@@ -28,6 +28,7 @@ OBJECTS_BYTES = 1024
 ROOF_KEY = [*RUN, "array_bytes"]
 # What a GPU's rows are held against, out of place and in place.
 DEVICE_LOOPS = ("copy", "scale")
+TYPES_OF_ROOFS = dict.fromkeys([*DEVICE_LOOPS, "least"], "float64")
 # So many times what a GPU takes at the least: below, a time tells of starting and ending, and nothing of bandwidth.
 BANDWIDTH_BOUND = 4
 
@@ -68,7 +69,7 @@ def device_roofs(table: pd.DataFrame) -> pd.DataFrame:
     rows = table[(table["op"] == "device") & table["variant"].isin(DEVICE_LOOPS) & table["value"].notna()]
     rows = rows.rename(columns={"elements": "array_bytes"})
     if rows.empty:
-        return pd.DataFrame(columns=[*ROOF_KEY, *DEVICE_LOOPS, "least"])
+        return pd.DataFrame(columns=[*ROOF_KEY, *DEVICE_LOOPS, "least"]).astype(TYPES_OF_ROOFS)
     wide = rows.pivot_table(index=ROOF_KEY, columns="variant", values="value", aggfunc="min")
     wide = wide.reindex(columns=list(DEVICE_LOOPS)).reset_index()
     # In place fewer bytes take part, which may fit a cache that those of a copy do not.
