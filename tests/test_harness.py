@@ -421,7 +421,7 @@ def test_restoring_arguments_outside_the_clock_hardly_shows_inside(elements, mos
     core = Core()
     ratios, kept = [], []
     # The median of the ratios of rounds; on a machine that is busy it takes more of them to settle.
-    for number in range(40):
+    for number in range(100):
         if number % 5 == 0:
             # Where arrays lie in memory favours one or the other: they move, while the old ones keep their place.
             kept.append((bench.make(), bench.make()[0]))
@@ -432,13 +432,11 @@ def test_restoring_arguments_outside_the_clock_hardly_shows_inside(elements, mos
         }
         medians = {
             name: median(sampler.sample(bench.call, supply, 0.1, core, calls).samples_s)
-            for name, (supply, calls) in supplies.items()
+            # Each is the first one every other round, so that what drifts favours neither.
+            for name, (supply, calls) in (supplies.items() if number % 2 else reversed(supplies.items()))
         }
         ratios.append(medians["restored"] / medians["same"])
         # Not before two places were seen.
         if len(ratios) >= 10 and abs(median(ratios) - 1) < most:
             return
-    # Beyond the bound, and not by the scatter of the rounds alone.
-    low, high = sampler.interval(ratios)
-    assert low - 1 < most, f"{median(ratios) - 1:+.1%} apart: {ratios}"
-    assert high - 1 > -most, f"{median(ratios) - 1:+.1%} apart: {ratios}"
+    pytest.fail(f"{median(ratios) - 1:+.1%} apart: {ratios}")
