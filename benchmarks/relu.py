@@ -12,7 +12,7 @@ COLD_ELEMENTS = (2**15, 2**20)
 SCALING_ELEMENTS = (2**20, 2**25)
 THREADS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 ELEMENTS = (2**10, 2**15, 2**20, 2**25)
-# asv's limit is for all that is measured with a case (harness/bundles.py); each has one of its own (harness/case.py).
+# asv's limit is for all that is measured with a case (processes/plan.py); each has one of its own (case.py).
 TIMEOUT_S = 7200
 
 

@@ -1,7 +1,7 @@
 """What this machine can do: its memory, at the sizes that variants are measured at and between, and its arithmetic."""
 
 from benchmarks.harness.case import UNITS
-from benchmarks.harness.kernels import VARIANTS
+from benchmarks.harness.roofline.loops import VARIANTS
 from benchmarks.harness.tracking import in_unit, track
 from benchmarks.relu import TIMEOUT_S
 

@@ -10,8 +10,8 @@ from multiprocessing import get_context
 
 from impls.cnn.networks import NETWORKS, Network
 from impls.cnn.numba_cuda.products import SIDE as WHOLE
-from scripts import kernels
-from scripts.kernels import ARCHITECTURES, Source
+from scripts.verify import gpu_code
+from scripts.verify.gpu_code import ARCHITECTURES, Source
 from tests.small import SIDE, SMALL, UNPOOLED
 
 # Images of a batch.
@@ -30,7 +30,7 @@ TRITON = tuple((config, *whole) for config in (0, -1) for whole in ((True, True)
 
 
 def numba_relu(architecture: int) -> dict[str, dict[str, str]]:
-    return {f"numba {architecture}": _ptx(kernels.numba_relu(architecture))}
+    return {f"numba {architecture}": _ptx(gpu_code.numba_relu(architecture))}
 
 
 def triton_relu(architecture: int) -> dict[str, dict[str, str]]:
@@ -38,14 +38,14 @@ def triton_relu(architecture: int) -> dict[str, dict[str, str]]:
 
     return {
         f"triton {architecture} {config} {addresses} {length}": _ptx(
-            kernels.triton_relu(architecture, CONFIGS[config], addresses, length)
+            gpu_code.triton_relu(architecture, CONFIGS[config], addresses, length)
         )
         for config, addresses, length in TRITON
     }
 
 
 def step(network: Network, side: int, dtype: str, relu: bool) -> dict[str, dict[str, str]]:
-    found = kernels.numba_step(STEP_ARCHITECTURE, network, N, dtype, relu, side)
+    found = gpu_code.numba_step(STEP_ARCHITECTURE, network, N, dtype, relu, side)
     return {f"{network.name} {dtype} {relu}": _ptx(found)}
 
 

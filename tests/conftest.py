@@ -17,8 +17,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 os.environ["TRITON_INTERPRET"] = "1"
 
-from benchmarks.harness import operators
 from benchmarks.harness.frameworks import driver
+from benchmarks.harness.truth import operators
 from impls.catalog import VARIANTS, Variant
 
 # Examples are the same in every run; the first of each shape compiles, so none has a deadline.

@@ -1,7 +1,7 @@
 """Runs PTX, NVIDIA's portable machine code, on NumPy: the kernels as they were compiled, where there is no GPU.
 
 Numba's simulator and Triton's interpreter run the source, with Python's types. What compiling makes of it (widths of
-integers, the LLVM that `impls.vectors` writes, the alignment of shared memory) runs here. As on a device, an access
+integers, the LLVM that `cuda_vectors` writes, the alignment of shared memory) runs here. As on a device, an access
 that is not aligned is an error; stricter than on most, so is one outside the arrays that a kernel was given.
 
 All threads of a launch are one NumPy array for each register. Those that are least far run first, up to the next

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cnn, relu, roofs
-from benchmarks.harness import outcomes
 from benchmarks.harness.case import Case
-from scripts.profiles import BENCHMARK_NAMES, asv_parameters
+from benchmarks.harness.processes import outcomes
+from scripts.run.profiles import BENCHMARK_NAMES, asv_parameters
 
 COMMIT, LATER_COMMIT = "a" * 40, "b" * 40
 ENV = "virtualenv-py3.11"

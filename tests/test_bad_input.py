@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.harness import operators, truth
 from benchmarks.harness.frameworks import driver
+from benchmarks.harness.truth import comparison, operators
 from impls.catalog import VARIANTS, Variant
 from tests.conftest import results
 
@@ -56,7 +56,7 @@ def target(row: Variant) -> str:
 
 def good(row: Variant, shape: tuple[int, ...] = (ELEMENTS,)) -> dict[str, Values]:
     """Arguments that the row takes, by name."""
-    x, grad = (values.reshape(shape) for values in truth.ordinary(int(np.prod(shape))))
+    x, grad = (values.reshape(shape) for values in comparison.ordinary(int(np.prod(shape))))
     given = operators.inputs(row, x, grad, DTYPE)
     values = [np.asarray(array, dtype) for array, dtype in zip(given.values, given.dtypes, strict=True)]
     return dict(zip(names(row), [*values, np.full(shape, operators.POISON, DTYPE)], strict=False))
@@ -223,7 +223,7 @@ def overlapping(wanted: Callable[[tuple[str, str]], bool]) -> list[Any]:
 def sharing(row: Variant, name: str, shift: int) -> tuple[Any, list[Any]]:
     """Memory in which the target begins `shift` elements after the argument of that name, and all the arguments."""
     framework = driver(row.framework)
-    memory = framework.array(truth.ordinary(ELEMENTS + 2 * GUARD)[0], DTYPE)
+    memory = framework.array(comparison.ordinary(ELEMENTS + 2 * GUARD)[0], DTYPE)
     arrays = {key: framework.array(values, values.dtype.name) for key, values in good(row).items()}
     arrays[name], arrays[target(row)] = (memory[start : start + ELEMENTS] for start in (GUARD, GUARD + shift))
     return memory, list(arrays.values())

@@ -10,9 +10,11 @@ import torch
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from benchmarks.harness import isolation, steps, truth
 from benchmarks.harness.case import Case, Settings
-from benchmarks.harness.outcomes import Outcome
+from benchmarks.harness.processes import isolation
+from benchmarks.harness.processes.outcomes import Outcome
+from benchmarks.harness.quantities import training
+from benchmarks.harness.truth import comparison
 from impls.catalog import STEPS as ROWS
 from impls.catalog import find_step
 from impls.cnn import PHASES, reference
@@ -32,8 +34,8 @@ from impls.cnn.networks import (
     random_batch,
     saved_bytes,
 )
-from scripts import parity
-from scripts.metrics import OBJECTS_BYTES
+from scripts.report.metrics import OBJECTS_BYTES
+from scripts.training import parity
 from tests.small import SMALL
 
 
@@ -138,7 +140,7 @@ def test_any_network_follows_the_reference(builder, network, n, relu, dtype):
     step = loaded(builder)(network, initial_parameters(network), n, dtype, relu)
     batch = random_batch(network, n)
     for _ in range(2):
-        steps.verify(network, dtype, step, step.put(batch), batch)
+        training.verify(network, dtype, step, step.put(batch), batch)
 
 
 @pytest.mark.parametrize("network", SMALL, ids=lambda network: network.name)
@@ -215,7 +217,7 @@ def test_a_step_keeps_what_it_was_given(builder):
     given = step.put(batch)
     for array in (batch.images, batch.labels, *batch.masks):
         array[...] = 0
-    steps.verify(SMALL[1], "float32", step, given, GOOD)
+    training.verify(SMALL[1], "float32", step, given, GOOD)
 
 
 @pytest.mark.parametrize("builder", EVERY)
@@ -328,8 +330,8 @@ class Shortened:
 def test_a_shorter_mantissa_inside_gets_no_number(network):
     batch = random_batch(network, 16)
     step = loaded("torch_:build")(network, initial_parameters(network), 16, "float32", "fresh")
-    with pytest.raises(truth.WrongResult, match=r"loss|dense"):
-        steps.verify(network, "float32", Shortened(step), step.put(batch), batch)
+    with pytest.raises(comparison.WrongResult, match=r"loss|dense"):
+        training.verify(network, "float32", Shortened(step), step.put(batch), batch)
 
 
 def to_float16(step, before, loss):
@@ -470,10 +472,10 @@ def test_a_wrong_step_gets_no_number(fault, said):
     batch = random_batch(network, 2)
     step = Tampered(loaded("numpy_:build")(network, initial_parameters(network), 2, "float32", "inplace"), fault)
     if not said:
-        steps.verify(network, "float32", step, step.step.put(batch), batch)
+        training.verify(network, "float32", step, step.step.put(batch), batch)
         return
-    with pytest.raises(truth.WrongResult, match=said):
-        steps.verify(network, "float32", step, step.step.put(batch), batch)
+    with pytest.raises(comparison.WrongResult, match=said):
+        training.verify(network, "float32", step, step.step.put(batch), batch)
 
 
 def test_parity_is_told_of_both_dtypes():

@@ -19,13 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from benchmarks.harness import operators, steps, truth
 from benchmarks.harness.frameworks import driver
+from benchmarks.harness.quantities import training
+from benchmarks.harness.truth import comparison, operators
 from impls.catalog import Variant, find
 from impls.cnn.networks import Batch, Network, fused_saved_bytes, initial_parameters, random_batch
 from impls.cnn.numba_cuda import step as steps_cuda
 from impls.relu import triton_
-from scripts import parity
+from scripts.training import parity
 from tests import simulator
 from tests.conftest import arguments, cases, results
 from tests.small import SIDE, SMALL, UNPOOLED
@@ -88,7 +89,7 @@ def test_special_values(row: Variant, dtype: str) -> None:
 
 @numba_cases
 def test_what_is_not_aligned_is_right(row: Variant, dtype: str) -> None:
-    x, grad = (values.astype(host(dtype)) for values in truth.ordinary(TILE + 21))
+    x, grad = (values.astype(host(dtype)) for values in comparison.ordinary(TILE + 21))
     one_on = (lambda values: np.concatenate([values[:1], values]), lambda array: array[1:])
     check(row, dtype, x, grad, [one_on])
 
@@ -199,7 +200,7 @@ def tied(network: Network, n: int) -> tuple[dict[str, np.ndarray], Batch]:
 def test_of_equals_the_first_is_the_largest(network):
     parameters, batch = tied(network, 3)
     one = steps_cuda.Step(network, parameters, 3, "float64", "inplace", side=SIDE)
-    assert steps.verify(network, "float64", one, one.put(batch), batch) < 1e-9
+    assert training.verify(network, "float64", one, one.put(batch), batch) < 1e-9
 
 
 def test_nan_reaches_the_loss():
@@ -293,7 +294,7 @@ RELU_BUGS = [
 @pytest.mark.parametrize(("file", "name", "op", "old", "new"), RELU_BUGS)
 def test_a_bug_in_a_kernel_is_seen(file, name, op, old, new, tmp_path, monkeypatch):
     row = find(op, name)
-    x, grad = (values.astype("float32") for values in truth.ordinary(TILES[row.framework]))
+    x, grad = (values.astype("float32") for values in comparison.ordinary(TILES[row.framework]))
     # Other values than below: what is not written is often what was written before.
     check(row, "float32", -x, grad)
     wrong = planted(f"impls.relu.{file}", old, new, tmp_path, monkeypatch)
@@ -323,8 +324,8 @@ def test_a_max_pool_that_takes_the_last_of_equals_is_seen(file, network, old, ne
     wrong = with_a_bug(file, old, new, tmp_path, monkeypatch)
     parameters, batch = tied(network, 3)
     one = wrong.Step(network, parameters, 3, "float64", "inplace", side=SIDE)
-    with pytest.raises(truth.WrongResult):
-        steps.verify(network, "float64", one, one.put(batch), batch)
+    with pytest.raises(comparison.WrongResult):
+        training.verify(network, "float64", one, one.put(batch), batch)
 
 
 PLAIN, NORMED, _ = SMALL

@@ -16,15 +16,19 @@ import pytest
 import torch
 from numba import cuda
 
-from benchmarks.harness import gpu, machine, measuring, outcomes, sampler
-from benchmarks.harness.bench import Bench
 from benchmarks.harness.case import Case
-from benchmarks.harness.core import Core
 from benchmarks.harness.frameworks import driver, events
 from benchmarks.harness.frameworks.numba_cuda_ import Live
-from benchmarks.harness.outcomes import Outcome
+from benchmarks.harness.machine import gpu, linux
+from benchmarks.harness.processes import outcomes
+from benchmarks.harness.processes.outcomes import Outcome
+from benchmarks.harness.quantities import measuring
+from benchmarks.harness.timing import sampler
+from benchmarks.harness.timing.contention import Core
+from benchmarks.harness.truth.bench import Bench
 from impls.catalog import STEPS, VARIANTS, find
-from scripts import gpu_check, metrics
+from scripts.report import metrics
+from scripts.verify import gpu_check
 from tests.synthetic import time
 from tests.test_kernels import WITHOUT
 from tests.test_metrics import ROOFS, only_row, table
@@ -33,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FRAMEWORKS = sorted({row.framework for row in VARIANTS if row.device == "cuda"})
 START = "from benchmarks.harness.frameworks import driver; driver({!r}).start('cuda')"
 
-pytestmark = pytest.mark.skipif(machine.gpu_driver() is not None, reason="this machine has an NVIDIA driver")
+pytestmark = pytest.mark.skipif(linux.gpu_driver() is not None, reason="this machine has an NVIDIA driver")
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -85,8 +89,8 @@ def test_the_check_says_what_is_lacking_in_its_first_line_and_imports_no_framewo
     ],
 )
 def test_what_is_lacking(loaded, names, visible, words, monkeypatch):
-    monkeypatch.setattr(machine, "gpu_driver", lambda: loaded)
-    monkeypatch.setattr(machine, "gpus", lambda: names)
+    monkeypatch.setattr(linux, "gpu_driver", lambda: loaded)
+    monkeypatch.setattr(linux, "gpus", lambda: names)
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:

@@ -18,13 +18,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.harness import bundles, case, isolation, machine, outcomes, sampler, threads, truth
-from benchmarks.harness import core as core_module
-from benchmarks.harness.bench import Bench
+from benchmarks.harness import case
 from benchmarks.harness.case import Case, Settings
-from benchmarks.harness.core import Core
 from benchmarks.harness.frameworks import driver
-from benchmarks.harness.outcomes import Outcome
+from benchmarks.harness.machine import linux, threads
+from benchmarks.harness.processes import isolation, outcomes, plan
+from benchmarks.harness.processes.outcomes import Outcome
+from benchmarks.harness.timing import contention as core_module
+from benchmarks.harness.timing import sampler
+from benchmarks.harness.timing.contention import Core
+from benchmarks.harness.truth import comparison
+from benchmarks.harness.truth.bench import Bench
 from impls.catalog import find
 
 NUMPY_OUT = Case("time", "relu.forward", "numpy.out", 1024, "float32")
@@ -91,14 +95,14 @@ def test_a_thread_beside_others_goes_to_no_core_of_theirs(monkeypatch):
     """Where it went it would take turns with one that waits there, some ms each."""
     chosen = []
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: chosen.append(set(cores)))
-    monkeypatch.setattr(machine, "cores_are_shared", lambda: False)
+    monkeypatch.setattr(linux, "cores_are_shared", lambda: False)
     core = Core(1e-9, threads=2)
     assert not core.is_free_at(core.settle(0.03))
     assert set(map(frozenset, chosen)) == {frozenset(os.sched_getaffinity(0))}
 
 
 def test_beside_threads_that_may_share_the_core_no_loop_tells_anything(monkeypatch):
-    monkeypatch.setattr(machine, "cores_are_shared", lambda: True)
+    monkeypatch.setattr(linux, "cores_are_shared", lambda: True)
     core = Core(1e-9, threads=2)
     taken = sampler.sample(busy, sampler.in_turn([(1e-4,)]), 0.05, core)
     assert taken.free
@@ -133,16 +137,16 @@ def test_one_process_more_measures_what_none_had_a_core_for(monkeypatch, tmp_pat
         return [found] * len(cases)
 
     monkeypatch.setattr(isolation, "run", run)
-    monkeypatch.setenv(bundles.VARIABLE, str(tmp_path))
-    bundles.write_plan(tmp_path, [NUMPY_OUT])
-    bundles.outcome(NUMPY_OUT, QUICK)
+    monkeypatch.setenv(plan.VARIABLE, str(tmp_path))
+    plan.write_plan(tmp_path, [NUMPY_OUT])
+    plan.outcome(NUMPY_OUT, QUICK)
     assert told == [0.0, 2e-5, 1e-5][:ran]
 
 
 @pytest.mark.parametrize("content", ["1e-9", "-1", "nan", "inf", "", "x"])
 def test_a_loop_that_cannot_be_is_not_believed(monkeypatch, tmp_path, content):
     (tmp_path / "core-unknown.txt").write_text(content)
-    assert bundles._core_s(tmp_path) == 0
+    assert plan._core_s(tmp_path) == 0
 
 
 def test_empty_call_is_cheaper_than_one_that_does_something():
@@ -219,7 +223,7 @@ def test_case_that_does_not_fit_is_not_started_and_says_what_it_needs():
 
 def test_cold_calls_are_slower_than_warm_ones_where_the_arguments_fit_a_cache():
     times = {
-        quantity: bundles.measured([case], Settings(0.3, 60, 1))[case].value
+        quantity: plan.measured([case], Settings(0.3, 60, 1))[case].value
         for quantity in ("time", "cold")
         for case in [Case(quantity, "relu.forward", "numpy-clip.out", 2**15, "float32")]
     }
@@ -296,15 +300,15 @@ def test_outcomes_are_read_back_and_torn_lines_passed_over(tmp_path, monkeypatch
 
 
 def test_bundle_measures_what_is_planned_for_a_variant_once(tmp_path, monkeypatch):
-    monkeypatch.setenv(bundles.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(plan.VARIABLE, str(tmp_path))
     larger = Case("time", "relu.forward", "numpy.out", 4096, "float32")
     other = Case("time", "relu.forward", "numpy.fresh", 1024, "float32")
-    bundles.write_plan(tmp_path, [NUMPY_OUT, larger, other])
-    first = bundles.outcome(NUMPY_OUT, QUICK)
+    plan.write_plan(tmp_path, [NUMPY_OUT, larger, other])
+    first = plan.outcome(NUMPY_OUT, QUICK)
     # Of both cases what each process found, of which there may be one more where the core was shared.
     assert len(list(tmp_path.glob("*-time-*.json"))) >= 2 * QUICK.processes
-    assert bundles.outcome(NUMPY_OUT, QUICK).samples_s == first.samples_s
-    assert bundles.outcome(larger, QUICK).status in outcomes.MEASURED
+    assert plan.outcome(NUMPY_OUT, QUICK).samples_s == first.samples_s
+    assert plan.outcome(larger, QUICK).status in outcomes.MEASURED
 
 
 def part(samples_s, **details):
@@ -331,13 +335,13 @@ def test_what_varies_is_called_unstable_with_the_figures(parts, status, reason):
 
 
 def test_a_killed_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setenv(bundles.VARIABLE, str(tmp_path))
-    bundles.write_plan(tmp_path, [NUMPY_OUT])
-    bundles.outcome(NUMPY_OUT, QUICK)
+    monkeypatch.setenv(plan.VARIABLE, str(tmp_path))
+    plan.write_plan(tmp_path, [NUMPY_OUT])
+    plan.outcome(NUMPY_OUT, QUICK)
     first, second, *_ = sorted(tmp_path.glob("*-time-*.json"))
     kept = first.read_bytes()
     second.unlink()
-    bundles.outcome(NUMPY_OUT, QUICK)
+    plan.outcome(NUMPY_OUT, QUICK)
     assert first.read_bytes() == kept
     assert second.exists()
 
@@ -345,7 +349,7 @@ def test_a_killed_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
 def test_a_time_is_measured_by_several_processes_and_bytes_by_one():
     saved = Case("saved_bytes", "relu.roundtrip", "numpy-bool.inplace", 1024, "float32")
     timed = replace(saved, quantity="time")
-    found = bundles.measured([saved, timed], replace(QUICK, processes=3))
+    found = plan.measured([saved, timed], replace(QUICK, processes=3))
     outcome, exact = found[timed], found[saved]
     processes = outcome.details["processes"]
     # One more where the core was shared.
@@ -359,13 +363,13 @@ def test_a_time_is_measured_by_several_processes_and_bytes_by_one():
 
 def test_a_case_that_fails_leaves_the_others_theirs():
     larger, impossible = (replace(NUMPY_OUT, elements=elements) for elements in (2048, 2**50))
-    found = bundles.measured([impossible, NUMPY_OUT, larger], replace(QUICK, processes=2))
+    found = plan.measured([impossible, NUMPY_OUT, larger], replace(QUICK, processes=2))
     assert found[impossible].status == "memory"
     assert all(found[case].status in outcomes.MEASURED for case in (NUMPY_OUT, larger))
 
 
 def test_ordinary_inputs_are_half_negative_with_both_zeros_and_exact_in_every_dtype():
-    x, grad = truth.ordinary(100_000)
+    x, grad = comparison.ordinary(100_000)
     assert 0.45 < (x < 0).mean() < 0.55
     zeros = np.signbit(x[x == 0])
     assert zeros.any()
@@ -382,15 +386,17 @@ def test_one_wrong_element_is_found_and_placed(position):
     wanted = np.zeros(1003)
     result = wanted.copy()
     result[position] = 1e-30
-    with pytest.raises(truth.WrongResult, match=f"element {position + 4096} is 1e-30.* 1 of 1003 elements from 4096"):
-        truth.check(row, (result,), (wanted,), start=4096)
+    with pytest.raises(
+        comparison.WrongResult, match=f"element {position + 4096} is 1e-30.* 1 of 1003 elements from 4096"
+    ):
+        comparison.check(row, (result,), (wanted,), start=4096)
 
 
 def test_nan_equals_only_nan():
     row = find("relu.forward", "numpy.out")
-    truth.check(row, (np.array([np.nan]),), (np.array([np.nan]),))
-    with pytest.raises(truth.WrongResult):
-        truth.check(row, (np.array([0.0]),), (np.array([np.nan]),))
+    comparison.check(row, (np.array([np.nan]),), (np.array([np.nan]),))
+    with pytest.raises(comparison.WrongResult):
+        comparison.check(row, (np.array([0.0]),), (np.array([np.nan]),))
 
 
 def test_starting_torch_adds_nothing_to_its_calls():

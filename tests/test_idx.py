@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from scripts import idx
+from scripts.training import idx
 
 
 def encoded(array: np.ndarray) -> bytes:

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from benchmarks.harness import operators, truth
 from benchmarks.harness.frameworks import driver
+from benchmarks.harness.truth import comparison, operators
 from impls.catalog import Variant, find
 from impls.relu import numpy_
 from tests.conftest import PLAIN, Layout, arguments, cases, eager, results
@@ -78,7 +78,7 @@ def check(row: Variant, dtype: str, x: Values, grad: Values, layouts: Sequence[L
     to_numpy = driver(row.framework).to_numpy
     inputs = operators.inputs(row, x, grad, dtype)
     arrays = arguments(row, inputs, layouts)
-    wanted = truth.adjust(row, inputs.values, operators.expected(row, inputs.values))
+    wanted = comparison.adjust(row, inputs.values, operators.expected(row, inputs.values))
     for result, values in zip(results(row, arrays), wanted, strict=True):
         assert str(result.dtype).removeprefix("torch.") == dtype
         assert tuple(result.shape) == values.shape
@@ -108,7 +108,7 @@ def test_special_values(row: Variant, dtype: str) -> None:
 
 @pytest.mark.parametrize(("row", "dtype"), cases(lambda row: eager(row) and row.framework != "jax"))
 def test_many_blocks(row: Variant, dtype: str) -> None:
-    x, grad = truth.ordinary(BLOCKS)
+    x, grad = comparison.ordinary(BLOCKS)
     check(row, dtype, x.astype(host(dtype)), grad.astype(host(dtype)))
 
 
@@ -140,7 +140,7 @@ VIEWS = [
 
 @pytest.mark.parametrize(("row", "dtype", "layouts"), VIEWS)
 def test_views(row: Variant, dtype: str, layouts: Sequence[Layout]) -> None:
-    x, grad = (values.reshape(6, 7).astype(host(dtype)) for values in truth.ordinary(6 * 7))
+    x, grad = (values.reshape(6, 7).astype(host(dtype)) for values in comparison.ordinary(6 * 7))
     check(row, dtype, x, grad, layouts)
 
 
@@ -153,7 +153,7 @@ def address(array: Any) -> int:
 @eager_cases
 def test_memory(row: Variant, dtype: str) -> None:
     """Where the result is: in new memory, in the buffer given, or in the arguments that the call consumes."""
-    arrays = arguments(row, operators.inputs(row, *truth.ordinary(1003), dtype))
+    arrays = arguments(row, operators.inputs(row, *comparison.ordinary(1003), dtype))
     before = [address(array) for array in arrays]
     after = [address(result) for result in results(row, arrays)]
     if row.memory == "fresh":
@@ -166,7 +166,7 @@ def test_memory(row: Variant, dtype: str) -> None:
 
 @pytest.mark.parametrize(("row", "dtype"), cases(lambda row: row.framework == "jax"))
 def test_donated_arguments_are_gone(row: Variant, dtype: str) -> None:
-    arrays = arguments(row, operators.inputs(row, *truth.ordinary(1003), dtype))
+    arrays = arguments(row, operators.inputs(row, *comparison.ordinary(1003), dtype))
     results(row, arrays)
     gone = [position for position, array in enumerate(arrays) if array.is_deleted()]
     assert gone == list(operators.consumed(row.op, row.memory))

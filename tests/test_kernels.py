@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from impls.cnn.networks import DTYPES
-from scripts import kernels
-from scripts.kernels import Found, Source
+from scripts.verify import gpu_code
+from scripts.verify.gpu_code import Found, Source
 
 ROOT = Path(__file__).resolve().parents[1]
 # In the simulator and the interpreter nothing is compiled.
@@ -29,7 +29,11 @@ NARROW_STORES = ("moments", "sums")
 def found() -> list[Found]:
     environment = {name: value for name, value in os.environ.items() if name not in WITHOUT}
     told = subprocess.run(
-        [sys.executable, "-m", "scripts.kernels", "--json"], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "scripts.verify.gpu_code", "--json"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert told.returncode == 0, told.stderr[-2000:]
     return [Found(**one) for one in json.loads(told.stdout)]
@@ -38,7 +42,7 @@ def found() -> list[Found]:
 def test_every_kernel_is_compiled_for_every_architecture(found):
     names = {one.kernel for one in found}
     assert {(one.kernel, one.architecture) for one in found} == {
-        (name, architecture) for name in names for architecture in kernels.ARCHITECTURES
+        (name, architecture) for name in names for architecture in gpu_code.ARCHITECTURES
     }
     for expected in (
         "relu.forward_bits.float64",
@@ -63,7 +67,7 @@ def test_accesses_are_of_16_bytes(found):
 def test_products_read_shared_memory_16_bytes_at_a_time(found):
     products = [one for one in found if PRODUCT.search(one.kernel)]
     # Each layer has three, but the first, whose images have no gradient.
-    assert len(products) == len(kernels.ARCHITECTURES) * len(DTYPES) * (3 * 3 - 1 + 5 * 3 - 1)
+    assert len(products) == len(gpu_code.ARCHITECTURES) * len(DTYPES) * (3 * 3 - 1 + 5 * 3 - 1)
     assert {one.shared_bytes for one in products} == {16}
 
 
@@ -103,9 +107,9 @@ def source(body: str, **changes: Any) -> Source:
 
 def test_a_copy_has_no_fault():
     for body in (COPY, TWICE):
-        one = kernels.look_at(source(body))
+        one = gpu_code.look_at(source(body))
         assert (one.faults, one.load_bytes, one.store_bytes, one.element_bytes) == ([], 16, 16, 8)
-    assert kernels.look_at(source(BYTE_BY_BYTE)).load_bytes == 4
+    assert gpu_code.look_at(source(BYTE_BY_BYTE)).load_bytes == 4
 
 
 @pytest.mark.parametrize(
@@ -118,4 +122,4 @@ def test_a_copy_has_no_fault():
     ],
 )
 def test_a_fault_is_named(given, fault):
-    assert any(fault in text for text in kernels.look_at(given).faults), kernels.look_at(given)
+    assert any(fault in text for text in gpu_code.look_at(given).faults), gpu_code.look_at(given)

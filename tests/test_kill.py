@@ -13,9 +13,9 @@ import time
 
 import pytest
 
-from benchmarks.harness import bundles, isolation
 from benchmarks.harness.case import Case, Settings
-from scripts import results
+from benchmarks.harness.processes import isolation, plan
+from scripts.report import results
 from tests.checkout import Checkout
 
 KILLS = int(os.environ.get("RELU_BENCH_TEST_KILLS", "4"))
@@ -29,7 +29,9 @@ def test_killing_a_measuring_process_ends_its_case_and_nothing_else(attempt):
     runner = threading.Thread(target=lambda: ended.extend(isolation.run(CASES, Settings(0.3, 60, 1))))
     runner.start()
     time.sleep(random.uniform(0.0, 1.0))
-    killed = subprocess.run(["pkill", "-KILL", "-P", str(os.getpid()), "-f", "harness/child.py"]).returncode == 0
+    killed = (
+        subprocess.run(["pkill", "-KILL", "-P", str(os.getpid()), "-f", "harness/processes/child.py"]).returncode == 0
+    )
     runner.join()
     statuses = [outcome.status for outcome in ended]
     if killed and statuses != ["ok"] * len(CASES):
@@ -44,9 +46,9 @@ def test_killing_the_runner_loses_at_most_what_is_in_progress(tmp_path):
     checkout.asv("machine", "--yes")
     kept = tmp_path / "unfinished"
     kept.mkdir()
-    bundles.write_plan(kept, CASES)
+    plan.write_plan(kept, CASES)
     pattern = rf"Forward\.track_time\('({'|'.join(VARIANTS)})', 32768, 'float32'\)"
-    variables = {bundles.VARIABLE: str(kept), "RELU_BENCH_BUDGET_S": "0.6"}
+    variables = {plan.VARIABLE: str(kept), "RELU_BENCH_BUDGET_S": "0.6"}
     for _ in range(KILLS):
         before = {path.name: path.read_bytes() for path in kept.glob("*-time-*.json")}
         started = checkout.start(pattern, **variables)
@@ -65,7 +67,7 @@ def test_killing_the_runner_loses_at_most_what_is_in_progress(tmp_path):
 
 def readable(checkout):
     """All that asv and the harness wrote, where a damaged result file is set aside as ./scripts/bench does it."""
-    script = "import scripts.bench as bench; bench._set_damaged_aside()"
+    script = "import scripts.run.bench as bench; bench._set_damaged_aside()"
     subprocess.run([sys.executable, "-c", script], cwd=checkout.folder, check=True, capture_output=True)
     try:
         return results.load(checkout.folder / ".asv/results", checkout.folder / ".asv/outcomes")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from scripts import learn
+from scripts.training import learn
 from tests.checkout import ROOT
 from tests.test_idx import write_mnist
 
@@ -39,5 +39,9 @@ def test_damaged_digits_are_refused(tmp_path):
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "scripts.learn", *arguments], capture_output=True, text=True, cwd=ROOT, timeout=300
+        [sys.executable, "-m", "scripts.training.learn", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
     )

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from benchmarks.harness import isolation
 from benchmarks.harness.case import Case, Settings
+from benchmarks.harness.processes import isolation
 from impls.catalog import ITEMSIZE_BYTES, VARIANTS
 
 ELEMENTS = 2**17 + 5

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.harness.case import Case
-from benchmarks.harness.kernels import ORDINARY
+from benchmarks.harness.roofline.loops import ORDINARY
 from impls.catalog import VARIANTS
-from scripts import metrics, repeatability, results
+from scripts.report import metrics, results
+from scripts.verify import repeatability
 from tests.synthetic import roof, time
 
 N = 2**20

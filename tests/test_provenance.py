@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from benchmarks.harness import isolation, machine, provenance
 from benchmarks.harness.case import Case, Settings
+from benchmarks.harness.machine import linux, provenance
+from benchmarks.harness.processes import isolation
 
 FACTS = provenance.collect(provenance.activity())
 
@@ -17,7 +18,7 @@ def fingerprint(**changed):
 
 
 def in_new_process(code):
-    command = [sys.executable, "-c", f"from benchmarks.harness import provenance; print({code})"]
+    command = [sys.executable, "-c", f"from benchmarks.harness.machine import provenance; print({code})"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -28,7 +29,7 @@ def test_there_are_at_least_forty_facts_and_none_is_empty():
 
 
 def test_what_cannot_be_told_is_unknown(monkeypatch, tmp_path):
-    monkeypatch.setitem(provenance.FACTS["Memory"], "huge_pages", lambda: machine.text(tmp_path / "missing"))
+    monkeypatch.setitem(provenance.FACTS["Memory"], "huge_pages", lambda: linux.text(tmp_path / "missing"))
     monkeypatch.setitem(provenance.FACTS["System"], "libc", lambda: None)
     monkeypatch.setitem(provenance.ACTIVITY, "load_1min", lambda: 1 / 0)
     facts = provenance.collect()

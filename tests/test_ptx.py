@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.harness import truth
+from benchmarks.harness.truth import comparison
 from impls.catalog import Variant
 from impls.cnn.networks import Network, initial_parameters, random_batch
 from impls.cnn.numba_cuda import products
 from impls.cnn.numba_cuda.step import Step
 from impls.relu import triton_
-from scripts import parity
-from scripts.kernels import ARCHITECTURES
+from scripts.training import parity
+from scripts.verify.gpu_code import ARCHITECTURES
 from tests import compiled, ptx
 from tests.conftest import cases
 from tests.small import SIDE
@@ -178,7 +178,7 @@ def test_numba_reaches_what_lies_beyond_32_bits(programs, name):
     x, grad, out = (sparse(n, "float32") for _ in range(3))
     bits = sparse(-(-n // 8), "uint8")
     ends = np.r_[0:TILE, (tiles - 1) * TILE : n]
-    x[ends], grad[ends] = (values.astype("float32") for values in truth.ordinary(len(ends)))
+    x[ends], grad[ends] = (values.astype("float32") for values in comparison.ordinary(len(ends)))
     packed = np.packbits(x[ends] > 0, bitorder="little")
     bytes_of_ends = np.r_[0 : TILE // 8, (tiles - 1) * TILE // 8 : -(-n // 8)]
     if name == "backward_bits":
@@ -207,7 +207,7 @@ def test_triton_reaches_what_lies_beyond_32_bits(programs, name, whole):
     bits = sparse(-(-n // 8), "uint8")
     blocks = -(-n // block)
     start = (blocks - 2) * block
-    x[start:], grad[start:] = (values.astype("float32") for values in truth.ordinary(n - start))
+    x[start:], grad[start:] = (values.astype("float32") for values in comparison.ordinary(n - start))
     packed = np.packbits(x[start:] > 0, bitorder="little")
     if name == "backward_bits":
         bits[start // 8 :] = packed
@@ -303,7 +303,7 @@ def test_what_would_stop_a_device_is_seen(texts):
 
 
 def test_shared_memory_that_is_not_aligned_is_seen(texts):
-    """Numba aligns it as an element, but where `impls.vectors.shared` asks for more."""
+    """Numba aligns it as an element, but where `impls.cuda_vectors.shared` asks for more."""
     text = texts["plain float32 True"]["plain.conv1.forward.float32"]
     assert text.count(".shared .align 16") == 1
     values = np.zeros(64, np.float32)
@@ -316,7 +316,7 @@ def test_shared_memory_that_is_not_aligned_is_seen(texts):
 
 def test_a_wrong_instruction_is_seen(texts):
     forward = texts["numba 90"]["relu.forward.float32"]
-    x, out = (values.astype("float32") for values in truth.ordinary(TILE))
+    x, out = (values.astype("float32") for values in comparison.ordinary(TILE))
     copied(forward, x, out)
     np.testing.assert_array_equal(out, np.maximum(x, 0))
     copied(forward.replace("setp.le.f32", "setp.ge.f32", 1), x, out)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import outcomes
+from benchmarks.harness.processes import outcomes
 from tests.checkout import ROOT, Checkout
 
 README = (ROOT / "README.md").read_text()

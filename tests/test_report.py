@@ -17,11 +17,13 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from benchmarks.harness import provenance
 from benchmarks.harness.case import Case
-from benchmarks.harness.kernels import ORDINARY
+from benchmarks.harness.machine import provenance
+from benchmarks.harness.roofline.loops import ORDINARY
 from impls.catalog import VARIANTS, variants
-from scripts import compare, figures, report, results
+from scripts.report import figures, results
+from scripts.report import page as report
+from scripts.run import compare
 from tests.synthetic import (
     COMMIT,
     DATE_MS,

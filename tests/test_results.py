@@ -18,11 +18,12 @@ from asv.results import Results as AsvResults
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.harness import outcomes, provenance
 from benchmarks.harness.case import ROOFS, Case
+from benchmarks.harness.machine import provenance
+from benchmarks.harness.processes import outcomes
 from impls.cnn import PHASES
-from scripts import metrics, results
-from scripts.profiles import PARAMETERS, QUANTITY_AND_OP
+from scripts.report import metrics, results
+from scripts.run.profiles import PARAMETERS, QUANTITY_AND_OP
 from tests.checkout import Checkout
 from tests.synthetic import (
     COMMIT,

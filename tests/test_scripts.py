@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import roofs
-from benchmarks.harness import kernels
 from benchmarks.harness.case import ROOFS, Case
+from benchmarks.harness.roofline import loops
 from impls.catalog import STEPS, VARIANTS
 from impls.cnn.networks import NETWORKS, STEP_OF
-from scripts import accelerator, environment, pins, repeatability
-from scripts.profiles import BENCHMARK_NAMES, PROFILES, asv_parameters, asv_patterns, cases
+from scripts.run.profiles import BENCHMARK_NAMES, PROFILES, asv_parameters, asv_patterns, cases
+from scripts.setup import accelerator, environment, pins
+from scripts.verify import repeatability
 from tests.checkout import ROOT, Checkout
 
 CPU_ROWS = {(row.op, row.name) for row in VARIANTS if row.device == "cpu"}
@@ -72,7 +73,7 @@ def test_every_time_has_its_roofs(profile):
 def test_smoke_measures_no_other_roofs():
     measured = [case for case in cases(PROFILES["smoke"], gpu=False, cores=2) if case.op in ROOFS]
     assert {case.elements for case in measured} == {2**17, 2**22}
-    assert not {kernels.ordinary(case.variant) for case in measured} & {"fill", "numpy"}
+    assert not {loops.ordinary(case.variant) for case in measured} & {"fill", "numpy"}
 
 
 def test_core_measures_a_curve_in_few_roofs():
@@ -86,8 +87,8 @@ def test_core_measures_a_curve_in_few_roofs():
 
 def test_full_measures_every_roof_where_it_can_be_one():
     loops = {(case.variant, case.elements) for case in cases(PROFILES["full"], gpu=False, cores=2) if case.op == "roof"}
-    left_out = set(itertools.product(kernels.VARIANTS, roofs.ARRAY_BYTES)) - loops
-    assert {kernels.KERNELS[kernels.kernel_of(loop)].streaming for loop, _ in left_out} == {True}
+    left_out = set(itertools.product(loops.VARIANTS, roofs.ARRAY_BYTES)) - loops
+    assert {loops.KERNELS[loops.kernel_of(loop)].streaming for loop, _ in left_out} == {True}
     assert max(array_bytes for _, array_bytes in left_out) < 2**20
 
 
@@ -159,7 +160,7 @@ def checkout(tmp_path):
 
 
 def store(checkout: Checkout, action: str) -> None:
-    command = [sys.executable, "-m", "scripts.store", action]
+    command = [sys.executable, "-m", "scripts.run.store", action]
     subprocess.run(command, cwd=checkout.folder, check=True)
 
 
@@ -217,8 +218,8 @@ def test_bench_warns_of_uncommitted_changes_and_measures_only_what_is_missing(tm
     script = f"""
 import os
 import platform
-import scripts.bench as bench
-from benchmarks.harness import provenance
+import scripts.run.bench as bench
+from benchmarks.harness.machine import provenance
 here = provenance.expected_fingerprint(len(os.sched_getaffinity(0)))
 assert not bench._done({commit!r}, platform.node(), "of another machine", 1)
 for processes in (1, 2, 4):

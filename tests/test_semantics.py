@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from benchmarks.harness import operators
 from benchmarks.harness.frameworks import driver
+from benchmarks.harness.truth import operators
 from impls.catalog import Variant
 from tests.conftest import arguments, cases, results
 

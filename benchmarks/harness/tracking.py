@@ -8,8 +8,8 @@ from typing import Any
 
 from asv_runner.benchmarks.mark import SkipNotImplemented
 
-from benchmarks.harness import bundles, outcomes
 from benchmarks.harness.case import Case, Settings
+from benchmarks.harness.processes import outcomes, plan
 
 
 def in_unit(unit: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -32,7 +32,7 @@ def track(quantity: str, op: str, variant: str, elements: int, dtype: str, threa
     Raises SkipNotImplemented where the case cannot run here (asv: n/a), and Failed where it went wrong.
     """
     case = Case(quantity, op, variant, elements, dtype, threads)
-    outcome = bundles.outcome(case, Settings.from_environment())
+    outcome = plan.outcome(case, Settings.from_environment())
     outcomes.append(case, outcome, _commit())
     if outcome.status in outcomes.NOT_APPLICABLE:
         raise SkipNotImplemented(outcome.reason)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda, from_dtype
 
-from impls import vectors
+from impls import cuda_vectors
 from impls.relu import checks
 
 Array = Any
@@ -47,13 +47,13 @@ class Kernels(NamedTuple):
 
 def tile_elements(dtype: str) -> int:
     """Elements of a tile."""
-    return THREADS * VECTORS * vectors.lanes(dtype)
+    return THREADS * VECTORS * cuda_vectors.lanes(dtype)
 
 
 @cache
 def kernels(dtype: str) -> Kernels:
     """Kernels for arrays of a dtype, compiled at their first call."""
-    lanes, tile, element = vectors.lanes(dtype), tile_elements(dtype), from_dtype(np.dtype(dtype))
+    lanes, tile, element = cuda_vectors.lanes(dtype), tile_elements(dtype), from_dtype(np.dtype(dtype))
     # Elements that a thread has of a tile, and bytes of bits.
     held = VECTORS * lanes
     groups = held // 8
@@ -66,11 +66,11 @@ def kernels(dtype: str) -> Kernels:
         for tile_number in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
             first = tile_number * VECTORS * THREADS + cuda.threadIdx.x
             for k in range(VECTORS):
-                vectors.load(values, k, x, first + k * THREADS)
+                cuda_vectors.load(values, k, x, first + k * THREADS)
             for k in range(held):
                 values[k] = zero if values[k] <= zero else values[k]
             for k in range(VECTORS):
-                vectors.store(out, first + k * THREADS, values, k)
+                cuda_vectors.store(out, first + k * THREADS, values, k)
         for i in range(tiles * tile + cuda.grid(1), x.size, cuda.gridsize(1)):
             value = x[i]
             out[i] = zero if value <= zero else value
@@ -81,12 +81,12 @@ def kernels(dtype: str) -> Kernels:
         for tile_number in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
             first = tile_number * VECTORS * THREADS + cuda.threadIdx.x
             for k in range(VECTORS):
-                vectors.load(values, k, grad, first + k * THREADS)
-                vectors.load(kept, k, saved, first + k * THREADS)
+                cuda_vectors.load(values, k, grad, first + k * THREADS)
+                cuda_vectors.load(kept, k, saved, first + k * THREADS)
             for k in range(held):
                 values[k] = values[k] if kept[k] > zero else zero
             for k in range(VECTORS):
-                vectors.store(out, first + k * THREADS, values, k)
+                cuda_vectors.store(out, first + k * THREADS, values, k)
         for i in range(tiles * tile + cuda.grid(1), grad.size, cuda.gridsize(1)):
             out[i] = grad[i] if saved[i] > zero else zero
 
@@ -96,14 +96,14 @@ def kernels(dtype: str) -> Kernels:
         for tile_number in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
             first = tile_number * VECTORS * THREADS + cuda.threadIdx.x
             for k in range(VECTORS):
-                vectors.load(values, k, grad, first + k * THREADS)
+                cuda_vectors.load(values, k, grad, first + k * THREADS)
             for k in range(VECTORS):
                 start = (first + k * THREADS) * lanes
                 bits = saved[start // 8] >> (start % 8)
                 for lane in range(lanes):
                     values[k * lanes + lane] = values[k * lanes + lane] if bits >> lane & 1 else zero
             for k in range(VECTORS):
-                vectors.store(out, first + k * THREADS, values, k)
+                cuda_vectors.store(out, first + k * THREADS, values, k)
         for i in range(tiles * tile + cuda.grid(1), grad.size, cuda.gridsize(1)):
             out[i] = grad[i] if saved[i // 8] >> (i % 8) & 1 else zero
 
@@ -115,7 +115,7 @@ def kernels(dtype: str) -> Kernels:
             first = tile_number * groups * THREADS + cuda.threadIdx.x
             for group in range(groups):
                 for k in range(wide):
-                    vectors.load(values, group * wide + k, x, (first + group * THREADS) * wide + k)
+                    cuda_vectors.load(values, group * wide + k, x, (first + group * THREADS) * wide + k)
             for group in range(groups):
                 kept = 0
                 for k in range(8):
@@ -125,7 +125,7 @@ def kernels(dtype: str) -> Kernels:
                 bits[first + group * THREADS] = kept
             for group in range(groups):
                 for k in range(wide):
-                    vectors.store(out, (first + group * THREADS) * wide + k, values, group * wide + k)
+                    cuda_vectors.store(out, (first + group * THREADS) * wide + k, values, group * wide + k)
         for byte in range(tiles * (tile // 8) + cuda.grid(1), bits.size, cuda.gridsize(1)):
             kept = 0
             for i in range(8 * byte, min(8 * byte + 8, x.size)):
@@ -185,7 +185,7 @@ def _launch(kernel: Any, source: Array, *others: Array) -> Array:
     """Run a kernel on the arrays, of which the last is the result."""
     if source.size:
         tile = tile_elements(str(source.dtype))
-        tiles = source.size // tile if vectors.aligned(source, *others) else 0
+        tiles = source.size // tile if cuda_vectors.aligned(source, *others) else 0
         blocks = min(-(-source.size // tile), BLOCKS_EACH * _multiprocessors())
         kernel[blocks, THREADS](*(array.reshape(array.size) for array in (source, *others)), tiles)
     return others[-1]
@@ -193,7 +193,7 @@ def _launch(kernel: Any, source: Array, *others: Array) -> Array:
 
 @cache
 def _multiprocessors() -> int:
-    return cuda.get_current_device().MULTIPROCESSOR_COUNT if not vectors.SIMULATED else 1
+    return cuda.get_current_device().MULTIPROCESSOR_COUNT if not cuda_vectors.SIMULATED else 1
 
 
 def _require(**arrays: Array) -> None:
@@ -237,5 +237,5 @@ def _refuse_overlap(target_name: str, target: Array, others: list[tuple[str, Arr
 
 
 def _span(array: Array) -> tuple[int, int]:
-    start = vectors.address(array)
+    start = cuda_vectors.address(array)
     return start, start + array.nbytes

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.harness import operators
+from benchmarks.harness.truth import operators
 from impls.catalog import Variant
 from tests.conftest import arguments
 

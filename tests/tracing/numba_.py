@@ -11,7 +11,7 @@ from unittest import mock
 import numba
 import numpy as np
 
-from benchmarks.harness import operators
+from benchmarks.harness.truth import operators
 from impls.catalog import Variant
 from tests.tracing import Moved, Span, Step, moved, positive
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import gpu, machine
 from benchmarks.harness.case import Unavailable
+from benchmarks.harness.machine import gpu, linux
 
 
 def environment(cache_dir: str | None) -> dict[str, str]:
@@ -80,7 +80,7 @@ def cache_bytes() -> int:
     import jax
 
     # Of a GPU it does not tell.
-    return machine.last_cache_bytes() if jax.default_backend() == "cpu" else gpu.LARGEST_CACHE_BYTES
+    return linux.last_cache_bytes() if jax.default_backend() == "cpu" else gpu.LARGEST_CACHE_BYTES
 
 
 def transient_bytes(call: Callable[..., Any], function: Callable[..., Any], make: Callable[..., list]) -> int:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import machine
 from benchmarks.harness.case import Unavailable
 from benchmarks.harness.frameworks import traced
+from benchmarks.harness.machine import linux
 
 
 def environment(cache_dir: str | None) -> dict[str, str]:
@@ -51,7 +51,7 @@ def device_s(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]])
 
 
 def cache_bytes() -> int:
-    return machine.last_cache_bytes()
+    return linux.last_cache_bytes()
 
 
 def transient_bytes(call: Callable[..., Any], function: Callable[..., Any], make: Callable[..., list]) -> int:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import machine
 from benchmarks.harness.case import Unavailable
 from benchmarks.harness.frameworks import events
+from benchmarks.harness.machine import linux
 
 # No device's clock runs faster.
 CYCLES_PER_S = 3e9
@@ -104,7 +104,7 @@ def cache_bytes() -> int:
     import torch
 
     if _device() == "cpu":
-        return machine.last_cache_bytes()
+        return linux.last_cache_bytes()
     return torch.cuda.get_device_properties(0).L2_cache_size
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from impls import vectors
+from impls import cuda_vectors
 from impls.cnn.networks import NORM_EPSILON, NORM_MOMENTUM, Block
 from impls.cnn.numba_cuda.convolution import geometry
 from impls.cnn.numba_cuda.products import WINDOW, Kernel, Maker, padded
@@ -217,6 +217,6 @@ def _sum_of_parts(make: Maker, name: str, size: int, splits: int) -> Kernel:
         for item in range(cuda.grid(1), items, cuda.gridsize(1)):
             add(four, parts, item)
             for k in range(accesses):
-                vectors.store(total, item * accesses + k, four, k)
+                cuda_vectors.store(total, item * accesses + k, four, k)
 
     return make.items(name, kernel, items, make.dtype, make.dtype)

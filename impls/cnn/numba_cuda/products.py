@@ -5,7 +5,7 @@ each thread adds up 4 x 4 elements in registers. A long sum is cut into parts, s
 whoever reads them adds them up, in the same order each time: results are the same to the bit.
 
 Kernels are compiled for each shape, so that indices are multiplications by constants. Arrays are flat; where a matrix
-has a multiple of four columns, accesses are of 16 bytes (`impls.vectors`).
+has a multiple of four columns, accesses are of 16 bytes (`impls.cuda_vectors`).
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numba import cuda, from_dtype, types
 
-from impls import vectors
+from impls import cuda_vectors
 
 # Rows and columns of a block's square, and of what a thread has of it.
 SIDE = 64
@@ -69,7 +69,7 @@ class Maker:
         self.pitch = side + WINDOW
         self.element = from_dtype(np.dtype(dtype))
         # Accesses that four elements take.
-        self.accesses = WINDOW // vectors.lanes(dtype)
+        self.accesses = WINDOW // cuda_vectors.lanes(dtype)
         # A plain 0 is an integer, and so are sums and products with it, until they meet a float32: then float64.
         self.zero, self.one = np.dtype(dtype).type(0), np.dtype(dtype).type(1)
 
@@ -95,7 +95,7 @@ class Maker:
                 index, phase = at(row, column)
                 if index >= 0:
                     for k in range(accesses):
-                        vectors.load(four, k, arrays[0], index * accesses // WINDOW + k)
+                        cuda_vectors.load(four, k, arrays[0], index * accesses // WINDOW + k)
                     if sparse:
                         for i in range(WINDOW):
                             four[i] = four[i] if arrays[1][index + i] == phase else zero
@@ -129,7 +129,7 @@ class Maker:
         def save(array, start, column, values, row):
             if wide:
                 for k in range(accesses):
-                    vectors.store(array, (start + column) * accesses // WINDOW + k, values, row * accesses + k)
+                    cuda_vectors.store(array, (start + column) * accesses // WINDOW + k, values, row * accesses + k)
             else:
                 for i in range(WINDOW):
                     if column + i < columns:
@@ -186,7 +186,7 @@ class Maker:
                 total[i] = zero
             for part in range(splits):
                 for k in range(accesses):
-                    vectors.load(four, k, parts, (part * step + item) * accesses + k)
+                    cuda_vectors.load(four, k, parts, (part * step + item) * accesses + k)
                 for i in range(WINDOW):
                     total[i] += four[i]
 
@@ -218,7 +218,7 @@ class Maker:
 
         @cuda.jit
         def multiply(left_arrays, right_arrays, output_arrays):
-            strips = vectors.shared(both, element)
+            strips = cuda_vectors.shared(both, element)
             left_strip, right_strip = strips[:strip], strips[strip:]
             sums = cuda.local.array(SQUARE, element)
             of_left = cuda.local.array(WINDOW, element)
@@ -234,8 +234,8 @@ class Maker:
                 cuda.syncthreads()
                 for k in range(depth):
                     for i in range(accesses):
-                        vectors.load(of_left, i, left_strip, (k * pitch + y) * accesses // WINDOW + i)
-                        vectors.load(of_right, i, right_strip, (k * pitch + x) * accesses // WINDOW + i)
+                        cuda_vectors.load(of_left, i, left_strip, (k * pitch + y) * accesses // WINDOW + i)
+                        cuda_vectors.load(of_right, i, right_strip, (k * pitch + x) * accesses // WINDOW + i)
                     for i in range(WINDOW):
                         for j in range(WINDOW):
                             sums[i * WINDOW + j] += of_left[i] * of_right[j]
@@ -264,7 +264,7 @@ class Maker:
                 k, column = thread // across, thread % across * WINDOW
                 load(four, arrays, turn + k, first + column)
                 for i in range(accesses):
-                    vectors.store(strip, (k * pitch + column) * accesses // WINDOW + i, four, i)
+                    cuda_vectors.store(strip, (k * pitch + column) * accesses // WINDOW + i, four, i)
 
         return fetch
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from impls import vectors
+from impls import cuda_vectors
 from impls.cnn import unmarked
 from impls.cnn.networks import (
     LEARNING_RATE,
@@ -42,14 +42,14 @@ def _update(make: Maker, name: str, size: int, splits: int) -> Kernel:
         for item in range(cuda.grid(1), items, cuda.gridsize(1)):
             add(gradient, parts, item)
             for k in range(accesses):
-                vectors.load(velocity, k, velocities, item * accesses + k)
-                vectors.load(parameter, k, parameters, item * accesses + k)
+                cuda_vectors.load(velocity, k, velocities, item * accesses + k)
+                cuda_vectors.load(parameter, k, parameters, item * accesses + k)
             for i in range(WINDOW):
                 velocity[i] = momentum * velocity[i] + gradient[i]
                 parameter[i] -= rate * velocity[i]
             for k in range(accesses):
-                vectors.store(velocities, item * accesses + k, velocity, k)
-                vectors.store(parameters, item * accesses + k, parameter, k)
+                cuda_vectors.store(velocities, item * accesses + k, velocity, k)
+                cuda_vectors.store(parameters, item * accesses + k, parameter, k)
 
     return make.items(f"{name}.update", kernel, items, *[make.dtype] * 3)
 

@@ -1,0 +1,180 @@
+"""The machine and the software under a number. What cannot be told is "unknown", never left out."""
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from benchmarks.harness.machine import gpu, linux, software, threads
+from benchmarks.harness.machine.linux import CPUS, cpuinfo, text
+from benchmarks.harness.machine.software import digest, told_by
+
+UNKNOWN = "unknown"
+HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage"
+
+# How each fact is found, by group and name. Nothing here starts a process or imports a framework.
+FACTS: dict[str, dict[str, Callable[[], Any]]] = {
+    "Run": {
+        "host": platform.node,
+        "commit": partial(os.environ.get, "ASV_COMMIT"),
+        "checkout": partial(os.environ.get, software.CHECKOUT),
+        "uptime_s": lambda: float(text("/proc/uptime").split()[0]),
+        "timer": lambda: time.get_clock_info("perf_counter").implementation,
+        "timer_resolution_s": lambda: time.get_clock_info("perf_counter").resolution,
+    },
+    "Processor": {
+        "cpu": linux.cpu,
+        "cpu_vendor": lambda: cpuinfo()["vendor_id"],
+        "cpu_family_model_stepping": lambda: "/".join(cpuinfo()[key] for key in ("cpu family", "model", "stepping")),
+        "microcode": lambda: cpuinfo()["microcode"],
+        "architecture": platform.machine,
+        "widest_simd": linux.widest_simd,
+        "simd_flags": linux.simd_flags,
+        "cpu_flags_digest": lambda: digest(" ".join(linux.cpu_flags())),
+        "cpu_mhz": lambda: float(cpuinfo()["cpu MHz"]),
+        "cores_present": os.cpu_count,
+        "cores_usable": lambda: len(os.sched_getaffinity(0)),
+        "affinity": linux.affinity,
+        "threads_per_core": lambda: int(cpuinfo()["siblings"]) // int(cpuinfo()["cpu cores"]),
+        "isolated_cores": lambda: text(CPUS / "isolated") or "none",
+        "numa_nodes": partial(text, "/sys/devices/system/node/online"),
+        "caches_bytes": linux.caches_bytes,
+        "governor": partial(text, CPUS / "cpu0/cpufreq/scaling_governor"),
+        "frequency_driver": partial(text, CPUS / "cpu0/cpufreq/scaling_driver"),
+        "turbo": linux.turbo,
+        "mitigations": linux.mitigations,
+    },
+    "Virtualisation": {
+        "hypervisor": lambda: "hypervisor" in linux.cpu_flags(),
+        "product": linux.product,
+        "container": linux.container,
+        "cpu_quota": linux.cpu_quota,
+    },
+    "Memory": {
+        "memory_bytes": linux.memory_bytes,
+        "swap_bytes": lambda: 1024 * linux.numbers("/proc/meminfo")["SwapTotal"],
+        "page_bytes": partial(os.sysconf, "SC_PAGE_SIZE"),
+        "huge_pages": partial(text, f"{HUGE_PAGES}/enabled"),
+        "huge_pages_defrag": partial(text, f"{HUGE_PAGES}/defrag"),
+        "huge_pages_reserved": lambda: linux.numbers("/proc/meminfo")["HugePages_Total"],
+        "overcommit": partial(text, "/proc/sys/vm/overcommit_memory"),
+        "numa_balancing": partial(text, "/proc/sys/kernel/numa_balancing"),
+        "same_page_merging": partial(text, "/sys/kernel/mm/ksm/run"),
+    },
+    "System": {
+        "os": lambda: platform.freedesktop_os_release()["PRETTY_NAME"],
+        "kernel": platform.release,
+        "kernel_build": platform.version,
+        "libc": partial(os.confstr, "CS_GNU_LIBC_VERSION"),
+        "aslr": partial(text, "/proc/sys/kernel/randomize_va_space"),
+        "clocksource": partial(text, "/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+    },
+    "Software": {
+        "python": platform.python_version,
+        "python_implementation": platform.python_implementation,
+        "python_compiler": platform.python_compiler,
+        "python_build": lambda: " ".join(platform.python_build()),
+        "hash_seed": lambda: os.environ.get("PYTHONHASHSEED", "random"),
+        "packages": software.packages,
+        "libraries": software.libraries,
+        "numpy_build": software.numpy_build,
+        "numpy_simd": software.numpy_simd,
+        "numpy_blas": software.numpy_blas,
+        "numba_target": lambda: told_by("llvmlite.binding", lambda binding: binding.get_host_cpu_name()),
+        "numba_threading_layer": lambda: told_by("numba", lambda numba: numba.threading_layer()),
+        "torch_build_digest": lambda: told_by("torch", lambda torch: digest(torch.__config__.show())),
+        "torch_simd": lambda: told_by("torch", lambda torch: torch.backends.cpu.get_cpu_capability()),
+        "torch_parallel": software.torch_parallel,
+        "torch_cuda": lambda: told_by("torch", lambda torch: torch.version.cuda or "none"),
+        "jax_backend": lambda: told_by("jax", lambda jax: jax.default_backend()),
+        "environment": software.variables,
+    },
+    "GPU": {
+        "gpus": linux.gpus,
+        "gpu_driver": lambda: linux.gpu_driver() or "none",
+        "gpu_bandwidth_gb_per_s": lambda: gpu.Device().bandwidth_gb_per_s() or UNKNOWN,
+    },
+}
+# What moves while a case is measured; told before it and after.
+ACTIVITY: dict[str, Callable[[], Any]] = {
+    "load_1min": lambda: os.getloadavg()[0],
+    "steal_s": linux.steal_s,
+    "cpu_pressure_s": linux.cpu_pressure_s,
+    "gpu": lambda: gpu.Device().state() or UNKNOWN,
+    "memory_available_bytes": lambda: 1024 * linux.numbers("/proc/meminfo")["MemAvailable"],
+}
+AT_START, AT_END = "_at_start", "_at_end"
+# What `fingerprint` is made of, beside the size of the memory and the environment.
+AFFECTS_SPEED = (
+    "cpu", "cpu_vendor", "cpu_family_model_stepping", "architecture", "simd_flags", "cores_present", "cores_usable",
+    "threads_per_core", "isolated_cores", "numa_nodes", "caches_bytes", "governor", "turbo",
+    "hypervisor", "product", "cpu_quota",
+    "page_bytes", "huge_pages", "huge_pages_defrag", "huge_pages_reserved", "numa_balancing",
+    "aslr", "clocksource", "gpus",
+)  # fmt: skip
+
+
+def activity() -> dict[str, Any]:
+    """What others do on this machine now, for `collect` to be given later."""
+    return {name: _known(find) for name, find in ACTIVITY.items()}
+
+
+def collect(before: Mapping[str, Any] | None = None, cores: int | None = None) -> dict[str, Any]:
+    """Facts about this machine and this process, flat, JSON types only, with their fingerprint.
+
+    before: the `activity` before the measurement; that of now is the one after it. cores: how many the
+    run may use, where this process keeps to fewer.
+    """
+    facts = {name: _known(find) for group in FACTS.values() for name, find in group.items()}
+    facts["cores_usable"] = cores or facts["cores_usable"]
+    start = {name + AT_START: (before or {}).get(name, UNKNOWN) for name in ACTIVITY}
+    end = {name + AT_END: value for name, value in activity().items()}
+    return {**facts, **start, **end, "fingerprint": fingerprint(facts)}
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that are the same as long as the machine and its settings are.
+
+    In it is what somebody has chosen and what makes another machine of it: processor, cores in use,
+    caches, memory, virtualisation, and settings of the processor, the kernel and the environment.
+    Not in it is what is updated on one machine, for its history is there to show what an update
+    did: kernel, microcode, mitigations, C library, drivers, packages. Nor what tells machines apart
+    that are equally fast, as the host's name does, nor what moves by itself.
+    """
+    affecting = {
+        **{name: facts.get(name, UNKNOWN) for name in AFFECTS_SPEED},
+        "memory_gib": _about_gib(facts.get("memory_bytes")),
+        "environment": chosen(facts.get("environment")),
+    }
+    return digest(json.dumps(affecting, sort_keys=True))
+
+
+def expected_fingerprint(cores: int) -> str:
+    """The fingerprint of what a process on so many cores will measure here."""
+    return fingerprint({**collect(), "cores_usable": cores})
+
+
+def _about_gib(memory_bytes: Any) -> float | str:
+    """Memory to the nearest half power of two: each kernel keeps another part of it to itself."""
+    if not isinstance(memory_bytes, int):
+        return UNKNOWN
+    return round(2 ** (round(2 * math.log2(memory_bytes / 2**30)) / 2), 1)
+
+
+def chosen(environment: Any) -> dict[str, str]:
+    """The variables that a person set: not the numbers of threads, which the harness sets from the cores in use."""
+    given = environment if isinstance(environment, dict) else {}
+    return {name: value for name, value in given.items() if name not in threads.VARIABLES}
+
+
+def _known(find: Callable[[], Any]) -> Any:
+    """What was found, or UNKNOWN: whatever goes wrong here is no reason to lose a measurement."""
+    try:
+        found = find()
+    except Exception:
+        return UNKNOWN
+    return UNKNOWN if found in (None, "", {}) else found

@@ -1,0 +1,81 @@
+"""Entry point of a measuring process: read the requests, measure, write an outcome for each.
+
+Run as a script by `isolation.run`: child.py REQUEST. Exceptions become outcomes here; what this
+process cannot tell any more (a crash, a deadline) its parent tells.
+"""
+
+import ctypes
+import importlib.util
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+# Where one of these is missing, nothing is left to be installed: a row is wrong.
+OURS = ("impls", "benchmarks")
+
+
+def main(request_path: str) -> None:
+    # Nothing goes on measuring when the parent is killed.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    request = json.loads(Path(request_path).read_text())
+    _make_importable(Path(request["benchmarks"]))
+    from benchmarks.harness.processes.isolation import write
+
+    for case in request["requests"]:
+        write(Path(case["path"]), _measured(case))
+        os.write(request["done"], b".")
+
+
+def _measured(request: dict[str, Any]) -> Any:
+    from benchmarks.harness.case import Unavailable, Unsupported, from_json
+    from benchmarks.harness.machine.memory import NotEnough, is_exhaustion
+    from benchmarks.harness.processes.outcomes import Outcome
+    from benchmarks.harness.quantities.measuring import measure
+    from benchmarks.harness.truth.comparison import WrongResult
+
+    try:
+        return measure(*from_json(request))
+    except Unavailable as error:
+        return Outcome("skipped", str(error))
+    except Unsupported as error:
+        return Outcome("unsupported", str(error))
+    except NotEnough as error:
+        return Outcome("memory", str(error))
+    except WrongResult as error:
+        return Outcome("wrong", str(error))
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith(OURS):
+            return Outcome("skipped", f"not installed: {error.name}")
+        traceback.print_exc()
+        return Outcome(
+            "memory" if is_exhaustion(error) else "error",
+            f"{type(error).__name__}: {_first_line(error)}",
+            output_tail=traceback.format_exc()[-2000:],
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def _make_importable(benchmarks: Path) -> None:
+    """Import `benchmarks` from its folder alone: the folder above holds the checkout's `impls`, not the commit's."""
+    if importlib.util.find_spec("benchmarks"):
+        return
+    spec = importlib.util.spec_from_file_location(
+        "benchmarks", benchmarks / "__init__.py", submodule_search_locations=[str(benchmarks)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["benchmarks"] = module
+    spec.loader.exec_module(module)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

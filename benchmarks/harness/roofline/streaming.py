@@ -1,0 +1,215 @@
+"""The streaming loops of harness/roofline/loops.py in Numba, with the call overhead left out.
+
+Each thread keeps to its own slice and passes over it many times within one call, so that starting
+threads costs nothing and small slices stay in their core's cache.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import get_num_threads, njit, prange, types
+from numba.extending import intrinsic
+
+from benchmarks.harness.roofline.loops import kernel_of, ordinary
+
+LINE_BYTES = 64
+# float32 elements in a cache line, and in the vectors of streaming stores.
+LANES = LINE_BYTES // 4
+_INDEX = ir.IntType(32)
+_LINE = ir.VectorType(ir.FloatType(), LANES)
+
+
+@njit(cache=True)
+def _slice(array, part, slices):  # type: ignore[no-untyped-def]
+    """Whole lines, so that no two threads write to one, and each slice is aligned as its array is."""
+    lines = array.size // LANES
+    return array[lines * part // slices * LANES : lines * (part + 1) // slices * LANES]
+
+
+@njit(cache=True)
+def _sign(k):  # type: ignore[no-untyped-def]
+    """1 or -1: changing, it keeps the compiler from doing the passes at once, or by memcpy."""
+    return np.float32(1 - 2 * (k % 2))
+
+
+@njit(parallel=True, cache=True)
+def _fill(out, x, y, passes, slices):  # type: ignore[no-untyped-def]
+    for part in prange(slices):
+        a = _slice(out, part, slices)
+        for k in range(passes):
+            sign = _sign(k)
+            for i in range(a.size):
+                a[i] = sign
+
+
+@njit(parallel=True, cache=True)
+def _copy(out, x, y, passes, slices):  # type: ignore[no-untyped-def]
+    for part in prange(slices):
+        a, b = _slice(out, part, slices), _slice(x, part, slices)
+        for k in range(passes):
+            sign = _sign(k)
+            for i in range(a.size):
+                a[i] = b[i] * sign
+
+
+@njit(parallel=True, cache=True)
+def _triad(out, x, y, passes, slices):  # type: ignore[no-untyped-def]
+    for part in prange(slices):
+        a, b, c = _slice(out, part, slices), _slice(x, part, slices), _slice(y, part, slices)
+        for k in range(passes):
+            sign = _sign(k)
+            for i in range(a.size):
+                a[i] = b[i] + c[i] * sign
+
+
+@njit(parallel=True, cache=True)
+def _scale(out, x, y, passes, slices):  # type: ignore[no-untyped-def]
+    for part in prange(slices):
+        a = _slice(x, part, slices)
+        for _ in range(passes):
+            for i in range(a.size):
+                a[i] *= np.float32(-1)
+
+
+@njit(parallel=True, cache=True)
+def _accumulate(out, x, y, passes, slices):  # type: ignore[no-untyped-def]
+    for part in prange(slices):
+        a, b = _slice(x, part, slices), _slice(y, part, slices)
+        for k in range(passes):
+            sign = _sign(k)
+            for i in range(a.size):
+                a[i] += b[i] * sign
+
+
+def _streamed(value: Callable[..., Any]) -> Any:
+    """A function for compiled code, (out, x, y, s, start), that stores `value` into the line of `out` at `start`.
+
+    value(builder, x, y, s): LLVM code for that line, from the same lines of x and y and from s in
+    every lane. The arrays must be float32 and aligned to LINE_BYTES, and `start` a multiple of LANES.
+    LLVM splits the line where vectors are narrower, and stores it in the ordinary way where a
+    processor has no such store. No fence follows: on x86-64 only other threads could see these stores
+    late, and the locked instructions that end a parallel region drain them first.
+    """
+
+    @intrinsic
+    def store_line(typing_context, out, x, y, s, start):  # type: ignore[no-untyped-def]
+        signature = types.void(out, x, y, s, start)
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            *arrays, scalar, index = arguments
+            to, *sources = [
+                _line(builder, context.make_array(kind)(context, builder, array).data, index)
+                for kind, array in zip(signature.args, arrays, strict=False)
+            ]
+            x_line, y_line = (builder.load(source, align=LINE_BYTES, typ=_LINE) for source in sources)
+            store = builder.store(value(builder, x_line, y_line, _spread(builder, scalar)), to, align=LINE_BYTES)
+            store.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_INDEX, 1)]))
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return store_line
+
+
+def _line(builder: ir.IRBuilder, data: ir.Value, index: ir.Value) -> ir.Value:
+    """A pointer to the line of an array that begins with element `index`."""
+    return builder.bitcast(builder.gep(data, [index]), _LINE.as_pointer())
+
+
+def _spread(builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
+    """The scalar in every lane."""
+    first = builder.insert_element(ir.Constant(_LINE, ir.Undefined), scalar, ir.Constant(_INDEX, 0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_INDEX, LANES), 0))
+
+
+_fill_line = _streamed(lambda builder, x, y, s: s)
+_copy_line = _streamed(lambda builder, x, y, s: builder.fmul(x, s))
+_triad_line = _streamed(lambda builder, x, y, s: builder.fadd(x, builder.fmul(y, s)))
+
+
+@njit(parallel=True, cache=True)
+def _fill_nt(out, x, y, passes, slices):  # type: ignore[no-untyped-def]
+    for part in prange(slices):
+        a = _slice(out, part, slices)
+        for k in range(passes):
+            sign = _sign(k)
+            for i in range(0, a.size, LANES):
+                _fill_line(a, a, a, sign, i)
+
+
+@njit(parallel=True, cache=True)
+def _copy_nt(out, x, y, passes, slices):  # type: ignore[no-untyped-def]
+    for part in prange(slices):
+        a, b = _slice(out, part, slices), _slice(x, part, slices)
+        for k in range(passes):
+            sign = _sign(k)
+            for i in range(0, a.size, LANES):
+                _copy_line(a, b, b, sign, i)
+
+
+@njit(parallel=True, cache=True)
+def _triad_nt(out, x, y, passes, slices):  # type: ignore[no-untyped-def]
+    for part in prange(slices):
+        a, b, c = _slice(out, part, slices), _slice(x, part, slices), _slice(y, part, slices)
+        for k in range(passes):
+            sign = _sign(k)
+            for i in range(0, a.size, LANES):
+                _triad_line(a, b, c, sign, i)
+
+
+_COMPILED = {
+    "fill": _fill,
+    "copy": _copy,
+    "triad": _triad,
+    "scale": _scale,
+    "accumulate": _accumulate,
+    "fill-nt": _fill_nt,
+    "copy-nt": _copy_nt,
+    "triad-nt": _triad_nt,
+}
+# What out, x and y hold after an even or an odd number of passes over out = 0, x = 3, y = 2.
+_AFTER = {
+    "fill": {0: (-1, 3, 2), 1: (1, 3, 2)},
+    "copy": {0: (-3, 3, 2), 1: (3, 3, 2)},
+    "triad": {0: (1, 3, 2), 1: (5, 3, 2)},
+    "scale": {0: (0, 3, 2), 1: (0, -3, 2)},
+    "accumulate": {0: (0, 3, 2), 1: (0, 5, 2)},
+}
+
+
+def arrays(array_bytes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """out, x and y, float32, of `array_bytes` each, touched, and aligned to LINE_BYTES.
+
+    Raises ValueError where `array_bytes` is no multiple of LINE_BYTES.
+    """
+    if array_bytes % LINE_BYTES:
+        raise ValueError(f"array_bytes: {array_bytes} given, a multiple of {LINE_BYTES} needed")
+    return _aligned(array_bytes // 4, 0), _aligned(array_bytes // 4, 3), _aligned(array_bytes // 4, 2)
+
+
+def _aligned(elements: int, value: float) -> np.ndarray:
+    spare = np.empty(elements + LANES, np.float32)
+    first = -spare.ctypes.data % LINE_BYTES // 4
+    array = spare[first : first + elements]
+    array[:] = value
+    return array
+
+
+def run(variant: str, streams: tuple[np.ndarray, np.ndarray, np.ndarray], passes: int) -> None:
+    """Pass `passes` times over what `arrays` gave with a kernel and thread count, as in "copy.all"."""
+    slices = get_num_threads() if variant.endswith(".all") else 1
+    _COMPILED[kernel_of(variant)](*streams, passes, slices)
+
+
+def check(variant: str, passes: int) -> None:
+    """Raise RuntimeError where a kernel leaves out work: what it leaves in memory must be what the passes make."""
+    for count in (passes, passes + 1):
+        # Lines that no number of threads but 1, 3, 7 and 9 divides evenly.
+        streams = arrays(63 * LINE_BYTES)
+        run(variant, streams, count)
+        for stream, wanted in zip(streams, _AFTER[ordinary(variant)][count % 2], strict=True):
+            wrong = stream[stream != wanted]
+            if wrong.size:
+                raise RuntimeError(f"roof {variant}: {count} passes left {wrong[0]}, {wanted} needed")

@@ -1,0 +1,398 @@
+"""Write reports/index.html, reports/results.csv and the figures as SVG files from asv's results.
+
+python -m scripts.report [--machine NAME] [--commit HASH] [--fingerprint F] [--list]: by default the
+commit measured last on the machine measured last. The page is one file that opens from disk with no network.
+"""
+
+import argparse
+import base64
+import csv
+import hashlib
+import sys
+from collections.abc import Hashable
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from benchmarks.harness.machine.provenance import UNKNOWN
+from benchmarks.harness.roofline.loops import ORDINARY
+from impls.catalog import DTYPES, STEPS, VARIANTS, Semantics, StepVariant, Variant
+from impls.cnn.networks import STEP_OF
+from scripts.report import figures, fingerprints, metrics, results
+from scripts.setup.pins import ROOT
+
+TEMPLATES = Path(__file__).parent / "templates"
+OPS = ("relu.forward", "relu.backward", "relu.roundtrip")
+# Spreadsheets take text that starts so for a formula.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a page shows: one commit in one environment on one machine, by its name and its fingerprint."""
+
+    machine: str
+    commit: str
+    env: str
+    fingerprint: str = UNKNOWN
+
+    def shown(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the page. What has no number is of no machine, and stays."""
+        name = (table["machine"] == self.machine) & (table["commit"] == self.commit) & (table["env"] == self.env)
+        return table[name & ((table["fingerprint"] == self.fingerprint) | table["value"].isna())]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the page, and the file beside it."""
+
+    title: str
+    file: str
+    svg: str
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _options(arguments)
+    try:
+        found = results.load(options.results, options.outcomes)
+        if options.list and not found.table.empty:
+            print(_choices(found.table).to_string(index=False))
+            return 0
+        if found.table.empty:
+            raise results.NoResults(f"no results that can be read: {'; '.join(found.problems)}")
+        choice = choose(found.table, options.machine, options.commit, options.fingerprint)
+    except (results.NoResults, LookupError) as error:
+        print(f"report: {error.args[0]}", file=sys.stderr)
+        return 1
+    for problem in found.problems:
+        print(f"report: passed over {problem}", file=sys.stderr)
+    sharing = fingerprints.behind(found, choice.machine)
+    if len(sharing) > 1:
+        print(f"report: {len(sharing)} different machines share the name {choice.machine!r}", file=sys.stderr)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, content in build(found, choice).items():
+        # Names and reasons come from elsewhere and may be no valid Unicode.
+        (options.out / name).write_text(content, encoding="utf-8", errors="replace")
+    return 0
+
+
+def choose(
+    table: pd.DataFrame, machine: str | None = None, commit: str | None = None, fingerprint: str | None = None
+) -> Choice:
+    """The newest commit of the newest machine, or those asked for; of its environments the one with most rows.
+
+    Of several machines of that name, the one with the newest number.
+
+    Raises LookupError that lists what there is.
+    """
+    rows = table
+    for column, wanted in (("machine", machine), ("commit", commit), ("fingerprint", fingerprint)):
+        if wanted:
+            rows = rows[rows[column].str.startswith(wanted) if column == "commit" else rows[column] == wanted]
+    if rows.empty:
+        known = _choices(table).to_string(index=False)
+        wanted = f"machine {machine!r}, commit {commit!r}, fingerprint {fingerprint!r}"
+        raise LookupError(f"no results for {wanted}; there are:\n{known}")
+    newest = rows.sort_values("measured", na_position="first").iloc[-1]
+    same = rows[(rows["machine"] == newest["machine"]) & (rows["commit"] == newest["commit"])]
+    env = same["env"].mode()[0]
+    numbers = same[(same["env"] == env) & same["value"].notna()].sort_values("measured")
+    newest_fingerprint = UNKNOWN if numbers.empty else numbers["fingerprint"].iloc[-1]
+    return Choice(newest["machine"], newest["commit"], env, newest_fingerprint)
+
+
+def build(found: results.Results, choice: Choice) -> dict[str, str]:
+    """The files of the report for one choice, by name: the page, the table, and each figure of the page."""
+    table = choice.shown(found.table)
+    measured = metrics.with_metrics(table)
+    provenance = fingerprints.facts(found, choice.machine, choice.fingerprint, choice.commit)
+    drawn = {
+        "throughput": _throughput_figures(measured, metrics.roofs(table), provenance),
+        "gpu": _gpu_figures(measured, metrics.device_roofs(table)),
+        "memory": _memory_figures(measured),
+        "first_calls": _first_call_figures(measured),
+        "steps": _step_figures(metrics.steps(table)),
+    }
+    page = _page(found, choice, table, measured, provenance, drawn)
+    svg_files = {figure.file: figure.svg for group in drawn.values() for figure in group}
+    steps = _quoted(metrics.steps(table)[[*results.COLUMNS, *results.STEP_COLUMNS, *metrics.STEP_METRICS]])
+    memory = _quoted(metrics.step_memory(table))
+    return {
+        "index.html": page,
+        "results.csv": _csv(measured),
+        "steps.csv": steps,
+        "steps-memory.csv": memory,
+        **svg_files,
+    }
+
+
+def _page(
+    found: results.Results,
+    choice: Choice,
+    table: pd.DataFrame,
+    measured: pd.DataFrame,
+    provenance: dict[str, Any],
+    drawn: dict[str, list[Figure]],
+) -> str:
+    rows = metrics.wide(measured)
+    sharing = fingerprints.behind(found, choice.machine)
+    others = _choices(found.table)
+    others = others[(others["machine"] != choice.machine) | (others["commit"] != choice.commit[:8])]
+    script = (TEMPLATES / "table.js").read_text()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(time=time_text, number=number_text, bytes=figures.bytes_text, image=_image)
+    return environment.get_template("report.html.j2").render(
+        choice=choice,
+        date=table["date"].max(),
+        counts=table["status"].value_counts().to_dict(),
+        headline=metrics.headline(measured).to_dict("records"),
+        figures=drawn,
+        memory_rows=_memory_rows(measured),
+        rows=rows[rows["value"].notna()].to_dict("records"),
+        gpu_rows=measured[
+            (measured["device"] == "cuda") & measured["value"].notna() & measured["quantity"].isin(["time", "cold"])
+        ].to_dict("records"),
+        unstable=measured[measured["status"] == "unstable"].to_dict("records"),
+        unchecked=_unchecked(measured),
+        scaling=_scaling(measured),
+        impossible=measured[measured["impossible"]].to_dict("records"),
+        roofs=metrics.roofs(table).to_dict("records"),
+        kernels=ORDINARY,
+        gemms=metrics.gemms(table).to_dict("records"),
+        steps=metrics.steps(table).to_dict("records"),
+        step_memory=metrics.step_memory(table).to_dict("records"),
+        failures=_without_number(table),
+        not_run=_not_run(table, provenance.get("gpus")),
+        semantics=_semantics(),
+        provenance=provenance,
+        facts=fingerprints.grouped(provenance),
+        sharing=sharing if len(sharing) > 1 else [],
+        differences=fingerprints.differences(sharing),
+        machine=found.machines.get(choice.machine, {}),
+        others=others.to_dict("records"),
+        problems=found.problems,
+        impossible_percent=metrics.IMPOSSIBLE_PERCENT,
+        script=jinja2.utils.markupsafe.Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def time_text(seconds: float | None) -> str:
+    """Seconds in the unit that suits, with three digits: "12.3 µs"."""
+    if seconds is None or pd.isna(seconds):
+        return "–"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
+        if seconds >= scale or unit == "ns":
+            return f"{number_text(seconds / scale)} {unit}"
+    raise AssertionError
+
+
+def number_text(value: float | None, digits: int = 3) -> str:
+    """A number with so many significant digits and no exponent, or a dash for none."""
+    if value is None or pd.isna(value):
+        return "–"
+    return f"{float(f'{value:.{digits}g}'):,.12f}".rstrip("0").rstrip(".")
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m scripts.report", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--machine", help="asv's name of the machine (default: the one measured last)")
+    parser.add_argument("--commit", help="a commit, or its first characters (default: the one measured last)")
+    parser.add_argument("--fingerprint", help="of machines that share a name, which (default: the one measured last)")
+    parser.add_argument("--list", action="store_true", help="list machines and commits that have results, and stop")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / ".asv" / "results", help="asv's results (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--outcomes", type=Path, default=ROOT / ".asv" / "outcomes", help="the outcome records (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "reports", help="where to write (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def _choices(table: pd.DataFrame) -> pd.DataFrame:
+    """Machines and commits that have results, the newest first."""
+    groups = table.assign(commit=table["commit"].str[:8]).groupby(["machine", "commit"], as_index=False)
+    listed = groups.agg(date=("date", "max"), measured=("measured", "max"), numbers=("value", "count"))
+    return listed.sort_values("measured", ascending=False)
+
+
+def _image(svg: str) -> str:
+    """As a data URI: an image runs no script, whatever a label holds."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def _throughput_figures(measured: pd.DataFrame, roofs: pd.DataFrame, provenance: dict[str, Any]) -> list[Figure]:
+    caches = provenance.get("caches_bytes")
+    known_caches = {
+        name: size
+        for name, size in (caches if isinstance(caches, dict) else {}).items()
+        if isinstance(size, int) and 0 < size < 2**63
+    }
+    times = metrics.numbered(measured, "time")
+    times = times[times["device"] == "cpu"]
+    groups = {(op, dtype): rows for (op, dtype), rows in times.groupby(["op", "dtype"])}
+    return [
+        Figure(f"{op}, {dtype}", f"{op}-{dtype}.svg", figures.throughput(groups[op, dtype], roofs, known_caches))
+        for dtype in DTYPES
+        for op in OPS
+        if (op, dtype) in groups
+    ]
+
+
+def _gpu_figures(measured: pd.DataFrame, roofs: pd.DataFrame) -> list[Figure]:
+    """Of a GPU's rows, by the device's own time and by what a user waits, which no figure has both of."""
+    times = metrics.numbered(measured, "time")
+    times = times[times["device"] == "cuda"]
+    own = times.assign(value=times["device_s"], gb_per_s=times["device_gb_per_s"], low=nan, high=nan)
+    kinds = (
+        ("device", "the device's own time", own[own["value"].notna()], roofs),
+        # The roofs are the device's own times too.
+        ("wait", "what a user waits", times, roofs[:0]),
+    )
+    return [
+        Figure(f"{op}, {dtype}: {title}", f"{op}-{dtype}-gpu-{name}.svg", figures.throughput(some, beside, {}))
+        for dtype in DTYPES
+        for op in OPS
+        for name, title, rows, beside in kinds
+        if len(some := rows[(rows["op"] == op) & (rows["dtype"] == dtype)])
+    ]
+
+
+def _memory_size(measured: pd.DataFrame) -> int | None:
+    sizes = measured[(measured["quantity"] == "transient_bytes") & (measured["dtype"] == "float32")]["elements"]
+    return int(sizes.max()) if len(sizes) else None
+
+
+def _memory_figures(measured: pd.DataFrame) -> list[Figure]:
+    elements = _memory_size(measured)
+    if elements is None:
+        return []
+    modes = metrics.modes(measured, "float32", elements)
+    return [
+        Figure(
+            f"{op}, {elements:,} float32 elements{where}", f"{op}-memory{name}.svg", figures.memory_against_time(some)
+        )
+        for device, where, name in (("cpu", "", ""), ("cuda", ", on the GPU", "-gpu"))
+        for op in OPS
+        if len(some := modes[(modes["op"] == op) & (modes["device"] == device)])
+    ]
+
+
+def _memory_rows(measured: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    """Measured bytes beside those that the catalog's arithmetic predicts."""
+    rows = measured[measured["quantity"].isin(["transient_bytes", "saved_bytes"]) & measured["value"].notna()]
+    predicted = [
+        row["row"].transient.bytes(row["elements"], row["array_bytes"] // row["elements"])
+        if row["quantity"] == "transient_bytes"
+        else row["row"].kept_size.bytes(row["elements"], row["array_bytes"] // row["elements"])
+        for row in rows.to_dict("records")
+    ]
+    scratch = [row.transient.scratch for row in rows["row"]]
+    return rows.assign(predicted=predicted, scratch=scratch).to_dict("records")
+
+
+def _first_call_figures(measured: pd.DataFrame) -> list[Figure]:
+    rows = metrics.numbered(measured, "first_call")
+    rows = rows[rows["dtype"] == "float32"]
+    return [] if rows.empty else [Figure("float32, 1,024 elements", "first-call.svg", figures.first_calls(rows))]
+
+
+def _step_figures(steps: pd.DataFrame) -> list[Figure]:
+    """Time by phase of what is possible, a figure for each network and batch."""
+    possible = steps[~steps["impossible"].astype(bool)]
+    return [
+        Figure(f"{op}, batch {n}", f"{op}-{n}.svg", figures.step_phases(rows))
+        for (op, n), rows in possible.groupby(["op", "elements"])
+    ]
+
+
+def _unchecked(measured: pd.DataFrame) -> int:
+    """How many times were held against no roof."""
+    times = measured[measured["quantity"].isin(metrics.TIMES) & measured["value"].notna()]
+    return int(times["percent_of_roof"].isna().sum())
+
+
+def _scaling(measured: pd.DataFrame) -> list[dict[str, Any]]:
+    """One entry for each variant and size, with its times and efficiencies by the number of threads."""
+    rows = metrics.scaling(measured)
+    return [
+        {"op": op, "variant": variant, "elements": elements, "threads": group.to_dict("records")}
+        for (op, variant, elements), group in rows.groupby(["op", "variant", "elements"], sort=False)
+    ]
+
+
+def _without_number(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    return table[table["value"].isna()].sort_values(["status", "op", "variant"]).to_dict("records")
+
+
+def _not_run(table: pd.DataFrame, gpus: str | None) -> list[dict[str, str]]:
+    """Rows of the catalog that this run did not come to, with the reason that is known."""
+    seen = set(zip(table["op"], table["variant"], strict=True))
+    rows: list[tuple[str, Variant | StepVariant]] = [(row.op, row) for row in VARIANTS]
+    rows += [(op, row) for op in STEP_OF for row in STEPS]
+    without_gpu = {"cuda": "not run: no CUDA device"} if gpus == "none" else {}
+    return [
+        {"op": op, "variant": row.name, "reason": without_gpu.get(row.device, "not in the profile that was run")}
+        for op, row in rows
+        if (op, row.name) not in seen
+    ]
+
+
+def _semantics() -> list[dict[str, Any]]:
+    """Each distinct behaviour with the variants that have it; what departs from the definition is marked."""
+    grouped: dict[Semantics, list[str]] = {}
+    for row in VARIANTS:
+        if row.device == "cpu":
+            grouped.setdefault(row.semantics, []).append(f"{row.op.removeprefix('relu.')} {row.name}")
+    default = vars(Semantics())
+    return [
+        {
+            "variants": names,
+            "facts": [(key, _fact(value), value != default[key]) for key, value in vars(semantics).items()],
+        }
+        for semantics, names in grouped.items()
+    ]
+
+
+def _fact(value: Any) -> str:
+    return (", ".join(value) or "none") if isinstance(value, tuple) else str(value)
+
+
+def _csv(measured: pd.DataFrame) -> str:
+    columns = [
+        *results.COLUMNS,
+        *metrics.FACTS,
+        "gb_per_s",
+        "bus_gb_per_s",
+        "roof_s",
+        "percent_of_roof",
+        "percent_of_bus",
+        "device_gb_per_s",
+        "device_percent_of_roof",
+        "impossible",
+    ]
+    return _quoted(measured[columns])
+
+
+def _quoted(table: pd.DataFrame) -> str:
+    """A table as CSV in which no text is taken for a formula."""
+    table = table.copy()
+    for column in table.select_dtypes(include=["object", "string"]):
+        table[column] = [f"'{v}" if isinstance(v, str) and v.startswith(FORMULA_STARTS) else v for v in table[column]]
+    # Quoted, a line break in a text starts no new row.
+    return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Time rows by the harness and by pyperf in turn, and compare the medians.
+
+python -m scripts.verify.agreement: run by an environment that has the frameworks (.venv/test). Fails where
+the ratio of two medians is further than the limit (percent) from 1.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+from benchmarks.harness.case import Case, Settings
+from benchmarks.harness.processes import outcomes, plan
+from benchmarks.harness.timing.contention import Core
+from impls.catalog import VARIANTS
+from scripts.verify import independent
+
+SETTINGS = Settings.from_environment()
+
+
+def main() -> int:
+    options = _options()
+    cases = [
+        Case("time", row.op, row.name, elements, "float32")
+        for row in VARIANTS
+        if row.device == "cpu" and row.framework in options.frameworks and not row.needs
+        if re.search(options.only, f"{row.op} {row.name}")
+        for elements in options.elements
+    ]
+    failed: list[Case] = []
+    beyond = independent.compare(_timed(cases, failed), options.limit)
+    return int(beyond > 0 or bool(failed))
+
+
+def _timed(cases: list[Case], failed: list[Case]) -> Iterator[tuple[Case, float]]:
+    """The cases with the harness's times; those that have none are printed, and added to `failed`."""
+    core = Core()
+    for case in cases:
+        core.settle(independent.WAIT_S)
+        outcome = plan.measured([case], replace(SETTINGS, core_s=core.seen_s or 0.0))[case]
+        if outcome.status in outcomes.MEASURED and outcome.value is not None:
+            yield case, outcome.value
+        else:
+            print(f"{case.op} {case.variant} {case.elements}: {outcome.status}: {outcome.reason}")
+            failed.append(case)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.verify.agreement", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument(
+        "--only", type=re.compile, default="", help="a regular expression on operator and variant (default: all rows)"
+    )
+    parser.add_argument("--elements", type=int, nargs="+", default=[2**15, 2**20], help="(default: %(default)s)")
+    parser.add_argument("--frameworks", nargs="+", default=["numpy", "torch"], help="(default: %(default)s)")
+    parser.add_argument(
+        "--limit",
+        type=independent.percent,
+        default=5.0,
+        help="percent that medians may differ by (default: %(default)s)",
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

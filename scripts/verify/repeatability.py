@@ -1,0 +1,133 @@
+"""How far the times of two runs of one commit lie apart, row by row.
+
+python -m scripts.verify.repeatability FIRST SECOND: two names that the runs were kept under, as by
+./scripts/bench --profile core --machine FIRST.
+python -m scripts.verify.repeatability --plain: runs asv's own timing of the same calls (scripts/verify/plain/) twice,
+by an environment that has the frameworks and asv (.venv/test), and compares that.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.harness.case import ROOFS
+from scripts.report import metrics, results
+from scripts.setup.pins import ROOT
+
+ROW = ["commit", "env", "quantity", "op", "variant", "elements", "dtype", "threads"]
+SHARES_PERCENT = (1, 3, 5, 10)
+
+
+def main() -> int:
+    options = _options()
+    if options.plain:
+        both = plain(options.only.pattern)
+        failed = both["percent"].isna().sum()
+        _print("asv's own timing", both["percent"].dropna())
+        if failed or both.empty:
+            print(f"repeatability: {failed} rows failed, of {len(both)} chosen", file=sys.stderr)
+        return int(failed > 0 or both.empty)
+    try:
+        table = results.load(ROOT / ".asv" / "results", ROOT / ".asv" / "outcomes").table
+    except results.NoResults as error:
+        print(f"repeatability: {error}", file=sys.stderr)
+        return 1
+    pairs = paired(table, options.first, options.second)
+    if pairs.empty:
+        known = ", ".join(sorted(table["machine"].unique()))
+        print(f"repeatability: no commit was measured under both names; there are: {known}", file=sys.stderr)
+        return 1
+    pairs = pairs[(pairs["op"] + " " + pairs["variant"]).str.contains(options.only)]
+    _print("all", pairs["percent"])
+    _print("steady in both", pairs["percent"][pairs["steady"]])
+    _print("others", pairs["percent"][~pairs["steady"]])
+    same = pairs[(pairs["quantity"] == "time") & pairs["elements"].isin([2**15, 2**20])]
+    _print("time at 2^15, 2^20", same["percent"])
+    return 0
+
+
+def _print(name: str, percent: pd.Series) -> None:
+    shares = ", ".join(f"{(percent > limit).mean():.0%} > {limit} %" for limit in SHARES_PERCENT)
+    print(f"{name:18} {len(percent):4} times: median {percent.median():.1f} % apart; {shares}")
+
+
+def paired(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """Times that both runs have: ROW, `percent` that the second is from the first, `steady` in both."""
+    times = metrics.numbered(table, "time")
+    times = times[~times["op"].isin(ROOFS)]
+    runs = [times[times["machine"] == name][[*ROW, "value", "status"]] for name in (first, second)]
+    both = runs[0].merge(runs[1], on=ROW, suffixes=("_1", "_2"))
+    both["percent"] = 100 * (both["value_2"] / both["value_1"] - 1).abs()
+    both["steady"] = (both["status_1"] == "ok") & (both["status_2"] == "ok")
+    return both
+
+
+def plain(only: str) -> pd.DataFrame:
+    """Medians of two runs of asv's own timing: `first`, `second`, and `percent` that they are apart; NaN: failed.
+
+    only: a regular expression on operator and variant.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = (_plain_run(Path(folder, name), only) for name in ("first", "second"))
+    both = pd.DataFrame({"first": first, "second": second}, dtype="float64")
+    both["percent"] = 100 * (both["second"] / both["first"] - 1).abs()
+    return both
+
+
+def _plain_run(folder: Path, only: str) -> dict[str, float | None]:
+    """Seconds by the parameters of what was chosen; None of what failed."""
+    folder.mkdir()
+    settings = {
+        "version": 1,
+        "repo": str(ROOT),
+        "branches": ["HEAD"],
+        "environment_type": "virtualenv",
+        "benchmark_dir": str(ROOT / "scripts" / "plain"),
+        "results_dir": str(folder / "results"),
+        "env_dir": str(folder / "env"),
+    }
+    (folder / "asv.conf.json").write_text(json.dumps(settings))
+    command, environment = [sys.executable, "-m", "asv"], {**os.environ, "ASV_PYTHONPATH": str(ROOT)}
+    machine = ["--machine", "plain"]
+    subprocess.run([*command, "machine", "--yes", *machine], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
+    python = ["--environment", f"existing:{sys.executable}", "--set-commit-hash", head.stdout.strip()]
+    # asv's pattern chooses from the parameters, written as it writes them, and so does ours.
+    chosen = ["--bench", rf"time_call\('.*(?:{only.removeprefix('^')})"]
+    subprocess.run([*command, "run", *machine, *python, *chosen], cwd=folder, env=environment, stdout=sys.stderr)
+    stored = [path for path in (folder / "results" / "plain").glob("*.json") if path.name != "machine.json"]
+    if not stored:
+        return {}
+    content = json.loads(stored[0].read_text())
+    found = dict(zip(content["result_columns"], content["results"]["time_relu.Relu.time_call"], strict=False))
+    combinations = map(", ".join, itertools.product(*found["params"]))
+    # NaN was not chosen.
+    return {name: number for name, number in zip(combinations, found["result"], strict=True) if number == number}
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.verify.repeatability", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument("first", nargs="?", help="the name of a run (./scripts/bench --machine)")
+    parser.add_argument("second", nargs="?", help="the name of the other")
+    parser.add_argument(
+        "--only", type=re.compile, default="", help="a regular expression on operator and variant (default: all rows)"
+    )
+    parser.add_argument("--plain", action="store_true", help="run asv's own timing twice, and compare that")
+    options = parser.parse_args()
+    if options.plain == bool(options.second) or options.plain == bool(options.first):
+        parser.error("either the names of two runs or --plain needed")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
