@@ -1,73 +1,67 @@
-"""What this machine can do: its memory, at the sizes that variants are measured at and between, and its arithmetic."""
+"""The limits of this machine: its memory, at the sizes of the rows and between, and its arithmetic."""
 
-from benchmarks.harness.case import UNITS
-from benchmarks.harness.roofline.loops import VARIANTS
+from benchmarks.harness.asv_classes import Benchmark as _Benchmark
+from benchmarks.harness.case import UNITS, DeviceLoopCase, DeviceProductCase, LoopCase, ProductCase
+from benchmarks.harness.roofline.loops import LOOPS
 from benchmarks.harness.tracking import in_unit, track
-from benchmarks.relu import TIMEOUT_S
 
 # From a float16 array of the fewest elements to a float64 array of the most: four times a last-level cache of 64 MiB.
 ARRAY_BYTES = [2**power for power in range(11, 29)]
-# Of a GPU also where bandwidth no longer rises.
+# On a GPU also where bandwidth no longer rises.
 DEVICE_BYTES = [*ARRAY_BYTES, 2**30]
 LIBRARIES = ["numpy", "torch", "jax"]
 GEMM_ELEMENTS = [2048]
 
 
-class Roof:
-    """Streaming loops over arrays of so many bytes each, with ordinary or streaming stores, one thread or all."""
+class Roof(_Benchmark):
+    """Streaming loops over arrays of so many bytes each, with ordinary or non-temporal stores, one thread or all."""
 
-    op = "roof"
-    params = (list(VARIANTS), ARRAY_BYTES)
+    kind = LoopCase
+    params = (list(LOOPS), ARRAY_BYTES)
     param_names = ("kernel", "array_bytes")
-    timeout = TIMEOUT_S
     version = "2"
 
     @in_unit(UNITS["time"])
     def track_time(self, kernel, array_bytes):
         """Seconds of the best pass over the arrays."""
-        return track("time", self.op, kernel, array_bytes, "float32")
+        return track(self.case("time", kernel, array_bytes))
 
 
-class Device:
-    """What the memory of the first GPU can do: copying an array of so many bytes, or scaling it in place."""
+class Device(_Benchmark):
+    """The memory of the first GPU: copying an array of so many bytes, or scaling it in place."""
 
-    op = "device"
+    kind = DeviceLoopCase
     params = (["copy", "scale"], DEVICE_BYTES)
     param_names = ("kernel", "array_bytes")
-    timeout = TIMEOUT_S
     version = "2"
 
     @in_unit(UNITS["time"])
     def track_time(self, kernel, array_bytes):
-        """Seconds of the best, by the device's own events."""
-        return track("time", self.op, kernel, array_bytes, "float32")
+        """Seconds of the best, in device time."""
+        return track(self.case("time", kernel, array_bytes))
 
 
-class DeviceGemm:
-    """The product of two square float32 matrices of n x n elements on the first GPU, by PyTorch's library."""
+class DeviceGemm(_Benchmark):
+    """The product of two n x n float32 matrices on the first GPU, by PyTorch's library."""
 
-    op = "device_gemm"
+    kind = DeviceProductCase
     params = (["torch"], GEMM_ELEMENTS)
     param_names = ("library", "n")
-    timeout = TIMEOUT_S
-    version = "1"
 
     @in_unit(UNITS["time"])
     def track_time(self, library, n):
-        """Seconds of the best, by the device's own events; 2 n^3 floating-point operations each."""
-        return track("time", self.op, library, n, "float32")
+        """Seconds of the best, in device time; 2 n^3 floating-point operations each."""
+        return track(self.case("time", library, n))
 
 
-class Gemm:
-    """The product of two square float32 matrices of n x n elements, by each library, with all threads."""
+class Gemm(_Benchmark):
+    """The product of two n x n float32 matrices by each library, with all threads."""
 
-    op = "gemm"
+    kind = ProductCase
     params = (LIBRARIES, GEMM_ELEMENTS)
     param_names = ("library", "n")
-    timeout = TIMEOUT_S
-    version = "1"
 
     @in_unit(UNITS["time"])
     def track_time(self, library, n):
         """Seconds of the best call; 2 n^3 floating-point operations each."""
-        return track("time", self.op, library, n, "float32")
+        return track(self.case("time", library, n))

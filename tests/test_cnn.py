@@ -7,12 +7,12 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
+from benchmarks.harness.processes.outcomes import Outcome
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from benchmarks.harness.case import Case, Settings
 from benchmarks.harness.processes import isolation
-from benchmarks.harness.processes.outcomes import Outcome
 from benchmarks.harness.quantities import training
 from benchmarks.harness.truth import comparison
 from impls.catalog import STEPS as ROWS

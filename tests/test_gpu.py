@@ -14,6 +14,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from benchmarks.harness.processes.outcomes import Outcome
+from benchmarks.harness.truth.bench import Bench
 from numba import cuda
 
 from benchmarks.harness.case import Case
@@ -21,11 +23,9 @@ from benchmarks.harness.frameworks import driver, events
 from benchmarks.harness.frameworks.numba_cuda_ import Live
 from benchmarks.harness.machine import gpu, linux
 from benchmarks.harness.processes import outcomes
-from benchmarks.harness.processes.outcomes import Outcome
 from benchmarks.harness.quantities import measuring
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
-from benchmarks.harness.truth.bench import Bench
 from impls.catalog import STEPS, VARIANTS, find
 from scripts.report import metrics
 from scripts.verify import gpu_check

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.harness.processes.outcomes import Outcome
+from benchmarks.harness.truth.bench import Bench
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,12 +25,10 @@ from benchmarks.harness.case import Case, Settings
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.machine import linux, threads
 from benchmarks.harness.processes import isolation, outcomes, plan
-from benchmarks.harness.processes.outcomes import Outcome
 from benchmarks.harness.timing import contention as core_module
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth import comparison
-from benchmarks.harness.truth.bench import Bench
 from impls.catalog import find
 
 NUMPY_OUT = Case("time", "relu.forward", "numpy.out", 1024, "float32")

@@ -1,11 +1,13 @@
-"""What to measure, and under which settings: plain data that crosses the process boundary as JSON.
+"""The number to measure, one type for each kind of number, and the settings to measure it under.
 
-With the two exceptions that say that a case cannot be measured.
+Cases and settings are plain data that cross the process boundary as JSON. Each kind has axes of its own; `AXES` lists
+all of them, in the order in which tables have them.
 """
 
 import os
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, get_type_hints
 
 # cold: a time with the arguments in no cache. scaling: a time with some of the threads.
 UNITS = {
@@ -17,8 +19,7 @@ UNITS = {
     "saved_bytes": "bytes",
     "peak_bytes": "bytes",
 }
-# What the machine can do; all else is what an implementation does.
-ROOFS = ("roof", "gemm", "device", "device_gemm")
+SAMPLED = ("time", "cold", "scaling")
 
 
 class Unavailable(Exception):
@@ -26,50 +27,142 @@ class Unavailable(Exception):
 
 
 class Unsupported(Exception):
-    """The framework has no such thing, on any machine; the message says what."""
+    """The framework lacks what a row needs, on any machine; the message says what."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One number to measure.
+    """One number to measure; each subclass adds the axes of its kind."""
 
-    quantity: one of UNITS. op: an operator of the catalog, or one of ROOFS. variant: a name in it.
-    elements: array length. dtype: its dtype. threads: how many, where that is not left to the settings.
-    Of a "roof" and a "device", variant is a streaming loop and elements are bytes of one array; of a
-    "gemm" and a "device_gemm", a framework and the elements of a side.
-    """
-
+    kind: ClassVar[str]
     quantity: str
-    op: str
-    variant: str
-    elements: int
-    dtype: str
-    threads: int = 0
 
     @property
     def varies(self) -> bool:
-        """Whether another process may give another number: a time does, as its memory lies elsewhere; bytes do not.
+        """Whether another process may measure another number, as its memory lies elsewhere: times of rows do.
 
-        Of a roof the best counts, and it tries several places in memory itself; compiling takes too long to be
-        done twice.
+        Bytes do not. The best counts of a roof, which tries several places in memory itself, and compiling takes too
+        long to be repeated.
         """
-        return self.quantity in ("time", "cold", "scaling") and self.op not in ROOFS
+        return self.quantity in SAMPLED and self.kind not in ROOFS
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """Values by axis, without `kind` and `quantity`."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "quantity"}
+
+    def subject(self, threads: int) -> tuple[Any, ...]:
+        """What one process can measure together: the row and its threads, `threads` where the case leaves them open."""
+        axes = {**self.axes, "threads": self.axes.get("threads") or threads}
+        return self.kind, *(value for axis, value in axes.items() if axis not in SIZES)
+
+    @property
+    def label(self) -> str:
+        """The case in words, for progress lines and messages: "relu forward numpy.out 1024 float32 time"."""
+        return " ".join([*(str(value) for value in self.axes.values() if value), self.quantity])
+
+
+@dataclass(frozen=True)
+class OperatorCase(Case):
+    """A row of the catalog. threads: 0 means as many as the settings say."""
+
+    kind: ClassVar[str] = "operator"
+    operator: str
+    direction: str
+    variant: str
+    elements: int
+    dtype: str = "float32"
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class StepCase(Case):
+    """A training step of a network. batch: images."""
+
+    kind: ClassVar[str] = "step"
+    network: str
+    variant: str
+    batch: int
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class LoopCase(Case):
+    """A streaming loop on the processor (`roofline.loops`). It tries several places in memory; the best counts."""
+
+    kind: ClassVar[str] = "loop"
+    kernel: str
+    array_bytes: int
+
+
+@dataclass(frozen=True)
+class ProductCase(Case):
+    """A product of two n x n float32 matrices by a library, on the processor."""
+
+    kind: ClassVar[str] = "product"
+    library: str
+    n: int
+
+
+@dataclass(frozen=True)
+class DeviceLoopCase(LoopCase):
+    """A copy or an in-place scaling of an array on the first GPU."""
+
+    kind: ClassVar[str] = "device_loop"
+
+
+@dataclass(frozen=True)
+class DeviceProductCase(ProductCase):
+    """A product of two n x n float32 matrices by a library, on the first GPU."""
+
+    kind: ClassVar[str] = "device_product"
+
+
+KINDS: dict[str, type[Case]] = {
+    kind.kind: kind for kind in (OperatorCase, StepCase, LoopCase, ProductCase, DeviceLoopCase, DeviceProductCase)
+}
+# Kinds that measure the machine; the others measure an implementation.
+ROOFS = ("loop", "product", "device_loop", "device_product")
+SIZES = ("elements", "batch", "array_bytes", "n", "dtype")
+_TYPES: dict[str, type] = {
+    "kind": str,
+    "quantity": str,
+    **{name: kind for case in KINDS.values() for name, kind in get_type_hints(case).items() if kind in (str, int)},
+}
+AXES = tuple(_TYPES)
+TEXT_AXES = tuple(name for name, kind in _TYPES.items() if kind is str)
+INTEGER_AXES = tuple(name for name, kind in _TYPES.items() if kind is int)
+
+
+def to_axes(case: Case) -> dict[str, Any]:
+    """The case as values of AXES; "" and 0 for axes that its kind lacks."""
+    absent: dict[str, Any] = {**dict.fromkeys(TEXT_AXES, ""), **dict.fromkeys(INTEGER_AXES, 0)}
+    return {**absent, "kind": case.kind, "quantity": case.quantity, **case.axes}
+
+
+def from_axes(axes: Mapping[Any, Any]) -> Case:
+    """The inverse of `to_axes`; other keys are ignored.
+
+    Raises KeyError for an unknown kind or a missing axis.
+    """
+    kind = KINDS[axes["kind"]]
+    return kind(**{item.name: _TYPES[item.name](axes[item.name]) for item in fields(kind)})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how wide to measure.
+    """How long and with how many threads to measure.
 
     budget_s: sampling of a case stops here at the latest. limit_s: a process that takes longer for a
-    case is ended. threads: threads asked of every framework. processes: how many measure a time,
-    sharing its budget. core_s: the fastest loop (core.py) seen before, 0 where there is none.
+    case is ended. threads: threads asked of every framework. processes: number of processes that measure a time,
+    sharing its budget. probe_best_s: the fastest probe of earlier processes (`timing.contention`), 0 without one.
     """
 
     budget_s: float = 1.0
     limit_s: float = 120.0
     threads: int = 0
     processes: int = 2
-    core_s: float = 0.0
+    probe_best_s: float = 0.0
 
     @staticmethod
     def from_environment() -> "Settings":
@@ -100,9 +193,9 @@ def _number(variable: str, default: float, least: float, most: float) -> float:
 
 def to_json(case: Case, settings: Settings) -> dict[str, Any]:
     """The request that a measuring process reads."""
-    return {"case": asdict(case), "settings": asdict(settings)}
+    return {"case": to_axes(case), "settings": asdict(settings)}
 
 
 def from_json(request: dict[str, Any]) -> tuple[Case, Settings]:
     """The inverse of `to_json`."""
-    return Case(**request["case"]), Settings(**request["settings"])
+    return from_axes(request["case"]), Settings(**request["settings"])

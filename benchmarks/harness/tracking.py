@@ -1,4 +1,4 @@
-"""The one function that asv's classes call: measure a case elsewhere, record how it ended, return what asv stores."""
+"""Called by asv's classes: measure a case elsewhere, record how it ended, return what asv stores."""
 
 import os
 import subprocess
@@ -9,11 +9,12 @@ from typing import Any
 from asv_runner.benchmarks.mark import SkipNotImplemented
 
 from benchmarks.harness.case import Case, Settings
-from benchmarks.harness.processes import outcomes, plan
+from benchmarks.harness.measurement import MEASURED, NOT_APPLICABLE
+from benchmarks.harness.processes import plan, records
 
 
 def in_unit(unit: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Tell asv the unit of what a method returns."""
+    """Declare the unit of what a benchmark method returns, as asv shows it."""
 
     def mark(method: Callable[..., Any]) -> Callable[..., Any]:
         method.unit = unit  # type: ignore[attr-defined]
@@ -23,24 +24,23 @@ def in_unit(unit: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 class Failed(Exception):
-    """A case that yields no number; the message says how it ended and why."""
+    """A case without a number; the message says how it ended and why."""
 
 
-def track(quantity: str, op: str, variant: str, elements: int, dtype: str, threads: int = 0) -> dict[str, Any] | float:
+def track(case: Case) -> dict[str, Any] | float:
     """Measure one case and return it in asv's form: samples and number for times, a plain number for bytes.
 
     Raises SkipNotImplemented where the case cannot run here (asv: n/a), and Failed where it went wrong.
     """
-    case = Case(quantity, op, variant, elements, dtype, threads)
-    outcome = plan.outcome(case, Settings.from_environment())
-    outcomes.append(case, outcome, _commit())
-    if outcome.status in outcomes.NOT_APPLICABLE:
-        raise SkipNotImplemented(outcome.reason)
-    if outcome.status not in outcomes.MEASURED or outcome.value is None:
-        raise Failed(f"{outcome.status}: {outcome.reason}\n{outcome.output_tail}")
-    if outcome.samples_s is None:
-        return outcome.value
-    return {"samples": outcome.samples_s, "number": outcome.number}
+    measurement = plan.measurement(case, Settings.from_environment())
+    records.append(case, measurement, _commit())
+    if measurement.status in NOT_APPLICABLE:
+        raise SkipNotImplemented(measurement.reason)
+    if measurement.status not in MEASURED or measurement.value is None:
+        raise Failed(f"{measurement.status}: {measurement.reason}\n{measurement.output_tail}")
+    if measurement.samples_s is None:
+        return measurement.value
+    return {"samples": measurement.samples_s, "number": measurement.number}
 
 
 def _commit() -> str:

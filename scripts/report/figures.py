@@ -56,13 +56,12 @@ def throughput(rows: pd.DataFrame, roofs: pd.DataFrame, caches_bytes: dict[str, 
 
 
 def memory_against_time(rows: pd.DataFrame) -> str:
-    """For each flavour of one operator, bytes allocated beside time, the memory modes side by side.
+    """For each flavour of one operator and direction, bytes allocated beside time, memory modes side by side.
 
-    rows: of metrics.modes, one operator.
+    rows: of metrics.modes.
     """
-    order = sorted(
-        set(rows["flavour"]), key=lambda f: (list(COLOURS).index(_framework(f)) if _framework(f) in COLOURS else 9, f)
-    )
+    frameworks = dict(zip(rows["flavour"], rows["framework"], strict=True))
+    order = sorted(frameworks, key=lambda flavour: (_rank(frameworks[flavour]), flavour))
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 0.45 * len(order) + 1.6), sharey=True)
     shades = dict(zip(MODES, sns.color_palette("Blues_r", 4)[:3], strict=True))
     rows = rows.assign(ms=rows["value"] * 1e3)
@@ -91,7 +90,7 @@ def memory_against_time(rows: pd.DataFrame) -> str:
 
 def first_calls(rows: pd.DataFrame) -> str:
     """Seconds of the first call of each compiled variant, float32."""
-    rows = rows.assign(label=rows["op"].str.removeprefix("relu.") + " " + rows["variant"]).sort_values("value")
+    rows = rows.assign(label=_labels(rows)).sort_values("value")
     figure, axis = plt.subplots(figsize=(8, 0.26 * len(rows) + 1))
     palette = {framework: COLOURS.get(framework, OTHER_COLOUR) for framework in set(rows["framework"])}
     sns.barplot(rows, y="label", x="value", hue="framework", palette=palette, dodge=False, ax=axis, errorbar=None)
@@ -121,11 +120,14 @@ def step_phases(rows: pd.DataFrame) -> str:
     return _svg(figure)
 
 
-def accuracies(curves: dict[str, list[float]]) -> str:
-    """Test accuracy after each epoch, a line for each row: {row: [of the first epoch, ...]}."""
+def accuracies(curves: dict[str, list[float]], frameworks: dict[str, str]) -> str:
+    """Test accuracy after each epoch, a line for each row: {row: [of the first epoch, ...]}.
+
+    frameworks: the framework of each row, which gives its colour.
+    """
     figure, axis = plt.subplots(figsize=(7, 4))
     for (row, curve), marker in zip(curves.items(), cycle(MARKERS)):
-        colour = COLOURS.get(_framework(row.split(".")[0]), "0.3")
+        colour = COLOURS.get(frameworks.get(row, ""), "0.3")
         axis.plot(range(1, len(curve) + 1), curve, label=row, marker=marker, markersize=4, linewidth=1, color=colour)
     axis.set(xlabel="epoch", ylabel="test accuracy")
     axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
@@ -142,13 +144,19 @@ def bytes_text(value: float) -> str:
     raise AssertionError
 
 
-def _framework(flavour: str) -> str:
-    return flavour.split("-")[0]
+def _labels(rows: pd.DataFrame) -> pd.Series:
+    """Operator, direction and variant, without the operator where it is ReLU."""
+    operators = (rows["operator"] + " ").where(rows["operator"] != "relu", "")
+    return operators + rows["direction"] + " " + rows["variant"]
+
+
+def _rank(framework: str) -> int:
+    """The place of a framework in the order of COLOURS."""
+    return list(COLOURS).index(framework) if framework in COLOURS else len(COLOURS)
 
 
 def _lines(rows: pd.DataFrame) -> list[tuple[str, str, int, pd.DataFrame]]:
     """Framework, flavour, its number among that framework's, and its rows by size."""
-    rows = rows.assign(flavour=rows["variant"].str.rsplit(".", n=1).str[0])
     seen: Counter[str] = Counter()
     lines = []
     for key, line in rows.groupby(["framework", "flavour"], sort=False):

@@ -1,4 +1,4 @@
-"""The machines behind a name: results that share one are told apart by their fingerprints."""
+"""Tell apart the machines whose results share a name, by their fingerprints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from scripts.report import figures, results
 
 @dataclass(frozen=True)
 class Machine:
-    """One of those behind a name. commits: the first characters of those measured on it. numbers: how many."""
+    """One machine. commits: the first characters of those measured on it. numbers: how many."""
 
     fingerprint: str
     commits: list[str]
@@ -20,26 +20,30 @@ class Machine:
     facts: dict[str, Any]
 
 
-def behind(found: results.Results, name: str) -> list[Machine]:
-    """The machines that measured what is kept under a name, the one that measured last first."""
+def machines_named(found: results.Results, name: str) -> list[Machine]:
+    """The machines whose results are kept under a name, the one that measured last first."""
     rows = found.table[(found.table["machine"] == name) & found.table["value"].notna()]
     groups = rows.sort_values("measured", ascending=False).groupby("fingerprint", sort=False)
     return [
-        Machine(str(one), list(dict.fromkeys(group["commit"].str[:8])), len(group), facts(found, name, str(one)))
-        for one, group in groups
+        Machine(
+            str(fingerprint),
+            list(dict.fromkeys(group["commit"].str[:8])),
+            len(group),
+            facts(found, name, str(fingerprint)),
+        )
+        for fingerprint, group in groups
     ]
 
 
 def facts(found: results.Results, name: str, fingerprint: str, commit: str | None = None) -> dict[str, Any]:
-    """What is recorded of a machine, the newest of it; what a framework says of itself, from a process that had it."""
-    records = found.outcomes
-    records = records[(records["machine"] == name) & (records["fingerprint"] == fingerprint)]
-    if commit:
-        records = records[records["commit"] == commit]
+    """The newest recorded facts about a machine; those of a framework from a process that had imported it."""
     known: dict[str, Any] = {}
-    for record in records.to_dict("records"):
-        told = results.facts(record)
-        known |= {key: fact for key, fact in told.items() if key not in known or fact != software.NOT_IMPORTED}
+    for record in found.records:
+        if (record.machine, record.fingerprint) == (name, fingerprint) and commit in (None, record.commit):
+            provenance = record.measurement.provenance
+            known |= {
+                key: fact for key, fact in provenance.items() if key not in known or fact != software.NOT_IMPORTED
+            }
     return known
 
 

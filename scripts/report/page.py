@@ -18,32 +18,26 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from benchmarks.harness.machine.provenance import UNKNOWN
+from benchmarks.harness.case import AXES, from_axes
+from benchmarks.harness.measurement import UNKNOWN
 from benchmarks.harness.roofline.loops import ORDINARY
-from impls.catalog import DTYPES, STEPS, VARIANTS, Semantics, StepVariant, Variant
-from impls.cnn.networks import STEP_OF
+from impls.catalog import OPERATORS, STEPS, VARIANTS
+from impls.cnn.networks import NETWORKS
+from impls.variant import DIRECTIONS, DTYPES, Row, Semantics
 from scripts.report import figures, fingerprints, metrics, results
+from scripts.report.results import Run
 from scripts.setup.pins import ROOT
 
 TEMPLATES = Path(__file__).parent / "templates"
-OPS = ("relu.forward", "relu.backward", "relu.roundtrip")
+# Each operator and direction, in the order of the page.
+SUBJECTS = tuple((operator, direction) for operator in OPERATORS for direction in DIRECTIONS)
+OPERATOR_COLUMNS = [
+    *results.columns("operator"), *metrics.FACTS, "gb_per_s", "bus_gb_per_s", "roof_s", "percent_of_roof",
+    "percent_of_bus", "device_gb_per_s", "device_percent_of_roof", "impossible",
+]  # fmt: skip
+STEP_COLUMNS = [*results.columns("step"), *results.STEP_COLUMNS, *metrics.STEP_METRICS]
 # Spreadsheets take text that starts so for a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a page shows: one commit in one environment on one machine, by its name and its fingerprint."""
-
-    machine: str
-    commit: str
-    env: str
-    fingerprint: str = UNKNOWN
-
-    def shown(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The rows of the page. What has no number is of no machine, and stays."""
-        name = (table["machine"] == self.machine) & (table["commit"] == self.commit) & (table["env"] == self.env)
-        return table[name & ((table["fingerprint"] == self.fingerprint) | table["value"].isna())]
 
 
 @dataclass(frozen=True)
@@ -60,21 +54,21 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found = results.load(options.results, options.outcomes)
         if options.list and not found.table.empty:
-            print(_choices(found.table).to_string(index=False))
+            print(_listed(found.table).to_string(index=False))
             return 0
         if found.table.empty:
             raise results.NoResults(f"no results that can be read: {'; '.join(found.problems)}")
-        choice = choose(found.table, options.machine, options.commit, options.fingerprint)
+        run = choose(found.table, options.machine, options.commit, options.fingerprint)
     except (results.NoResults, LookupError) as error:
         print(f"report: {error.args[0]}", file=sys.stderr)
         return 1
     for problem in found.problems:
         print(f"report: passed over {problem}", file=sys.stderr)
-    sharing = fingerprints.behind(found, choice.machine)
+    sharing = fingerprints.machines_named(found, run.machine)
     if len(sharing) > 1:
-        print(f"report: {len(sharing)} different machines share the name {choice.machine!r}", file=sys.stderr)
+        print(f"report: {len(sharing)} different machines share the name {run.machine!r}", file=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, content in build(found, choice).items():
+    for name, content in build(found, run).items():
         # Names and reasons come from elsewhere and may be no valid Unicode.
         (options.out / name).write_text(content, encoding="utf-8", errors="replace")
     return 0
@@ -82,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def choose(
     table: pd.DataFrame, machine: str | None = None, commit: str | None = None, fingerprint: str | None = None
-) -> Choice:
+) -> Run:
     """The newest commit of the newest machine, or those asked for; of its environments the one with most rows.
 
     Of several machines of that name, the one with the newest number.
@@ -94,54 +88,53 @@ def choose(
         if wanted:
             rows = rows[rows[column].str.startswith(wanted) if column == "commit" else rows[column] == wanted]
     if rows.empty:
-        known = _choices(table).to_string(index=False)
+        listed = _listed(table).to_string(index=False)
         wanted = f"machine {machine!r}, commit {commit!r}, fingerprint {fingerprint!r}"
-        raise LookupError(f"no results for {wanted}; there are:\n{known}")
+        raise LookupError(f"no results for {wanted}; there are:\n{listed}")
     newest = rows.sort_values("measured", na_position="first").iloc[-1]
     same = rows[(rows["machine"] == newest["machine"]) & (rows["commit"] == newest["commit"])]
     env = same["env"].mode()[0]
     numbers = same[(same["env"] == env) & same["value"].notna()].sort_values("measured")
     newest_fingerprint = UNKNOWN if numbers.empty else numbers["fingerprint"].iloc[-1]
-    return Choice(newest["machine"], newest["commit"], env, newest_fingerprint)
+    return Run(newest["machine"], newest_fingerprint, newest["commit"], env)
 
 
-def build(found: results.Results, choice: Choice) -> dict[str, str]:
-    """The files of the report for one choice, by name: the page, the table, and each figure of the page."""
-    table = choice.shown(found.table)
+def build(found: results.Results, run: Run) -> dict[str, str]:
+    """The files of the report of one run, by name: the page, the tables, and each figure of the page."""
+    table = run.rows(found.table)
     measured = metrics.with_metrics(table)
-    provenance = fingerprints.facts(found, choice.machine, choice.fingerprint, choice.commit)
+    steps = metrics.steps(table)
+    provenance = fingerprints.facts(found, run.machine, run.fingerprint, run.commit)
     drawn = {
         "throughput": _throughput_figures(measured, metrics.roofs(table), provenance),
         "gpu": _gpu_figures(measured, metrics.device_roofs(table)),
         "memory": _memory_figures(measured),
         "first_calls": _first_call_figures(measured),
-        "steps": _step_figures(metrics.steps(table)),
+        "steps": _step_figures(steps),
     }
-    page = _page(found, choice, table, measured, provenance, drawn)
+    page = _page(found, run, table, measured, provenance, drawn)
     svg_files = {figure.file: figure.svg for group in drawn.values() for figure in group}
-    steps = _quoted(metrics.steps(table)[[*results.COLUMNS, *results.STEP_COLUMNS, *metrics.STEP_METRICS]])
-    memory = _quoted(metrics.step_memory(table))
     return {
         "index.html": page,
-        "results.csv": _csv(measured),
-        "steps.csv": steps,
-        "steps-memory.csv": memory,
+        "results.csv": _quoted(measured[OPERATOR_COLUMNS]),
+        "steps.csv": _quoted(steps[STEP_COLUMNS]),
+        "steps-memory.csv": _quoted(metrics.step_memory(table).drop(columns=results.RUN)),
         **svg_files,
     }
 
 
 def _page(
     found: results.Results,
-    choice: Choice,
+    run: Run,
     table: pd.DataFrame,
     measured: pd.DataFrame,
     provenance: dict[str, Any],
     drawn: dict[str, list[Figure]],
 ) -> str:
     rows = metrics.wide(measured)
-    sharing = fingerprints.behind(found, choice.machine)
-    others = _choices(found.table)
-    others = others[(others["machine"] != choice.machine) | (others["commit"] != choice.commit[:8])]
+    sharing = fingerprints.machines_named(found, run.machine)
+    others = _listed(found.table)
+    others = others[(others["machine"] != run.machine) | (others["commit"] != run.commit[:8])]
     script = (TEMPLATES / "table.js").read_text()
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -152,17 +145,19 @@ def _page(
     )
     environment.filters.update(time=time_text, number=number_text, bytes=figures.bytes_text, image=_image)
     return environment.get_template("report.html.j2").render(
-        choice=choice,
+        choice=run,
         date=table["date"].max(),
         counts=table["status"].value_counts().to_dict(),
         headline=metrics.headline(measured).to_dict("records"),
+        subjects=SUBJECTS,
+        subject=_subject,
         figures=drawn,
         memory_rows=_memory_rows(measured),
         rows=rows[rows["value"].notna()].to_dict("records"),
         gpu_rows=measured[
             (measured["device"] == "cuda") & measured["value"].notna() & measured["quantity"].isin(["time", "cold"])
         ].to_dict("records"),
-        unstable=measured[measured["status"] == "unstable"].to_dict("records"),
+        unstable=_labelled(measured[measured["status"] == "unstable"]),
         unchecked=_unchecked(measured),
         scaling=_scaling(measured),
         impossible=measured[measured["impossible"]].to_dict("records"),
@@ -171,20 +166,25 @@ def _page(
         gemms=metrics.gemms(table).to_dict("records"),
         steps=metrics.steps(table).to_dict("records"),
         step_memory=metrics.step_memory(table).to_dict("records"),
-        failures=_without_number(table),
+        failures=_labelled(table[table["value"].isna()].sort_values(["status", *AXES])),
         not_run=_not_run(table, provenance.get("gpus")),
         semantics=_semantics(),
         provenance=provenance,
         facts=fingerprints.grouped(provenance),
         sharing=sharing if len(sharing) > 1 else [],
         differences=fingerprints.differences(sharing),
-        machine=found.machines.get(choice.machine, {}),
+        machine=found.machines.get(run.machine, {}),
         others=others.to_dict("records"),
         problems=found.problems,
         impossible_percent=metrics.IMPOSSIBLE_PERCENT,
         script=jinja2.utils.markupsafe.Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _labelled(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    """The rows, each with the label of its case."""
+    return [{**row, "label": from_axes(row).label} for row in table.to_dict("records")]
 
 
 def time_text(seconds: float | None) -> str:
@@ -220,7 +220,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _choices(table: pd.DataFrame) -> pd.DataFrame:
+def _listed(table: pd.DataFrame) -> pd.DataFrame:
     """Machines and commits that have results, the newest first."""
     groups = table.assign(commit=table["commit"].str[:8]).groupby(["machine", "commit"], as_index=False)
     listed = groups.agg(date=("date", "max"), measured=("measured", "max"), numbers=("value", "count"))
@@ -241,32 +241,44 @@ def _throughput_figures(measured: pd.DataFrame, roofs: pd.DataFrame, provenance:
     }
     times = metrics.numbered(measured, "time")
     times = times[times["device"] == "cpu"]
-    groups = {(op, dtype): rows for (op, dtype), rows in times.groupby(["op", "dtype"])}
+    groups = dict(iter(times.groupby(["operator", "direction", "dtype"])))
     return [
-        Figure(f"{op}, {dtype}", f"{op}-{dtype}.svg", figures.throughput(groups[op, dtype], roofs, known_caches))
+        Figure(
+            f"{operator} {direction}, {dtype}",
+            f"{operator}.{direction}-{dtype}.svg",
+            figures.throughput(groups[operator, direction, dtype], roofs, known_caches),
+        )
         for dtype in DTYPES
-        for op in OPS
-        if (op, dtype) in groups
+        for operator, direction in SUBJECTS
+        if (operator, direction, dtype) in groups
     ]
 
 
 def _gpu_figures(measured: pd.DataFrame, roofs: pd.DataFrame) -> list[Figure]:
-    """Of a GPU's rows, by the device's own time and by what a user waits, which no figure has both of."""
+    """Figures of a GPU's rows by device time and by host latency, which no figure mixes."""
     times = metrics.numbered(measured, "time")
     times = times[times["device"] == "cuda"]
-    own = times.assign(value=times["device_s"], gb_per_s=times["device_gb_per_s"], low=nan, high=nan)
+    device_times = times.assign(value=times["device_s"], gb_per_s=times["device_gb_per_s"], low=nan, high=nan)
     kinds = (
-        ("device", "the device's own time", own[own["value"].notna()], roofs),
-        # The roofs are the device's own times too.
-        ("wait", "what a user waits", times, roofs[:0]),
+        ("device", "device time", device_times[device_times["value"].notna()], roofs),
+        # The roofs are device times.
+        ("latency", "host latency", times, roofs[:0]),
     )
     return [
-        Figure(f"{op}, {dtype}: {title}", f"{op}-{dtype}-gpu-{name}.svg", figures.throughput(some, beside, {}))
+        Figure(
+            f"{operator} {direction}, {dtype}: {title}",
+            f"{operator}.{direction}-{dtype}-gpu-{name}.svg",
+            figures.throughput(chosen, beside, {}),
+        )
         for dtype in DTYPES
-        for op in OPS
+        for operator, direction in SUBJECTS
         for name, title, rows, beside in kinds
-        if len(some := rows[(rows["op"] == op) & (rows["dtype"] == dtype)])
+        if len(chosen := _of(rows[rows["dtype"] == dtype], operator, direction))
     ]
+
+
+def _of(rows: pd.DataFrame, operator: str, direction: str) -> pd.DataFrame:
+    return rows[(rows["operator"] == operator) & (rows["direction"] == direction)]
 
 
 def _memory_size(measured: pd.DataFrame) -> int | None:
@@ -281,11 +293,13 @@ def _memory_figures(measured: pd.DataFrame) -> list[Figure]:
     modes = metrics.modes(measured, "float32", elements)
     return [
         Figure(
-            f"{op}, {elements:,} float32 elements{where}", f"{op}-memory{name}.svg", figures.memory_against_time(some)
+            f"{operator} {direction}, {elements:,} float32 elements{where}",
+            f"{operator}.{direction}-memory{name}.svg",
+            figures.memory_against_time(chosen),
         )
         for device, where, name in (("cpu", "", ""), ("cuda", ", on the GPU", "-gpu"))
-        for op in OPS
-        if len(some := modes[(modes["op"] == op) & (modes["device"] == device)])
+        for operator, direction in SUBJECTS
+        if len(chosen := _of(modes[modes["device"] == device], operator, direction))
     ]
 
 
@@ -295,7 +309,7 @@ def _memory_rows(measured: pd.DataFrame) -> list[dict[Hashable, Any]]:
     predicted = [
         row["row"].transient.bytes(row["elements"], row["array_bytes"] // row["elements"])
         if row["quantity"] == "transient_bytes"
-        else row["row"].kept_size.bytes(row["elements"], row["array_bytes"] // row["elements"])
+        else row["row"].saved_size.bytes(row["elements"], row["array_bytes"] // row["elements"])
         for row in rows.to_dict("records")
     ]
     scratch = [row.transient.scratch for row in rows["row"]]
@@ -312,8 +326,8 @@ def _step_figures(steps: pd.DataFrame) -> list[Figure]:
     """Time by phase of what is possible, a figure for each network and batch."""
     possible = steps[~steps["impossible"].astype(bool)]
     return [
-        Figure(f"{op}, batch {n}", f"{op}-{n}.svg", figures.step_phases(rows))
-        for (op, n), rows in possible.groupby(["op", "elements"])
+        Figure(f"{network}, batch {batch}", f"cnn.{network}-{batch}.svg", figures.step_phases(rows))
+        for (network, batch), rows in possible.groupby(["network", "batch"])
     ]
 
 
@@ -325,27 +339,27 @@ def _unchecked(measured: pd.DataFrame) -> int:
 
 def _scaling(measured: pd.DataFrame) -> list[dict[str, Any]]:
     """One entry for each variant and size, with its times and efficiencies by the number of threads."""
-    rows = metrics.scaling(measured)
+    rows, key = metrics.scaling(measured), [*metrics.ROW, "elements"]
     return [
-        {"op": op, "variant": variant, "elements": elements, "threads": group.to_dict("records")}
-        for (op, variant, elements), group in rows.groupby(["op", "variant", "elements"], sort=False)
+        {**dict(zip(key, values, strict=True)), "threads": group.to_dict("records")}
+        for values, group in rows.groupby(key, sort=False)
     ]
 
 
-def _without_number(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
-    return table[table["value"].isna()].sort_values(["status", "op", "variant"]).to_dict("records")
-
-
 def _not_run(table: pd.DataFrame, gpus: str | None) -> list[dict[str, str]]:
-    """Rows of the catalog that this run did not come to, with the reason that is known."""
-    seen = set(zip(table["op"], table["variant"], strict=True))
-    rows: list[tuple[str, Variant | StepVariant]] = [(row.op, row) for row in VARIANTS]
-    rows += [(op, row) for op in STEP_OF for row in STEPS]
+    """Rows of the catalog that this run did not measure, with the reason where it is known."""
+    seen = set(zip(table["operator"], table["direction"], table["network"], table["variant"], strict=True))
+    rows: list[tuple[tuple[str, str, str], Row]] = [((row.operator, row.direction, ""), row) for row in VARIANTS]
+    rows += [(("", "", network), row) for network in NETWORKS for row in STEPS]
     without_gpu = {"cuda": "not run: no CUDA device"} if gpus == "none" else {}
     return [
-        {"op": op, "variant": row.name, "reason": without_gpu.get(row.device, "not in the profile that was run")}
-        for op, row in rows
-        if (op, row.name) not in seen
+        {
+            "subject": " ".join(filter(None, subject)),
+            "variant": row.name,
+            "reason": without_gpu.get(row.device, "not in the profile that was run"),
+        }
+        for subject, row in rows
+        if (*subject, row.name) not in seen
     ]
 
 
@@ -354,7 +368,7 @@ def _semantics() -> list[dict[str, Any]]:
     grouped: dict[Semantics, list[str]] = {}
     for row in VARIANTS:
         if row.device == "cpu":
-            grouped.setdefault(row.semantics, []).append(f"{row.op.removeprefix('relu.')} {row.name}")
+            grouped.setdefault(row.semantics, []).append(_subject(row.operator, row.direction, row.name))
     default = vars(Semantics())
     return [
         {
@@ -365,24 +379,13 @@ def _semantics() -> list[dict[str, Any]]:
     ]
 
 
+def _subject(operator: str, direction: str, variant: str) -> str:
+    """A row in words, without the operator where it is ReLU."""
+    return " ".join(filter(None, (operator if operator != "relu" else "", direction, variant)))
+
+
 def _fact(value: Any) -> str:
     return (", ".join(value) or "none") if isinstance(value, tuple) else str(value)
-
-
-def _csv(measured: pd.DataFrame) -> str:
-    columns = [
-        *results.COLUMNS,
-        *metrics.FACTS,
-        "gb_per_s",
-        "bus_gb_per_s",
-        "roof_s",
-        "percent_of_roof",
-        "percent_of_bus",
-        "device_gb_per_s",
-        "device_percent_of_roof",
-        "impossible",
-    ]
-    return _quoted(measured[columns])
 
 
 def _quoted(table: pd.DataFrame) -> str:

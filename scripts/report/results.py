@@ -1,17 +1,20 @@
-"""Read asv's results into one tidy table.
+"""Read asv's results and the harness's records into one tidy table.
 
 asv keeps, below its results folder, benchmarks.json (what each benchmark is) and, for each machine,
 machine.json and one file for each commit and environment. A result file holds, for each benchmark,
 flat lists over the product of its parameters, the last one fastest: null is a failure, NaN was
 skipped or not asked for. (asv, docs/source/dev.rst; api version 2.) Files that cannot be read are
 passed over and named. Profiles inside result files are never opened: they are marshalled code.
+
+asv's results are the source of every number. A record belongs to a number when it has the digest of the samples that
+asv stored; where one of both has none, when it has the very same value.
 """
 
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -19,68 +22,87 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.harness.case import UNITS
-from benchmarks.harness.machine.provenance import UNKNOWN
-from benchmarks.harness.processes import outcomes
-from benchmarks.harness.timing.contention import SHARED
+from benchmarks.harness.case import AXES, INTEGER_AXES, KINDS, SIZES, UNITS, to_axes
+from benchmarks.harness.measurement import (
+    MEASURED,
+    NOT_APPLICABLE,
+    SMT_CONTENDED,
+    UNKNOWN,
+    UNSTABLE,
+    Process,
+    digest_of,
+)
+from benchmarks.harness.processes import records
+from benchmarks.harness.processes.records import Record
 from impls.cnn import PHASES
-from scripts.run.profiles import PARAMETERS, QUANTITY_AND_OP
+from scripts.run.series import SERIES, Series
 
 RESULT_VERSION = 2
-# More than this is no result of ours, and would take all memory.
+# A larger file is no result of ours, and would take all memory.
 LARGEST_BYTES = 256 * 2**20
 MOST_CASES = 100_000
-MOST_ELEMENTS = 2**48
+LARGEST_SIZE = 2**48
 LATEST_S = 2**37
-# What foreign and damaged content may raise.
+# Exceptions that foreign and damaged content may raise.
 DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
-# machine: its name. fingerprint: which machine it was, of those that share the name. date: of the commit.
-# measured: when the number was recorded, or, where no record has it, when asv started the benchmark.
-# processes: how many a time is of. disturbed: how many of its samples were. shared: how many others do not count,
-# as the core was shared meanwhile; core_s: the fastest loop that tells it (timing/contention.py). device_s: what
-# a GPU takes by its own events, where `value` is what a user waits. slowed: samples while something slowed it.
+
+
+@dataclass(frozen=True)
+class Run:
+    """One commit measured in one environment on one machine, whose name others may share: hence its fingerprint."""
+
+    machine: str
+    fingerprint: str
+    commit: str
+    env: str
+
+    def rows(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of this run, and those without a number, which have no fingerprint."""
+        same = (table["machine"] == self.machine) & (table["commit"] == self.commit) & (table["env"] == self.env)
+        return table[same & ((table["fingerprint"] == self.fingerprint) | table["value"].isna())]
+
+
+# The columns that tell runs apart: a key of every metric.
+RUN = [item.name for item in fields(Run)]
+# The columns that tell numbers apart before their machine is known.
+KEY = ["machine", "commit", "env", *AXES]
+# date: of the commit. measured: when the number was recorded, or, without a record, when asv started the benchmark.
+# low, high: asv's 99 % interval. processes: those that count. preempted: samples of theirs with a context switch or
+# stolen time. smt_contended: samples that do not count. probe_s: the slowest process's fastest probe. empty_call_s: the
+# largest. device_s: device time, where `value` is host latency. throttled: samples while a GPU was throttled.
 COLUMNS = [
-    "machine", "fingerprint", "commit", "date", "measured", "env", "quantity", "op", "variant", "elements", "dtype",
-    "threads",
+    *RUN, "date", "measured", *AXES,
     "value", "low", "high", "q25", "q75", "number", "samples", "status", "reason",
-    "processes", "disturbed", "shared", "core_s", "empty_call_s", "device_s", "slowed",
+    "processes", "preempted", "smt_contended", "probe_s", "empty_call_s", "device_s", "throttled",
 ]  # fmt: skip
-# What the table has of training steps besides: seconds of phases, and the interval of the percentage of a step that
-# its ReLUs take.
 RELU_SHARE = ["relu_percent_low", "relu_percent_high"]
+# Further columns of training steps: seconds of phases, and the interval of the percentage that ReLUs take.
 STEP_COLUMNS = [*(f"{phase}_s" for phase in PHASES), *RELU_SHARE]
-# What makes rows those of one run on one machine.
-RUN = ["machine", "fingerprint", "commit", "env"]
-# What makes a row one number.
-KEY = ["machine", "commit", "env", "quantity", "op", "variant", "elements", "dtype", "threads"]
+NUMBERS = [
+    "value", "low", "high", "q25", "q75", "number", "samples",
+    "processes", "preempted", "smt_contended", "probe_s", "empty_call_s", "device_s", "throttled", *STEP_COLUMNS,
+]  # fmt: skip
 TYPES = {
-    **dict.fromkeys(["value", "low", "high", "q25", "q75", "number", "samples"], "float64"),
-    **dict.fromkeys(["processes", "disturbed", "shared", "core_s", "empty_call_s", *STEP_COLUMNS], "float64"),
-    **dict.fromkeys(["device_s", "slowed"], "float64"),
+    **dict.fromkeys(NUMBERS, "float64"),
     **dict.fromkeys(["date", "measured"], "datetime64[ms, UTC]"),
-    **dict.fromkeys(["elements", "threads"], "int64"),
-}
-RECORD_TYPES = {
-    **dict.fromkeys([*KEY, "status", "reason"], str),
-    **dict.fromkeys(["elements", "threads"], int),
-    "time_s": float,
+    **dict.fromkeys(INTEGER_AXES, "int64"),
 }
 
 
 class NoResults(Exception):
-    """There is nothing to report; the message says where was looked and what to do."""
+    """There is nothing to report; the message says which folder was read and what to do."""
 
 
 @dataclass
 class Results:
-    """Everything found: the table, the records of outcomes, asv's machine descriptions, and what could not be read.
+    """Everything found: the table, the records, asv's machine descriptions, and files that could not be read.
 
-    table: a row for each number, failure or skip, with COLUMNS and STEP_COLUMNS. outcomes: the records, by KEY, the
-    newest last. problems: a line for each file passed over.
+    table: a row for each number, failure or skip, with COLUMNS and STEP_COLUMNS. records: the newest last.
+    problems: a line for each file passed over.
     """
 
     table: pd.DataFrame
-    outcomes: pd.DataFrame
+    records: list[Record]
     machines: dict[str, dict[str, Any]]
     problems: list[str] = field(default_factory=list)
 
@@ -106,11 +128,22 @@ def load(results_folder: Path, outcomes_folder: Path) -> Results:
             problems.append(f"{path}: not a result of asv as known here ({type(error).__name__}: {error})")
     # The name of an environment that asv did not make is in its results alone.
     unnamed = {(row["machine"], row["commit"]): row["env"] for row in rows if row["env"].startswith("existing-")}
-    records = _outcomes(outcomes_folder, unnamed, problems)
-    if not rows and records.empty:
+    found = _records(outcomes_folder, problems)
+    if not rows and not found:
         looked = "; ".join(problems) or f"no result files in {results_folder}"
         raise NoResults(f"nothing to report: {looked}. Measure first: ./scripts/bench")
-    return Results(_with_outcomes(_table(rows), records), records, machines, problems)
+    return Results(_joined(rows, found, unnamed), found, machines, problems)
+
+
+def columns(kind: str) -> list[str]:
+    """COLUMNS for cases of one kind: without `kind` and the axes of the others."""
+    own = {item.name for item in fields(KINDS[kind])}
+    return [name for name in COLUMNS if name not in AXES or name in own]
+
+
+def tidy(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """A table with COLUMNS and STEP_COLUMNS in their types."""
+    return pd.DataFrame(list(rows), columns=[*COLUMNS, *STEP_COLUMNS]).astype(TYPES)
 
 
 def _read(path: Path, problems: list[str]) -> dict[str, Any] | None:
@@ -126,203 +159,205 @@ def _read(path: Path, problems: list[str]) -> dict[str, Any] | None:
     return content
 
 
-def _table(rows: list[dict[Any, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=[*COLUMNS, *STEP_COLUMNS]).astype(TYPES)
-
-
 def _rows(path: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The numbers and failures of a result file, with the digest of their samples."""
     if content.get("version") != RESULT_VERSION:
         raise ValueError(f"version {content.get('version')!r}, {RESULT_VERSION} needed")
-    shared = {
-        "machine": path.parent.name,
-        "fingerprint": UNKNOWN,
-        "commit": str(content["commit_hash"]),
-        "date": _date(content["date"]),
-        "env": str(content["env_name"]),
-    }
+    run = {**asdict(Run(path.parent.name, UNKNOWN, str(content["commit_hash"]), str(content["env_name"])))}
+    run["date"] = _date(content["date"])
     for name, row in content["results"].items():
-        if name in QUANTITY_AND_OP and row is not None:
-            yield from _benchmark_rows(name, dict(zip(content["result_columns"], row, strict=False)), shared)
+        if name in SERIES and row is not None:
+            yield from _series_rows(SERIES[name], dict(zip(content["result_columns"], row, strict=False)), run)
 
 
-def _benchmark_rows(name: str, columns: dict[str, Any], shared: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    quantity, op = QUANTITY_AND_OP[name]
+def _series_rows(series: Series, columns: dict[str, Any], run: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if math.prod(map(len, columns["params"])) > MOST_CASES:
-        raise ValueError(f"{name}: more than {MOST_CASES} combinations of parameters")
+        raise ValueError(f"{series.name}: more than {MOST_CASES} combinations of parameters")
     combinations = list(itertools.product(*columns["params"]))
     values = columns["result"] or [None] * len(combinations)
-    started = _date(columns["started_at"]) if columns.get("started_at") else shared["date"]
+    started = _date(columns["started_at"]) if columns.get("started_at") else run["date"]
     for position, (value, parameters) in enumerate(zip(values, combinations, strict=True)):
         if isinstance(value, float) and math.isnan(value):
             continue
+        case = series.case(parameters)
         number = _finite(value)
-        possible = number is not None and (number > 0 or (number == 0 and UNITS[quantity] == "bytes"))
-        case = dict(zip(PARAMETERS[name], parameters, strict=True))
+        possible = number is not None and (number > 0 or (number == 0 and UNITS[case.quantity] == "bytes"))
         yield {
-            **shared,
+            **run,
             "measured": started,
-            "quantity": quantity,
-            "op": op,
-            "variant": case["variant"].strip("'"),
-            "elements": _elements(case["elements"]),
-            "dtype": case.get("dtype", "float32").strip("'"),
-            "threads": int(case.get("threads", 0)),
+            **_sized(to_axes(case)),
             "value": number if possible else None,
-            "low": _low(_at(columns, "stats_ci_99_a", position), quantity),
-            "high": _at(columns, "stats_ci_99_b", position),
-            "q25": _at(columns, "stats_q_25", position),
-            "q75": _at(columns, "stats_q_75", position),
-            "number": _at(columns, "stats_number", position),
-            "samples": _at(columns, "stats_repeat", position),
+            "low": _low(_at(columns, "stats_ci_99_a", position), case.quantity),
+            "high": _number_at(columns, "stats_ci_99_b", position),
+            "q25": _number_at(columns, "stats_q_25", position),
+            "q75": _number_at(columns, "stats_q_75", position),
+            "number": _number_at(columns, "stats_number", position),
+            "samples": _number_at(columns, "stats_repeat", position),
+            "samples_digest": _digest(_at(columns, "samples", position)),
             "status": "ok" if possible else "failed",
             "reason": "",
         }
+
+
+def _sized(axes: dict[str, Any]) -> dict[str, Any]:
+    """The axes; raises ValueError where a size cannot be."""
+    for name in SIZES:
+        if name in INTEGER_AXES and not 0 <= axes[name] <= LARGEST_SIZE:
+            raise ValueError(f"{axes[name]} {name}")
+    if not any(axes[name] for name in SIZES if name in INTEGER_AXES):
+        raise ValueError("no size")
+    return axes
 
 
 def _date(milliseconds: float) -> pd.Timestamp:
     return pd.Timestamp(datetime.fromtimestamp(int(milliseconds) // 1000, UTC))
 
 
-def _elements(text: str) -> int:
-    if not 0 < int(text) <= MOST_ELEMENTS:
-        raise ValueError(f"{text} elements")
-    return int(text)
+def _low(low: Any, quantity: str) -> float | None:
+    """The lower end of an interval; an interval of asv that reaches below 0 s says nothing of a time."""
+    number = _finite(low)
+    return None if number is not None and number <= 0 and UNITS[quantity] == "seconds" else number
 
 
-def _low(low: float | None, quantity: str) -> float | None:
-    """The lower end of an interval; an interval of asv that reaches below 0 s tells nothing of a time."""
-    return None if low is not None and low <= 0 and UNITS[quantity] == "seconds" else low
-
-
-def _at(columns: dict[str, Any], name: str, position: int) -> float | None:
+def _at(columns: dict[str, Any], name: str, position: int) -> Any:
     values = columns.get(name)
-    return _finite(values[position]) if values else None
+    return values[position] if values else None
+
+
+def _number_at(columns: dict[str, Any], name: str, position: int) -> float | None:
+    return _finite(_at(columns, name, position))
 
 
 def _finite(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _outcomes(folder: Path, unnamed: dict[tuple[str, str], str], problems: list[str]) -> pd.DataFrame:
-    """All records, the newest last. unnamed: environments that they cannot name, by machine and commit."""
-    records: list[dict[str, Any]] = []
+def _digest(samples_s: Any) -> str:
+    return digest_of(samples_s) if isinstance(samples_s, list) and samples_s else ""
+
+
+def _records(folder: Path, problems: list[str]) -> list[Record]:
+    """All records, the newest last."""
+    found: list[Record] = []
     for path in sorted(folder.glob("*/*.jsonl")):
         try:
-            records += filter(_is_whole, outcomes.read(path))
+            found += filter(_is_possible, records.read(path))
         except DAMAGE as error:
             problems.append(f"{path}: {error}")
-    for record in records:
-        if record["env"] == UNKNOWN:
-            record["env"] = unnamed.get((record["machine"], record["commit"]), UNKNOWN)
-        record["fingerprint"] = str(facts(record).get("fingerprint", UNKNOWN))
-    columns = [*KEY, "fingerprint", "time_s", "value", "status", "reason", "details", "output_tail"]
-    return pd.DataFrame(records, columns=columns).sort_values("time_s", kind="stable").reset_index(drop=True)
+    return sorted(found, key=lambda record: record.time_s)
 
 
-def facts(record: dict[Any, Any]) -> dict[str, Any]:
-    """What a record holds of the machine; empty where it holds nothing."""
-    details = record.get("details")
-    found = details.get("provenance") if isinstance(details, dict) else None
-    return found if isinstance(found, dict) else {}
+def _is_possible(record: Record) -> bool:
+    try:
+        _sized(record.case)
+    except DAMAGE:
+        return False
+    return 0 < record.time_s < LATEST_S
 
 
-def _is_whole(record: dict[str, Any]) -> bool:
-    typed = all(isinstance(record.get(name), kind) for name, kind in RECORD_TYPES.items())
-    return typed and 0 < record["elements"] <= MOST_ELEMENTS and 0 < record["time_s"] < LATEST_S
+def _joined(rows: list[dict[str, Any]], found: list[Record], unnamed: dict[tuple[str, str], str]) -> pd.DataFrame:
+    """The table: numbers with what records add (the machine, why a case failed), and rows for skipped cases.
 
-
-def _with_outcomes(table: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
-    """The table with what records add: which machine it was, why a case failed, and rows for what was skipped."""
-    by_key: dict[tuple[Any, ...], list[dict[Any, Any]]] = {}
-    for record in records.to_dict("records"):
-        by_key.setdefault(tuple(record[k] for k in KEY), []).append(record)
-    rows = [{**row, **_recorded(row, by_key.get(tuple(row[k] for k in KEY), []))} for row in table.to_dict("records")]
-    known = {tuple(row[k] for k in KEY) for row in rows}
-    dates = dict(zip(table["commit"], table["date"], strict=True))
-    # asv stores nothing of what was skipped.
-    skipped = [
-        {**{k: newest[k] for k in [*KEY, "fingerprint", "status", "reason"]}, "date": dates.get(newest["commit"])}
-        for key, (*_, newest) in by_key.items()
-        if newest["status"] not in outcomes.MEASURED and key not in known
+    unnamed: by machine and commit, the environments that records cannot name.
+    """
+    by_key: dict[tuple[Any, ...], list[tuple[Record, dict[str, Any]]]] = {}
+    for record in found:
+        env = unnamed.get((record.machine, record.commit), UNKNOWN) if record.env == UNKNOWN else record.env
+        key = {"machine": record.machine, "commit": record.commit, "env": env, **record.case}
+        by_key.setdefault(tuple(key[name] for name in KEY), []).append((record, key))
+    matched = [
+        {**row, **_recorded(row, [record for record, _ in by_key.get(tuple(row[name] for name in KEY), [])])}
+        for row in rows
     ]
-    return _with_shared_cores(_table([*rows, *skipped]))
+    known = {tuple(row[name] for name in KEY) for row in rows}
+    dates = {row["commit"]: row["date"] for row in rows}
+    # asv stores nothing of a skipped case.
+    skipped = [
+        {
+            **newest_key,
+            "fingerprint": newest.fingerprint,
+            "status": newest.measurement.status,
+            "reason": newest.measurement.reason,
+            "date": dates.get(newest.commit),
+        }
+        for key, (*_, (newest, newest_key)) in by_key.items()
+        if newest.measurement.status not in MEASURED and key not in known
+    ]
+    return _with_contended_cores(tidy([*matched, *skipped]))
 
 
-def _with_shared_cores(table: pd.DataFrame) -> pd.DataFrame:
-    """The table where times are unstable whose core was slower, all the time, than that of others in the same run."""
-    fastest_s = table.groupby(RUN)["core_s"].transform("min")
-    slow = (table["status"] == "ok") & (table["core_s"] > SHARED * fastest_s)
+def _with_contended_cores(table: pd.DataFrame) -> pd.DataFrame:
+    """Mark times as unstable whose core was slower, all the time, than the core of others in the same run."""
+    fastest_s = table.groupby(RUN)["probe_s"].transform("min")
+    slow = (table["status"] == "ok") & (table["probe_s"] > SMT_CONTENDED * fastest_s)
     table.loc[slow, ["status", "reason"]] = ["unstable", "the core was slower all the time than for other numbers"]
     return table
 
 
-def _recorded(row: dict[Any, Any], records: list[dict[Any, Any]]) -> dict[str, Any]:
-    """What the records of a case, the newest last, tell of its row."""
+def _recorded(row: dict[str, Any], same_case: list[Record]) -> dict[str, Any]:
+    """What the records of a case, the newest last, add to its row."""
+    newest = same_case[-1].measurement if same_case else None
     if row["status"] == "failed":
-        newest = records[-1] if records else {"status": "failed", "reason": "no record of the reason"}
+        if newest is None:
+            return {"status": "failed", "reason": "no record of the reason"}
         lost = {"status": "failed", "reason": "asv lost the result"}
-        return lost if newest["status"] in outcomes.MEASURED else {k: newest[k] for k in ("status", "reason")}
-    if records and records[-1]["status"] not in (*outcomes.MEASURED, *outcomes.NOT_APPLICABLE):
+        return lost if newest.status in MEASURED else {"status": newest.status, "reason": newest.reason}
+    if newest and newest.status not in (*MEASURED, *NOT_APPLICABLE):
         # It had a number once, and has failed since.
-        return {"value": None, **{k: records[-1][k] for k in ("status", "reason")}}
+        return {"value": None, "status": newest.status, "reason": newest.reason}
     # A run that was killed leaves records of numbers that asv never stored.
-    same = [record for record in records if _close(record["value"], row["value"])]
-    if not same:
+    own = [record for record in same_case if _belongs(record, row)]
+    if not own:
         return _without_record(row)
-    told = {k: same[-1][k] for k in ("fingerprint", "status", "reason")}
-    return {**told, "measured": _date(1000 * same[-1]["time_s"]), **_circumstances(same[-1]["details"])}
+    record = own[-1]
+    return {
+        "fingerprint": record.fingerprint,
+        "status": record.measurement.status,
+        "reason": record.measurement.reason,
+        "measured": _date(1000 * record.time_s),
+        **_circumstances(record.measurement.processes),
+    }
 
 
-def _without_record(row: dict[Any, Any]) -> dict[str, Any]:
-    """What asv's own quartiles tell of a number whose record is lost."""
+def _belongs(record: Record, row: dict[str, Any]) -> bool:
+    """Whether a record is of the number that asv stored."""
+    if record.samples_digest and row["samples_digest"]:
+        return record.samples_digest == row["samples_digest"]
+    return record.measurement.value == row["value"]
+
+
+def _without_record(row: dict[str, Any]) -> dict[str, Any]:
+    """What asv's own quartiles say of a number whose record is lost."""
     spread = (row["q75"] or 0) - (row["q25"] or 0)
-    if UNITS[row["quantity"]] == "seconds" and spread > outcomes.UNSTABLE * row["value"]:
+    if UNITS[row["quantity"]] == "seconds" and spread > UNSTABLE * row["value"]:
         reason = f"quartiles lie at {row['q25']:.3g} and {row['q75']:.3g} s; no other record"
         return {"status": "unstable", "reason": reason}
     return {}
 
 
-def _circumstances(details: Any) -> dict[str, Any]:
-    """Of all processes: how many count, what became of their samples, and the largest time of an empty call."""
-    processes = details.get("processes") if isinstance(details, dict) else None
-    if not isinstance(processes, list) or not all(isinstance(process, dict) for process in processes):
+def _circumstances(processes: list[Process]) -> dict[str, Any]:
+    """Circumstances of a sampled time: of the processes that count; samples set aside and empty calls of all."""
+    if not any(process.sampling for process in processes):
         return {}
-    empty = [_finite(process.get("empty_call_s")) or math.nan for process in processes]
-    counted = [process for process in processes if process.get("counted", True)]
-    core_s = [outcomes.core_s(process) or math.nan for process in counted]
+    counted = [process for process in processes if process.counted]
+    samplings = [process.sampling for process in counted if process.sampling]
+    every = [process.sampling for process in processes if process.sampling]
+    steps = [process.step for process in counted if process.step]
+    intervals = [step.relu_percent for step in steps if step.relu_percent]
     return {
         "processes": len(counted),
-        "disturbed": _total(process.get("disturbed") for process in counted),
-        "shared": _total(process.get("shared_s") for process in processes),
-        "core_s": max(core_s, default=math.nan),
-        "empty_call_s": max(empty, default=math.nan),
-        "device_s": _middle(process.get("device_s") for process in counted),
-        "slowed": _total(process.get("slowed") for process in counted),
-        **{name: _middle(_end(process, end) for process in counted) for end, name in enumerate(RELU_SHARE)},
-        **{f"{phase}_s": _middle(_phase_s(process, phase) for process in counted) for phase in PHASES},
+        "preempted": sum(len(sampling.preempted) for sampling in samplings),
+        "smt_contended": sum(len(sampling.smt_contended_s) for sampling in every),
+        "probe_s": _reduced(max, (process.probe_s for process in counted)),
+        "empty_call_s": _reduced(max, (sampling.empty_call_s for sampling in every)),
+        "device_s": _reduced(median, (process.device.device_s for process in counted if process.device)),
+        "throttled": sum(len(sampling.throttled) for sampling in samplings),
+        **{name: _reduced(median, (interval[end] for interval in intervals)) for end, name in enumerate(RELU_SHARE)},
+        **{f"{phase}_s": _reduced(median, (step.phases_s.get(phase) for step in steps)) for phase in PHASES},
     }
 
 
-def _phase_s(process: dict[str, Any], phase: str) -> Any:
-    phases = process.get("phases_s")
-    return phases.get(phase) if isinstance(phases, dict) else None
-
-
-def _end(process: dict[str, Any], end: int) -> Any:
-    interval = process.get("relu_percent")
-    return interval[end] if isinstance(interval, list) and len(interval) == len(RELU_SHARE) else None
-
-
-def _middle(values: Iterable[Any]) -> float:
-    """The median of those that are numbers."""
-    known = [number for value in values if (number := _finite(value)) is not None]
-    return median(known) if known else math.nan
-
-
-def _total(lists: Iterable[Any]) -> int:
-    return sum(len(one) for one in lists if isinstance(one, list))
-
-
-def _close(recorded: Any, stored: float) -> bool:
-    number = _finite(recorded)
-    return number is not None and math.isclose(number, stored)
+def _reduced(reduce: Any, values: Iterable[float | None]) -> float:
+    """The maximum or median of the values that are numbers; NaN of none."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return float(reduce(known)) if known else math.nan

@@ -6,32 +6,28 @@ this commit on this machine, or everything with --again; a killed run goes on wh
 
 import argparse
 import json
-import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
-import time
-from dataclasses import fields
 from pathlib import Path
 
-from tqdm import tqdm
-
-from benchmarks.harness.case import Case, Settings
+from benchmarks.harness.case import Case, Settings, from_axes
 from benchmarks.harness.machine import provenance
-from benchmarks.harness.processes import outcomes, plan
+from benchmarks.harness.measurement import NOT_APPLICABLE
+from benchmarks.harness.processes import plan
 from scripts.report import results
-from scripts.run.profiles import PROFILES, Profile, asv_patterns, cases
+from scripts.run import progress, series
+from scripts.run.profiles import PROFILES, Profile, cases
+from scripts.run.progress import say
 from scripts.setup import accelerator
 from scripts.setup.pins import ROOT
 
 RESULTS, OUTCOMES, HTML = ROOT / ".asv" / "results", ROOT / ".asv" / "outcomes", ROOT / ".asv" / "html"
-UNFINISHED = ROOT / ".asv" / "unfinished"
+UNFINISHED, LOGS = ROOT / ".asv" / "unfinished", ROOT / ".asv" / "logs"
 ASV = [sys.executable, "-m", "asv"]
 # asv's exit code where a benchmark failed: the rest was measured, and the report says why.
 SOME_FAILED = 2
-POLL_S = 1.0
 
 
 def main() -> int:
@@ -60,11 +56,6 @@ def main() -> int:
     if failed:
         say("some cases failed; the report says which and why")
     return code or int(failed)
-
-
-def say(text: str) -> None:
-    """A line for the person who waits."""
-    tqdm.write(f"relu-bench: {text}", file=sys.stderr)
 
 
 def _arguments() -> argparse.Namespace:
@@ -121,101 +112,32 @@ def _done(commit: str, machine: str, fingerprint: str, processes: int) -> set[Ca
         return set()
     table = table[(table["commit"] == commit) & (table["machine"] == machine)]
     table = table[(table["fingerprint"] == fingerprint) | table["value"].isna()]
-    table = table[table["value"].notna() | table["status"].isin(outcomes.NOT_APPLICABLE)]
+    table = table[table["value"].notna() | table["status"].isin(NOT_APPLICABLE)]
     table = table[~(table["processes"] < processes)]
-    return {Case(*row) for row in table[[field.name for field in fields(Case)]].itertuples(index=False)}
+    return {from_axes(row) for row in table.to_dict("records")}
 
 
 def _measure(profile: Profile, todo: list[Case], machine: str, unfinished: Path) -> bool:
-    """Run asv over the cases; tell whether any of them failed.
+    """Run asv over the cases; return whether any of them failed.
 
-    unfinished: where what is measured is kept until asv has saved it, at its end.
+    unfinished: keeps measurements until asv has saved them, at its end.
     """
-    log = ROOT / ".asv" / "logs" / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.log"
-    for folder in (log.parent, unfinished):
-        folder.mkdir(parents=True, exist_ok=True)
+    unfinished.mkdir(parents=True, exist_ok=True)
     plan.forget_failures(unfinished)
     plan.write_plan(unfinished, todo)
-    say(f"asv's own output: {log}")
-    selection = [word for pattern in asv_patterns(todo) for word in ("--bench", pattern)]
-    # What asv launches measures nothing itself (harness/processes/isolation.py), so the quick way to launch it will do.
+    selection = [word for pattern in series.asv_patterns(todo) for word in ("--bench", pattern)]
+    # The process that asv launches measures nothing itself (processes/isolation.py), so the quick launcher will do.
     options = ["--record-samples", "--show-stderr", "--launch-method", "forkserver", *_named(machine)]
+    environment = progress.environment(
+        **profile.environment(), RELU_BENCH_MACHINE=machine, **{plan.VARIABLE: str(unfinished)}
+    )
+    log = progress.new_log(LOGS)
     command = [*ASV, "-v", "run", "HEAD^!", *options, *selection]
-    environment = {
-        **os.environ,
-        **profile.environment(),
-        "RELU_BENCH_MACHINE": machine,
-        plan.VARIABLE: str(unfinished),
-        "PYTHONUNBUFFERED": "1",
-    }
-    progress = _Progress(todo, log)
-    with log.open("wb") as sink:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT, env=environment)
-        try:
-            while process.poll() is None:
-                time.sleep(POLL_S)
-                progress.update()
-        finally:
-            process.terminate()
-            process.wait()
-            progress.update()
-            progress.close()
-    if process.returncode not in (0, SOME_FAILED):
-        raise SystemExit(f"asv stopped with code {process.returncode}; the end of {log}:\n{_tail(log)}")
+    code = progress.run(command, log, len(todo), OUTCOMES, environment, ROOT)
+    if code not in (0, SOME_FAILED):
+        raise SystemExit(f"asv stopped with code {code}; the end of {log}:\n{progress.tail(log)}")
     shutil.rmtree(unfinished)
-    return process.returncode == SOME_FAILED
-
-
-class _Progress:
-    """What the person who waits sees: first what is installed, then a bar over the cases."""
-
-    def __init__(self, todo: list[Case], log: Path) -> None:
-        self.log, self.log_position, self.last = log, 0, ""
-        self.records = {path: path.stat().st_size for path in OUTCOMES.glob("*/*.jsonl")}
-        # A log file gets a line now and then, a terminal each step.
-        every_s = 0.1 if sys.stderr.isatty() else 15
-        self.bar = tqdm(total=len(todo), unit="case", file=sys.stderr, smoothing=0.05, mininterval=every_s)
-
-    def update(self) -> None:
-        with self.log.open("rb") as lines:
-            lines.seek(self.log_position)
-            text = lines.read().decode(errors="replace")
-            self.log_position = lines.tell()
-        for step in re.findall(
-            r"pip install .*?([\w.=+-]+)'$|^·+ ((?:Creating|Building|Installing|Discovering).*)$", text, re.M
-        ):
-            line = f"installing {step[0]}" if step[0] else step[1]
-            if line != self.last:
-                say(line)
-                self.last = line
-        for path in OUTCOMES.glob("*/*.jsonl"):
-            done = self.records.get(path, 0)
-            if path.stat().st_size > done:
-                self._count(path, done)
-
-    def _count(self, path: Path, done: int) -> None:
-        with path.open("rb") as lines:
-            lines.seek(done)
-            new = lines.read()
-        complete = new[: new.rfind(b"\n") + 1]
-        self.records[path] = done + len(complete)
-        records = [outcomes.parse(line) for line in complete.splitlines()]
-        if not self.bar.n:
-            # The time left is told from the pace of the cases, not of the installation before them.
-            self.bar.unpause()
-        for record in (record for record in records if record):
-            label = f"{record['op']} {record['variant']} {record['elements']} {record['quantity']}"
-            if record["status"] not in (*outcomes.MEASURED, *outcomes.NOT_APPLICABLE):
-                say(f"{label}: {record['status']}: {record['reason']}")
-            self.bar.set_postfix_str(label, refresh=False)
-            self.bar.update()
-
-    def close(self) -> None:
-        self.bar.close()
-
-
-def _tail(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+    return code == SOME_FAILED
 
 
 def _publish() -> None:

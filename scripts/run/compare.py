@@ -5,14 +5,16 @@ failed (the table of what was measured is written all the same).
 """
 
 import argparse
-import os
 import platform
 import subprocess
 import sys
 
 from scripts.report import fingerprints, results
-from scripts.run.bench import ASV, OUTCOMES, RESULTS, git, register, say
-from scripts.run.profiles import PROFILES, asv_patterns, cases
+from scripts.run import progress
+from scripts.run.bench import ASV, LOGS, OUTCOMES, RESULTS, git, register
+from scripts.run.profiles import PROFILES, cases
+from scripts.run.progress import say
+from scripts.run.series import asv_patterns
 from scripts.setup import accelerator
 from scripts.setup.pins import ROOT
 
@@ -24,14 +26,18 @@ NOT_MEASURED = 3
 def main() -> int:
     options = _options()
     selected = cases(PROFILES[options.profile], accelerator.has_gpu(), cores=1)
-    patterns = [options.bench] if options.bench else asv_patterns(case for case in selected if case.quantity == "time")
+    times = [case for case in selected if case.quantity == "time"]
+    patterns = [options.bench] if options.bench else asv_patterns(times)
     factor = ("--factor", str(options.factor))
     register(platform.node())
     say(f"comparing {options.base} with {options.head}; asv makes its environments first")
-    command = [*ASV, "continuous", options.base, options.head, *factor, "--show-stderr"]
-    environment = {**os.environ, **PROFILES[options.profile].environment()}
-    code = _printed([*command, *_bench(patterns)], environment)
+    command = [*ASV, "continuous", options.base, options.head, *factor, "--show-stderr", *_bench(patterns)]
+    environment = progress.environment(**PROFILES[options.profile].environment())
+    log = progress.new_log(LOGS)
+    # Of a regular expression nobody knows the number of cases.
+    code = progress.run(command, log, 0 if options.bench else 2 * len(times), OUTCOMES, environment, ROOT)
     if code not in (0, 1, 2):
+        say(f"asv stopped with code {code}; the end of {log}:\n{progress.tail(log)}")
         return code
     # asv continuous prints no table where a benchmark failed; asv compare does.
     table = subprocess.run(
@@ -51,15 +57,6 @@ def _warning(names: list[str]) -> str:
     commits = [git("rev-parse", f"{name}^{{commit}}") for name in names]
     found = fingerprints.fingerprints(table, platform.node(), commits)
     return f"Not to be compared: results of {len(found)} different machines are here.\n" if len(found) > 1 else ""
-
-
-def _printed(command: list[str], environment: dict[str, str]) -> int:
-    """Run asv, passing its lines on without those of cases that were not asked for."""
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as asv:
-        for line in asv.stdout or ():
-            if "n/a" not in line:
-                print(line, end="", flush=True)
-    return asv.returncode
 
 
 def _bench(patterns: list[str]) -> list[str]:

@@ -14,16 +14,12 @@ from pathlib import Path
 from scripts.setup import accelerator, pins
 from scripts.setup.pins import ROOT
 
-EXTRAS = {"report": ("report",), "test": ("report", "test")}
+EXTRAS = {"report": ("harness", "report"), "test": ("harness", "report", "test")}
 
 
 def requirements(name: str) -> list[str]:
     """What pip installs into the environment of that name; the test one also has every framework."""
-    # Not above: an older Python lacks it, and is to be told so in words.
-    import tomllib
-
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    listed = [requirement for extra in EXTRAS[name] for requirement in extras[extra]]
+    listed = [requirement for extra in EXTRAS[name] for requirement in pins.extra(extra)] + pins.row_packages()
     if name != "test":
         return listed
     frameworks = [f"{package}=={version}" for package, version in pins.frameworks().items()]

@@ -1,12 +1,30 @@
-"""The pinned versions of what is measured, read from the matrix of asv.conf.json. Standard library only."""
+"""Read the pinned versions from asv.conf.json and pyproject.toml. Standard library only."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def frameworks() -> dict[str, str]:
-    """Package to version, for what is measured, and what it computes with."""
+    """Package to version, of the frameworks and the packages that they compute with."""
     matrix = json.loads((ROOT / "asv.conf.json").read_text())["matrix"]["req"]
     return {name: versions[0] for name, versions in matrix.items() if not name.startswith("pip+")}
+
+
+def extra(name: str) -> list[str]:
+    """The requirements of an extra of pyproject.toml."""
+    return _pyproject()["project"]["optional-dependencies"][name]
+
+
+def row_packages() -> list[str]:
+    """The requirements of packages that add rows to the catalog."""
+    return _pyproject()["tool"]["relu-bench"]["packages"]
+
+
+def _pyproject() -> dict[str, Any]:
+    # Imported here: an older Python lacks it, and is to be told so in words.
+    import tomllib
+
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -1,8 +1,9 @@
 """Time the training steps of all rows in turn, some rounds, and hold them against the fastest eager PyTorch row.
 
 python -m scripts.training.steps [--networks mnist_cnn convnet_relu] [--batch 64] [--rounds 5]: run by an environment
-that has the frameworks (.venv/test). Each round measures every row in a process of its own, in another order. Fails where a
-framework's fastest row takes more than its target, as a multiple of that row's time; targets are for a batch of 64.
+that has the frameworks (.venv/test). Each round measures every row in a process of its own, in another order. Fails
+where a framework's fastest row takes more than its target, as a multiple of that row's time. Targets are for a batch of
+64.
 """
 
 import argparse
@@ -15,11 +16,13 @@ from statistics import median
 
 from tqdm import tqdm
 
-from benchmarks.harness.case import Case, Settings
-from benchmarks.harness.processes import isolation, outcomes
+from benchmarks.harness.case import Settings, StepCase
+from benchmarks.harness.measurement import Measurement, StepTiming
+from benchmarks.harness.processes import isolation
 from benchmarks.harness.timing.contention import Core
-from impls.catalog import STEPS, StepVariant
+from impls.catalog import STEPS
 from impls.cnn.networks import NETWORKS
+from impls.variant import StepVariant
 from scripts.arguments import positive
 
 # Multiples of the fastest eager row of PyTorch, on two cores.
@@ -37,58 +40,67 @@ def main() -> int:
     rows = [row for row in STEPS if row.device == "cpu"]
     missed = False
     for network in options.networks:
-        cases = {row: Case("time", f"cnn.{network}", row.name, options.batch, "float32") for row in rows}
-        found = _in_turn(cases, settings, options.rounds)
-        missed |= _print(network, options.batch, found)
+        cases = {row: StepCase("time", network, row.name, options.batch) for row in rows}
+        measurements = _in_turn(cases, settings, options.rounds)
+        missed |= _print(network, options.batch, measurements)
     return int(missed)
 
 
 def _in_turn(
-    cases: dict[StepVariant, Case], settings: Settings, rounds: int
-) -> dict[StepVariant, list[outcomes.Outcome]]:
-    """What each round found of each row; those that failed are printed and left out."""
-    found = defaultdict(list)
+    cases: dict[StepVariant, StepCase], settings: Settings, rounds: int
+) -> dict[StepVariant, list[Measurement]]:
+    """The measurements of each row in every round; failures are printed and left out."""
+    measurements = defaultdict(list)
     core = Core()
     for row in tqdm([row for _ in range(rounds) for row in random.sample(list(cases), len(cases))], unit="case"):
         core.settle(1.0)
-        (outcome,) = isolation.run([cases[row]], replace(settings, core_s=core.seen_s or settings.core_s))
-        if outcome.status == "ok":
-            found[row].append(outcome)
+        probe_best_s = core.probe_s or settings.probe_best_s
+        (measurement,) = isolation.run([cases[row]], replace(settings, probe_best_s=probe_best_s))
+        if measurement.status == "ok":
+            measurements[row].append(measurement)
         else:
-            tqdm.write(f"{row.name}: {outcome.status}: {outcome.reason}")
-    return found
+            tqdm.write(f"{row.name}: {measurement.status}: {measurement.reason}")
+    return measurements
 
 
-def _print(network: str, batch: int, found: dict[StepVariant, list[outcomes.Outcome]]) -> bool:
-    """A line for each row, the fastest first; tell whether a target is missed."""
-    medians = {row: median(outcome.value or 0.0 for outcome in parts) for row, parts in found.items()}
-    eager_s = min((s for row, s in medians.items() if row.framework == "torch" and not row.needs), default=nan)
+def _print(network: str, batch: int, measurements: dict[StepVariant, list[Measurement]]) -> bool:
+    """Print a line for each row, the fastest first; return whether a target is missed."""
+    medians = {row: median(_seconds(rounds)) for row, rounds in measurements.items()}
+    eager_s = min((s for row, s in medians.items() if row.framework == "torch" and not row.compiled), default=nan)
     print(f"\n{network}, batch {batch}: ms a step, median (least, most) of the rounds; times the fastest eager row")
-    for row, value_s in sorted(medians.items(), key=lambda pair: pair[1]):
-        values = [1e3 * (outcome.value or 0.0) for outcome in found[row]]
-        deviation = max(outcome.details["deviation"] for outcome in found[row])
+    for row, median_s in sorted(medians.items(), key=lambda pair: pair[1]):
+        times_ms = [1e3 * seconds for seconds in _seconds(measurements[row])]
+        least, most = min(times_ms), max(times_ms)
+        timings = _timings(measurements[row])
+        deviation = max(timing.deviation for timing in timings)
         print(
-            f"{row.name:30} {1e3 * value_s:8.2f} ({min(values):8.2f}, {max(values):8.2f}) {value_s / eager_s:6.2f}"
-            f"   off the reference by {deviation:.1e}; {_composition(found[row])}"
+            f"{row.name:30} {1e3 * median_s:8.2f} ({least:8.2f}, {most:8.2f}) {median_s / eager_s:6.2f}"
+            f"   off the reference by {deviation:.1e}; {_composition(timings)}"
         )
     if batch != TARGET_BATCH:
         return False
     missed = False
-    for framework, most in TARGETS[network].items():
-        best = min((value / eager_s for row, value in medians.items() if row.framework == framework), default=None)
-        met = best is not None and best <= most
+    for framework, target in TARGETS[network].items():
+        ratios = [seconds / eager_s for row, seconds in medians.items() if row.framework == framework]
+        met = bool(ratios) and min(ratios) <= target
         missed |= not met
-        ratio = "no row" if best is None else f"{best:.2f}"
-        print(f"{framework}: {ratio}, at most {most:g}: {'met' if met else 'missed'}")
+        ratio = f"{min(ratios):.2f}" if ratios else "no row"
+        print(f"{framework}: {ratio}, at most {target:g}: {'met' if met else 'missed'}")
     return missed
 
 
-def _composition(parts: list[outcomes.Outcome]) -> str:
+def _seconds(rounds: list[Measurement]) -> list[float]:
+    return [measurement.value or 0.0 for measurement in rounds]
+
+
+def _timings(rounds: list[Measurement]) -> list[StepTiming]:
+    return [process.step for measurement in rounds for process in measurement.processes if process.step]
+
+
+def _composition(timings: list[StepTiming]) -> str:
     """Milliseconds of the phases, and ReLU's share, as medians of the rounds."""
-    phases = {
-        phase: 1e3 * median(part.details["phases_s"][phase] for part in parts) for phase in parts[0].details["phases_s"]
-    }
-    shares = [part.details["relu_percent"] for part in parts if part.details["relu_percent"] is not None]
+    phases = {phase: 1e3 * median(timing.phases_s[phase] for timing in timings) for phase in timings[0].phases_s}
+    shares = [timing.relu_percent for timing in timings if timing.relu_percent]
     relu = "ReLU unknown"
     if shares:
         low, high = map(median, zip(*shares, strict=True))

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
-from benchmarks.harness.case import Case, Settings
-from benchmarks.harness.processes import outcomes, plan
+from benchmarks.harness.case import OperatorCase, Settings
+from benchmarks.harness.measurement import MEASURED
+from benchmarks.harness.processes import plan
 from benchmarks.harness.timing.contention import Core
 from impls.catalog import VARIANTS
 from scripts.verify import independent
@@ -22,27 +23,27 @@ SETTINGS = Settings.from_environment()
 def main() -> int:
     options = _options()
     cases = [
-        Case("time", row.op, row.name, elements, "float32")
+        OperatorCase("time", row.operator, row.direction, row.name, elements)
         for row in VARIANTS
         if row.device == "cpu" and row.framework in options.frameworks and not row.needs
-        if re.search(options.only, f"{row.op} {row.name}")
+        if re.search(options.only, f"{row.operator} {row.direction} {row.name}")
         for elements in options.elements
     ]
-    failed: list[Case] = []
+    failed: list[OperatorCase] = []
     beyond = independent.compare(_timed(cases, failed), options.limit)
     return int(beyond > 0 or bool(failed))
 
 
-def _timed(cases: list[Case], failed: list[Case]) -> Iterator[tuple[Case, float]]:
+def _timed(cases: list[OperatorCase], failed: list[OperatorCase]) -> Iterator[tuple[OperatorCase, float]]:
     """The cases with the harness's times; those that have none are printed, and added to `failed`."""
     core = Core()
     for case in cases:
         core.settle(independent.WAIT_S)
-        outcome = plan.measured([case], replace(SETTINGS, core_s=core.seen_s or 0.0))[case]
-        if outcome.status in outcomes.MEASURED and outcome.value is not None:
-            yield case, outcome.value
+        measurement = plan.measured([case], replace(SETTINGS, probe_best_s=core.probe_s or 0.0))[case]
+        if measurement.status in MEASURED and measurement.value is not None:
+            yield case, measurement.value
         else:
-            print(f"{case.op} {case.variant} {case.elements}: {outcome.status}: {outcome.reason}")
+            print(f"{case.label}: {measurement.status}: {measurement.reason}")
             failed.append(case)
 
 

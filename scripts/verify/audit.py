@@ -12,7 +12,7 @@ import sys
 
 import pandas as pd
 
-from benchmarks.harness.case import Case
+from benchmarks.harness.case import OperatorCase
 from scripts.report.page import choose, metrics, results
 from scripts.setup.pins import ROOT
 from scripts.verify import independent
@@ -37,7 +37,10 @@ def main() -> int:
     picked = rows.sample(min(options.count, len(rows)), random_state=options.seed)
     print(f"{choice.machine}, commit {choice.commit[:8]}: {len(picked)} of {len(rows)} times, --seed {options.seed}")
     times_s = [
-        (Case("time", row["op"], row["variant"], row["elements"], row["dtype"]), row["value"])
+        (
+            OperatorCase("time", *(row[axis] for axis in ("operator", "direction", "variant", "elements", "dtype"))),
+            row["value"],
+        )
         for row in picked.to_dict("records")
     ]
     return int(independent.compare(times_s, options.limit) > 0)

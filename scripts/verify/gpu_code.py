@@ -2,8 +2,8 @@
 
 python -m scripts.verify.gpu_code [--architectures 80 90 100] [--json]: run by an environment that has numba-cuda,
 NVIDIA's libNVVM and Triton (.venv/test). Fails where a kernel keeps registers in memory, computes in float64 though its
-arrays are float32, calls a function, needs more registers than its launch leaves it, or moves other bytes an element than its
-row of the catalog declares.
+arrays are float32, calls a function, needs more registers than its launch leaves it, or moves other bytes an element
+than its row of the catalog declares.
 """
 
 import argparse
@@ -24,8 +24,9 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from impls.catalog import ITEMSIZE_BYTES, find
+from impls.catalog import find
 from impls.cnn.networks import DTYPES, NETWORKS, Network
+from impls.variant import ITEMSIZE_BYTES
 
 ARCHITECTURES = (80, 90, 100)
 BATCH = 64
@@ -40,7 +41,7 @@ _SPILLED = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+)
 
 @dataclass(frozen=True)
 class Source:
-    """A kernel's PTX for an architecture. row: of the catalog, "operator name", where its bytes are declared.
+    """A kernel's PTX for an architecture. row: direction and name of the row of ReLU where its bytes are declared.
 
     resident: blocks that its launch wants on a multiprocessor at a time. shared: elements of a packed mask for which
     one byte is read more than once, in one access of the warp: how many times.
@@ -120,9 +121,9 @@ def numba_relu(architecture: int) -> Iterator[Source]:
     from impls.relu import numba_cuda
 
     names = {
-        "forward": (1, ("relu.forward", "numba-cuda.out")),
-        "backward": (2, ("relu.backward", "numba-cuda.out")),
-        "backward_bits": (1, ("relu.backward", "numba-cuda-bits.out")),
+        "forward": (1, ("forward", "numba-cuda.out")),
+        "backward": (2, ("backward", "numba-cuda.out")),
+        "backward_bits": (1, ("backward", "numba-cuda-bits.out")),
         "forward_bits": (1, None),
     }
     for dtype in numba_cuda.DTYPES:
@@ -185,12 +186,12 @@ def triton_relu(architecture: int, config: Any = None, addresses: bool = True, l
     from impls.relu import triton_
 
     kernels = {
-        "forward": (triton_.forward_kernel, ("x", "out"), ("relu.forward", "triton-cuda.out")),
-        "backward": (triton_.backward_kernel, ("grad", "saved", "out"), ("relu.backward", "triton-cuda.out")),
+        "forward": (triton_.forward_kernel, ("x", "out"), ("forward", "triton-cuda.out")),
+        "backward": (triton_.backward_kernel, ("grad", "saved", "out"), ("backward", "triton-cuda.out")),
         "backward_bits": (
             triton_.backward_bits_kernel,
             ("grad", "saved", "out"),
-            ("relu.backward", "triton-cuda-bits.out"),
+            ("backward", "triton-cuda-bits.out"),
         ),
         "forward_bits": (triton_.forward_bits_kernel, ("x", "bits", "out"), None),
     }
@@ -262,7 +263,7 @@ def _element_bytes(source: Source, accesses: list[tuple[str, int]], widest: dict
 def _declared_bytes(source: Source) -> float | None:
     if not source.row:
         return None
-    return find(*source.row).traffic.algorithmic_bytes(1, ITEMSIZE_BYTES[source.dtype])
+    return find("relu", *source.row).traffic.algorithmic_bytes(1, ITEMSIZE_BYTES[source.dtype])
 
 
 def _assembled(ptx: str) -> tuple[int, int]:

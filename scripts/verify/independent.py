@@ -1,10 +1,9 @@
-"""Another timer for the same calls: pyperf, in processes of its own, with none of the harness's sampling.
+"""Time the same calls by another timer: pyperf, in processes of its own, with none of the harness's sampling.
 
-python -m scripts.verify.independent OP VARIANT ELEMENTS DTYPE FASTEST [pyperf's own options]
+python -m scripts.verify.independent OPERATOR DIRECTION VARIANT ELEMENTS DTYPE PROBE_BEST_S [pyperf's own options]
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,29 +14,28 @@ from time import perf_counter
 
 import pyperf
 
-from benchmarks.harness.case import Case, Settings
-from benchmarks.harness.frameworks import driver
-from benchmarks.harness.machine import threads
+from benchmarks.harness.case import OperatorCase, Settings
+from benchmarks.harness.frameworks import started
 from benchmarks.harness.timing.contention import Core
-from benchmarks.harness.truth.bench import Bench
+from benchmarks.harness.truth.calls import Calls
 from impls.catalog import find
 
-# Each with another layout of its memory, as in the harness; pyperf adds one that calibrates.
+# Each process has another layout of its memory, as in the harness; pyperf adds one that calibrates.
 PROCESSES = 4
-# Many short values rather than few long ones: a core is seldom free for long where it is shared.
+# Many short values rather than few long ones: SMT contention seldom leaves a core alone for long.
 VALUES = ("--values", "10", "--min-time", "0.01")
-# So often is a value taken again, and so long waited, where the core is shared (timing/contention.py).
+# A value is taken again at most so often, after waiting at most so long, where SMT contention slowed the core.
 TRIES, WAIT_S = 10, 0.2
 
 
-def median_s(case: Case, fastest_s: float) -> float:
-    """Median seconds of a call as pyperf finds them, with the threads that the harness uses.
+def median_s(case: OperatorCase, probe_best_s: float) -> float:
+    """Median seconds of a call by pyperf, with the threads that the harness uses.
 
-    fastest_s: the fastest loop (benchmarks/harness/timing/contention.py) seen on this machine.
+    probe_best_s: the fastest probe of a core seen on this machine (`timing.contention`).
 
-    Raises RuntimeError with pyperf's words where it fails.
+    Raises RuntimeError with pyperf's message where it fails.
     """
-    row = [case.op, case.variant, str(case.elements), case.dtype, str(fastest_s)]
+    row = [case.operator, case.direction, case.variant, str(case.elements), case.dtype, str(probe_best_s)]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "pyperf.json")
         options = ["--quiet", "--copy-env", "--processes", str(PROCESSES), *VALUES, "--output", str(file)]
@@ -49,28 +47,28 @@ def median_s(case: Case, fastest_s: float) -> float:
         return float(pyperf.Benchmark.load(str(file)).median())
 
 
-def compare(times_s: Iterable[tuple[Case, float]], limit_percent: float) -> int:
-    """Print each time beside pyperf's and their ratio; tell how many are further apart than the limit, or failed.
+def compare(times_s: Iterable[tuple[OperatorCase, float]], limit_percent: float) -> int:
+    """Print each time beside pyperf's and their ratio; return how many differ by more than the limit, or failed.
+
+    times_s: cases with seconds, taken one by one, so that measuring on demand alternates with pyperf.
 
     Raises SystemExit where there is nothing to compare.
-
-    times_s: cases with seconds, taken one by one, so that what is measured on demand alternates with pyperf.
     """
-    print(f"{'operator':15} {'variant':28} {'elements':>9} {'dtype':9} {'suite':>12} {'pyperf':>12} {'ratio':>6}")
+    print(f"{'row':44} {'elements':>9} {'dtype':9} {'suite':>12} {'pyperf':>12} {'ratio':>6}")
     apart: list[float] = []
     failed = 0
     core = Core()
     for case, ours_s in times_s:
         core.settle(WAIT_S)
         try:
-            theirs_s = median_s(case, core.seen_s or 0.0)
+            theirs_s = median_s(case, core.probe_s or 0.0)
         except RuntimeError as error:
             failed += 1
             print(error, flush=True)
             continue
         apart.append(100 * abs(ours_s / theirs_s - 1))
         print(
-            f"{case.op:15} {case.variant:28} {case.elements:9} {case.dtype:9} "
+            f"{f'{case.operator} {case.direction} {case.variant}':44} {case.elements:9} {case.dtype:9} "
             f"{ours_s * 1e6:9.2f} us {theirs_s * 1e6:9.2f} us {ours_s / theirs_s:6.3f}",
             flush=True,
         )
@@ -85,7 +83,7 @@ def compare(times_s: Iterable[tuple[Case, float]], limit_percent: float) -> int:
 
 
 def percent(text: str) -> float:
-    """A limit as the command line has it. Raises ValueError where it is none, which a NaN would let anything pass."""
+    """Parse a limit of the command line. Raises ValueError outside 0 to 100, and for NaN, which passes anything."""
     if not 0 <= (value := float(text)) <= 100:
         raise ValueError(text)
     return value
@@ -93,64 +91,63 @@ def percent(text: str) -> float:
 
 def main() -> None:
     runner = pyperf.Runner(program_args=("-m", "scripts.verify.independent"), add_cmdline_args=_pass_on)
-    runner.argparser.add_argument("op")
-    runner.argparser.add_argument("variant")
+    for axis in ("operator", "direction", "variant"):
+        runner.argparser.add_argument(axis)
     runner.argparser.add_argument("elements", type=int)
     runner.argparser.add_argument("dtype")
-    runner.argparser.add_argument("fastest", type=float, help="seconds of the fastest loop (core.py), 0 where unknown")
+    runner.argparser.add_argument("probe_best_s", type=float, help="the fastest probe of a core, 0 where unknown")
     options = runner.parse_args()
-    case = Case("time", options.op, options.variant, options.elements, options.dtype)
-    # Only pyperf's workers import the framework; this process starts them.
-    seconds = _seconds(case, options.fastest) if options.worker else float
-    runner.bench_time_func(f"{case.op} {case.variant} {case.elements} {case.dtype}", seconds)
+    case = OperatorCase("time", options.operator, options.direction, options.variant, options.elements, options.dtype)
+    if not options.worker:
+        # This process starts pyperf's workers, and only they import the framework.
+        runner.bench_time_func(case.label, float)
+        return
+    row, threads = find(case.operator, case.direction, case.variant), Settings.from_environment().threads
+    with started(row.framework, row.device, threads) as framework:
+        calls = Calls(row, case, framework, row.load())
+        core = Core(options.probe_best_s, threads if row.threaded else 1)
+        runner.bench_time_func(case.label, _seconds(calls, core))
 
 
 def _pass_on(command: list[str], options: argparse.Namespace) -> None:
-    """Tell pyperf's workers what to measure."""
-    command += [options.op, options.variant, str(options.elements), options.dtype, str(options.fastest)]
+    """Pass the arguments on to pyperf's workers."""
+    command += [options.operator, options.direction, options.variant]
+    command += [str(options.elements), options.dtype, str(options.probe_best_s)]
 
 
-def _seconds(case: Case, fastest_s: float) -> Callable[[int], float]:
-    """A function from a number of calls to the seconds that they take."""
-    settings = Settings.from_environment()
-    threads.limit(settings.threads)
-    row = find(case.op, case.variant)
-    framework = driver(row.framework)
-    os.environ.update(framework.environment(None))
-    framework.start(row.device)
-    bench = Bench(row, case, framework, row.load())
-    pool, masters, call = bench.pool(bench.pooled_calls), bench.masters(), bench.call
-    core = Core(fastest_s, settings.threads if row.threaded else 1)
+def _seconds(calls: Calls, core: Core) -> Callable[[int], float]:
+    """A function that makes a number of calls and returns their seconds."""
+    pool, pristine, call = calls.pool(calls.pooled_calls), calls.pristine(), calls.call
 
-    def repeated(calls: int) -> float:
+    def repeated(count: int) -> float:
         arguments = pool[0]
         start_s = perf_counter()
-        for _ in range(calls):
+        for _ in range(count):
             call(*arguments)
         return perf_counter() - start_s
 
-    def restored(calls: int) -> float:
+    def restored(count: int) -> float:
         total_s = 0.0
-        for first in range(0, calls, len(pool)):
-            fresh = [bench.restored(arrays, masters) for arrays in pool][: calls - first]
+        for first in range(0, count, len(pool)):
+            fresh = [calls.restored(arrays, pristine) for arrays in pool][: count - first]
             start_s = perf_counter()
             for arguments in fresh:
                 call(*arguments)
             total_s += perf_counter() - start_s
         return total_s
 
-    timed = restored if bench.consumed else repeated
+    timed = restored if calls.mutated_args else repeated
 
-    def undisturbed(calls: int) -> float:
-        """Times on a core that is shared say nothing of the row: another timer would not find them again either."""
+    def uncontended(count: int) -> float:
+        """Times under SMT contention say nothing of the row, and another timer would not reproduce them."""
         for _ in range(TRIES):
             before_s = core.settle(WAIT_S)
-            seconds = timed(calls)
-            if core.is_free_at(max(before_s, core.loop_s())):
+            seconds = timed(count)
+            if core.is_uncontended(max(before_s, core.probe())):
                 break
         return seconds
 
-    return undisturbed
+    return uncontended
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.harness.case import ROOFS
-from scripts.report import metrics, results
+from benchmarks.harness.case import AXES, ROOFS
+from scripts.report import results
 from scripts.setup.pins import ROOT
 
-ROW = ["commit", "env", "quantity", "op", "variant", "elements", "dtype", "threads"]
+ROW = ["commit", "env", *AXES]
 SHARES_PERCENT = (1, 3, 5, 10)
 
 
@@ -45,7 +45,7 @@ def main() -> int:
         known = ", ".join(sorted(table["machine"].unique()))
         print(f"repeatability: no commit was measured under both names; there are: {known}", file=sys.stderr)
         return 1
-    pairs = pairs[(pairs["op"] + " " + pairs["variant"]).str.contains(options.only)]
+    pairs = pairs[_row(pairs).str.contains(options.only)]
     _print("all", pairs["percent"])
     _print("steady in both", pairs["percent"][pairs["steady"]])
     _print("others", pairs["percent"][~pairs["steady"]])
@@ -61,13 +61,18 @@ def _print(name: str, percent: pd.Series) -> None:
 
 def paired(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
     """Times that both runs have: ROW, `percent` that the second is from the first, `steady` in both."""
-    times = metrics.numbered(table, "time")
-    times = times[~times["op"].isin(ROOFS)]
+    times = table[(table["quantity"] == "time") & table["value"].notna() & ~table["kind"].isin(ROOFS)]
     runs = [times[times["machine"] == name][[*ROW, "value", "status"]] for name in (first, second)]
     both = runs[0].merge(runs[1], on=ROW, suffixes=("_1", "_2"))
     both["percent"] = 100 * (both["value_2"] / both["value_1"] - 1).abs()
     both["steady"] = (both["status_1"] == "ok") & (both["status_2"] == "ok")
     return both
+
+
+def _row(pairs: pd.DataFrame) -> pd.Series:
+    """Operator, direction or network, and the name of the row."""
+    subject = (pairs["operator"] + " " + pairs["direction"]).where(pairs["operator"] != "", pairs["network"])
+    return subject + " " + pairs["variant"]
 
 
 def plain(only: str) -> pd.DataFrame:

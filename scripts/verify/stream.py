@@ -21,10 +21,10 @@ from statistics import median
 from tqdm import tqdm
 
 from benchmarks import roofs
-from benchmarks.harness.case import Case, Settings
+from benchmarks.harness.case import LoopCase, Settings
 from benchmarks.harness.machine import threads
 from benchmarks.harness.processes import isolation
-from benchmarks.harness.roofline.loops import KERNELS
+from benchmarks.harness.roofline.loops import PATTERNS
 
 SOURCE = Path(__file__).with_suffix(".c")
 BUDGET_S = 0.2
@@ -118,12 +118,14 @@ def ours_s(count: int, array_bytes: int) -> dict[str, float]:
 
     Raises SystemExit where one cannot be measured.
     """
-    cases = [Case("time", "roof", f"{name}.all", array_bytes, "float32") for name in KERNELS]
+    cases = [LoopCase("time", f"{name}.all", array_bytes) for name in PATTERNS]
     found = {}
-    for name, outcome in zip(KERNELS, isolation.run(cases, Settings(BUDGET_S, threads=count)), strict=False):
-        if outcome.status != "ok":
-            raise SystemExit(f"{name}: {outcome.status}: {outcome.reason}")
-        found[name] = outcome.details["quartile_s"]
+    for name, measurement in zip(PATTERNS, isolation.run(cases, Settings(BUDGET_S, threads=count)), strict=False):
+        if measurement.status != "ok":
+            raise SystemExit(f"{name}: {measurement.status}: {measurement.reason}")
+        (process,) = measurement.processes
+        assert process.roof
+        found[name] = process.roof.quartile_s
     return found
 
 
@@ -137,8 +139,8 @@ def compare(theirs: dict[str, float], ours: dict[str, float], array_bytes: int, 
         Comparison(
             name,
             like[name],
-            KERNELS[like[name]].pass_bytes(array_bytes) / seconds / 1e9,
-            KERNELS[like[name]].pass_bytes(array_bytes) / ours[like[name]] / 1e9,
+            PATTERNS[like[name]].pass_bytes(array_bytes) / seconds / 1e9,
+            PATTERNS[like[name]].pass_bytes(array_bytes) / ours[like[name]] / 1e9,
         )
         for name, seconds in theirs.items()
     ]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from impls.catalog import ITEMSIZE_BYTES, Variant
+from impls.variant import ITEMSIZE_BYTES, Variant
 
 # Frameworks raise exceptions of their own, which are told by what they say.
 EXHAUSTED = ("out of memory", "out_of_memory", "can't allocate memory", "resource_exhausted", "bad_alloc")

@@ -34,25 +34,25 @@ def main(request_path: str) -> None:
 def _measured(request: dict[str, Any]) -> Any:
     from benchmarks.harness.case import Unavailable, Unsupported, from_json
     from benchmarks.harness.machine.memory import NotEnough, is_exhaustion
-    from benchmarks.harness.processes.outcomes import Outcome
-    from benchmarks.harness.quantities.measuring import measure
+    from benchmarks.harness.measurement import Measurement
+    from benchmarks.harness.quantities.dispatch import measure
     from benchmarks.harness.truth.comparison import WrongResult
 
     try:
         return measure(*from_json(request))
     except Unavailable as error:
-        return Outcome("skipped", str(error))
+        return Measurement("skipped", str(error))
     except Unsupported as error:
-        return Outcome("unsupported", str(error))
+        return Measurement("unsupported", str(error))
     except NotEnough as error:
-        return Outcome("memory", str(error))
+        return Measurement("memory", str(error))
     except WrongResult as error:
-        return Outcome("wrong", str(error))
+        return Measurement("wrong", str(error))
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith(OURS):
-            return Outcome("skipped", f"not installed: {error.name}")
+            return Measurement("skipped", f"not installed: {error.name}")
         traceback.print_exc()
-        return Outcome(
+        return Measurement(
             "memory" if is_exhaustion(error) else "error",
             f"{type(error).__name__}: {_first_line(error)}",
             output_tail=traceback.format_exc()[-2000:],

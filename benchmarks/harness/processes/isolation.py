@@ -8,17 +8,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.harness.case import Case, Settings, to_json
 from benchmarks.harness.machine import memory, software
-from benchmarks.harness.processes.outcomes import Outcome
+from benchmarks.harness.measurement import Measurement, from_json
+from benchmarks.harness.measurement import to_json as measurement_to_json
 
 TAIL_CHARACTERS = 2000
 
 
-def run(cases: Sequence[Case], settings: Settings, paths: Sequence[Path] = ()) -> list[Outcome]:
+def run(cases: Sequence[Case], settings: Settings, paths: Sequence[Path] = ()) -> list[Measurement]:
     """The outcomes of the first cases of a list, measured one after the other in one process of their own.
 
     paths: files for the outcomes, each written when its case has ended, whoever is killed then. Where
@@ -57,24 +57,24 @@ def run(cases: Sequence[Case], settings: Settings, paths: Sequence[Path] = ()) -
         return outcomes
 
 
-def write(path: Path, outcome: Outcome) -> None:
+def write(path: Path, outcome: Measurement) -> None:
     """Keep an outcome in a file, which is there as a whole or not at all."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(outcome)))
+    partial.write_text(json.dumps(measurement_to_json(outcome)))
     os.replace(partial, path)
 
 
-def read(path: Path) -> Outcome | None:
+def read(path: Path) -> Measurement | None:
     """What `write` kept; None where there is nothing, or it is damaged."""
     try:
-        return Outcome(**json.loads(path.read_text()))
+        return from_json(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def read_first(paths: Iterable[Path]) -> list[Outcome]:
+def read_first(paths: Iterable[Path]) -> list[Measurement]:
     """The outcomes in some files, up to the first that holds none."""
-    outcomes: list[Outcome] = []
+    outcomes: list[Measurement] = []
     for path in paths:
         if (outcome := read(path)) is None:
             break
@@ -99,14 +99,14 @@ def _wait(process: subprocess.Popen, progress: int, limit_s: float) -> int | Non
         _kill_session(process)
 
 
-def _broken_off(code: int | None, settings: Settings, tail: str, killed_before: int) -> Outcome:
+def _broken_off(code: int | None, settings: Settings, tail: str, killed_before: int) -> Measurement:
     if code is None:
-        return Outcome("timeout", f"still running after {settings.limit_s:g} s", output_tail=tail)
+        return Measurement("timeout", f"still running after {settings.limit_s:g} s", output_tail=tail)
     if code == -signal.SIGKILL and memory.killed_by_kernel() > killed_before:
-        return Outcome("memory", "killed by the kernel, which had no memory left", output_tail=tail)
+        return Measurement("memory", "killed by the kernel, which had no memory left", output_tail=tail)
     if code < 0:
-        return Outcome("crashed", f"killed by {_signal(-code)}", output_tail=tail)
-    return Outcome("crashed", f"the process ended with code {code} and no result", output_tail=tail)
+        return Measurement("crashed", f"killed by {_signal(-code)}", output_tail=tail)
+    return Measurement("crashed", f"the process ended with code {code} and no result", output_tail=tail)
 
 
 def _signal(number: int) -> str:

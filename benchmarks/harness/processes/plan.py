@@ -1,10 +1,10 @@
-"""Which processes measure a case: several for a time, and those of one variant together where a run asks for it.
+"""Choose the processes that measure a case: several for a time; one serves all cases of a row where a run has a plan.
 
 asv asks for one case at a time. With RELU_BENCH_BUNDLES set to a folder that holds plan.json (all
-cases of the run), the first case of a variant has the others of that variant measured in the same
-processes, which spares imports. What each process finds of each case is a file in the folder, written
-at once: a run that is killed loses the case in progress, and the next one with that folder goes on
-from there. Without it each case has processes of its own.
+cases of the run), the first case of a row has the others of that row measured in the same
+processes, which saves imports. Each process writes a file in the folder for each case at once: a run that is killed
+loses the case in progress, and the next one with that folder continues from there. Without a plan each case has
+processes of its own.
 """
 
 import json
@@ -12,13 +12,21 @@ import os
 import random
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from benchmarks.harness.case import Case, Settings
-from benchmarks.harness.processes import isolation, outcomes
-from benchmarks.harness.processes.outcomes import Outcome
+from benchmarks.harness.case import Case, Settings, from_axes, to_axes
+from benchmarks.harness.measurement import (
+    LONGEST_PROBE_S,
+    MEASURED,
+    NOT_APPLICABLE,
+    SHORTEST_PROBE_S,
+    UNKNOWN,
+    Measurement,
+    pooled,
+)
+from benchmarks.harness.processes import isolation
 
 VARIABLE = "RELU_BENCH_BUNDLES"
 # Beyond those that were asked for, where none of them had a core to itself.
@@ -26,103 +34,106 @@ MORE_PROCESSES = 1
 
 
 def write_plan(folder: Path, cases: list[Case]) -> None:
-    """Say which cases a run will ask for."""
-    (folder / "plan.json").write_text(json.dumps([asdict(case) for case in cases]))
+    """Write the cases that a run will ask for."""
+    (folder / "plan.json").write_text(json.dumps([to_axes(case) for case in cases]))
 
 
 def forget_failures(folder: Path) -> None:
-    """Let a run that goes on try again what failed before."""
+    """Remove the failures of an interrupted run, so that the next run tries them again."""
     for path in folder.glob("*-*.json"):
         left = isolation.read(path)
-        if not left or left.status not in (*outcomes.MEASURED, *outcomes.NOT_APPLICABLE):
+        if not left or left.status not in (*MEASURED, *NOT_APPLICABLE):
             path.unlink()
 
 
-def outcome(case: Case, settings: Settings) -> Outcome:
-    """The outcome of a case: one left by an earlier case of its variant, or a new one."""
+def measurement(case: Case, settings: Settings) -> Measurement:
+    """The measurement of a case: one left by an earlier case of its row, or a new one."""
     if not os.environ.get(VARIABLE):
         return measured([case], settings)[case]
     folder = Path(os.environ[VARIABLE])
     return _measured([case, *_waiting_beside(case, settings, folder)], settings, folder)[case]
 
 
-def measured(cases: Sequence[Case], settings: Settings) -> dict[Case, Outcome]:
-    """The outcomes of the cases of one variant, those that vary from several processes, each in another order."""
+def measured(cases: Sequence[Case], settings: Settings) -> dict[Case, Measurement]:
+    """The measurements of the cases of one row, those that vary by several processes, each in another order."""
     with tempfile.TemporaryDirectory(prefix="relu-bench-bundle-") as folder:
         return _measured(cases, settings, Path(folder))
 
 
-def _measured(cases: Sequence[Case], settings: Settings, folder: Path) -> dict[Case, Outcome]:
+def _measured(cases: Sequence[Case], settings: Settings, folder: Path) -> dict[Case, Measurement]:
     share = replace(settings, budget_s=settings.budget_s / settings.processes)
     for process in range(settings.processes + MORE_PROCESSES):
         todo = _in_order([case for case in cases if _is_wanted(folder, case, process, settings.processes)])
         while todo:
             paths = [_path(folder, case, process) for case in todo]
-            ended = isolation.run(todo, replace(share, core_s=_core_s(folder) or settings.core_s), paths)
-            _keep_core_s(folder, ended)
+            probe_best_s = _probe_best_s(folder) or settings.probe_best_s
+            ended = isolation.run(todo, replace(share, probe_best_s=probe_best_s), paths)
+            _keep_probe(folder, ended)
             todo = todo[len(ended) :]
-    parts = {case: _found(folder, case) for case in cases}
-    return {case: outcomes.pooled(parts[case]) if case.varies else parts[case][0] for case in cases}
+    parts = {case: _parts(folder, case) for case in cases}
+    return {case: pooled(parts[case]) if case.varies else parts[case][0] for case in cases}
 
 
 def _in_order(cases: Sequence[Case]) -> list[Case]:
-    """What varies first, in random order, and then what does not, so that no meter disturbs a time."""
+    """Cases that vary first, in random order, then the others, so that no memory meter disturbs a time."""
     varying = [case for case in cases if case.varies]
     return [*random.sample(varying, len(varying)), *(case for case in cases if not case.varies)]
 
 
 def _is_wanted(folder: Path, case: Case, process: int, processes: int) -> bool:
-    """Whether this process is to measure a case: not what is there, nor again what does not vary or has failed.
+    """Whether this process is to measure a case: not if it has, nor again a case that does not vary or has failed.
 
-    More than so many processes measure it where none had a core to itself.
+    More than `processes` measure it where none had a core to itself.
     """
-    found = _found(folder, case)
-    again = case.varies and all(part.status == "ok" for part in found)
-    free = any(outcomes.is_free(part, _core_s(folder) or float("inf")) for part in found)
-    return len(found) <= process and (again or not found) and (process < processes or not free)
+    parts = _parts(folder, case)
+    again = case.varies and all(part.status == "ok" for part in parts)
+    probe_best_s = _probe_best_s(folder) or float("inf")
+    uncontended = any(all(process.is_uncontended(probe_best_s) for process in part.processes) for part in parts)
+    return len(parts) <= process and (again or not parts) and (process < processes or not uncontended)
 
 
 def _waiting_beside(case: Case, settings: Settings, folder: Path) -> list[Case]:
-    """Cases that the same process may measure: of the same variant, with as many threads."""
-
-    def shared(one: Case) -> tuple[str, str, int]:
-        return one.op, one.variant, one.threads or settings.threads
-
-    planned = [Case(**fields) for fields in json.loads((folder / "plan.json").read_text())]
+    """Planned cases that the same process may measure: of the same row, with as many threads."""
+    planned = [from_axes(axes) for axes in json.loads((folder / "plan.json").read_text())]
     return [
         other
         for other in planned
-        if shared(other) == shared(case)
+        if other.subject(settings.threads) == case.subject(settings.threads)
         # A first call needs a process that made none.
         and "first_call" not in (case.quantity, other.quantity)
         and other != case
-        and not _found(folder, other)
+        and not _parts(folder, other)
     ]
 
 
-def _core_s(folder: Path) -> float:
-    """The fastest loop (core.py) that any process has seen, 0 before the first."""
+def _probe_best_s(folder: Path) -> float:
+    """The fastest probe of any process of the run, 0 before the first."""
     try:
-        return outcomes.core_s({"core_s": float(_core_path(folder).read_text())}) or 0.0
+        probe_s = float(_probe_path(folder).read_text())
     except (OSError, ValueError):
         return 0.0
+    return probe_s if SHORTEST_PROBE_S < probe_s < LONGEST_PROBE_S else 0.0
 
 
-def _keep_core_s(folder: Path, ended: Sequence[Outcome]) -> None:
-    seen_s = [loop_s for outcome in ended if (loop_s := outcomes.core_s(outcome.details))]
-    if seen_s:
-        _core_path(folder).write_text(str(min([*seen_s, _core_s(folder) or float("inf")])))
+def _keep_probe(folder: Path, ended: Sequence[Measurement]) -> None:
+    probes_s = [measurement.probe_s for measurement in ended if measurement.probe_s]
+    if probes_s:
+        _probe_path(folder).write_text(str(min([*probes_s, _probe_best_s(folder) or float("inf")])))
 
 
-def _core_path(folder: Path) -> Path:
-    return folder / f"core-{os.environ.get('ASV_ENV_NAME', 'unknown')}.txt"
+def _probe_path(folder: Path) -> Path:
+    return folder / f"probe-{_environment()}.txt"
 
 
-def _found(folder: Path, case: Case) -> list[Outcome]:
-    """What processes, the first and those that followed it, have found of a case."""
+def _parts(folder: Path, case: Case) -> list[Measurement]:
+    """The measurements of a case by the first process and those that followed it."""
     return isolation.read_first(_path(folder, case, process) for process in count())
 
 
 def _path(folder: Path, case: Case, process: int) -> Path:
-    fields = [os.environ.get("ASV_ENV_NAME", "unknown"), *vars(case).values(), process]
+    fields = [_environment(), case.kind, case.quantity, *case.axes.values(), process]
     return folder / ("-".join(map(str, fields)) + ".json")
+
+
+def _environment() -> str:
+    return os.environ.get("ASV_ENV_NAME", UNKNOWN)

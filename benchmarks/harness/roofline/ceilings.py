@@ -1,61 +1,67 @@
-"""Measure what the machine can do: the best of many samples counts, as in STREAM."""
+"""Measure the limits of the machine: streaming loops and matrix products, whose best sample counts, as in STREAM."""
 
 import operator
-import os
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.case import Case, Settings, Unavailable
-from benchmarks.harness.frameworks import Driver, driver
-from benchmarks.harness.machine import gpu, threads
-from benchmarks.harness.processes.outcomes import Outcome
+from benchmarks.harness.case import (
+    DeviceLoopCase,
+    DeviceProductCase,
+    LoopCase,
+    ProductCase,
+    Settings,
+    Unavailable,
+)
+from benchmarks.harness.frameworks import Driver, device_driver, started
+from benchmarks.harness.machine import gpu
+from benchmarks.harness.measurement import DeviceTiming, Measurement, best
 from benchmarks.harness.roofline import matmul
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
-from benchmarks.harness.truth import comparison
-from impls.catalog import ITEMSIZE_BYTES
+from benchmarks.harness.truth.comparison import WrongResult
 
 PLACEMENTS = 4
-# Copies or products in a row, of which a GPU tells the time together.
+# A GPU times so many copies or products in a row together; of the samples so many must succeed.
 DEVICE_CALLS, DEVICE_SAMPLES, LEAST_SAMPLES = 10, 30, 5
+DTYPE = "float32"
+
+# A call and its arguments.
+Work = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def _roof(case: Case, settings: Settings) -> Outcome:
-    """Seconds of the best pass over the arrays of a roof; `elements` are bytes of one array."""
-    import numba
+def loop(case: LoopCase, settings: Settings) -> Measurement:
+    """Seconds of the best pass of a streaming loop."""
+    with started("numba", threads=settings.threads):
+        from benchmarks.harness.roofline import streaming
 
-    from benchmarks.harness.roofline import streaming
-
-    threads.check("numba", settings.threads, numba.get_num_threads())
-    streaming.check(case.variant, passes=3)
-    # Some placements in memory are twice as slow as others: several are tried, kept so that each is another one.
-    placements = [streaming.arrays(case.elements) for _ in range(PLACEMENTS)]
-    core = Core(settings.core_s, settings.threads)
-    passes = _passes(partial(streaming.run, case.variant, placements[0]))
-    tries = [
-        sampler.sample(
-            partial(streaming.run, case.variant, streams),
-            lambda calls: [(passes,)] * calls,
-            settings.budget_s / PLACEMENTS,
-            core,
+        streaming.check(case.kernel, passes=3)
+        # Some placements in memory are twice as slow as others: try several, all kept, so that each is another one.
+        placements = [streaming.arrays(case.array_bytes) for _ in range(PLACEMENTS)]
+        core = Core(settings.probe_best_s, settings.threads)
+        passes = _passes(partial(streaming.run, case.kernel, placements[0]))
+        samples = [
+            sampler.sample(
+                partial(streaming.run, case.kernel, streams),
+                lambda calls: [(passes,)] * calls,
+                settings.budget_s / PLACEMENTS,
+                core,
+            )
+            for streams in placements
+        ]
+        return best(
+            [sample_s / passes for placement in samples for sample_s in placement.samples_s], passes, core.probe_s
         )
-        for streams in placements
-    ]
-    samples_s = [sample / passes for taken in tries for sample in taken.samples_s]
-    return _best(samples_s, passes, settings, core.seen_s)
 
 
 def _passes(run: Callable[[int], None]) -> int:
-    """Passes that take 2 ms together, so that starting the threads is lost in them; even, so that signs cancel."""
+    """Passes that take 2 ms together, in which starting the threads is lost; even, so that signs cancel."""
     passes = 2
     while passes < 1_000_000:
-        # The best of three: one stall taken for the loop would leave all samples with too few passes.
+        # The best of three: one stall would otherwise leave all samples with too few passes.
         duration_s = min(_duration_s(run, passes) for _ in range(3))
         if duration_s > 0.002:
             break
@@ -69,101 +75,79 @@ def _duration_s(run: Callable[[int], None], passes: int) -> float:
     return perf_counter() - start_s
 
 
-def _gemm(case: Case, settings: Settings) -> Outcome:
-    """Seconds of the best product of two square matrices by a framework; `elements` are those of a side."""
-    framework = driver(case.variant)
-    os.environ.update(framework.environment(None))
-    framework.start("cpu")
-    threads.check(case.variant, settings.threads, framework.threads())
-    a, b = matmul.matrices(case.elements)
-    arguments = framework.array(a, case.dtype), framework.array(b, case.dtype)
-    product = framework.blocking(operator.matmul)
-    matmul.check(framework.to_numpy(product(*arguments)), a, b)
-    taken = sampler.sample(
-        product, sampler.in_turn([arguments]), settings.budget_s, Core(settings.core_s, settings.threads)
-    )
-    matmul.check(framework.to_numpy(product(*arguments)), a, b)
-    return _best(taken.samples_s, taken.number, settings, taken.core_s)
+def product(case: ProductCase, settings: Settings) -> Measurement:
+    """Seconds of the best product of two square matrices by a library, checked before and after."""
+    with started(case.library, threads=settings.threads) as framework:
+        a, b = matmul.matrices(case.n)
+        arguments = framework.array(a, DTYPE), framework.array(b, DTYPE)
+        multiply = framework.blocking(operator.matmul)
+        matmul.check(framework.to_numpy(multiply(*arguments)), a, b)
+        core = Core(settings.probe_best_s, settings.threads)
+        samples = sampler.sample(multiply, sampler.in_turn([arguments]), settings.budget_s, core)
+        matmul.check(framework.to_numpy(multiply(*arguments)), a, b)
+        return best(samples.samples_s, samples.number, samples.sampling.probe_s)
 
 
-def _device(case: Case, settings: Settings) -> Outcome:
-    """Seconds that a GPU takes for its work (DEVICE_WORK), by PyTorch and the device's events; the best of some counts.
+def device_loop(case: DeviceLoopCase, settings: Settings) -> Measurement:
+    """Device time of copying an array on a GPU, or of scaling it in place."""
+    return _on_device(partial(DEVICE_LOOPS[case.kernel], array_bytes=case.array_bytes), settings)
 
-    `elements` are bytes of one array, or of a product elements of a side.
+
+def device_product(case: DeviceProductCase, settings: Settings) -> Measurement:
+    """Device time of a product of two square matrices on a GPU."""
+    return _on_device(partial(_device_matmul, n=case.n), settings)
+
+
+def _on_device(make: Callable[[Driver], Work], settings: Settings) -> Measurement:
+    """Device time of the best of several samples, by PyTorch and the GPU's events.
+
+    Raises Unavailable where the host could not keep ahead of the GPU.
     """
-    framework = driver("torch")
-    framework.start("cuda")
-    call, arguments = DEVICE_WORK[case.op, case.variant](framework, case)
-    device, slowed_by = gpu.Device(), list[str]()
-    rounds_s = [
-        framework.device_s(call, lambda: [arguments] * DEVICE_CALLS, lambda: slowed_by.extend(device.slowed_by()))
-        for _ in range(DEVICE_SAMPLES)
-    ]
-    known_s = [seconds / DEVICE_CALLS for seconds in rounds_s if seconds is not None]
-    if len(known_s) < LEAST_SAMPLES:
-        raise Unavailable("the host was hardly ever ahead of the GPU, whose time alone cannot be told")
-    best = _best(known_s, DEVICE_CALLS, settings, None)
-    return replace(best, details={**best.details, "slowed_by": sorted(set(slowed_by)), "gpu": device.state()})
+    with started("torch", device="cuda", threads=settings.threads) as framework:
+        call, arguments = make(framework)
+        device, reasons = gpu.Device(), list[str]()
+        elapsed_s = [
+            device_driver(framework).device_s(
+                call, lambda: [arguments] * DEVICE_CALLS, lambda: reasons.extend(device.slowed_by())
+            )
+            for _ in range(DEVICE_SAMPLES)
+        ]
+        samples_s = [seconds / DEVICE_CALLS for seconds in elapsed_s if seconds is not None]
+        if len(samples_s) < LEAST_SAMPLES:
+            raise Unavailable("the host was hardly ever ahead of the GPU, whose time alone cannot be told")
+        timing = DeviceTiming(throttled_by=sorted(set(reasons)), state=device.state())
+        return best(samples_s, DEVICE_CALLS, None, timing)
 
 
-Work = tuple[Callable[..., Any], tuple[Any, ...]]
-
-
-def _device_copy(framework: Driver, case: Case) -> Work:
-    x = _counted(case)
-    arguments = framework.array(np.zeros_like(x), case.dtype), framework.array(x, case.dtype)
+def _device_copy(framework: Driver, array_bytes: int) -> Work:
+    x = _counted(array_bytes)
+    arguments = framework.array(np.zeros_like(x), DTYPE), framework.array(x, DTYPE)
     _require_same(framework.to_numpy(framework.restore(*arguments)), x, "copied")
     return framework.restore, arguments
 
 
-def _device_scale(framework: Driver, case: Case) -> Work:
-    x = _counted(case)
-    # Not 1, with which there might be nothing to do.
-    arguments = framework.array(x, case.dtype), -1.0
+def _device_scale(framework: Driver, array_bytes: int) -> Work:
+    x = _counted(array_bytes)
+    # A factor of 1 might leave nothing to do.
+    arguments = framework.array(x, DTYPE), -1.0
     _require_same(framework.to_numpy(operator.imul(*arguments)), -x, "scaled")
     return operator.imul, arguments
 
 
-def _device_product(framework: Driver, case: Case) -> Work:
-    a, b = matmul.matrices(case.elements)
-    arguments = framework.array(a, case.dtype), framework.array(b, case.dtype)
+def _device_matmul(framework: Driver, n: int) -> Work:
+    a, b = matmul.matrices(n)
+    arguments = framework.array(a, DTYPE), framework.array(b, DTYPE)
     matmul.check(framework.to_numpy(operator.matmul(*arguments)), a, b)
     return operator.matmul, arguments
 
 
-def _counted(case: Case) -> np.ndarray:
-    return np.arange(case.elements // ITEMSIZE_BYTES[case.dtype], dtype=np.float32)
+def _counted(array_bytes: int) -> np.ndarray:
+    return np.arange(array_bytes // np.dtype(DTYPE).itemsize, dtype=np.float32)
 
 
-def _require_same(found: np.ndarray, wanted: np.ndarray, done: str) -> None:
-    if not np.array_equal(found, wanted):
-        raise comparison.WrongResult(f"what was {done} on the device is wrong")
+def _require_same(result: np.ndarray, wanted: np.ndarray, done: str) -> None:
+    if not np.array_equal(result, wanted):
+        raise WrongResult(f"an array {done} on the device is wrong")
 
 
-# What a GPU can do, by operator and variant of a case.
-DEVICE_WORK: dict[tuple[str, str], Callable[[Driver, Case], Work]] = {
-    ("device", "copy"): _device_copy,
-    ("device", "scale"): _device_scale,
-    ("device_gemm", "torch"): _device_product,
-}
-
-
-def _best(samples_s: list[float], number: int, settings: Settings, core_s: float | None) -> Outcome:
-    details = {
-        "samples": len(samples_s),
-        "quartile_s": quantiles(samples_s, n=4)[0],
-        "median_s": median(samples_s),
-        "threads": settings.threads,
-        "core_s": core_s,
-    }
-    best_s = min(samples_s)
-    return Outcome("ok", value=best_s, samples_s=[best_s], number=number, details=details)
-
-
-# By the operator of a case, those in case.ROOFS.
-MEASURES: dict[str, Callable[[Case, Settings], Outcome]] = {
-    "roof": _roof,
-    "gemm": _gemm,
-    "device": _device,
-    "device_gemm": _device,
-}
+DEVICE_LOOPS: dict[str, Callable[..., Work]] = {"copy": _device_copy, "scale": _device_scale}

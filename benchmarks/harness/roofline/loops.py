@@ -1,4 +1,4 @@
-"""The streaming loops that tell what the memory of this machine can do, as data; `streaming` runs them.
+"""The streaming loops that measure the memory of this machine, as data; `streaming` runs them.
 
 fill        out[i] = s                 reads 0, writes 1
 copy        out[i] = s x[i]            reads 1, writes 1
@@ -6,58 +6,72 @@ triad       out[i] = x[i] + s y[i]     reads 2, writes 1
 scale       x[i] *= s                  reads 1, writes 1, in place
 accumulate  x[i] += s y[i]             reads 2, writes 1, in place
 
-s is 1 and -1 in turn. Stores are ordinary ones, which fetch a line before they overwrite it; those of
-fill-nt, copy-nt and triad-nt are streaming (non-temporal) ones, which fetch nothing and pass by the
-caches. Any single-pass ReLU has the traffic of one of these, or lies between two. Source: McCalpin,
-"Memory bandwidth and machine balance in current high performance computers" (STREAM), 1995.
+s alternates between 1 and -1. Ordinary stores fetch a line before they overwrite it; the non-temporal stores of
+fill-nt, copy-nt and triad-nt fetch nothing and bypass the caches. Any single-pass ReLU has the traffic of one of these
+loops, or lies between two. Source: McCalpin, "Memory bandwidth and machine balance in current high performance
+computers" (STREAM), 1995.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """reads, writes: arrays a pass. inplace: whether it writes what it reads. streaming: whether its stores are."""
+class Pattern:
+    """The arithmetic and stores of a loop.
 
+    name: as above, without "-nt". reads, writes: arrays a pass. inplace: whether it writes what it reads.
+    nontemporal: whether its stores are non-temporal.
+    """
+
+    name: str
     reads: int
     writes: int
     inplace: bool = False
-    streaming: bool = False
+    nontemporal: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name, with "-nt" for non-temporal stores."""
+        return f"{self.name}-nt" if self.nontemporal else self.name
 
     def pass_bytes(self, array_bytes: int) -> int:
         """Bytes of a pass over arrays of `array_bytes` each, as STREAM counts: read or written, none fetched."""
         return (self.reads + self.writes) * array_bytes
 
     def bus_bytes(self, array_bytes: int) -> int:
-        """The same with the lines that ordinary stores fetch."""
-        fetched = 0 if self.inplace or self.streaming else self.writes
+        """Bytes of a pass, with the lines that ordinary stores fetch."""
+        fetched = 0 if self.inplace or self.nontemporal else self.writes
         return self.pass_bytes(array_bytes) + fetched * array_bytes
 
 
+@dataclass(frozen=True)
+class Loop:
+    """A pattern on one thread or on all; "all" are as many as RELU_BENCH_THREADS asks for."""
+
+    pattern: Pattern
+    threads: Literal["one", "all"]
+
+    @property
+    def name(self) -> str:
+        """The parameter that asv shows, such as "copy-nt.all"."""
+        return f"{self.pattern.label}.{self.threads}"
+
+
 ORDINARY = {
-    "fill": Kernel(0, 1),
-    "copy": Kernel(1, 1),
-    "triad": Kernel(2, 1),
-    "scale": Kernel(1, 1, inplace=True),
-    "accumulate": Kernel(2, 1, inplace=True),
+    pattern.name: pattern
+    for pattern in (
+        Pattern("fill", 0, 1),
+        Pattern("copy", 1, 1),
+        Pattern("triad", 2, 1),
+        Pattern("scale", 1, 1, inplace=True),
+        Pattern("accumulate", 2, 1, inplace=True),
+    )
 }
-# What is written in place was read, and so fetched: a streaming store would spare nothing.
-STREAMING = {
-    f"{name}-nt": Kernel(kernel.reads, kernel.writes, streaming=True)
-    for name, kernel in ORDINARY.items()
-    if not kernel.inplace
+# An array that is written in place was read, and so fetched: a non-temporal store would save nothing.
+NONTEMPORAL = {
+    f"{name}-nt": replace(pattern, nontemporal=True) for name, pattern in ORDINARY.items() if not pattern.inplace
 }
-KERNELS = ORDINARY | STREAMING
-# Rows of the catalog use one thread or all; "all" are as many as RELU_BENCH_THREADS asks for.
-THREADS = ("one", "all")
-VARIANTS = tuple(f"{name}.{threads}" for name in KERNELS for threads in THREADS)
-
-
-def kernel_of(variant: str) -> str:
-    """The name in KERNELS, of a variant such as "copy-nt.all"."""
-    return variant.split(".")[0]
-
-
-def ordinary(variant: str) -> str:
-    """The name in ORDINARY, of a variant or of a kernel with either kind of stores."""
-    return kernel_of(variant).removesuffix("-nt")
+PATTERNS = ORDINARY | NONTEMPORAL
+_THREADS: tuple[Literal["one", "all"], ...] = ("one", "all")
+LOOPS = {loop.name: loop for loop in (Loop(pattern, threads) for pattern in PATTERNS.values() for threads in _THREADS)}

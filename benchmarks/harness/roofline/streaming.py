@@ -1,4 +1,4 @@
-"""The streaming loops of harness/roofline/loops.py in Numba, with the call overhead left out.
+"""The streaming loops of `loops` in Numba, with the call overhead left out.
 
 Each thread keeps to its own slice and passes over it many times within one call, so that starting
 threads costs nothing and small slices stay in their core's cache.
@@ -12,10 +12,10 @@ from llvmlite import ir
 from numba import get_num_threads, njit, prange, types
 from numba.extending import intrinsic
 
-from benchmarks.harness.roofline.loops import kernel_of, ordinary
+from benchmarks.harness.roofline.loops import LOOPS
 
 LINE_BYTES = 64
-# float32 elements in a cache line, and in the vectors of streaming stores.
+# float32 elements in a cache line, and in the vectors of non-temporal stores.
 LANES = LINE_BYTES // 4
 _INDEX = ir.IntType(32)
 _LINE = ir.VectorType(ir.FloatType(), LANES)
@@ -169,7 +169,7 @@ _COMPILED = {
     "copy-nt": _copy_nt,
     "triad-nt": _triad_nt,
 }
-# What out, x and y hold after an even or an odd number of passes over out = 0, x = 3, y = 2.
+# Values of out, x and y after an even or an odd number of passes over out = 0, x = 3, y = 2.
 _AFTER = {
     "fill": {0: (-1, 3, 2), 1: (1, 3, 2)},
     "copy": {0: (-3, 3, 2), 1: (3, 3, 2)},
@@ -197,19 +197,20 @@ def _aligned(elements: int, value: float) -> np.ndarray:
     return array
 
 
-def run(variant: str, streams: tuple[np.ndarray, np.ndarray, np.ndarray], passes: int) -> None:
-    """Pass `passes` times over what `arrays` gave with a kernel and thread count, as in "copy.all"."""
-    slices = get_num_threads() if variant.endswith(".all") else 1
-    _COMPILED[kernel_of(variant)](*streams, passes, slices)
+def run(name: str, streams: tuple[np.ndarray, np.ndarray, np.ndarray], passes: int) -> None:
+    """Pass `passes` times over the result of `arrays` with a loop of `loops.LOOPS`, such as "copy.all"."""
+    loop = LOOPS[name]
+    slices = get_num_threads() if loop.threads == "all" else 1
+    _COMPILED[loop.pattern.label](*streams, passes, slices)
 
 
-def check(variant: str, passes: int) -> None:
-    """Raise RuntimeError where a kernel leaves out work: what it leaves in memory must be what the passes make."""
+def check(name: str, passes: int) -> None:
+    """Raise RuntimeError where a loop leaves out work: the arrays must hold what the passes make of them."""
     for count in (passes, passes + 1):
         # Lines that no number of threads but 1, 3, 7 and 9 divides evenly.
         streams = arrays(63 * LINE_BYTES)
-        run(variant, streams, count)
-        for stream, wanted in zip(streams, _AFTER[ordinary(variant)][count % 2], strict=True):
+        run(name, streams, count)
+        for stream, wanted in zip(streams, _AFTER[LOOPS[name].pattern.name][count % 2], strict=True):
             wrong = stream[stream != wanted]
             if wrong.size:
-                raise RuntimeError(f"roof {variant}: {count} passes left {wrong[0]}, {wanted} needed")
+                raise RuntimeError(f"roof {name}: {count} passes left {wrong[0]}, {wanted} needed")

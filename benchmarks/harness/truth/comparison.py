@@ -1,28 +1,32 @@
-"""Inputs that tell right from wrong, and the comparison with the float64 reference.
+"""Inputs that tell right from wrong, and the comparison of results with the float64 reference.
 
-ReLU rounds nothing, so results must equal the reference exactly. The sign of zero and subnormals
-are left to the tests (`tests/test_semantics.py`): they depend on the processor's mode.
+ReLU rounds nothing, so its results must equal the reference exactly; rows with a tolerance may differ by so many units
+in the last place (ulps). The sign of zero and subnormals are left to the tests (`tests/test_semantics.py`): they depend
+on the processor's mode.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from impls.catalog import NUMPY_DTYPES, Variant
+from benchmarks.harness.truth import operators
+from impls.variant import Variant
 
 SEED = 2010
-BLOCK_ELEMENTS = 2**15
 # A prime, so that every value comes to every position of a vector.
 SPECIAL_ELEMENTS = 1409
 # Smallest normal number, largest number, and the step from 1 to the next.
 LIMITS = {
-    **{name: tuple(float(getattr(np.finfo(name), k)) for k in ("tiny", "max", "eps")) for name in NUMPY_DTYPES},
+    **{
+        name: tuple(float(getattr(np.finfo(name), limit)) for limit in ("tiny", "max", "eps"))
+        for name in ("float16", "float32", "float64")
+    },
     "bfloat16": (2.0**-126, (2 - 2.0**-7) * 2.0**127, 2.0**-7),
 }
 
 
 class WrongResult(Exception):
-    """A variant returned what the reference does not; the message says where and what."""
+    """A row returned another result than the reference; the message says where and what."""
 
 
 def ordinary(elements: int) -> tuple[np.ndarray, np.ndarray]:
@@ -46,16 +50,20 @@ def _to_float32(bits: np.ndarray) -> np.ndarray:
     return bits.view(np.float32)
 
 
-def special(dtype: str, elements: int = SPECIAL_ELEMENTS) -> tuple[np.ndarray, np.ndarray]:
+def special(
+    dtype: str, elements: int = SPECIAL_ELEMENTS, saturates: tuple[float, float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Input and gradient with every kind of float that must come out right, at every position of a vector.
 
-    To be rounded to `dtype`: besides NaN, infinities and zeros its largest and its smallest normal
-    numbers, and many that need every bit of its mantissa. They repeat where more elements are asked for.
+    To be rounded to `dtype`: besides NaN, infinities and zeros its largest and its smallest normal numbers, and many
+    that need every bit of its mantissa. saturates: a range around whose ends there are values as well.
+    They repeat where more elements are asked for.
     """
     generator = np.random.default_rng(SEED)
     least, most, step = LIMITS[dtype]
     positive = np.array([1.0, 1 + step, 0.1, np.pi, least, 2 * least, most, most / 2, np.inf])
-    kinds = np.concatenate([[np.nan, 0.0, -0.0], positive, -positive])
+    around = np.concatenate([np.multiply(saturates, factor) for factor in (0.5, 1, 2)]) if saturates else np.empty(0)
+    kinds = np.concatenate([[np.nan, 0.0, -0.0], positive, -positive, around])
     pairs = [pair.ravel() for pair in np.meshgrid(kinds, kinds)]
     others = generator.uniform(1, 10, (2, SPECIAL_ELEMENTS - pairs[0].size))
     others *= 10.0 ** generator.integers(-3, 4, others.shape) * generator.choice([-1, 1], others.shape)
@@ -64,69 +72,101 @@ def special(dtype: str, elements: int = SPECIAL_ELEMENTS) -> tuple[np.ndarray, n
     return np.resize(x, elements), np.resize(grad, elements)
 
 
-def blocks(elements: int) -> Iterator[slice]:
-    """Parts of an array that stay in a core's cache while they are checked; one, empty, of an empty array."""
-    for start in range(0, max(1, elements), BLOCK_ELEMENTS):
-        yield slice(start, min(elements, start + BLOCK_ELEMENTS))
+def check(
+    variant: Variant, dtype: str, results: Sequence[np.ndarray], expected: Sequence[np.ndarray], start: int = 0
+) -> None:
+    """Raise WrongResult unless every result is the expected one within the tolerance of the row, NaN for NaN.
 
-
-def check(variant: Variant, results: Sequence[np.ndarray], expected: Sequence[np.ndarray], start: int = 0) -> None:
-    """Raise WrongResult unless every result equals what is expected, NaN for NaN.
-
-    start: where these elements are in the whole array, for the message.
+    start: position of these elements in the whole array, for the message.
     """
-    for name, result, wanted in zip(_names(variant), results, expected, strict=True):
-        wrong = ~((result == wanted) | (np.isnan(result) & np.isnan(wanted)))
-        if wrong.any():
-            first = int(np.flatnonzero(wrong)[0])
+    for name, result, wanted in zip(operators.result_names(variant), results, expected, strict=False):
+        right = (result == wanted) | (np.isnan(result) & np.isnan(wanted))
+        if variant.tolerance_ulps and not right.all():
+            right |= _within(variant, dtype, result, wanted)
+        if not right.all():
+            first = int(np.flatnonzero(~right)[0])
             raise WrongResult(
                 f"{name}: element {start + first} is {result.flat[first]!s}, {wanted.flat[first]!s} needed; "
-                f"{np.count_nonzero(wrong)} of {result.size} elements from {start} on are wrong"
+                f"{np.count_nonzero(~right)} of {result.size} elements from {start} on are wrong"
             )
 
 
+def _within(variant: Variant, dtype: str, result: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """For each element, whether the result is within tolerance_ulps of the reference."""
+    least, most, _ = LIMITS[dtype]
+    overflows = np.abs(wanted) > most
+    with np.errstate(invalid="ignore"):
+        near = np.abs(result - wanted) <= variant.tolerance_ulps * ulp(wanted, dtype)
+    flushed = (np.abs(wanted) < least) & (result == 0) & (dtype in variant.semantics.flushes_subnormals)
+    return near | flushed | (overflows & (result == np.copysign(np.inf, wanted)))
+
+
+def ulp(values: np.ndarray, dtype: str) -> np.ndarray:
+    """The distance of each value to the next larger number of `dtype`; for subnormals that of the smallest normal."""
+    least, most, step = LIMITS[dtype]
+    magnitude = np.clip(np.abs(values), least, most)
+    return step * 2.0 ** np.floor(np.log2(magnitude))
+
+
+def check_sums(variant: Variant, dtype: str, sums: Sequence[np.ndarray], terms: np.ndarray, elements: int) -> None:
+    """Raise WrongResult unless the gradient of every learnable parameter is the sum of its terms.
+
+    terms: for each parameter the sum of the terms and of their magnitudes (`operators.learnable_sums`).
+    A sum may be off by
+    sqrt(elements) eps, or the row's tolerance, of the sum of magnitudes. Source: Higham and Mary, "A new approach to
+    probabilistic rounding error analysis", SIAM J. Sci. Comput. 41, 2019.
+    """
+    relative = LIMITS[dtype][2] * (np.sqrt(elements) + variant.tolerance_ulps)
+    names = operators.result_names(variant)
+    names = names[len(names) - len(terms) :]
+    for name, result, (wanted, magnitude) in zip(names, sums, terms, strict=True):
+        found = float(result.reshape(-1)[0])
+        same = found == wanted or (np.isnan(found) and np.isnan(wanted))
+        # Written so that a NaN is wrong too.
+        if not (same or abs(found - wanted) <= relative * magnitude):
+            raise WrongResult(f"{name}: {found!s}, {wanted!s} needed, within {relative * magnitude:.3g}")
+
+
 def check_form(variant: Variant, results: Sequence[np.ndarray], shape: tuple[int, ...]) -> None:
-    """Raise WrongResult where the number of results or their shape is not what the operator gives."""
-    names = _names(variant)
+    """Raise WrongResult where the number of results or their shapes are not those of the operator."""
+    names = operators.result_names(variant)
     if len(results) != len(names):
         raise WrongResult(f"{len(names)} results needed, {len(results)} given")
-    for name, result in zip(names, results, strict=True):
-        if result.shape != shape:
-            raise WrongResult(f"{name}: shape {result.shape}, {shape} needed")
+    arrays = len(names) - operators.learnable_results(variant)
+    for position, (name, result) in enumerate(zip(names, results, strict=True)):
+        needed = shape if position < arrays else (1,)
+        if result.shape != needed:
+            raise WrongResult(f"{name}: shape {result.shape}, {needed} needed")
 
 
-def _names(variant: Variant) -> tuple[str, ...]:
-    return ("y", "gradient") if variant.op == "relu.roundtrip" else (variant.op.removeprefix("relu."),)
-
-
-def check_dtype(given: str, needed: str) -> None:
+def check_dtype(dtype: str, needed: str) -> None:
     """Raise WrongResult where a result has another dtype than its inputs."""
-    if given != needed:
-        raise WrongResult(f"result: dtype {given}, {needed} needed")
+    if dtype != needed:
+        raise WrongResult(f"result: dtype {dtype}, {needed} needed")
 
 
-def adjust(
-    variant: Variant, values: tuple[np.ndarray, ...], expected: tuple[np.ndarray, ...]
-) -> tuple[np.ndarray, ...]:
-    """What is expected, with the departures that the variant's `Semantics` declares."""
-    known = variant.semantics
-    forward = [array.copy() for array in expected[:1]] if variant.op != "relu.backward" else []
+def adjust(variant: Variant, values: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """The expected results with the departures that the row's `Semantics` declares."""
+    semantics = variant.semantics
+    forward = [array.copy() for array in expected[:1]] if variant.direction != "backward" else []
     backward = [array.copy() for array in expected[len(forward) :]]
     for y in forward:
-        y[np.isnan(values[0])] = np.nan if known.nan == "nan" else 0.0
-        y[np.isneginf(values[0])] = np.nan if known.minus_infinity == "nan" else 0.0
+        if semantics.nan == "0":
+            y[np.isnan(values[0])] = 0.0
+        if semantics.minus_infinity == "nan":
+            y[np.isneginf(values[0])] = np.nan
     for gradient in backward:
-        grad, saved = (values[1], values[0]) if forward else values
-        if known.gradient_at_nan == "grad" and saved.dtype.kind == "f":
+        grad, saved = (values[1], values[0]) if forward else (values[0], values[1])
+        if semantics.gradient_at_nan == "grad" and saved.dtype.kind == "f":
             gradient[np.isnan(saved)] = grad[np.isnan(saved)]
-        if known.blocked_infinity == "nan":
+        if semantics.blocked_infinity == "nan":
             gradient[(gradient == 0) & ~np.isfinite(grad)] = np.nan
     return (*forward, *backward)
 
 
 def unchanged(name: str, values: np.ndarray, array: np.ndarray) -> None:
     """Raise WrongResult where an argument that must be left alone was written to."""
-    # As bytes, which knows -0 from 0 and one NaN from another.
+    # As bytes, which tell -0 from 0 and one NaN from another.
     if not np.array_equal(_as_bytes(values.astype(array.dtype, copy=False)), _as_bytes(array)):
         raise WrongResult(f"argument {name} was changed by a call that must not")
 

@@ -1,85 +1,161 @@
-"""Per operator: its inputs, how it is called in each memory mode, and what it must return."""
+"""For each direction of an operator: the inputs of a call, the call itself, and the results it must return.
 
-from collections.abc import Callable, Sequence
+Arguments are the array inputs, then the learnable parameters of the operator, then `out`:
+
+forward     x                 -> y
+backward    grad, saved       -> gradient of x, gradients of learnable parameters
+roundtrip   x, grad           -> y, gradient of x, gradients of learnable parameters
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from impls.catalog import Memory, Variant
-from impls.relu import reference
+from impls.catalog import OPERATORS
+from impls.variant import Operator, Variant
 
-# Written where a result must appear, so that what is not written shows: no ReLU returns it.
+# Fills buffers for results, so that elements that are not written show: no activation returns it for our inputs.
 POISON = -7.0
-# Arguments that are inputs.
-COUNT = {"relu.forward": 1, "relu.backward": 2, "relu.roundtrip": 2}
+ARRAY_INPUTS = {"forward": 1, "backward": 2, "roundtrip": 2}
+# Part of an array that stays in a core's cache while it is checked.
+BLOCK_ELEMENTS = 2**15
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """NumPy values for one call, in the order of the arguments: (x,), (grad, saved) or (x, grad)."""
+    """NumPy values for one call, in the order of the arguments, and the dtype of each."""
 
     values: tuple[np.ndarray, ...]
     dtypes: tuple[str, ...]
 
 
+def operator_of(variant: Variant) -> Operator:
+    """The operator that a row implements."""
+    return OPERATORS[variant.operator]
+
+
 def inputs(variant: Variant, x: np.ndarray, grad: np.ndarray, dtype: str) -> Inputs:
-    """The arguments of a variant, made from an input and a gradient that `dtype` represents exactly."""
-    if variant.op == "relu.forward":
-        return Inputs((x,), (dtype,))
-    if variant.op == "relu.roundtrip":
-        return Inputs((x, grad), (dtype, dtype))
-    saved, saved_dtype = _SAVED[variant.saves](x)
-    return Inputs((grad, saved), (dtype, saved_dtype or dtype))
+    """The inputs of a call, made from an input and a gradient."""
+    learnable = tuple(np.array([parameter.initial], x.dtype) for parameter in operator_of(variant).learnable)
+    dtypes = (dtype,) * len(learnable)
+    if variant.direction == "forward":
+        return Inputs((x, *learnable), (dtype, *dtypes))
+    if variant.direction == "roundtrip":
+        return Inputs((x, grad, *learnable), (dtype, dtype, *dtypes))
+    saved, saved_dtype = _saved(variant, x, learnable)
+    return Inputs((grad, saved, *learnable), (dtype, saved_dtype or dtype, *dtypes))
 
 
-def consumed(op: str, memory: Memory) -> tuple[int, ...]:
-    """Positions of the arguments that a call overwrites."""
-    if memory != "inplace":
+def input_count(variant: Variant) -> int:
+    """Number of inputs of a call, learnable parameters included."""
+    return ARRAY_INPUTS[variant.direction] + len(operator_of(variant).learnable)
+
+
+def mutated_args(variant: Variant) -> tuple[int, ...]:
+    """Positions of the inputs that a call overwrites."""
+    if variant.memory != "inplace":
         return ()
-    return (0, 1) if op == "relu.roundtrip" else (0,)
+    return (0, 1) if variant.direction == "roundtrip" else (0,)
 
 
-def call(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """One use of the operator as a user makes it; a roundtrip is both of its halves."""
-    if op != "relu.roundtrip":
+def call(variant: Variant, function: Callable[..., Any]) -> Callable[..., Any]:
+    """One use of the operator as a user makes it; a round trip calls both of its halves."""
+    if variant.direction != "roundtrip":
         return function
 
-    def roundtrip(x: Any, grad: Any) -> tuple[Any, Any]:
-        y, backward = function(x)
-        return y, backward(grad)
+    def roundtrip(x: Any, grad: Any, *learnable: Any) -> tuple[Any, ...]:
+        y, backward = function(x, *learnable)
+        gradients = backward(grad)
+        return (y, *gradients) if isinstance(gradients, tuple) else (y, gradients)
 
     return roundtrip
 
 
-def expected(variant: Variant, values: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-    """What the call must return for these values, by the float64 reference."""
-    if variant.op == "relu.forward":
-        return (reference.forward(values[0]),)
-    if variant.op == "relu.roundtrip":
-        x, grad = values
-        return reference.forward(x), reference.backward(grad, x)
-    grad, saved = values
-    return (reference.backward(grad, _unpacked(saved, grad) if variant.saves == "bits" else saved),)
+def expected(variant: Variant, values: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """The results with one value per element, by the float64 reference."""
+    operator = operator_of(variant)
+    reference, constants = import_module(operator.reference), operator.parameters
+    arrays, learnable = values[: ARRAY_INPUTS[variant.direction]], _learnable(variant, values)
+    if variant.direction == "forward":
+        return (reference.forward(*arrays, *learnable, **constants),)
+    if variant.direction == "roundtrip":
+        x, grad = arrays
+        gradient = getattr(reference, operator.gradients["input"])
+        return reference.forward(x, *learnable, **constants), gradient(grad, x, *learnable, **constants)
+    grad, saved = arrays
+    if variant.saved_for_backward == "bits":
+        saved = np.unpackbits(saved, count=grad.size, bitorder="little").reshape(grad.shape)
+    gradient = getattr(reference, operator.gradients[variant.saved_for_backward])
+    return (gradient(grad, saved, *learnable, **constants),)
 
 
-def part(values: Sequence[np.ndarray], block: slice) -> tuple[np.ndarray, ...]:
-    """The values of a call for some of its elements; the first array has one value for each."""
-    return tuple(part_of(value, values[0].size, block) for value in values)
+def learnable_results(variant: Variant) -> int:
+    """Number of gradients of learnable parameters that a call returns."""
+    return len(operator_of(variant).learnable) if variant.direction != "forward" else 0
 
 
-def part_of(array: np.ndarray, elements: int, block: slice) -> np.ndarray:
-    """What an array holds for some of the elements: packed bits hold eight in one; `block` starts at a whole one."""
-    return array[block] if array.size == elements else array[block.start // 8 : -(-block.stop // 8)]
+def learnable_sums(variant: Variant, values: Sequence[np.ndarray]) -> np.ndarray:
+    """Gradients of learnable parameters, by the float64 reference: for each the sum of its terms, and of magnitudes.
+
+    Shape (learnable_results, 2).
+    """
+    operator, count = operator_of(variant), learnable_results(variant)
+    if not count:
+        return np.zeros((0, 2))
+    x, grad = values[:2] if variant.direction == "roundtrip" else values[1::-1]
+    reference = import_module(operator.reference)
+    terms = reference.learnable_terms(grad, x, *_learnable(variant, values), **operator.parameters)
+    return np.array([(term.sum(), np.abs(term).sum()) for term in terms])
 
 
-def _unpacked(bits: np.ndarray, like: np.ndarray) -> np.ndarray:
-    return np.unpackbits(bits, count=like.size, bitorder="little").reshape(like.shape)
+def result_names(variant: Variant) -> tuple[str, ...]:
+    """Names of the results of a call, for messages."""
+    if variant.direction == "forward":
+        return ("forward",)
+    learnable = [f"gradient of {parameter.name}" for parameter in operator_of(variant).learnable]
+    return (*(("y", "gradient") if variant.direction == "roundtrip" else ("backward",)), *learnable)
 
 
-_SAVED: dict[str, Callable[[np.ndarray], tuple[np.ndarray, str | None]]] = {
-    "input": lambda x: (x, None),
-    "output": lambda x: (np.maximum(x, 0), None),
-    "bool": lambda x: (x > 0, "bool"),
-    "bits": lambda x: (np.packbits(x > 0, bitorder="little"), "uint8"),
-}
+def blocks(elements: int) -> Iterator[slice]:
+    """Parts of an array that are checked one after the other; one, empty, of an empty array."""
+    for start in range(0, max(1, elements), BLOCK_ELEMENTS):
+        yield slice(start, min(elements, start + BLOCK_ELEMENTS))
+
+
+def part(variant: Variant, values: Sequence[np.ndarray], block: slice) -> tuple[np.ndarray, ...]:
+    """The inputs of a call for the elements of a block."""
+    return tuple(part_of(variant, position, value, block) for position, value in enumerate(values))
+
+
+def part_of(variant: Variant, position: int, array: np.ndarray, block: slice) -> np.ndarray:
+    """The part of an input that belongs to the elements of a block, which starts at a multiple of eight."""
+    if position >= ARRAY_INPUTS[variant.direction]:
+        return array
+    is_packed = (variant.direction, variant.saved_for_backward, position) == ("backward", "bits", 1)
+    return array[block.start // 8 : -(-block.stop // 8)] if is_packed else array[block]
+
+
+def _learnable(variant: Variant, values: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    return values[ARRAY_INPUTS[variant.direction] : input_count(variant)]
+
+
+def _saved(variant: Variant, x: np.ndarray, learnable: tuple[np.ndarray, ...]) -> tuple[np.ndarray, str | None]:
+    """The value saved by the forward pass, and its dtype where that is not the dtype of x."""
+    kind = variant.saved_for_backward
+    if kind == "bool":
+        return x > 0, "bool"
+    if kind == "bits":
+        return np.packbits(x > 0, bitorder="little"), "uint8"
+    return (_output(variant, x, learnable) if kind == "output" else x), None
+
+
+def _output(variant: Variant, x: np.ndarray, learnable: tuple[np.ndarray, ...]) -> np.ndarray:
+    """The reference's output, rounded to the dtype of x."""
+    operator = operator_of(variant)
+    reference, y = import_module(operator.reference), np.empty_like(x)
+    for block in blocks(x.size):
+        y[block] = reference.forward(x[block], *learnable, **operator.parameters)
+    return y

@@ -5,30 +5,36 @@ is for.
 """
 
 import os
+from contextlib import ExitStack
 
-from benchmarks.harness.case import Case
-from benchmarks.harness.frameworks import driver
-from benchmarks.harness.machine import threads
-from benchmarks.harness.truth.bench import Bench
+from benchmarks.harness.case import OperatorCase
+from benchmarks.harness.frameworks import started
+from benchmarks.harness.truth.calls import Calls
 from impls.catalog import VARIANTS, find
 
 # JAX's in-place rows lose their arguments in a call, which a setup that serves several cannot mend.
-ROWS = [f"{row.op} {row.name}" for row in VARIANTS if row.framework in ("numpy", "numba", "torch") and not row.needs]
+ROWS = [
+    f"{row.operator} {row.direction} {row.name}"
+    for row in VARIANTS
+    if row.framework in ("numpy", "numba", "torch") and row.device == "cpu" and not row.needs
+]
 
 
 class Relu:
-    params = ([row for row in ROWS if "cuda" not in row], [2**15, 2**20])
+    params = (ROWS, [2**15, 2**20])
     param_names = ("row", "elements")
 
     def setup(self, row, elements):
-        threads.limit(len(os.sched_getaffinity(0)))
         variant = find(*row.split())
-        framework = driver(variant.framework)
-        framework.start(variant.device)
-        case = Case("time", variant.op, variant.name, elements, "float32")
-        bench = Bench(variant, case, framework, variant.load())
-        self.call, self.arguments = bench.call, bench.make()
+        self.stack = ExitStack()
+        framework = self.stack.enter_context(started(variant.framework, variant.device, len(os.sched_getaffinity(0))))
+        case = OperatorCase("time", variant.operator, variant.direction, variant.name, elements)
+        calls = Calls(variant, case, framework, variant.load())
+        self.call, self.arguments = calls.call, calls.make()
         self.call(*self.arguments)
+
+    def teardown(self, row, elements):
+        self.stack.close()
 
     def time_call(self, row, elements):
         self.call(*self.arguments)

@@ -1,0 +1,75 @@
+"""Check one training step against the float64 reference from the same state."""
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness.truth.comparison import WrongResult
+from impls.cnn import reference
+from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_MOMENTUM, Batch, Network, layers
+
+# Relative error of the loss, and of gradients of the last layer: rounding, which a shorter mantissa anywhere
+# (bfloat16, TF32, float16) exceeds.
+TOLERANCE = {"float32": 5e-5, "float64": 1e-9}
+# The same for gradients through a ReLU or a max-pool. In float32 one near a tie decides otherwise, and a gradient is
+# off by the share of that element: 0.7 % was seen in a batch of 64.
+GRADIENT_TOLERANCE = {"float32": 2e-2, "float64": 1e-9}
+# The same for the batch's part of running statistics; n in place of n - 1 is further off in batches up to 256.
+STATISTIC_TOLERANCE = {"float32": 5e-5, "float64": 1e-9}
+# An update is two roundings of each element.
+UPDATE_ROUNDINGS = 4
+# Floors of norms, as values near zero have no relative error.
+LEAST_NORM = 1e-3
+# Floors for the loss and the last layer's gradients where a batch is learnt: they are differences of numbers near 1.
+LEARNT_LOSS, LEARNT_NORM = 0.04, 0.1
+
+
+def verify(network: Network, dtype: str, step: Any, arrays: Any, batch: Batch) -> float:
+    """Make one step and return the largest relative error of an array against the reference from the same state.
+
+    arrays: what `step.put(batch)` returned.
+    Raises WrongResult where the loss, a gradient or statistics are beyond their tolerances, or parameters do not
+    follow their velocities.
+    """
+    tolerance, last = TOLERANCE[dtype], f"dense{len(layers(network))}."
+    before = step.state()
+    state = reference.State(
+        *({name: value.astype(np.float64) for name, value in part.items()} for part in vars(before).values())
+    )
+    loss, gradients, statistics = reference.loss_and_gradients(network, state, batch)
+    step_loss = float(step(arrays))
+    error = abs(step_loss - loss) / (abs(loss) + LEARNT_LOSS)
+    # Written so that a NaN is wrong too.
+    if not error <= tolerance:
+        raise WrongResult(f"loss: {loss:.6g} expected, {step_loss:.6g} found")
+    after = step.state()
+    errors = [error]
+    for name, gradient in gradients.items():
+        velocity = MOMENTUM * state.velocities[name] + gradient
+        off = np.linalg.norm(after.velocities[name] - velocity)
+        bound, floor = (tolerance, LEARNT_NORM) if name.startswith(last) else (GRADIENT_TOLERANCE[dtype], LEAST_NORM)
+        errors.append(_require_within(f"gradient of {name}", off, np.linalg.norm(gradient) + floor, bound))
+        _require_update(name, before.parameters[name], after.velocities[name], after.parameters[name])
+    for name, statistic in statistics.items():
+        off, variance = after.statistics[name] - statistic, statistics[f"{name.split('.')[0]}.variance"]
+        scale = np.sqrt(variance) if name.endswith(".mean") else variance
+        of_batch = np.linalg.norm(off) / NORM_MOMENTUM
+        errors.append(_require_within(name, of_batch, np.linalg.norm(scale), STATISTIC_TOLERANCE[dtype]))
+    return max(errors)
+
+
+def _require_update(name: str, before: np.ndarray, velocity: np.ndarray, after: np.ndarray) -> None:
+    """Raise WrongResult unless a parameter followed its velocity, to the rounding of each element."""
+    change = LEARNING_RATE * velocity.astype(np.float64)
+    room = UPDATE_ROUNDINGS * np.finfo(after.dtype).eps * (np.abs(before) + np.abs(change))
+    # Written so that a NaN is wrong too.
+    wrong = np.count_nonzero(~(np.abs(after - (before - change)) <= room))
+    if wrong:
+        raise WrongResult(f"update of {name}: {wrong} of {after.size} elements are wrong")
+
+
+def _require_within(name: str, off: Any, norm: Any, tolerance: float) -> float:
+    """Return the relative error of an array by its norm; raise WrongResult beyond the tolerance."""
+    if not off <= tolerance * norm:
+        raise WrongResult(f"{name}: off by {off:.3g}, where {norm:.3g} is its norm")
+    return float(off / norm)

@@ -1,0 +1,284 @@
+"""The types of a row: what one implementation computes, moves, allocates, and where it departs from the definition.
+
+A row is a `Variant` (an operator) or a `StepVariant` (a training step). Rows are declared beside the code that they
+name, in `impls/*/rows.py`, and assembled by `impls.catalog`. Importing this module imports no framework.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Literal
+
+Direction = Literal["forward", "backward", "roundtrip"]
+Memory = Literal["fresh", "out", "inplace"]
+Saved = Literal["none", "input", "output", "bool", "bits"]
+Device = Literal["cpu", "cuda"]
+
+DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "roundtrip")
+MEMORY_MODES: tuple[Memory, ...] = ("fresh", "out", "inplace")
+ITEMSIZE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+DTYPES = tuple(ITEMSIZE_BYTES)
+# The only tool that a row may need besides its framework.
+CPP_COMPILER = "c++ compiler"
+# Upper bound of NumPy's casting buffers and blocks, whatever the array size.
+SCRATCH_BYTES = 256 * 1024
+# Names become parts of file names and of asv's parameters.
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Memory proportional to the number of elements n.
+
+    arrays: arrays of n elements. element_bytes: further bytes per element, as masks need.
+    scratch: a working buffer of at most SCRATCH_BYTES besides, whose size is not predicted.
+    """
+
+    arrays: float = 0
+    element_bytes: float = 0
+    scratch: bool = False
+
+    def bytes(self, elements: int, itemsize_bytes: int) -> int:
+        """Bytes for n elements, without scratch; a packed mask takes whole bytes."""
+        return round(self.arrays * elements * itemsize_bytes) + -int(-self.element_bytes * elements // 1)
+
+    def explains(self, measured_bytes: float, elements: int, itemsize_bytes: int) -> bool:
+        """Return whether a measurement is this size: to the byte without scratch, else within SCRATCH_BYTES above."""
+        excess_bytes = measured_bytes - self.bytes(elements, itemsize_bytes)
+        return 0 <= excess_bytes <= (SCRATCH_BYTES if self.scratch else 0)
+
+    def __add__(self, other: "Size") -> "Size":
+        return Size(self.arrays + other.arrays, self.element_bytes + other.element_bytes, self.scratch or other.scratch)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Memory traffic of one call.
+
+    reads, writes: arrays of n elements. mask_reads, mask_writes: further bytes per element.
+    write_allocate: arrays written without having been read, which an ordinary store fetches
+    first. Masks that are written always count as fetched.
+    """
+
+    reads: float = 0
+    writes: float = 0
+    write_allocate: float = 0
+    mask_reads: float = 0
+    mask_writes: float = 0
+
+    def algorithmic_bytes(self, elements: int, itemsize_bytes: int) -> float:
+        """Bytes read and written, each counted once (the convention of STREAM)."""
+        arrays = self.reads + self.writes
+        return elements * (arrays * itemsize_bytes + self.mask_reads + self.mask_writes)
+
+    def bus_bytes(self, elements: int, itemsize_bytes: int) -> float:
+        """Bytes read and written, and those that write-allocate fetches."""
+        fetched = elements * (self.write_allocate * itemsize_bytes + self.mask_writes)
+        return self.algorithmic_bytes(elements, itemsize_bytes) + fetched
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+# Bytes per element of each mask that can be saved.
+MASK_BYTES: dict[Saved, float] = {"bool": 1, "bits": 1 / 8}
+SAVED_SIZE: dict[Saved, Size] = {
+    "none": Size(),
+    "input": Size(arrays=1),
+    "output": Size(arrays=1),
+    "bool": Size(element_bytes=MASK_BYTES["bool"]),
+    "bits": Size(element_bytes=MASK_BYTES["bits"]),
+}
+
+
+def required_traffic(direction: Direction, saved: Saved) -> Traffic:
+    """Traffic that no implementation can avoid, given the saved value.
+
+    Forward reads an array and writes one. Backward reads the gradient and the saved value and writes one. A round
+    trip does both and also writes the mask that it saves; a saved input or output is there already.
+    """
+    mask = MASK_BYTES.get(saved, 0)
+    forward = Traffic(reads=1, writes=1)
+    backward = Traffic(reads=1, writes=1, mask_reads=mask) if mask else Traffic(reads=2, writes=1)
+    if direction == "roundtrip":
+        return forward + backward + Traffic(mask_writes=mask)
+    return forward if direction == "forward" else backward
+
+
+def results(direction: Direction) -> int:
+    """Number of arrays of n elements that a call returns."""
+    return 2 if direction == "roundtrip" else 1
+
+
+@dataclass(frozen=True)
+class Semantics:
+    """Departures of a row from the definition of ReLU; the defaults are the definition.
+
+    nan: forward of NaN. minus_infinity: forward of -inf. gradient_at_nan: gradient where the saved value is NaN.
+    blocked_infinity: gradient where an infinite or NaN grad is blocked.
+    keeps_minus_zero: dtypes in which forward(-0.0) is -0.0, seen on x86-64.
+    flushes_subnormals: dtypes in which positive subnormals count as 0.
+    """
+
+    nan: Literal["nan", "0"] = "nan"
+    minus_infinity: Literal["0", "nan"] = "0"
+    gradient_at_nan: Literal["0", "grad"] = "0"
+    blocked_infinity: Literal["0", "nan"] = "0"
+    keeps_minus_zero: tuple[str, ...] = ()
+    flushes_subnormals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Learnable:
+    """A learnable scalar of an activation: an array of shape (1,), passed after the array inputs.
+
+    backward returns its gradient, of the same shape and dtype, after the gradient of x.
+    initial: the value that calls are checked and timed with.
+    """
+
+    name: str
+    initial: float
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An activation function: its float64 reference and what its gradient can be computed from.
+
+    reference: module with `forward(x, *learnable, **parameters)`, the functions named in `gradients`, and
+    `learnable_terms(grad, x, *learnable, **parameters)` where something is learnt: a tuple of arrays whose sums are
+    the gradients of the learnable parameters.
+    gradients: for each value that may be saved, the reference function `f(grad, saved, *learnable, **parameters)`.
+    parameters: scalar constants, passed by keyword to every function of the operator.
+    learnable: learnable parameters, in the order of their arguments.
+    saturates: inputs beyond which the function is constant or linear to rounding; checks go beyond both ends.
+    """
+
+    name: str
+    reference: str
+    gradients: Mapping[Saved, str]
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    learnable: tuple[Learnable, ...] = ()
+    saturates: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a name that no file name can hold."""
+        _require_safe("operator", self.name)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One implementation, in the framework that it is written in.
+
+    flavour: distinguishes the implementations of one framework. memory: "fresh" allocates the result, "out" writes
+    into a given buffer, "inplace" overwrites an input.
+    function: "module:name", imported only in a measuring process.
+    notes: shown beside the number. Compare rows whose notes agree.
+    needs: a tool besides the framework. threaded: uses all threads. compiled: the first call compiles.
+    """
+
+    flavour: str
+    memory: Memory
+    framework: str
+    function: str
+    notes: str
+    device: Device = "cpu"
+    dtypes: tuple[str, ...] = DTYPES
+    needs: str | None = None
+    threaded: bool = True
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a name that no file name can hold."""
+        _require_safe("flavour", self.flavour)
+
+    @property
+    def name(self) -> str:
+        """The parameter that asv shows: flavour "." memory mode, unique for its operator and direction."""
+        return f"{self.flavour}.{self.memory}"
+
+    def load(self) -> Callable[..., Any]:
+        """Import the implementation and return its function."""
+        module, name = self.function.split(":")
+        return getattr(import_module(module), name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant(Row):
+    """One implementation of one direction of an operator.
+
+    saved_for_backward: the value that backward needs; in a round trip, the value kept between its halves.
+    extra_traffic: traffic beyond one pass over what the operator requires. temporary: memory allocated during a call
+    beside the results and the mask of a round trip. extra_saved: memory kept besides the saved value.
+    tolerance_ulps: largest error against the float64 reference, in units in the last place; 0 is exact.
+    autograd: whether the framework's autograd records the forward half of a round trip.
+    """
+
+    operator: str
+    direction: Direction
+    saved_for_backward: Saved = "none"
+    extra_traffic: Traffic = Traffic()
+    temporary: Size = Size()
+    extra_saved: Size = Size()
+    semantics: Semantics = Semantics()
+    tolerance_ulps: float = 0
+    autograd: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where a row could not be right."""
+        super().__post_init__()
+        if (self.saved_for_backward == "none") != (self.direction == "forward"):
+            raise ValueError(
+                f"{self.operator} {self.direction} {self.name}: saved_for_backward={self.saved_for_backward!r} given; "
+                "forward saves nothing, backward and roundtrip need a value"
+            )
+        if self.direction == "roundtrip" and self.memory == "inplace" and self.saved_for_backward == "input":
+            raise ValueError(
+                f"{self.operator} {self.direction} {self.name}: in place it overwrites the input that backward needs"
+            )
+
+    @property
+    def required_traffic(self) -> Traffic:
+        """Traffic that no implementation can avoid, given the saved value."""
+        return required_traffic(self.direction, self.saved_for_backward)
+
+    @property
+    def traffic(self) -> Traffic:
+        """Traffic of this implementation. Stores on a GPU, and those over an input, fetch nothing first."""
+        fetched = results(self.direction) if self.memory != "inplace" else 0
+        traffic = self.required_traffic + self.extra_traffic + Traffic(write_allocate=fetched)
+        return traffic if self.device == "cpu" else Traffic(**{**vars(traffic), "write_allocate": 0})
+
+    @property
+    def transient(self) -> Size:
+        """Predicted peak of memory allocated during a call, fresh results included."""
+        fresh = Size(arrays=results(self.direction)) if self.memory == "fresh" else Size()
+        mask = MASK_BYTES.get(self.saved_for_backward, 0) if self.direction == "roundtrip" else 0
+        return fresh + Size(element_bytes=mask) + self.temporary
+
+    @property
+    def saved_size(self) -> Size:
+        """Predicted memory kept between forward and backward."""
+        return SAVED_SIZE[self.saved_for_backward] + self.extra_saved
+
+
+# How the saved bytes of a training step are predicted (`impls.cnn.networks`).
+SavedModel = Literal["hand-written", "eager autograd"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepVariant(Row):
+    """One implementation of a training step, for every network (`impls.cnn`).
+
+    function: "module:name" of the function that builds a step. memory: of each ReLU.
+    winograd: convolutions may take 16 multiplications where the network's figures count 36.
+    saved_model: how the bytes saved for backward are predicted; None: they are not.
+    """
+
+    winograd: bool = False
+    saved_model: SavedModel | None = None
+
+
+def _require_safe(argument: str, name: str) -> None:
+    if not SAFE_NAME.fullmatch(name):
+        raise ValueError(f"{argument}: {name!r} given; letters, digits, '-' and '_' are accepted")

@@ -1,0 +1,87 @@
+"""asv's benchmarks and the cases behind them: from a case to asv's name and parameters, and back."""
+
+import inspect
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from benchmarks import activations, cnn, relu, roofs
+from benchmarks.harness.asv_classes import Benchmark
+from benchmarks.harness.case import INTEGER_AXES, Case, to_axes
+
+MODULES = (relu, activations, roofs, cnn)
+METHOD = "track_"
+# The axes that tell the benchmarks of one quantity apart.
+IDENTITY = ("kind", "operator", "direction", "network")
+
+
+@dataclass(frozen=True)
+class Series:
+    """One benchmark of asv's: its name, the quantity that it measures, and its class."""
+
+    name: str
+    quantity: str
+    benchmark: type[Benchmark]
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The quantity and IDENTITY of its cases."""
+        axes = {"kind": self.benchmark.kind.kind, **self.benchmark.fixed}
+        return self.quantity, *(axes.get(axis, "") for axis in IDENTITY)
+
+    def case(self, parameters: Sequence[str]) -> Case:
+        """The case of parameters as asv writes them: integers, and texts in quotes.
+
+        Raises ValueError where they are no parameters of this benchmark.
+        """
+        names = self.benchmark.param_names
+        if len(names) != len(parameters):
+            raise ValueError(f"{self.name}: {len(parameters)} parameters given, {len(names)} needed")
+        values = [
+            int(text) if name in INTEGER_AXES else text.strip("'") for name, text in zip(names, parameters, strict=True)
+        ]
+        return self.benchmark.case(self.quantity, *values)
+
+    def parameters(self, case: Case) -> str:
+        """The parameters of a case as asv writes them."""
+        return ", ".join(repr(case.axes[name]) for name in self.benchmark.param_names)
+
+
+def _found() -> list[Series]:
+    return [
+        Series(f"{module.__name__.rpartition('.')[2]}.{name}.{method}", method.removeprefix(METHOD), cls)
+        for module in MODULES
+        for name, cls in vars(module).items()
+        if inspect.isclass(cls) and issubclass(cls, Benchmark) and not name.startswith("_")
+        for method in dir(cls)
+        if method.startswith(METHOD)
+    ]
+
+
+SERIES = {series.name: series for series in _found()}
+_BY_IDENTITY = {series.identity: series for series in SERIES.values()}
+
+
+def exists(case: Case) -> bool:
+    """Whether a benchmark measures cases of this quantity and kind."""
+    return _identity(case) in _BY_IDENTITY
+
+
+def of(case: Case) -> Series:
+    """The benchmark that measures a case. Raises KeyError where there is none."""
+    return _BY_IDENTITY[_identity(case)]
+
+
+def _identity(case: Case) -> tuple[str, ...]:
+    axes = to_axes(case)
+    return case.quantity, *(axes[axis] for axis in IDENTITY)
+
+
+def asv_patterns(cases: Iterable[Case]) -> list[str]:
+    """Regular expressions for asv's --bench that match these cases and no others."""
+    parameters: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        series = of(case)
+        parameters[series.name].append(re.escape(series.parameters(case)))
+    return [rf"^{re.escape(name)}\((?:{'|'.join(values)})\)$" for name, values in parameters.items()]
