@@ -4,6 +4,10 @@ from typing import Any
 
 import numpy as np
 
+# Memory of an array: the address of its first byte, the address after its last byte, and, unless it is C-contiguous,
+# its strides in bytes.
+Span = tuple[int, ...]
+
 
 def alike(x: Any, out: Any, x_name: str = "x", out_name: str = "out") -> None:
     """Raise unless `out` has the shape and the dtype of `x`.
@@ -65,11 +69,15 @@ def contiguous(**arrays: np.ndarray) -> None:
             )
 
 
-def disjoint_or_same(out: np.ndarray, out_name: str = "out", **inputs: np.ndarray) -> None:
-    """Raise ValueError where the NumPy array `out` overlaps an input without being that very memory."""
-    for name, array in inputs.items():
-        same = array.ctypes.data == out.ctypes.data and array.strides == out.strides
-        if not same and np.shares_memory(array, out):
+def overlap_in_part(target: Span, source: Span) -> bool:
+    """Return True if two spans share addresses without being equal. `impls.relu.numba_cpu` compiles this function."""
+    return target != source and target[0] < source[1] and source[0] < target[1]
+
+
+def separate(target_name: str, target: Span, **sources: Span) -> None:
+    """Raise ValueError if the span of the array written to overlaps a named span in part."""
+    for name, source in sources.items():
+        if overlap_in_part(target, source):
             raise ValueError(
-                f"{out_name}: overlaps {name} in part; give a separate buffer, or {name} itself to work in place"
+                f"{target_name}: overlaps {name} in part; give a separate buffer, or {name} itself to work in place"
             )

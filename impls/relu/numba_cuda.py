@@ -204,17 +204,15 @@ def _require(**arrays: Array) -> None:
     (first_name, first), *others = arrays.items()
     for name, array in others:
         checks.alike(first, array, first_name, name)
-    *given, (target_name, target) = arrays.items()
-    if "out" in arrays or len(arrays) == 1:
-        _refuse_overlap(target_name, target, given)
-    else:
-        _refuse_overlap(first_name, first, others)
+    target_name = "out" if "out" in arrays else first_name
+    spans = {name: _span(array) for name, array in arrays.items()}
+    checks.separate(target_name, spans[target_name], **spans)
 
 
 def _require_bits(grad: Array, saved: Array, target: Array) -> None:
     _require_on_device("saved", saved)
     checks.bits(grad, saved)
-    _refuse_overlap("grad" if target is grad else "out", target, [("saved", saved)])
+    checks.separate("grad" if target is grad else "out", _span(target), saved=_span(saved))
 
 
 def _require_on_device(name: str, array: Array) -> None:
@@ -226,16 +224,6 @@ def _require_on_device(name: str, array: Array) -> None:
         raise ValueError(f"{name}: strides {array.strides} given, a C-contiguous array needed")
 
 
-def _refuse_overlap(target_name: str, target: Array, others: list[tuple[str, Array]]) -> None:
-    start, stop = _span(target)
-    for name, array in others:
-        first, last = _span(array)
-        if (first, last) != (start, stop) and first < stop and start < last:
-            raise ValueError(
-                f"{target_name}: overlaps {name} in part; give a separate buffer, or {name} itself to work in place"
-            )
-
-
-def _span(array: Array) -> tuple[int, int]:
+def _span(array: Array) -> checks.Span:
     start = cuda_vectors.address(array)
     return start, start + array.nbytes

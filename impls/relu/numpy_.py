@@ -27,6 +27,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from impls.relu import checks
@@ -73,7 +74,7 @@ def forward_clip_inplace(x: Array) -> Array:
 
 def forward_threads_out(x: Array, out: Array) -> Array:
     checks.alike(x, out)
-    checks.disjoint_or_same(out, x=x)
+    _refuse_overlap("out", out, x=x)
     _in_slices(forward_clip_out, x, out)
     return out
 
@@ -134,7 +135,7 @@ def backward_bits(grad: Array, saved: Array) -> Array:
 def backward_threads_out(grad: Array, saved: Array, out: Array) -> Array:
     _check_backward(grad, saved, out)
     checks.writable(out=out)
-    checks.disjoint_or_same(out, grad=grad, saved=saved)
+    _refuse_overlap("out", out, grad=grad, saved=saved)
     _in_slices(_backward_in_blocks, grad, saved, out)
     return out
 
@@ -142,7 +143,7 @@ def backward_threads_out(grad: Array, saved: Array, out: Array) -> Array:
 def backward_threads_inplace(grad: Array, saved: Array) -> Array:
     _check_backward(grad, saved, grad)
     checks.writable(grad=grad)
-    checks.disjoint_or_same(grad, "grad", saved=saved)
+    _refuse_overlap("grad", grad, saved=saved)
     _in_slices(_backward_in_blocks, grad, saved, grad)
     return grad
 
@@ -171,6 +172,17 @@ def _check_backward(grad: Array, saved: Array, out: Array) -> None:
     if saved.shape != grad.shape or out.shape != grad.shape or out.dtype != grad.dtype:
         checks.alike(grad, out, "grad")
         checks.alike(grad, saved, "grad", "saved")
+
+
+def _refuse_overlap(target_name: str, target: Array, **sources: Array) -> None:
+    for name, source in sources.items():
+        # Interleaved views share no memory, though their spans overlap.
+        if np.shares_memory(source, target):
+            checks.separate(target_name, _span(target), **{name: _span(source)})
+
+
+def _span(array: Array) -> checks.Span:
+    return *byte_bounds(array), *array.strides
 
 
 def _backward_in_blocks(grad: Array, saved: Array, out: Array) -> None:

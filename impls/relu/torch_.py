@@ -61,7 +61,7 @@ def backward_out(grad: Tensor, saved: Tensor, out: Tensor) -> Tensor:
     if not saved.shape == grad.shape == out.shape or not saved.dtype == grad.dtype == out.dtype:
         checks.alike(grad, saved, "grad", "saved")
         checks.alike(grad, out, "grad")
-    _refuse_overlap("out", out, grad, saved)
+    _refuse_overlap("out", out, saved, grad)
     return _threshold_backward_out(grad, saved, 0, grad_input=out)
 
 
@@ -120,23 +120,24 @@ def _compiled_relu() -> Callable[[Tensor], Tensor]:
     return torch.compile(torch.relu, fullgraph=True, dynamic=False)
 
 
-def _refuse_overlap(name: str, target: Tensor, *inputs: Tensor) -> None:
-    start, reach = target.data_ptr(), target.untyped_storage().nbytes()
-    for tensor in inputs:
-        # Only views of one storage can be that near; those are looked at closely.
-        if 0 < abs(start - tensor.data_ptr()) < reach:
-            (begin, end), (first, last) = _span(target), _span(tensor)
-            if first < end and begin < last:
-                raise ValueError(f"{name}: overlaps another argument in part; give a separate buffer")
+def _refuse_overlap(target_name: str, target: Tensor, *sources: Tensor) -> None:
+    """Raise ValueError if the target overlaps one of the sources (saved, grad) in part."""
+    start, storage_bytes = target.data_ptr(), target.untyped_storage().nbytes()
+    for source in sources:
+        # Only views of one storage can be that near; compare their spans.
+        if 0 < abs(start - source.data_ptr()) < storage_bytes:
+            checks.separate(
+                target_name, _span(target), **dict(zip(("saved", "grad"), map(_span, sources), strict=False))
+            )
 
 
-def _span(tensor: Tensor) -> tuple[int, int]:
-    """First and last address of a tensor's memory."""
-    start = tensor.data_ptr()
+def _span(tensor: Tensor) -> checks.Span:
+    start, itemsize = tensor.data_ptr(), tensor.itemsize
     if tensor.is_contiguous():
         return start, start + tensor.nbytes
-    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return start, start + (steps + 1) * tensor.itemsize if tensor.numel() else start
+    strides_bytes = tuple(stride * itemsize for stride in tensor.stride())
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, strides_bytes, strict=True))
+    return start, start + last + itemsize if tensor.numel() else start, *strides_bytes
 
 
 def _autograd_backward(y: Tensor, x: Tensor, grad: Tensor) -> Tensor:

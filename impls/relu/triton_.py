@@ -84,12 +84,12 @@ def forward(x: Tensor) -> Tensor:
 
 
 def forward_out(x: Tensor, out: Tensor) -> Tensor:
-    _require(out, "out", x=x, out=out)
+    _require("out", x=x, out=out)
     return _launch(forward_kernel, x, out)
 
 
 def forward_inplace(x: Tensor) -> Tensor:
-    _require(x, "x", x=x)
+    _require("x", x=x)
     return _launch(forward_kernel, x, x)
 
 
@@ -99,23 +99,23 @@ def backward(grad: Tensor, saved: Tensor) -> Tensor:
 
 
 def backward_out(grad: Tensor, saved: Tensor, out: Tensor) -> Tensor:
-    _require(out, "out", grad=grad, saved=saved, out=out)
+    _require("out", grad=grad, saved=saved, out=out)
     return _launch(backward_kernel, grad, saved, out)
 
 
 def backward_inplace(grad: Tensor, saved: Tensor) -> Tensor:
-    _require(grad, "grad", grad=grad, saved=saved)
+    _require("grad", grad=grad, saved=saved)
     return _launch(backward_kernel, grad, saved, grad)
 
 
 def backward_bits_out(grad: Tensor, saved: Tensor, out: Tensor) -> Tensor:
-    _require(out, "out", grad=grad, out=out)
+    _require("out", grad=grad, out=out)
     _require_bits(grad, saved, "out", out)
     return _launch(backward_bits_kernel, grad, saved, out)
 
 
 def backward_bits_inplace(grad: Tensor, saved: Tensor) -> Tensor:
-    _require(grad, "grad", grad=grad)
+    _require("grad", grad=grad)
     _require_bits(grad, saved, "grad", grad)
     return _launch(backward_bits_kernel, grad, saved, grad)
 
@@ -126,7 +126,7 @@ def roundtrip_inplace(x: Tensor) -> tuple[Tensor, Backward]:
 
 
 def roundtrip_bits_inplace(x: Tensor) -> tuple[Tensor, Backward]:
-    _require(x, "x", x=x)
+    _require("x", x=x)
     bits = torch.empty((x.numel() + 7) // 8, dtype=torch.uint8, device=x.device)
     y = _launch(forward_bits_kernel, x, bits, x)
     return y, partial(backward_bits_inplace, saved=bits)
@@ -141,7 +141,7 @@ def _launch(kernel: Any, source: Tensor, *others: Tensor) -> Tensor:
     return others[-1]
 
 
-def _require(target: Tensor, target_name: str, **tensors: Tensor) -> None:
+def _require(target_name: str, **tensors: Tensor) -> None:
     """Raise unless all are on the device, floating, contiguous, alike, and the target is no part of another."""
     (first_name, first), *others = tensors.items()
     for name, tensor in tensors.items():
@@ -150,8 +150,8 @@ def _require(target: Tensor, target_name: str, **tensors: Tensor) -> None:
         checks.alike(first, tensor, first_name, name)
     if str(first.dtype).removeprefix("torch.") not in DTYPES:
         raise TypeError(f"{first_name}: dtype {first.dtype} given, {' or '.join(DTYPES)} needed")
-    for name, tensor in tensors.items():
-        _refuse_overlap(target_name, target, name, tensor)
+    spans = {name: _span(tensor) for name, tensor in tensors.items()}
+    checks.separate(target_name, spans[target_name], **spans)
 
 
 def _require_bits(grad: Tensor, saved: Tensor, target_name: str, target: Tensor) -> None:
@@ -161,7 +161,7 @@ def _require_bits(grad: Tensor, saved: Tensor, target_name: str, target: Tensor)
         raise ValueError(f"saved: shape {tuple(saved.shape)} given, {needed} needed: one bit for each element of grad")
     if saved.dtype != torch.uint8:
         raise TypeError(f"saved: dtype {saved.dtype} given, uint8 needed: packed bits")
-    _refuse_overlap(target_name, target, "saved", saved)
+    checks.separate(target_name, _span(target), saved=_span(saved))
 
 
 def _require_on_device(name: str, tensor: Tensor) -> None:
@@ -179,10 +179,6 @@ def _require_on_device(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name}: strides {tensor.stride()} given, a contiguous tensor needed")
 
 
-def _refuse_overlap(target_name: str, target: Tensor, name: str, tensor: Tensor) -> None:
-    start, first = target.data_ptr(), tensor.data_ptr()
-    same = start == first and target.nbytes == tensor.nbytes
-    if not same and first < start + target.nbytes and start < first + tensor.nbytes:
-        raise ValueError(
-            f"{target_name}: overlaps {name} in part; give a separate buffer, or {name} itself to work in place"
-        )
+def _span(tensor: Tensor) -> checks.Span:
+    start = tensor.data_ptr()
+    return start, start + tensor.nbytes
