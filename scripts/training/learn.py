@@ -10,11 +10,13 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.frameworks import driver
+from benchmarks.harness.frameworks import started
 from impls.catalog import STEPS, find_step
 from impls.cnn import reference
 from impls.cnn.networks import NETWORKS, Array, Batch, initial_parameters
@@ -50,24 +52,27 @@ def main() -> int:
 
 def accuracies(name: str, given: Data, epochs: int) -> list[float]:
     """Test accuracy of a row after each epoch. One process drives one framework: call this in one of its own."""
-    images, labels, test_images, test_labels = given
     state = reference.initial_state(NETWORK, initial_parameters(NETWORK))
-    if name != REFERENCE:
-        row = find_step(name)
-        driver(row.framework).start(row.device)
+    if name == REFERENCE:
+        return _curve(lambda batch: reference.step(NETWORK, state, batch), lambda: state, given, epochs)
+    row = find_step(name)
+    with started(row.framework, row.device):
         step = row.load()(NETWORK, state.parameters, BATCH, "float32", row.memory)
+        return _curve(lambda batch: step(step.put(batch)), step.state, given, epochs)
+
+
+def _curve(
+    train: Callable[[Batch], Any], state: Callable[[], reference.State], given: Data, epochs: int
+) -> list[float]:
+    """Test accuracy after each epoch. train: trains on one batch. state: returns the parameters reached."""
+    images, labels, test_images, test_labels = given
     curve = []
     for epoch in range(epochs):
         order = np.random.default_rng(epoch).permutation(len(labels))
         for start in range(0, len(labels) - BATCH + 1, BATCH):
             chosen = order[start : start + BATCH]
-            batch = Batch(images[chosen], labels[chosen])
-            if name == REFERENCE:
-                reference.step(NETWORK, state, batch)
-            else:
-                step(step.put(batch))
-        state = state if name == REFERENCE else step.state()
-        curve.append(float((_predicted(state, test_images) == test_labels).mean()))
+            train(Batch(images[chosen], labels[chosen]))
+        curve.append(float((_predicted(state(), test_images) == test_labels).mean()))
     return curve
 
 

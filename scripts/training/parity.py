@@ -7,7 +7,6 @@ beyond its tolerance.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.frameworks import driver
+from benchmarks.harness.frameworks import started
 from benchmarks.harness.quantities.training import LEAST_NORM
 from impls.catalog import STEPS, StepVariant, find_step
 from impls.cnn import reference
@@ -104,21 +103,18 @@ def main() -> int:
 
 def _of_row(name: str, networks: list[str], n: int) -> list[Deviations]:
     row = find_step(name)
-    driver(row.framework).start(row.device)
     found = []
-    for network in (NETWORKS[name] for name in networks):
-        for dtype in DTYPES:
-            step = row.load()(network, initial_parameters(network), n, dtype, row.memory)
-            found.append(deviations(step, network, n))
+    with started(row.framework, row.device):
+        for network in (NETWORKS[name] for name in networks):
+            for dtype in DTYPES:
+                step = row.load()(network, initial_parameters(network), n, dtype, row.memory)
+                found.append(deviations(step, network, n))
     return found
 
 
 def _in_own_process(row: StepVariant, options: argparse.Namespace) -> list[dict[str, float]]:
-    environment = {**os.environ, **driver(row.framework).environment(None)}
     command = [sys.executable, "-m", "scripts.training.parity", "--row", row.name, "--batch", str(options.batch)]
-    ended = subprocess.run(
-        [*command, "--networks", *options.networks], stdout=subprocess.PIPE, text=True, env=environment
-    )
+    ended = subprocess.run([*command, "--networks", *options.networks], stdout=subprocess.PIPE, text=True)
     if ended.returncode:
         raise SystemExit(f"parity: {row.name} failed")
     return json.loads(ended.stdout)

@@ -1,8 +1,9 @@
 """Time the training steps of all rows in turn, some rounds, and hold them against the fastest eager PyTorch row.
 
 python -m scripts.training.steps [--networks mnist_cnn convnet_relu] [--batch 64] [--rounds 5]: run by an environment
-that has the frameworks (.venv/test). Each round measures every row in a process of its own, in another order. Fails where a
-framework's fastest row takes more than its target, as a multiple of that row's time; targets are for a batch of 64.
+that has the frameworks (.venv/test). Each round measures every row in a process of its own, in another order. Fails
+where a framework's fastest row takes more than its target, as a multiple of that row's time. Targets are for a batch of
+64.
 """
 
 import argparse

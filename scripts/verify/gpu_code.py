@@ -2,8 +2,8 @@
 
 python -m scripts.verify.gpu_code [--architectures 80 90 100] [--json]: run by an environment that has numba-cuda,
 NVIDIA's libNVVM and Triton (.venv/test). Fails where a kernel keeps registers in memory, computes in float64 though its
-arrays are float32, calls a function, needs more registers than its launch leaves it, or moves other bytes an element than its
-row of the catalog declares.
+arrays are float32, calls a function, needs more registers than its launch leaves it, or moves other bytes an element
+than its row of the catalog declares.
 """
 
 import argparse

@@ -4,7 +4,6 @@ python -m scripts.verify.independent OP VARIANT ELEMENTS DTYPE FASTEST [pyperf's
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,8 +15,7 @@ from time import perf_counter
 import pyperf
 
 from benchmarks.harness.case import Case, Settings
-from benchmarks.harness.frameworks import driver
-from benchmarks.harness.machine import threads
+from benchmarks.harness.frameworks import started
 from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth.bench import Bench
 from impls.catalog import find
@@ -100,9 +98,16 @@ def main() -> None:
     runner.argparser.add_argument("fastest", type=float, help="seconds of the fastest loop (core.py), 0 where unknown")
     options = runner.parse_args()
     case = Case("time", options.op, options.variant, options.elements, options.dtype)
-    # Only pyperf's workers import the framework; this process starts them.
-    seconds = _seconds(case, options.fastest) if options.worker else float
-    runner.bench_time_func(f"{case.op} {case.variant} {case.elements} {case.dtype}", seconds)
+    name = f"{case.op} {case.variant} {case.elements} {case.dtype}"
+    if not options.worker:
+        # This process starts pyperf's workers, and only they import the framework.
+        runner.bench_time_func(name, float)
+        return
+    row, threads = find(case.op, case.variant), Settings.from_environment().threads
+    with started(row.framework, row.device, threads) as framework:
+        bench = Bench(row, case, framework, row.load())
+        core = Core(options.fastest, threads if row.threaded else 1)
+        runner.bench_time_func(name, _seconds(bench, core))
 
 
 def _pass_on(command: list[str], options: argparse.Namespace) -> None:
@@ -110,17 +115,9 @@ def _pass_on(command: list[str], options: argparse.Namespace) -> None:
     command += [options.op, options.variant, str(options.elements), options.dtype, str(options.fastest)]
 
 
-def _seconds(case: Case, fastest_s: float) -> Callable[[int], float]:
+def _seconds(bench: Bench, core: Core) -> Callable[[int], float]:
     """A function from a number of calls to the seconds that they take."""
-    settings = Settings.from_environment()
-    threads.limit(settings.threads)
-    row = find(case.op, case.variant)
-    framework = driver(row.framework)
-    os.environ.update(framework.environment(None))
-    framework.start(row.device)
-    bench = Bench(row, case, framework, row.load())
     pool, masters, call = bench.pool(bench.pooled_calls), bench.masters(), bench.call
-    core = Core(fastest_s, settings.threads if row.threaded else 1)
 
     def repeated(calls: int) -> float:
         arguments = pool[0]

@@ -1,80 +1,75 @@
-"""How to drive each framework. A driver is a module named after the framework and "_".
+"""Drivers: one file for each framework, named after it and "_".
 
-The catalog's `framework` names the module, so that adding a framework adds a file here. A driver
-imports its framework in `start`, never before.
+The catalog's `framework` names the file, so adding a framework adds a file here; `base` describes its contents.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, Protocol
 
-import numpy as np
+from benchmarks.harness.case import Unsupported
+from benchmarks.harness.frameworks.base import DeviceDriver, Driver, StepDriver
+from benchmarks.harness.machine.threads import check as check_threads
+from benchmarks.harness.machine.threads import limit as limit_threads
 
-
-class Driver(Protocol):
-    """What the harness asks of a framework. Arrays are the framework's own."""
-
-    def environment(self, cache_dir: str | None) -> dict[str, str]:
-        """Variables to set before the import. cache_dir: an empty folder for compiled code, for a first call."""
-
-    def start(self, device: str) -> None:
-        """Import the framework and make `device` the default. Raises Unavailable."""
-
-    def threads(self) -> int:
-        """Threads that the framework uses now."""
-
-    def array(self, values: np.ndarray, dtype: str) -> Any:
-        """A new array that owns its memory, on the device; `dtype` also bool and uint8."""
-
-    def dtype(self, array: Any) -> str:
-        """The name of its dtype, as the catalog has it."""
-
-    def to_numpy(self, array: Any) -> np.ndarray:
-        """Its values, exactly: half precisions come as float32. Waits for the work to be done."""
-
-    def restore(self, target: Any, master: Any) -> Any:
-        """`target` with the values of `master` again: the same memory, or a new array where the old one is gone."""
-
-    def blocking(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, returning when its work is done."""
-
-    def transient_bytes(self, call: Callable[..., Any], function: Callable[..., Any], make: Callable[[], list]) -> int:
-        """Peak of bytes allocated during `call(*make())`, its result included, above what was live before."""
-
-    def saved_bytes(self, function: Callable[..., Any], x: Any) -> int:
-        """Bytes that `function(x) -> (y, backward)` keeps for the backward pass."""
-
-    def device_s(
-        self,
-        function: Callable[..., Any],
-        arguments: Callable[[], Sequence[tuple[Any, ...]]],
-        meanwhile: Callable[[], None],
-    ) -> float | None:
-        """Seconds that a GPU takes for calls in a row, by its own events; None where there are none (events.py)."""
-
-    def free_bytes(self) -> int:
-        """Bytes that a GPU has left for arrays of this framework."""
-
-    def cache_bytes(self) -> int:
-        """The last cache of the device. Raises Unsupported where the framework does not tell."""
-
-    def step_saved_bytes(self, step: Any, given: Any) -> int:
-        """Bytes that a training step keeps from its forward pass for its backward pass; not its state."""
-
-    def step_peak_bytes(self, make: Callable[[], tuple[Any, Any]]) -> int:
-        """Peak of bytes allocated while `make() -> (step, given)` makes a training step, which then runs twice."""
+__all__ = ["DeviceDriver", "Driver", "StepDriver", "device_driver", "driver", "started", "step_driver"]
 
 
 def driver(framework: str) -> Driver:
-    """The driver module of a framework.
+    """The driver of a framework, not started.
 
-    Raises LookupError where there is none.
+    Raises LookupError, which names the missing file, where there is none.
     """
+    module = f"{__name__}.{framework}_"
     try:
-        return import_module(f"{__name__}.{framework}_")
+        return import_module(module).DRIVER
     except ModuleNotFoundError as error:
-        if error.name != f"{__name__}.{framework}_":
+        if error.name != module:
             raise
         raise LookupError(
             f"no driver for {framework!r}: benchmarks/harness/frameworks/{framework}_.py is missing"
         ) from None
+
+
+@contextmanager
+def started(
+    framework: str, device: str = "cpu", threads: int | None = None, compile_cache_dir: str | None = None
+) -> Iterator[Driver]:
+    """Start a framework in this process, which must not have imported it, and yield its driver.
+
+    threads: cores and threads to keep this process to, checked after the start and again at the end, because the code
+    under measurement may change them; None leaves them as they are. compile_cache_dir: an empty folder for compiled
+    code; None for the default. Affinity and environment variables stay set afterwards.
+
+    Raises LookupError for an unknown framework, Unavailable where the machine lacks cores or the device, and
+    ThreadMismatch where the framework does not use `threads`.
+    """
+    chosen = driver(framework)
+    if threads is not None:
+        limit_threads(threads)
+    # CUDA numbers devices as NVIDIA's management library does (machine/gpu.py).
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    os.environ.update(chosen.environment(compile_cache_dir))
+    chosen.start(device)
+    if threads is not None:
+        check_threads(framework, threads, chosen.threads())
+    yield chosen
+    if threads is not None:
+        check_threads(framework, threads, chosen.threads())
+
+
+def device_driver(framework: Driver) -> DeviceDriver:
+    """The same driver, typed. Raises Unsupported where it has no GPU members."""
+    if not isinstance(framework, DeviceDriver):
+        raise Unsupported(f"{type(framework).__name__} is no DeviceDriver: it has neither device_s nor free_bytes")
+    return framework
+
+
+def step_driver(framework: Driver) -> StepDriver:
+    """The same driver, typed. Raises Unsupported where it cannot measure the memory of training steps."""
+    if not isinstance(framework, StepDriver):
+        raise Unsupported(
+            f"{type(framework).__name__} is no StepDriver: it has neither step_saved_bytes nor step_peak_bytes"
+        )
+    return framework

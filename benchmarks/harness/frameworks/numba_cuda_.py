@@ -1,4 +1,4 @@
-"""Driver of Numba on CUDA: its own device arrays."""
+"""Driver of Numba on CUDA: Numba's device arrays."""
 
 import os
 import weakref
@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.case import Unavailable
-from benchmarks.harness.frameworks import events
+from benchmarks.harness.frameworks import device_clock
+from benchmarks.harness.frameworks.base import DeviceDriver, StepDriver
 
 
 class Live:
-    """Bytes that are allocated now, and the most that were since `restart`."""
+    """Count of the bytes allocated now, and of their peak since `restart`."""
 
     def __init__(self) -> None:
         self.now_bytes = self.peak_bytes = 0
@@ -23,84 +24,125 @@ class Live:
         self.peak_bytes = max(self.peak_bytes, self.now_bytes)
 
     def restart(self) -> int:
-        """Count the peak from what is live now, and return that."""
+        """Reset the peak to the bytes live now, and return those."""
         self.peak_bytes = self.now_bytes
         return self.now_bytes
 
 
-LIVE = Live()
+class NumbaCudaDriver(DeviceDriver, StepDriver):
+    def __init__(self) -> None:
+        self._live = Live()
+
+    def environment(self, cache_dir: str | None) -> dict[str, str]:
+        # Small arrays give few blocks; Numba would warn of it at every call.
+        return {"NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS": "0"}
+
+    def start(self, device: str) -> None:
+        if device != "cuda":
+            raise Unavailable(f"this driver has no device {device!r}")
+        if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0":
+            raise Unavailable("NUMBA_ENABLE_CUDASIM is set: times of the simulator are not device times; unset it")
+        from numba import cuda
+
+        if not cuda.is_available():
+            raise Unavailable("Numba sees no CUDA device")
+        cuda.set_memory_manager(_counting_manager(self._live))
+
+    def threads(self) -> int:
+        import numba
+
+        return numba.get_num_threads()
+
+    def array(self, values: np.ndarray, dtype: str) -> Any:
+        from numba import cuda
+
+        return cuda.to_device(np.array(values, dtype=dtype))
+
+    def dtype(self, array: Any) -> str:
+        return str(array.dtype)
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        return array.copy_to_host()
+
+    def restore(self, target: Any, pristine: Any) -> Any:
+        target.copy_to_device(pristine)
+        return target
+
+    def blocking(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        from numba import cuda
+
+        def synchronous(*arguments: Any) -> Any:
+            result = function(*arguments)
+            cuda.synchronize()
+            return result
+
+        return synchronous
+
+    def cache_bytes(self) -> int:
+        from numba import cuda
+
+        return cuda.get_current_device().L2_CACHE_SIZE
+
+    def transient_bytes(self, call: Callable[..., Any], function: Callable[..., Any], make: Callable[..., list]) -> int:
+        call(*make())
+        arguments = make()
+        before_bytes = self._live.restart()
+        result = call(*arguments)
+        del result
+        return self._live.peak_bytes - before_bytes
+
+    def saved_bytes(self, function: Callable[..., Any], x: Any) -> int:
+        _, backward = function(x)
+        return sum(array.nbytes for array in backward.keywords.values())
+
+    def device_s(
+        self,
+        function: Callable[..., Any],
+        arguments: Callable[[], Sequence[tuple[Any, ...]]],
+        meanwhile: Callable[[], None],
+    ) -> float | None:
+        from numba import cuda
+
+        def keep_busy(seconds: float) -> None:
+            cuda.synchronize()
+            _busy_kernel()[1, 1](int(1e6 * seconds))
+
+        return device_clock.elapsed_s(cuda.event, keep_busy, function, arguments, meanwhile)
+
+    def free_bytes(self) -> int:
+        from numba import cuda
+
+        return cuda.current_context().get_memory_info().free
+
+    def step_saved_bytes(self, step: Any, batch: Any) -> int:
+        step.forward(batch)
+        return sum(array.nbytes for array in step.saved())
+
+    def step_peak_bytes(self, make: Callable[[], tuple[Any, Any]]) -> int:
+        before_bytes = self._live.restart()
+        step, batch = make()
+        step(batch)
+        step(batch)
+        return self._live.peak_bytes - before_bytes
 
 
-def environment(cache_dir: str | None) -> dict[str, str]:
-    # Small arrays give few blocks, which is no news to a benchmark.
-    return {"NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS": "0"}
-
-
-def start(device: str) -> None:
-    if device != "cuda":
-        raise Unavailable(f"this driver has no device {device!r}")
-    if os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0":
-        raise Unavailable("NUMBA_ENABLE_CUDASIM is set: a simulator's times are no device's; unset it")
-    from numba import cuda
-
-    if not cuda.is_available():
-        raise Unavailable("Numba sees no CUDA device")
-    cuda.set_memory_manager(_counting())
-
-
-def _counting() -> type:
-    """Numba's memory manager, which also counts: it has no figures of its own."""
+def _counting_manager(live: Live) -> type:
+    """Numba's memory manager with a count of live bytes: Numba reports none."""
     from numba.cuda.cudadrv.driver import NumbaCUDAMemoryManager
 
-    class Counting(NumbaCUDAMemoryManager):
+    class CountingManager(NumbaCUDAMemoryManager):
         def memalloc(self, size: int) -> Any:
             pointer = super().memalloc(size)
-            LIVE.add(size)
-            weakref.finalize(pointer, LIVE.add, -size)
+            live.add(size)
+            weakref.finalize(pointer, live.add, -size)
             return pointer
 
-    return Counting
-
-
-def threads() -> int:
-    import numba
-
-    return numba.get_num_threads()
-
-
-def array(values: np.ndarray, dtype: str) -> Any:
-    from numba import cuda
-
-    return cuda.to_device(np.array(values, dtype=dtype))
-
-
-def dtype(array: Any) -> str:
-    return str(array.dtype)
-
-
-def to_numpy(array: Any) -> np.ndarray:
-    return array.copy_to_host()
-
-
-def restore(target: Any, master: Any) -> Any:
-    target.copy_to_device(master)
-    return target
-
-
-def blocking(function: Callable[..., Any]) -> Callable[..., Any]:
-    from numba import cuda
-
-    def synchronous(*arguments: Any) -> Any:
-        result = function(*arguments)
-        cuda.synchronize()
-        return result
-
-    return synchronous
+    return CountingManager
 
 
 @cache
-def _busy() -> Any:
-    """A kernel that takes about so many microseconds; a sleep may last up to twice as long, or end early."""
+def _busy_kernel() -> Any:
+    """A kernel that runs for about the given microseconds: a sleep may end early or last up to twice as long."""
     from numba import cuda
 
     @cuda.jit("void(int64)")
@@ -111,52 +153,4 @@ def _busy() -> Any:
     return wait
 
 
-def device_s(
-    function: Callable[..., Any], arguments: Callable[[], Sequence[tuple[Any, ...]]], meanwhile: Callable[[], None]
-) -> float | None:
-    from numba import cuda
-
-    def keep_busy(seconds: float) -> None:
-        cuda.synchronize()
-        _busy()[1, 1](int(1e6 * seconds))
-
-    return events.elapsed_s(cuda.event, keep_busy, function, arguments, meanwhile)
-
-
-def free_bytes() -> int:
-    from numba import cuda
-
-    return cuda.current_context().get_memory_info().free
-
-
-def cache_bytes() -> int:
-    from numba import cuda
-
-    return cuda.get_current_device().L2_CACHE_SIZE
-
-
-def transient_bytes(call: Callable[..., Any], function: Callable[..., Any], make: Callable[..., list]) -> int:
-    call(*make())
-    arguments = make()
-    before = LIVE.restart()
-    result = call(*arguments)
-    del result
-    return LIVE.peak_bytes - before
-
-
-def saved_bytes(function: Callable[..., Any], x: Any) -> int:
-    _, backward = function(x)
-    return sum(array.nbytes for array in backward.keywords.values())
-
-
-def step_saved_bytes(step: Any, given: Any) -> int:
-    step.forward(given)
-    return sum(array.nbytes for array in step.saved())
-
-
-def step_peak_bytes(make: Callable[[], tuple[Any, Any]]) -> int:
-    before = LIVE.restart()
-    step, given = make()
-    step(given)
-    step(given)
-    return LIVE.peak_bytes - before
+DRIVER = NumbaCudaDriver()

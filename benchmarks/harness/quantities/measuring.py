@@ -14,9 +14,9 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from benchmarks.harness import frameworks
 from benchmarks.harness.case import Case, Settings, Unavailable, Unsupported
-from benchmarks.harness.frameworks import driver
-from benchmarks.harness.machine import gpu, linux, memory, provenance, threads
+from benchmarks.harness.machine import gpu, linux, memory, provenance
 from benchmarks.harness.processes import outcomes
 from benchmarks.harness.processes.outcomes import Outcome
 from benchmarks.harness.quantities import training
@@ -42,11 +42,8 @@ def measure(case: Case, settings: Settings) -> Outcome:
     Raises comparison.WrongResult, threads.ThreadMismatch, what `require` raises, and whatever the
     variant raises.
     """
-    # As NVIDIA's driver counts them (gpu.py).
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     cores = settings.threads
     settings = replace(settings, threads=case.threads or cores)
-    threads.limit(settings.threads)
     before = provenance.activity()
     outcome = ceilings.MEASURES.get(case.op, _row)(case, settings)
     outcome.details["provenance"] = provenance.collect(before, cores)
@@ -62,23 +59,19 @@ def _row(case: Case, settings: Settings) -> Outcome:
         # asv takes the names from one commit and measures others with them too.
         raise Unavailable(f"not in this commit: {error}") from None
     require(variant, case)
-    framework = driver(variant.framework)
-    with tempfile.TemporaryDirectory(prefix="relu-bench-cache-") as cache:
-        os.environ.update(framework.environment(cache if case.quantity == "first_call" else None))
-        start = perf_counter()
-        framework.start(variant.device)
-        function = variant.load()
-        import_s = perf_counter() - start
-        threads.check(variant.framework, settings.threads, framework.threads())
-        if isinstance(variant, Variant) and variant.device == "cuda":
-            needed = memory.device_bytes(variant, case.elements, case.dtype)
-            memory.require(needed, framework.free_bytes(), " on the GPU")
-        if isinstance(variant, StepVariant):
-            outcome = training.QUANTITIES[case.quantity](variant, case, framework, settings)
-        else:
-            outcome = _QUANTITIES[case.quantity](Bench(variant, case, framework, function), settings)
-        # Once more, as a variant may have changed it.
-        threads.check(variant.framework, settings.threads, framework.threads())
+    with tempfile.TemporaryDirectory(prefix="relu-bench-cache-") as folder:
+        cache_dir = folder if case.quantity == "first_call" else None
+        start_s = perf_counter()
+        with frameworks.started(variant.framework, variant.device, settings.threads, cache_dir) as framework:
+            function = variant.load()
+            import_s = perf_counter() - start_s
+            if isinstance(variant, Variant) and variant.device == "cuda":
+                needed = memory.device_bytes(variant, case.elements, case.dtype)
+                memory.require(needed, frameworks.device_driver(framework).free_bytes(), " on the GPU")
+            if isinstance(variant, StepVariant):
+                outcome = training.QUANTITIES[case.quantity](variant, case, framework, settings)
+            else:
+                outcome = _QUANTITIES[case.quantity](Bench(variant, case, framework, function), settings)
     outcome.details.update(import_s=import_s, threads=framework.threads())
     return outcome
 
@@ -195,6 +188,7 @@ def _device(
     with the launch and the wait for the end; this is without.
     """
     call = operators.call(bench.variant.op, bench.function)
+    framework = frameworks.device_driver(bench.framework)
     calls = min(MOST_QUEUED, most_restored if bench.consumed else max(len(pool), DEVICE_REPEATS))
     turns = cycle(pool)
 
@@ -206,7 +200,7 @@ def _device(
     states: list[dict[str, Any]] = []
     samples_s: list[float] = []
     for _ in range(DEVICE_ROUNDS):
-        taken_s = bench.framework.device_s(call, arguments, lambda: states.append(device.state()))
+        taken_s = framework.device_s(call, arguments, lambda: states.append(device.state()))
         if taken_s is None:
             break
         samples_s.append(taken_s / calls)

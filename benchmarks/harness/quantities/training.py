@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.case import Case, Settings
-from benchmarks.harness.frameworks import Driver
+from benchmarks.harness.frameworks import Driver, step_driver
 from benchmarks.harness.machine import gpu, memory
 from benchmarks.harness.processes import outcomes
 from benchmarks.harness.processes.outcomes import Outcome
@@ -191,7 +191,7 @@ def _saved_bytes(variant: StepVariant, case: Case, framework: Driver, settings: 
     """What is kept from the forward pass for the backward pass; by hand, what the network table predicts."""
     step, given = _made(variant, case)
     _checked(case, step, given, _batch(case))
-    measured = framework.step_saved_bytes(step, given)
+    measured = step_driver(framework).step_saved_bytes(step, given)
     predicted = saved_bytes(STEP_OF[case.op], case.elements, ITEMSIZE_BYTES[case.dtype])
     if variant.by_hand and measured != predicted:
         raise comparison.WrongResult(f"saved bytes: {predicted} predicted, {measured} measured")
@@ -203,7 +203,7 @@ def _peak_bytes(variant: StepVariant, case: Case, framework: Driver, settings: S
     step, given = _made(variant, case)
     _checked(case, step, given, _batch(case))
     del step, given
-    return Outcome("ok", value=framework.step_peak_bytes(lambda: _made(variant, case)))
+    return Outcome("ok", value=step_driver(framework).step_peak_bytes(lambda: _made(variant, case)))
 
 
 def _made(variant: StepVariant, case: Case) -> tuple[Any, Any]:

@@ -1,7 +1,6 @@
 """Measure what the machine can do: the best of many samples counts, as in STREAM."""
 
 import operator
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.case import Case, Settings, Unavailable
-from benchmarks.harness.frameworks import Driver, driver
-from benchmarks.harness.machine import gpu, threads
+from benchmarks.harness.frameworks import DeviceDriver, Driver, device_driver, started
+from benchmarks.harness.machine import gpu
 from benchmarks.harness.processes.outcomes import Outcome
 from benchmarks.harness.roofline import matmul
 from benchmarks.harness.timing import sampler
@@ -28,11 +27,13 @@ DEVICE_CALLS, DEVICE_SAMPLES, LEAST_SAMPLES = 10, 30, 5
 
 def _roof(case: Case, settings: Settings) -> Outcome:
     """Seconds of the best pass over the arrays of a roof; `elements` are bytes of one array."""
-    import numba
+    with started("numba", threads=settings.threads):
+        return _roof_best(case, settings)
 
+
+def _roof_best(case: Case, settings: Settings) -> Outcome:
     from benchmarks.harness.roofline import streaming
 
-    threads.check("numba", settings.threads, numba.get_num_threads())
     streaming.check(case.variant, passes=3)
     # Some placements in memory are twice as slow as others: several are tried, kept so that each is another one.
     placements = [streaming.arrays(case.elements) for _ in range(PLACEMENTS)]
@@ -71,10 +72,11 @@ def _duration_s(run: Callable[[int], None], passes: int) -> float:
 
 def _gemm(case: Case, settings: Settings) -> Outcome:
     """Seconds of the best product of two square matrices by a framework; `elements` are those of a side."""
-    framework = driver(case.variant)
-    os.environ.update(framework.environment(None))
-    framework.start("cpu")
-    threads.check(case.variant, settings.threads, framework.threads())
+    with started(case.variant, threads=settings.threads) as framework:
+        return _gemm_best(framework, case, settings)
+
+
+def _gemm_best(framework: Driver, case: Case, settings: Settings) -> Outcome:
     a, b = matmul.matrices(case.elements)
     arguments = framework.array(a, case.dtype), framework.array(b, case.dtype)
     product = framework.blocking(operator.matmul)
@@ -91,8 +93,11 @@ def _device(case: Case, settings: Settings) -> Outcome:
 
     `elements` are bytes of one array, or of a product elements of a side.
     """
-    framework = driver("torch")
-    framework.start("cuda")
+    with started("torch", "cuda", settings.threads) as framework:
+        return _device_best(device_driver(framework), case, settings)
+
+
+def _device_best(framework: DeviceDriver, case: Case, settings: Settings) -> Outcome:
     call, arguments = DEVICE_WORK[case.op, case.variant](framework, case)
     device, slowed_by = gpu.Device(), list[str]()
     rounds_s = [

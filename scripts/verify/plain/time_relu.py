@@ -5,10 +5,10 @@ is for.
 """
 
 import os
+from contextlib import ExitStack
 
 from benchmarks.harness.case import Case
-from benchmarks.harness.frameworks import driver
-from benchmarks.harness.machine import threads
+from benchmarks.harness.frameworks import started
 from benchmarks.harness.truth.bench import Bench
 from impls.catalog import VARIANTS, find
 
@@ -21,14 +21,16 @@ class Relu:
     param_names = ("row", "elements")
 
     def setup(self, row, elements):
-        threads.limit(len(os.sched_getaffinity(0)))
         variant = find(*row.split())
-        framework = driver(variant.framework)
-        framework.start(variant.device)
+        self.stack = ExitStack()
+        framework = self.stack.enter_context(started(variant.framework, variant.device, len(os.sched_getaffinity(0))))
         case = Case("time", variant.op, variant.name, elements, "float32")
         bench = Bench(variant, case, framework, variant.load())
         self.call, self.arguments = bench.call, bench.make()
         self.call(*self.arguments)
+
+    def teardown(self, row, elements):
+        self.stack.close()
 
     def time_call(self, row, elements):
         self.call(*self.arguments)
