@@ -1,4 +1,4 @@
-"""Drivers: what every framework implements, what only some do, and how a framework is started."""
+"""Drivers: the members that every framework implements, those that only some do, and starting a framework."""
 
 import os
 import subprocess

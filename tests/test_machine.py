@@ -1,4 +1,4 @@
-"""What is read of the machine: control groups as they nest, loaded libraries, and the memory that is left."""
+"""Facts about the machine: nested control groups, free memory, and loaded libraries."""
 
 import os
 import sys
