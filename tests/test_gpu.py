@@ -19,8 +19,9 @@ from benchmarks.harness.truth.bench import Bench
 from numba import cuda
 
 from benchmarks.harness.case import Case
-from benchmarks.harness.frameworks import driver, events
+from benchmarks.harness.frameworks import DeviceDriver, device_clock, driver
 from benchmarks.harness.frameworks.numba_cuda_ import Live
+from benchmarks.harness.frameworks.numpy_ import NumpyDriver
 from benchmarks.harness.machine import gpu, linux
 from benchmarks.harness.processes import outcomes
 from benchmarks.harness.quantities import measuring
@@ -67,7 +68,7 @@ def test_what_is_simulated_gets_no_number(framework, variable):
 
 
 def test_the_check_says_what_is_lacking_in_its_first_line_and_imports_no_framework():
-    code = "import sys; from scripts import gpu_check; code = gpu_check.main(); "
+    code = "import sys; from scripts.verify import gpu_check; code = gpu_check.main(); "
     told = python("-c", f"{code} print(sorted({{'torch', 'numba', 'jax', 'triton'}} & set(sys.modules)), code)")
     first, last = told.stdout.splitlines()
     assert first.startswith("gpu_check: no NVIDIA driver is loaded")
@@ -168,6 +169,19 @@ def test_every_gpu_row_is_checked():
     assert ("cnn.mnist_cnn", "numba-cuda.inplace") in names
 
 
+class Timed(NumpyDriver, DeviceDriver):
+    """NumPy with a device clock of our own."""
+
+    def __init__(self, clock):
+        self._clock = clock
+
+    def device_s(self, function, arguments, meanwhile):
+        return self._clock(function, arguments, meanwhile)
+
+    def free_bytes(self):
+        raise NotImplementedError
+
+
 def test_a_device_is_timed_in_rounds_of_which_those_while_it_is_slowed_are_marked():
     """With times of our own: calls in a row, fresh arguments for those that overwrite theirs, and what comes of it."""
     rounds = []
@@ -185,8 +199,7 @@ def test_a_device_is_timed_in_rounds_of_which_those_while_it_is_slowed_are_marke
     for name, calls in (("numpy.out", measuring.DEVICE_REPEATS), ("numpy.inplace", 4)):
         row, rounds[:] = find("relu.forward", name), []
         case = Case("time", row.op, row.name, 2**10, "float32")
-        bench = Bench(row, case, driver("numpy"), row.load())
-        bench.framework = SimpleNamespace(**{**vars(bench.framework), "device_s": device_s})
+        bench = Bench(row, case, Timed(device_s), row.load())
         pool = bench.pool(4 if bench.consumed else 1)
         found = measuring._device(bench, device, pool, bench.masters(), len(pool))
         assert found["device_s"] == pytest.approx(1e-3)
@@ -200,10 +213,9 @@ def test_a_device_is_timed_in_rounds_of_which_those_while_it_is_slowed_are_marke
 
 def test_a_time_that_a_device_cannot_tell_is_none():
     row = find("relu.forward", "numpy.out")
-    bench = Bench(row, Case("time", row.op, row.name, 2**10, "float32"), driver("numpy"), row.load())
     asked = []
-    unknown = lambda *arguments: asked.append(1)  # noqa: E731
-    bench.framework = SimpleNamespace(**{**vars(bench.framework), "device_s": unknown})
+    framework = Timed(lambda *arguments: asked.append(1))
+    bench = Bench(row, Case("time", row.op, row.name, 2**10, "float32"), framework, row.load())
     device = SimpleNamespace(state=dict)
     found = measuring._device(bench, device, bench.pool(1), bench.masters(), 1)
     # One try of many seconds tells it for all.
@@ -359,7 +371,7 @@ def test_the_time_of_a_device_holds_no_wait_for_the_host(launch_s, tries):
     device, asked, states = Timeline(launch_s), [], []
     # The last call takes long: that the end is not there yet tells nothing of a wait before.
     works = [(1e-5,)] * 19 + [(5.0,)]
-    found = events.elapsed_s(
+    found = device_clock.elapsed_s(
         device.event,
         device.run,
         device.run,
@@ -367,7 +379,7 @@ def test_the_time_of_a_device_holds_no_wait_for_the_host(launch_s, tries):
         lambda: states.append(device.host_s < device.free_at_s),
     )
     assert found == (pytest.approx(19 * 1e-5 + 5) if tries else None)
-    assert len(asked) == len(states) == (tries or len(events.TRIES))
+    assert len(asked) == len(states) == (tries or len(device_clock.TRIES))
     assert not tries or states[-1]
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import site
 import subprocess
 import sys
 import time
@@ -212,6 +213,35 @@ def test_measuring_process_answers():
     assert 0 < outcome.value < 1
     assert outcome.details["threads"] == 1
     assert outcome.details["provenance"]["environment"]["OMP_NUM_THREADS"] == "1"
+
+
+def test_another_interpreter_measures_its_own_installation(tmp_path):
+    """A virtual environment that borrows all packages but one."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    (packages,) = (tmp_path / "venv/lib").glob("python*/site-packages")
+    borrowed = [str(Path(__file__).parents[1]), *site.getsitepackages()]
+    (packages / "borrowed.pth").write_text("\n".join(borrowed))
+    (packages / "asv_runner-99.1.dist-info").mkdir()
+    (packages / "asv_runner-99.1.dist-info/METADATA").write_text("Name: asv_runner\nVersion: 99.1\n")
+    own, other = (
+        isolation.run([NUMPY_OUT], QUICK, python=python)[0]
+        for python in (sys.executable, str(tmp_path / "venv/bin/python"))
+    )
+    assert own.status == other.status == "ok", (own, other)
+    versions = [outcome.details["provenance"]["packages"]["asv_runner"] for outcome in (own, other)]
+    assert versions[0] != versions[1] == "99.1"
+
+
+def test_the_import_path_of_this_process_stays_out_of_another_interpreter(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    wrapper = tmp_path / "python"
+    wrapper.write_text(
+        f'#!/bin/sh\necho "path: ${{PYTHONPATH-unset}}"\nexec {sys.executable} -c "raise SystemExit(3)"\n'
+    )
+    wrapper.chmod(0o755)
+    (outcome,) = isolation.run([NUMPY_OUT], QUICK, python=str(wrapper))
+    assert (outcome.status, outcome.reason) == ("crashed", "the process ended with code 3 and no result")
+    assert outcome.output_tail == "path: unset\n"
 
 
 def test_case_that_does_not_fit_is_not_started_and_says_what_it_needs():

@@ -1,6 +1,6 @@
-"""The first NVIDIA GPU that this process may use, as NVIDIA's management library (NVML) tells of it.
+"""State of the first NVIDIA GPU that this process may use, by NVIDIA's management library (NVML).
 
-NVML asks the driver; it initialises no CUDA. Where there is no driver, or no library, nothing is known.
+NVML asks the driver and initialises no CUDA. Without a driver or the library, all values are unknown.
 """
 
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.harness.machine import linux
 
-# Bits of NVML's "clocks event reasons" with which a device is slower than it can be. Source: nvml.h.
+# Bits of NVML's "clocks event reasons" that make a device slower than it can be. Source: nvml.h.
 SLOWED = {
     0x04: "power cap",
     0x08: "hardware slowdown",
@@ -17,30 +17,30 @@ SLOWED = {
     0x40: "hardware thermal limit",
     0x80: "power brake",
 }
-# No device has a larger last cache (GB202; B200 has 126, H100 50 MiB). For who does not tell its size.
+# The largest last-level cache of any GPU (GB202; B200 has 126, H100 50 MiB), for frameworks that report none.
 LARGEST_CACHE_BYTES = 128 * 2**20
 
 
 class Device:
-    """Asks about a device, whose handle it keeps: the first question takes milliseconds, another one microseconds.
+    """A GPU that answers questions. It keeps NVML's handle: the first question takes milliseconds, others microseconds.
 
-    An instance knows nothing where there is no driver or no library, or where they do not tell.
+    All answers are unknown without a driver or the library, or where these do not report them.
     """
 
     def __init__(self) -> None:
         self._nvml, self._handle = _opened()
 
     def state(self) -> dict[str, Any]:
-        """Clocks (MHz), temperature (degrees C), power and its cap (W), and what slows the device; empty: unknown."""
-        told = {name: self._asked(question, None) for name, question in STATE.items()}
-        return {name: value for name, value in told.items() if value is not None}
+        """Clocks (MHz), temperature (degrees C), power and its cap (W), and reasons of slowdowns; without unknowns."""
+        answers = {name: self._asked(question, None) for name, question in STATE.items()}
+        return {name: answer for name, answer in answers.items() if answer is not None}
 
     def slowed_by(self) -> list[str]:
-        """What makes the device slower than it can be, at this moment: of an idle one it says nothing."""
+        """The reasons for which the device runs slower than it can, now. An idle device reports none."""
         return self._asked(lambda nvml, handle: slowed_by(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)), [])
 
     def bandwidth_gb_per_s(self) -> float | None:
-        """What the memory's highest clock and its bus allow, two transfers a clock: the datasheet's figure."""
+        """Memory bandwidth at the highest memory clock, two transfers a clock: the datasheet's figure."""
         return self._asked(
             lambda nvml, handle: bandwidth_gb_per_s(
                 nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM), nvml.nvmlDeviceGetMemoryBusWidth(handle)
@@ -58,11 +58,11 @@ class Device:
 
 
 def bandwidth_gb_per_s(clock_mhz: float, bus_bits: int) -> float:
-    """Of a memory that transfers twice a clock."""
+    """Bandwidth of a memory that transfers twice a clock."""
     return 2 * clock_mhz * 1e6 * bus_bits / 8 / 1e9
 
 
-# Each is asked alone, as a device may not tell all.
+# Asked one by one, because a device may not answer all.
 STATE: dict[str, Callable[[Any, Any], Any]] = {
     "sm_clock_mhz": lambda nvml, handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
     "memory_clock_mhz": lambda nvml, handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
@@ -74,18 +74,18 @@ STATE: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def hidden() -> bool:
-    """Whether CUDA_VISIBLE_DEVICES hides every device, as all that is no number and no name does."""
+    """Return whether CUDA_VISIBLE_DEVICES hides every device: its first entry is neither a number nor a name."""
     first = _first_visible()
     return not first.isdigit() and not first.startswith(("GPU-", "MIG-"))
 
 
 def slowed_by(reasons: int) -> list[str]:
-    """What NVML's bits say that slows a device."""
+    """The slowdowns among NVML's "clocks event reasons"."""
     return [name for bit, name in SLOWED.items() if reasons & bit]
 
 
 def _opened() -> tuple[Any, Any]:
-    """The library, and its handle of the device that CUDA calls 0."""
+    """The library, and its handle of CUDA's device 0; None for both where there is none."""
     if linux.gpu_driver() is None:
         return None, None
     try:
@@ -95,7 +95,7 @@ def _opened() -> tuple[Any, Any]:
     first = _first_visible()
     try:
         pynvml.nvmlInit()
-        # CUDA_VISIBLE_DEVICES may begin with another one, by number or by name.
+        # CUDA_VISIBLE_DEVICES names its first device by number or by name.
         by_number = first.isdigit()
         return pynvml, (
             pynvml.nvmlDeviceGetHandleByIndex(int(first)) if by_number else pynvml.nvmlDeviceGetHandleByUUID(first)

@@ -1,4 +1,4 @@
-"""What Linux tells of the machine. A reader raises, or returns nothing, where it cannot tell."""
+"""Read what Linux reports about the machine. A reader raises, or returns an empty value, where the kernel is silent."""
 
 import os
 import platform
@@ -6,36 +6,39 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
-UNTOLD_CACHE_BYTES = 64 * 1024 * 1024
+UNREPORTED_CACHE_BYTES = 64 * 1024 * 1024
 CPUS = Path("/sys/devices/system/cpu")
-CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 CONTAINER_MARKS = {"/.dockerenv": "docker", "/run/.containerenv": "podman"}
-# Flags by which kernels and compilers choose their instructions; the other flags change with the kernel.
+# Prefixes of the flags by which kernels and compilers choose instructions; other flags change with the Linux kernel.
 SIMD = ("sse", "ssse", "avx", "amx", "fma", "f16c", "bmi", "erms", "fsrm", "asimd", "sve")
 WIDEST_FIRST = ("avx512f", "avx2", "avx", "sse2", "sve", "asimd")
 
 
 def text(*paths: str | Path) -> str:
-    """What the first of some files that is there holds."""
-    return next(Path(path) for path in paths if Path(path).is_file()).read_text().strip()
+    """Content of the first of these files that exists, stripped. Raises FileNotFoundError where none does."""
+    for path in map(Path, paths):
+        if path.is_file():
+            return path.read_text().strip()
+    raise FileNotFoundError(f"none of these files exists: {', '.join(map(str, paths))}")
 
 
 def numbers(path: str | Path) -> dict[str, int]:
-    """A file of lines such as "MemTotal: 24684092 kB"."""
+    """Numbers by name from a file with lines such as "MemTotal: 24684092 kB". Raises FileNotFoundError."""
     lines = (line.replace(":", " ").split() for line in text(path).splitlines())
     return {line[0]: int(line[1]) for line in lines}
 
 
 @cache
 def cpuinfo() -> dict[str, str]:
-    """What /proc/cpuinfo says of the first core; there may be hundreds, and they take long to read."""
+    """Fields of the first core in /proc/cpuinfo; reading hundreds of cores would take long."""
     with Path("/proc/cpuinfo").open() as lines:
         pairs = [line.partition(":") for line in takewhile(str.strip, lines)]
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def cpu() -> str:
-    """The processor's name, or where it has none the architecture."""
+    """The processor's name, or the architecture where it has none."""
     return cpuinfo().get("model name", platform.machine())
 
 
@@ -45,12 +48,12 @@ def cpu_flags() -> list[str]:
 
 
 def simd_flags() -> str:
-    """Those of the features that choose instructions."""
+    """The features by which instructions are chosen, separated by spaces."""
     return " ".join(flag for flag in cpu_flags() if flag.startswith(SIMD))
 
 
 def widest_simd() -> str:
-    """The widest vectors that the processor has."""
+    """The processor's widest vector extension."""
     return next(name for name in WIDEST_FIRST if name in cpu_flags())
 
 
@@ -72,71 +75,88 @@ def caches_bytes(core: int = 0) -> dict[str, int]:
 
 
 def last_cache_bytes() -> int:
-    """Bytes of all last-level caches that serve the cores in use; a guess, on the safe side, where no L3 is told."""
-    shared = {
+    """Bytes of all last-level caches that serve the cores in use; UNREPORTED_CACHE_BYTES where no L3 is reported."""
+    sizes_bytes = {
         text(CPUS / f"cpu{core}/cache/index3/shared_cpu_list"): cache_bytes
         for core in os.sched_getaffinity(0)
         if (cache_bytes := caches_bytes(core).get("L3"))
     }
-    return sum(shared.values()) or UNTOLD_CACHE_BYTES
+    return sum(sizes_bytes.values()) or UNREPORTED_CACHE_BYTES
 
 
 def cores_are_shared() -> bool:
-    """Whether two of the logical processors in use are of one core; True where the kernel does not tell."""
+    """Return whether two usable logical processors share a core (SMT); True where the kernel does not report it."""
     usable = os.sched_getaffinity(0)
     try:
         cores = {text(CPUS / f"cpu{number}/topology/thread_siblings_list") for number in usable}
-    except StopIteration:
+    except FileNotFoundError:
         return True
     return len(cores) < len(usable)
 
 
 def turbo() -> str:
-    """Whether the clock may rise above its nominal rate."""
+    """Return "on" if the clock may rise above its nominal rate, else "off"."""
     if (CPUS / "intel_pstate/no_turbo").is_file():
         return {"0": "on", "1": "off"}[text(CPUS / "intel_pstate/no_turbo")]
     return {"0": "off", "1": "on"}[text(CPUS / "cpufreq/boost")]
 
 
 def product() -> str:
-    """Who made the machine, and what it is called; of a cloud's, the type."""
+    """Vendor and name of the machine; on a cloud, of the instance type."""
     return " ".join(text(f"/sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name"))
 
 
 def container() -> str:
-    """What marks this system as a container."""
+    """The container runtimes whose marker files exist."""
     marks = [name for path, name in CONTAINER_MARKS.items() if Path(path).exists()]
     return " ".join(marks) or "no sign of one"
 
 
+def control_groups(controller: str = "") -> list[Path]:
+    """Folders of this process's control group and of its ancestors: its own first, the root last.
+
+    controller: "" for version 2; for version 1 a controller, such as "memory". A folder may not exist: inside a
+    container /proc may give the host's path of the group, of which only the root is mounted.
+    """
+    root = CGROUPS / controller
+    for line in text(OWN_CGROUPS).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            own = root / path.lstrip("/")
+            return [own, *(folder for folder in own.parents if folder.is_relative_to(root))]
+    return [root]
+
+
 def cpu_quota() -> str:
-    """Processor time that the control group allows, as "quota period" in µs; "max" and "-1" are no limit."""
-    own = [line[4:] for line in text("/proc/self/cgroup").splitlines() if line.startswith("0::/")]
-    folders = [CGROUPS / path for path in own]
-    return text(*(folder / "cpu.max" for folder in [*folders, CGROUPS]), CGROUPS / "cpu/cpu.cfs_quota_us")
+    """Processor time that the control group allows, as "quota period" in µs; "max" and "-1" are no limit.
+
+    Reads the own group and the roots only: the value is part of the fingerprint, and must not change on a machine.
+    """
+    own, root = control_groups()[0], CGROUPS
+    return text(own / "cpu.max", root / "cpu.max", control_groups("cpu")[-1] / "cpu.cfs_quota_us")
 
 
 def mitigations() -> dict[str, str] | str:
-    """What the kernel does about each weakness that this processor has."""
+    """The kernel's mitigation of each vulnerability that affects this processor."""
     files = sorted((CPUS / "vulnerabilities").iterdir())
     return {file.name: text(file) for file in files if text(file) != "Not affected"} or "none needed"
 
 
 def memory_bytes() -> int:
-    """Memory that the kernel has, which is a little less than is built in."""
+    """Bytes of memory that the kernel manages, a little less than are installed."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def gpu_driver() -> str | None:
-    """The NVIDIA kernel driver's own line about itself, or None where none is loaded."""
+    """The NVIDIA kernel driver's description of itself, or None where none is loaded."""
     try:
         return text("/proc/driver/nvidia/version").splitlines()[0]
-    except (StopIteration, OSError, IndexError):
+    except (OSError, IndexError):
         return None
 
 
 def gpus() -> str:
-    """The names of the NVIDIA GPUs."""
+    """The names of the NVIDIA GPUs, separated by commas; "none" without a driver."""
     if gpu_driver() is None:
         return "none"
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
@@ -145,14 +165,14 @@ def gpus() -> str:
 
 
 def steal_s() -> float:
-    """Seconds that a hypervisor took from all cores since boot; 0 where it does not tell."""
+    """Seconds that a hypervisor took from all cores since boot; 0 where it does not report them."""
     try:
         fields = text("/proc/stat").split("\n", 1)[0].split()
-    except (StopIteration, OSError):
+    except OSError:
         return 0.0
     return int(fields[8]) / os.sysconf("SC_CLK_TCK") if len(fields) > 8 else 0.0
 
 
 def cpu_pressure_s() -> float:
-    """Seconds since boot in which some task waited for a core."""
+    """Seconds since boot during which some task waited for a core."""
     return int(text("/proc/pressure/cpu").splitlines()[0].rpartition("total=")[2]) / 1e6

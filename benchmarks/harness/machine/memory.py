@@ -1,68 +1,95 @@
-"""Whether a case fits into memory, told before it starts, and whether it was memory that it failed of."""
+"""Check that a case fits in memory, and recognise out-of-memory failures."""
 
 from pathlib import Path
 
+from benchmarks.harness.machine import linux
 from impls.variant import ITEMSIZE_BYTES, Variant
 
-# Frameworks raise exceptions of their own, which are told by what they say.
+# Phrases of frameworks' own out-of-memory exceptions.
 EXHAUSTED = ("out of memory", "out_of_memory", "can't allocate memory", "resource_exhausted", "bad_alloc")
 MOST_ARGUMENTS = 3
-# A fresh result and a copy of it, held over four more calls (Bench.verify_own_memory).
+# A fresh result and a copy of it, held over four more calls (Calls.verify_own_memory).
 MOST_RESULTS = 6
+UNLIMITED_BYTES = 2**63
+# Files of a control group with its limit and its use, and the line of memory.stat with its inactive page cache, by
+# controller (linux.control_groups): version 2, then version 1.
+GROUP_FILES = {
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 
 
 class NotEnough(Exception):
     """A case needs more memory than is free; the message gives both figures."""
 
 
-def require(needed: int, free: int, where: str = "") -> None:
-    """Raise NotEnough where a case needs more bytes than are left. where: " on the GPU"; nothing for the machine."""
-    if needed > free:
-        raise NotEnough(f"needs {needed / 1e9:.1f} GB{where}, {free / 1e9:.1f} GB are free; not started")
+def require(needed_bytes: int, free_bytes: int, where: str = "") -> None:
+    """Raise NotEnough if a case needs more memory than is free. where: " on the GPU", or empty for the machine."""
+    if needed_bytes > free_bytes:
+        raise NotEnough(f"needs {needed_bytes / 1e9:.1f} GB{where}, {free_bytes / 1e9:.1f} GB are free; not started")
 
 
 def needed_bytes(variant: Variant, elements: int, dtype: str) -> int:
-    """About the most bytes that a warm case takes: inputs, and what its device has, of which checks have copies."""
+    """Estimated peak of a warm case in bytes: float32 inputs, and the memory of its device, which checks copy."""
     return 4 * elements * MOST_ARGUMENTS + device_bytes(variant, elements, dtype)
 
 
 def device_bytes(variant: Variant, elements: int, dtype: str) -> int:
-    """Of these, arguments and what they are restored from, and results."""
+    """Bytes on the device of a case: arguments, their pristine copies, and results."""
     itemsize_bytes = ITEMSIZE_BYTES[dtype]
     arguments = 2 * itemsize_bytes * elements * MOST_ARGUMENTS
     return arguments + MOST_RESULTS * variant.transient.bytes(elements, itemsize_bytes)
 
 
 def free_bytes() -> int:
-    """Bytes that can be had without swapping; the largest number where the system does not tell."""
-    return min(_available_bytes(), _group_bytes())
+    """Bytes that this process can allocate without swapping: the minimum over the machine and all its control groups.
+
+    A control group includes its descendants, so each level from this process's own group to the root may limit it.
+    UNLIMITED_BYTES where the kernel reports neither.
+    """
+    groups = [(folder, files) for controller, files in GROUP_FILES.items() for folder in _groups(controller)]
+    return min([_available_bytes(), *(_group_free_bytes(folder, *files) for folder, files in groups)])
 
 
 def is_exhaustion(error: BaseException) -> bool:
-    """Whether an exception says that there was no memory."""
+    """Return whether an exception reports that memory is exhausted."""
     return isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in EXHAUSTED)
 
 
 def killed_by_kernel() -> int:
-    """Processes that the kernel has killed for memory, since boot; 0 where it does not tell."""
-    return _fields("/proc/vmstat").get("oom_kill", 0)
+    """Number of processes that the kernel has killed for memory since boot; 0 where it does not report them."""
+    return _numbers("/proc/vmstat").get("oom_kill", 0)
 
 
 def _available_bytes() -> int:
-    return 1024 * _fields("/proc/meminfo").get("MemAvailable:", 2**53)
+    kib = _numbers("/proc/meminfo").get("MemAvailable")
+    return UNLIMITED_BYTES if kib is None else 1024 * kib
 
 
-def _group_bytes() -> int:
+def _groups(controller: str) -> list[Path]:
     try:
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        return linux.control_groups(controller)
     except (OSError, ValueError):
-        return 2**63
-    return limit - used
+        return []
 
 
-def _fields(path: str) -> dict[str, int]:
+def _group_free_bytes(folder: Path, limit: str, usage: str, inactive: str) -> int:
+    """Limit of a control group less its working set, in bytes; UNLIMITED_BYTES if it has no limit.
+
+    The working set is the usage less the inactive page cache, which the kernel reclaims before it kills a process.
+    Container runtimes and the kubelet report the same figure.
+    """
     try:
-        lines = Path(path).read_text().splitlines()
-    except OSError:
+        limit_bytes, usage_bytes = int(linux.text(folder / limit)), int(linux.text(folder / usage))
+    except (OSError, ValueError):
+        # No such group, or a limit of "max".
+        return UNLIMITED_BYTES
+    inactive_bytes = _numbers(folder / "memory.stat").get(inactive, 0)
+    return max(0, limit_bytes - max(0, usage_bytes - inactive_bytes))
+
+
+def _numbers(path: str | Path) -> dict[str, int]:
+    try:
+        return linux.numbers(path)
+    except (OSError, ValueError, IndexError):
         return {}
-    return {line.split()[0]: int(line.split()[1]) for line in lines}

@@ -1,4 +1,4 @@
-"""The machine and the software under a number. What cannot be told is "unknown", never left out."""
+"""Facts about the machine and the software behind a number. An unknown fact is "unknown", never omitted."""
 
 import json
 import math
@@ -11,12 +11,12 @@ from typing import Any
 
 from benchmarks.harness.machine import gpu, linux, software, threads
 from benchmarks.harness.machine.linux import CPUS, cpuinfo, text
-from benchmarks.harness.machine.software import digest, told_by
+from benchmarks.harness.machine.software import digest, from_module
 
 UNKNOWN = "unknown"
 HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage"
 
-# How each fact is found, by group and name. Nothing here starts a process or imports a framework.
+# The reader of each fact, by group and name. No reader starts a process or imports a framework.
 FACTS: dict[str, dict[str, Callable[[], Any]]] = {
     "Run": {
         "host": platform.node,
@@ -84,13 +84,13 @@ FACTS: dict[str, dict[str, Callable[[], Any]]] = {
         "numpy_build": software.numpy_build,
         "numpy_simd": software.numpy_simd,
         "numpy_blas": software.numpy_blas,
-        "numba_target": lambda: told_by("llvmlite.binding", lambda binding: binding.get_host_cpu_name()),
-        "numba_threading_layer": lambda: told_by("numba", lambda numba: numba.threading_layer()),
-        "torch_build_digest": lambda: told_by("torch", lambda torch: digest(torch.__config__.show())),
-        "torch_simd": lambda: told_by("torch", lambda torch: torch.backends.cpu.get_cpu_capability()),
+        "numba_target": lambda: from_module("llvmlite.binding", lambda binding: binding.get_host_cpu_name()),
+        "numba_threading_layer": lambda: from_module("numba", lambda numba: numba.threading_layer()),
+        "torch_build_digest": lambda: from_module("torch", lambda torch: digest(torch.__config__.show())),
+        "torch_simd": lambda: from_module("torch", lambda torch: torch.backends.cpu.get_cpu_capability()),
         "torch_parallel": software.torch_parallel,
-        "torch_cuda": lambda: told_by("torch", lambda torch: torch.version.cuda or "none"),
-        "jax_backend": lambda: told_by("jax", lambda jax: jax.default_backend()),
+        "torch_cuda": lambda: from_module("torch", lambda torch: torch.version.cuda or "none"),
+        "jax_backend": lambda: from_module("jax", lambda jax: jax.default_backend()),
         "environment": software.variables,
     },
     "GPU": {
@@ -99,7 +99,7 @@ FACTS: dict[str, dict[str, Callable[[], Any]]] = {
         "gpu_bandwidth_gb_per_s": lambda: gpu.Device().bandwidth_gb_per_s() or UNKNOWN,
     },
 }
-# What moves while a case is measured; told before it and after.
+# Readers of what changes while a case is measured; read before and after it.
 ACTIVITY: dict[str, Callable[[], Any]] = {
     "load_1min": lambda: os.getloadavg()[0],
     "steal_s": linux.steal_s,
@@ -108,7 +108,7 @@ ACTIVITY: dict[str, Callable[[], Any]] = {
     "memory_available_bytes": lambda: 1024 * linux.numbers("/proc/meminfo")["MemAvailable"],
 }
 AT_START, AT_END = "_at_start", "_at_end"
-# What `fingerprint` is made of, beside the size of the memory and the environment.
+# The facts in `fingerprint`, beside the size of the memory and the environment.
 AFFECTS_SPEED = (
     "cpu", "cpu_vendor", "cpu_family_model_stepping", "architecture", "simd_flags", "cores_present", "cores_usable",
     "threads_per_core", "isolated_cores", "numa_nodes", "caches_bytes", "governor", "turbo",
@@ -119,17 +119,17 @@ AFFECTS_SPEED = (
 
 
 def activity() -> dict[str, Any]:
-    """What others do on this machine now, for `collect` to be given later."""
-    return {name: _known(find) for name, find in ACTIVITY.items()}
+    """The activity on this machine now, to pass to `collect` after the measurement."""
+    return {name: _read(reader) for name, reader in ACTIVITY.items()}
 
 
 def collect(before: Mapping[str, Any] | None = None, cores: int | None = None) -> dict[str, Any]:
     """Facts about this machine and this process, flat, JSON types only, with their fingerprint.
 
-    before: the `activity` before the measurement; that of now is the one after it. cores: how many the
-    run may use, where this process keeps to fewer.
+    before: `activity()` before the measurement; the current one is recorded as that after it. cores: how many the run
+    may use, if this process is limited to fewer.
     """
-    facts = {name: _known(find) for group in FACTS.values() for name, find in group.items()}
+    facts = {name: _read(reader) for group in FACTS.values() for name, reader in group.items()}
     facts["cores_usable"] = cores or facts["cores_usable"]
     start = {name + AT_START: (before or {}).get(name, UNKNOWN) for name in ACTIVITY}
     end = {name + AT_END: value for name, value in activity().items()}
@@ -137,13 +137,12 @@ def collect(before: Mapping[str, Any] | None = None, cores: int | None = None) -
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that are the same as long as the machine and its settings are.
+    """Twelve hexadecimal digits that identify the machine and its settings.
 
-    In it is what somebody has chosen and what makes another machine of it: processor, cores in use,
-    caches, memory, virtualisation, and settings of the processor, the kernel and the environment.
-    Not in it is what is updated on one machine, for its history is there to show what an update
-    did: kernel, microcode, mitigations, C library, drivers, packages. Nor what tells machines apart
-    that are equally fast, as the host's name does, nor what moves by itself.
+    Included: processor, cores in use, caches, memory, virtualisation, and settings of the processor, the kernel and
+    the environment. Excluded: what is updated on one machine, because its history is to show the effect of an update
+    (kernel, microcode, mitigations, C library, drivers, packages); what distinguishes equally fast machines, such as
+    the host name; and what changes by itself.
     """
     affecting = {
         **{name: facts.get(name, UNKNOWN) for name in AFFECTS_SPEED},
@@ -154,27 +153,27 @@ def fingerprint(facts: Mapping[str, Any]) -> str:
 
 
 def expected_fingerprint(cores: int) -> str:
-    """The fingerprint of what a process on so many cores will measure here."""
+    """The fingerprint of measurements on this machine with the given number of cores."""
     return fingerprint({**collect(), "cores_usable": cores})
 
 
 def _about_gib(memory_bytes: Any) -> float | str:
-    """Memory to the nearest half power of two: each kernel keeps another part of it to itself."""
+    """Memory in GiB, to the nearest half power of two: the part that kernels reserve varies."""
     if not isinstance(memory_bytes, int):
         return UNKNOWN
     return round(2 ** (round(2 * math.log2(memory_bytes / 2**30)) / 2), 1)
 
 
 def chosen(environment: Any) -> dict[str, str]:
-    """The variables that a person set: not the numbers of threads, which the harness sets from the cores in use."""
-    given = environment if isinstance(environment, dict) else {}
-    return {name: value for name, value in given.items() if name not in threads.VARIABLES}
+    """The variables that a person set, without the thread counts, which the harness sets from the cores in use."""
+    variables = environment if isinstance(environment, dict) else {}
+    return {name: value for name, value in variables.items() if name not in threads.VARIABLES}
 
 
-def _known(find: Callable[[], Any]) -> Any:
-    """What was found, or UNKNOWN: whatever goes wrong here is no reason to lose a measurement."""
+def _read(reader: Callable[[], Any]) -> Any:
+    """The fact, or UNKNOWN where it is empty or its reader fails: no such failure may lose a measurement."""
     try:
-        found = find()
+        fact = reader()
     except Exception:
         return UNKNOWN
-    return UNKNOWN if found in (None, "", {}) else found
+    return UNKNOWN if fact in (None, "", {}) else fact

@@ -1,4 +1,4 @@
-"""What the software tells of itself: Python, packages, libraries, variables, and the commit of the harness."""
+"""Read what the software reports about itself: packages, libraries, variables, and the commit of the harness."""
 
 import os
 import re
@@ -26,22 +26,20 @@ VARIABLES = (
     "ATEN_CPU_CAPABILITY", "THP_MEM_ALLOC_ENABLE", "TORCHINDUCTOR_MAX_AUTOTUNE", "XLA_FLAGS",
     "CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "PYTORCH_CUDA_ALLOC_CONF",
 )  # fmt: skip
-LIBRARIES = re.compile(
-    r"/(lib(?:\w*openblas\w*|mkl_rt|mkl_core|blis|gomp|iomp5|omp|tbb|jemalloc|tcmalloc|mimalloc)\b[^/\n]*)$", re.M
-)
+ALLOCATORS = re.compile(r"/(lib(?:jemalloc|tcmalloc|mimalloc)\b[^/\n]*)$", re.M)
 NOT_IMPORTED = "not imported"
-# How the parent of a measuring process tells it of the checkout.
+# The variable by which the parent of a measuring process passes it the state of the checkout.
 CHECKOUT = "RELU_BENCH_CHECKOUT"
 
 
-def told_by(module: str, tell: Callable[[Any], Any]) -> Any:
-    """What an imported module says of itself; none is imported for it, as that takes seconds and starts threads."""
-    return tell(sys.modules[module]) if module in sys.modules else NOT_IMPORTED
+def from_module(module: str, read: Callable[[Any], Any]) -> Any:
+    """Return `read` of an imported module, else NOT_IMPORTED: an import would take seconds and start threads."""
+    return read(sys.modules[module]) if module in sys.modules else NOT_IMPORTED
 
 
 @cache
 def packages() -> dict[str, str]:
-    """The version of each package that is measured, or measures."""
+    """The version of each package that is measured or measures."""
     return {name: _version(name) for name in PACKAGES}
 
 
@@ -53,28 +51,55 @@ def _version(package: str) -> str:
 
 
 def variables() -> dict[str, str] | str:
-    """The variables that make a difference, those that are set."""
+    """The environment variables that affect speed and are set."""
     return {name: os.environ[name] for name in VARIABLES if name in os.environ} or "none set"
 
 
-def libraries() -> str:
-    """Libraries for linear algebra, threads and memory that are loaded into this process."""
-    return " ".join(sorted(set(LIBRARIES.findall(text("/proc/self/maps"))))) or "none"
+def libraries() -> dict[str, str] | str:
+    """Libraries loaded into this process, by file name: BLAS and OpenMP with their settings, and memory allocators.
+
+    Such as {"libopenblas.so.0": "openblas 0.3.31, 2 threads, pthreads, SkylakeX"}. Never raises, imports no framework.
+    """
+    return dict(sorted((_thread_pools() | _allocators()).items())) or "none"
+
+
+def _thread_pools() -> dict[str, str]:
+    # A commit under test may not have threadpoolctl, which asks the libraries themselves and so may fail in many ways.
+    try:
+        from threadpoolctl import threadpool_info
+
+        return {Path(pool["filepath"]).name: _described(pool) for pool in threadpool_info()}
+    except Exception:
+        return {}
+
+
+def _described(pool: dict[str, Any]) -> str:
+    name = " ".join(filter(None, (pool["internal_api"], pool.get("version"))))
+    return ", ".join(
+        filter(None, (name, f"{pool['num_threads']} threads", pool.get("threading_layer"), pool.get("architecture")))
+    )
+
+
+def _allocators() -> dict[str, str]:
+    try:
+        return dict.fromkeys(ALLOCATORS.findall(text("/proc/self/maps")), "memory allocator")
+    except (OSError, ValueError):
+        return {}
 
 
 def numpy_simd() -> str:
-    """The vector instructions that NumPy has code for and found here."""
-    return told_by("numpy", lambda numpy: " ".join(numpy.show_config(mode="dicts")["SIMD Extensions"]["found"]))
+    """The vector extensions that NumPy has code for and finds on this processor."""
+    return from_module("numpy", lambda numpy: " ".join(numpy.show_config(mode="dicts")["SIMD Extensions"]["found"]))
 
 
 def numpy_build() -> str:
-    """The compiler of NumPy."""
-    return told_by("numpy", lambda numpy: _named(numpy.show_config(mode="dicts")["Compilers"]["c"]))
+    """The compiler that built NumPy, with its version."""
+    return from_module("numpy", lambda numpy: _named(numpy.show_config(mode="dicts")["Compilers"]["c"]))
 
 
 def numpy_blas() -> str:
-    """The library that NumPy was built to use for linear algebra."""
-    return told_by("numpy", lambda numpy: _named(numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]))
+    """The BLAS library that NumPy was built for, with its version."""
+    return from_module("numpy", lambda numpy: _named(numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]))
 
 
 def _named(part: dict[str, Any]) -> str:
@@ -82,24 +107,24 @@ def _named(part: dict[str, Any]) -> str:
 
 
 def torch_parallel() -> str:
-    """What PyTorch's threads are of: "OpenMP"."""
-    return told_by("torch", lambda torch: torch.__config__.parallel_info().rpartition("backend:")[2].strip())
+    """PyTorch's threading backend, such as "OpenMP"."""
+    return from_module("torch", lambda torch: torch.__config__.parallel_info().rpartition("backend:")[2].strip())
 
 
 def digest(content: str) -> str:
-    """Twelve hexadecimal digits that tell contents apart."""
+    """First twelve hexadecimal digits of the content's SHA-256."""
     return sha256(content.encode()).hexdigest()[:12]
 
 
 @cache
 def checkout() -> str:
-    """The commit of the folder that the harness is in, and whether it was changed since: "74781bf… clean"."""
+    """Commit and state of the folder that holds the harness, as "74781bf… clean" or "… changed"; empty without git."""
     command = ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch", "--", "."]
     try:
-        asked = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+        status = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     except OSError:
         return ""
     header = "# branch.oid "
-    commits = [line.removeprefix(header) for line in asked.stdout.splitlines() if line.startswith(header)]
-    changes = [line for line in asked.stdout.splitlines() if not line.startswith("#")]
+    commits = [line.removeprefix(header) for line in status.stdout.splitlines() if line.startswith(header)]
+    changes = [line for line in status.stdout.splitlines() if not line.startswith("#")]
     return f"{commits[0]} {'changed' if changes else 'clean'}" if commits else ""

@@ -1,4 +1,4 @@
-"""Set the thread count of every framework before it is imported, and tell whether it was obeyed."""
+"""Set the thread count of every framework before its import, and check that the framework uses it."""
 
 import os
 
@@ -8,23 +8,23 @@ VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMB
 
 
 class ThreadMismatch(RuntimeError):
-    """A framework uses another number of threads than it was asked to."""
+    """A framework does not use the number of threads that it was asked to."""
 
 
 def limit(threads: int) -> None:
-    """Keep this process, and what it will import, to `threads` cores and threads.
+    """Limit this process, and the frameworks that it imports later, to `threads` cores and threads.
 
-    Affinity does it for what has no switch of its own (XLA, the thread pool of the NumPy rows);
-    the environment variables do it for the rest. Raises Unavailable where there are fewer cores.
+    Affinity limits what has no switch (XLA, the thread pool of the NumPy rows), environment variables the rest.
+    Raises Unavailable where fewer cores are usable.
     """
-    cores = len(os.sched_getaffinity(0))
-    if threads > cores:
-        raise Unavailable(f"{threads} threads asked, {cores} cores are usable")
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    cores = sorted(os.sched_getaffinity(0))
+    if threads > len(cores):
+        raise Unavailable(f"{threads} threads asked, {len(cores)} cores are usable")
+    os.sched_setaffinity(0, cores[:threads])
     os.environ.update({name: str(threads) for name in VARIABLES})
 
 
 def check(framework: str, asked: int, got: int) -> None:
-    """Raise ThreadMismatch, with both figures, unless they agree."""
+    """Raise ThreadMismatch, with both numbers, unless they are equal."""
     if got != asked:
         raise ThreadMismatch(f"threads: {asked} asked, {framework} uses {got}")

@@ -1,7 +1,7 @@
-"""Entry point of a measuring process: read the requests, measure, write an outcome for each.
+"""Entry point of a measuring process: read the requests, measure, write a measurement for each.
 
-Run as a script by `isolation.run`: child.py REQUEST. Exceptions become outcomes here; what this
-process cannot tell any more (a crash, a deadline) its parent tells.
+`isolation.run` runs this file as a script: child.py REQUEST. Exceptions become measurements here; crashes and
+timeouts are recorded by the parent.
 """
 
 import ctypes
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
-# Where one of these is missing, nothing is left to be installed: a row is wrong.
+# Packages of this project: where one of their modules is missing, a row of the catalog is wrong.
 OURS = ("impls", "benchmarks")
 
 
 def main(request_path: str) -> None:
-    # Nothing goes on measuring when the parent is killed.
+    # End this process when its parent is killed.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     request = json.loads(Path(request_path).read_text())
     _make_importable(Path(request["benchmarks"]))
@@ -64,7 +64,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _make_importable(benchmarks: Path) -> None:
-    """Import `benchmarks` from its folder alone: the folder above holds the checkout's `impls`, not the commit's."""
+    """Import `benchmarks` without its parent folder on the import path.
+
+    That folder holds the `impls` of the checkout, which are not those of the commit under test.
+    """
     if importlib.util.find_spec("benchmarks"):
         return
     spec = importlib.util.spec_from_file_location(
