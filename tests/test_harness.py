@@ -29,6 +29,7 @@ from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth import comparison
 from benchmarks.harness.truth.bench import Bench
 from impls.catalog import find
+from scripts.verify import restoring
 from tests.clock import Clock
 
 NUMPY_OUT = Case("time", "relu.forward", "numpy.out", 1024, "float32")
@@ -445,3 +446,14 @@ print(torch._C._len_torch_function_stack())
 """
     told = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert told.stdout.split() == ["0", "cpu", "1"], told.stderr
+
+
+@pytest.mark.parametrize(
+    ("ratios", "met"),
+    [([1.01, 1.03, 1.02] * 9, True), ([1.03, 1.04, 1.05] * 9, False), ([0.95, 0.96, 0.97] * 9, False)],
+)
+def test_restoring_is_verified_by_an_interval(ratios, met):
+    line, within = restoring.verdict(ratios, bound=0.02)
+    assert within == met
+    assert line.endswith("bound 2%: met" if met else "bound 2%: missed")
+    assert f"{np.median(ratios) - 1:+.2%}, 95 % interval " in line
