@@ -364,8 +364,12 @@ STEP_BUGS = [
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_bug_in_a_kernel_of_the_step_is_seen(file, network, old, new, tmp_path, monkeypatch):
     wrong = with_a_bug(file, old, new, tmp_path, monkeypatch)
-    try:
-        found = parity.deviations(step(network, 2, "float64", module=wrong), network, 2, FOLLOWED)
-    except IndexError:
-        return
-    assert not found.within("float64"), found
+    # Most bugs show in the first step; those in the momentum show in the second.
+    for followed in (1, FOLLOWED):
+        try:
+            found = parity.deviations(step(network, 2, "float64", module=wrong), network, 2, followed)
+        except IndexError:
+            return
+        if not found.within("float64"):
+            return
+    pytest.fail(f"within the tolerance: {found}")
