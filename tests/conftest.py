@@ -20,6 +20,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.truth import operators
 from impls.catalog import VARIANTS, Variant
+from tests.clock import Clock
 
 # Examples are the same in every run; the first of each shape compiles, so none has a deadline.
 settings.register_profile("tests", deadline=None, derandomize=True)
@@ -28,6 +29,16 @@ settings.load_profile("tests")
 needs_compiler = pytest.mark.skipif(
     not shutil.which("g++"), reason="torch.compile needs a C++ compiler, and g++ is missing"
 )
+
+needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="this process may use one core only")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that the sampler and `Core` read in place of the machine's."""
+    clock = Clock()
+    clock.install(monkeypatch)
+    return clock
 
 
 # How an array is laid out: what is done to NumPy's values first, and the view that undoes it.

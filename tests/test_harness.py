@@ -30,22 +30,12 @@ from benchmarks.harness.truth import comparison
 from benchmarks.harness.truth.bench import Bench
 from impls.catalog import find
 from scripts.verify import restoring
-from tests.clock import Clock
+from tests.conftest import needs_two_cores
 
 NUMPY_OUT = Case("time", "relu.forward", "numpy.out", 1024, "float32")
 # Seconds after which something hangs, on the slowest and busiest machine.
 HANGS_S = 600
 QUICK = Settings(budget_s=0.05, limit_s=HANGS_S, threads=1)
-
-
-needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="this process may use one core only")
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    clock.install(monkeypatch)
-    return clock
 
 
 @pytest.mark.parametrize("counter", ["_switches", "steal_s"])
@@ -225,7 +215,7 @@ def test_interval_holds_the_median(samples):
 def test_measuring_process_answers():
     (outcome,) = isolation.run([NUMPY_OUT], QUICK)
     assert outcome.status == "ok", outcome
-    assert 0 < outcome.value < 1
+    assert outcome.value > 0
     assert outcome.details["threads"] == 1
     assert outcome.details["provenance"]["environment"]["OMP_NUM_THREADS"] == "1"
 

@@ -26,7 +26,7 @@ CASES = [Case("time", "relu.forward", name, 2**15, "float32") for name in VARIAN
 @pytest.mark.parametrize("attempt", range(KILLS))
 def test_killing_a_measuring_process_ends_its_case_and_nothing_else(attempt):
     ended = []
-    runner = threading.Thread(target=lambda: ended.extend(isolation.run(CASES, Settings(0.3, 60, 1))))
+    runner = threading.Thread(target=lambda: ended.extend(isolation.run(CASES, Settings(0.3, 600, 1))))
     runner.start()
     time.sleep(random.uniform(0.0, 1.0))
     killed = (

@@ -58,7 +58,7 @@ def test_fingerprint_is_the_same_in_each_process():
 
 @pytest.mark.parametrize("variant", ["numpy.out", "numba-threads.out", "torch.out", "jax.fresh"])
 def test_fingerprint_is_that_of_the_machine_whatever_is_measured(variant):
-    (outcome,) = isolation.run([Case("time", "relu.forward", variant, 1024, "float32")], Settings(0.05, 60, 1))
+    (outcome,) = isolation.run([Case("time", "relu.forward", variant, 1024, "float32")], Settings(0.05, 600, 1))
     facts = outcome.details["provenance"]
     assert facts["fingerprint"] == provenance.expected_fingerprint(cores=1)
     assert facts["checkout"].split()[1] in ("clean", "changed")
