@@ -1,4 +1,4 @@
-"""What every test needs before a framework is imported, and the rows of the catalog as parameters."""
+"""Environment variables that frameworks read when they are imported, fixtures, and catalog rows as parameters."""
 
 import os
 import shutil
@@ -16,6 +16,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # GPU kernels run in Numba's simulator and in Triton's interpreter, which decide when they are imported.
 os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 os.environ["TRITON_INTERPRET"] = "1"
+# Workers and processes that the tests start share the cores: threads that wait must not spin, which doubled the time of
+# training steps, and torch.compile must not start processes of its own.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["OPENBLAS_THREAD_TIMEOUT"] = "4"
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.truth import operators

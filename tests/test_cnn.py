@@ -39,7 +39,6 @@ from scripts.report.metrics import OBJECTS_BYTES
 from scripts.training import parity
 from tests.small import SMALL
 
-
 # One of several threads has memory and sums of its own; a machine with one core runs one.
 THREADS = min(2, len(os.sched_getaffinity(0)))
 
