@@ -1,4 +1,4 @@
-"""What every test needs before a framework is imported, and the rows of the catalog as parameters."""
+"""Environment variables that frameworks read when they are imported, fixtures, and catalog rows as parameters."""
 
 import os
 import shutil
@@ -16,10 +16,17 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # GPU kernels run in Numba's simulator and in Triton's interpreter, which decide when they are imported.
 os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 os.environ["TRITON_INTERPRET"] = "1"
+# Workers and processes that the tests start share the cores: threads that wait must not spin, which doubled the time of
+# training steps, and torch.compile must not start processes of its own.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["OPENBLAS_THREAD_TIMEOUT"] = "4"
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.truth import operators
-from impls.catalog import VARIANTS, Variant
+from impls.catalog import VARIANTS
+from impls.variant import Variant
+from tests.clock import Clock
 
 # Examples are the same in every run; the first of each shape compiles, so none has a deadline.
 settings.register_profile("tests", deadline=None, derandomize=True)
@@ -28,6 +35,16 @@ settings.load_profile("tests")
 needs_compiler = pytest.mark.skipif(
     not shutil.which("g++"), reason="torch.compile needs a C++ compiler, and g++ is missing"
 )
+
+needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="this process may use one core only")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that the sampler and `Core` read in place of the machine's."""
+    clock = Clock()
+    clock.install(monkeypatch)
+    return clock
 
 
 # How an array is laid out: what is done to NumPy's values first, and the view that undoes it.
@@ -38,7 +55,12 @@ PLAIN: Layout = (lambda values: values, lambda array: array)
 def cases(wanted: Callable[[Variant], bool] = lambda row: True, device: str = "cpu") -> list[Any]:
     """Each row of a device that is wanted with each of its dtypes, named as in "relu.forward-numpy.out-float32"."""
     return [
-        pytest.param(row, dtype, id=f"{row.op}-{row.name}-{dtype}", marks=[needs_compiler] if row.needs else [])
+        pytest.param(
+            row,
+            dtype,
+            id=f"{row.operator}.{row.direction}-{row.name}-{dtype}",
+            marks=[needs_compiler] if row.needs else [],
+        )
         for row in VARIANTS
         if row.device == device and wanted(row)
         for dtype in row.dtypes
@@ -68,5 +90,5 @@ def arguments(row: Variant, given: operators.Inputs, layouts: Sequence[Layout] =
 
 def results(row: Variant, arrays: list[Any]) -> tuple[Any, ...]:
     """(y,), (gradient,) or (y, gradient) of one call, in the framework's own arrays."""
-    result = operators.call(row.op, row.load())(*arrays)
+    result = operators.call(row, row.load())(*arrays)
     return result if isinstance(result, tuple) else (result,)

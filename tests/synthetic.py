@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cnn, relu, roofs
-from benchmarks.harness.case import Case
-from benchmarks.harness.processes import outcomes
+from benchmarks.harness.case import Case, LoopCase
 from scripts.run.profiles import BENCHMARK_NAMES, asv_parameters
 
 COMMIT, LATER_COMMIT = "a" * 40, "b" * 40
@@ -28,7 +27,7 @@ def time(op: str, variant: str, elements: int = 2**20, dtype: str = "float32") -
 
 
 def roof(kernel: str, array_bytes: int = 2**22) -> Case:
-    return Case("time", "roof", kernel, array_bytes, "float32")
+    return LoopCase("time", kernel, array_bytes)
 
 
 def content(
@@ -85,7 +84,7 @@ def write(results: Path, stored: Any, machine: str = "box", name: str | None = N
 def record(case: Case, status: str = "ok", reason: str = "", time_s: float = 1.0, **others: Any) -> dict[str, Any]:
     """One outcome as the harness records it."""
     return {
-        "schema": outcomes.SCHEMA,
+        "schema": records.SCHEMA,
         "time_s": time_s,
         "machine": "box",
         "commit": COMMIT,

@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.truth import comparison, operators
-from impls.catalog import VARIANTS, Variant
+from impls.catalog import VARIANTS
+from impls.variant import Variant
 from tests.conftest import results
 
 DTYPE = "float32"
@@ -27,7 +28,7 @@ View = Callable[[Any], Any]
 def rows(wanted: Callable[[Variant], bool]) -> list[Any]:
     """The CPU rows that are wanted, named as in "relu.forward-numpy.out"."""
     chosen = [row for row in VARIANTS if row.device == "cpu" and not row.needs and wanted(row)]
-    return [pytest.param(row, id=f"{row.op}-{row.name}") for row in chosen]
+    return [pytest.param(row, id=f"{row.operator}.{row.direction}-{row.name}") for row in chosen]
 
 
 def has_out(row: Variant) -> bool:
@@ -35,7 +36,7 @@ def has_out(row: Variant) -> bool:
 
 
 def is_backward(row: Variant) -> bool:
-    return row.op == "relu.backward"
+    return row.direction == "backward"
 
 
 def writes_numpy(row: Variant) -> bool:
@@ -127,21 +128,21 @@ def test_saved_of_another_shape(row: Variant, change: int | str) -> None:
 
 # By whole bytes of packed bits: less cannot be told.
 @pytest.mark.parametrize("elements", [ELEMENTS - 8, ELEMENTS + 8, 1])
-@pytest.mark.parametrize("row", rows(lambda row: row.op == "relu.roundtrip"))
+@pytest.mark.parametrize("row", rows(lambda row: row.direction == "roundtrip"))
 def test_grad_of_another_shape(row: Variant, elements: int) -> None:
     values = good(row)
     assert_backward_refuses(row, values | {"grad": np.resize(values["grad"], elements)})
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-@pytest.mark.parametrize("row", rows(lambda row: is_backward(row) and row.saves == "bool"))
+@pytest.mark.parametrize("row", rows(lambda row: is_backward(row) and row.saved_for_backward == "bool"))
 def test_mask_of_another_dtype(row: Variant, dtype: str) -> None:
     values = good(row)
     assert_refused(row, "saved", values | {"saved": values["saved"].astype(dtype)})
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int64"])
-@pytest.mark.parametrize("row", rows(lambda row: is_backward(row) and row.saves == "bits"))
+@pytest.mark.parametrize("row", rows(lambda row: is_backward(row) and row.saved_for_backward == "bits"))
 def test_bits_of_another_dtype(row: Variant, dtype: str) -> None:
     values = good(row)
     assert_refused(row, "saved", values | {"saved": values["saved"].astype(dtype)})
@@ -149,7 +150,7 @@ def test_bits_of_another_dtype(row: Variant, dtype: str) -> None:
 
 def checks_the_dtype_of_saved(row: Variant) -> bool:
     """NumPy compares whatever was kept with 0, and the result has the dtype of grad all the same."""
-    return row.op == "relu.backward" and row.saves == "output" and row.framework != "numpy"
+    return row.direction == "backward" and row.saved_for_backward == "output" and row.framework != "numpy"
 
 
 @pytest.mark.parametrize("dtype", ["float64", "uint8"])
@@ -160,7 +161,7 @@ def test_saved_of_another_dtype(row: Variant, dtype: str) -> None:
 
 
 # The other frameworks have a ReLU of integers.
-@pytest.mark.parametrize("row", rows(lambda row: row.framework == "numba" and row.op != "relu.roundtrip"))
+@pytest.mark.parametrize("row", rows(lambda row: row.framework == "numba" and row.direction != "roundtrip"))
 def test_numba_takes_floats_only(row: Variant) -> None:
     integers = {key: values.astype("int32") if values.dtype == DTYPE else values for key, values in good(row).items()}
     assert_refused(row, names(row)[0], integers)
@@ -176,7 +177,7 @@ def test_read_only(row: Variant) -> None:
     assert_refused(row, target(row), good(row), read_only)
 
 
-@pytest.mark.parametrize("row", rows(lambda row: writes_numpy(row) and row.op == "relu.roundtrip"))
+@pytest.mark.parametrize("row", rows(lambda row: writes_numpy(row) and row.direction == "roundtrip"))
 def test_read_only_grad(row: Variant) -> None:
     assert_backward_refuses(row, good(row), read_only)
 
@@ -211,9 +212,9 @@ COPYING = {
 
 def overlapping(wanted: Callable[[tuple[str, str]], bool]) -> list[Any]:
     """The rows that write into an array given, with the name of each array of floats that it may overlap."""
-    writing = rows(lambda row: row.memory != "fresh" and row.framework != "jax" and row.op != "relu.roundtrip")
+    writing = rows(lambda row: row.memory != "fresh" and row.framework != "jax" and row.direction != "roundtrip")
     return [
-        pytest.param(row, name, id=f"{row.op}-{row.name}-{name}")
+        pytest.param(row, name, id=f"{row.operator}.{row.direction}-{row.name}-{name}")
         for (row,) in (case.values for case in writing)
         for name, values in good(row).items()
         if name != target(row) and values.dtype == DTYPE and wanted((row.op, row.name))
@@ -249,7 +250,8 @@ def test_overlap_in_part_comes_out_right(row: Variant, name: str, shift: int) ->
 
 
 @pytest.mark.parametrize(
-    "row", rows(lambda row: row.framework == "numba" and is_backward(row) and row.saves in ("bool", "bits"))
+    "row",
+    rows(lambda row: row.framework == "numba" and is_backward(row) and row.saved_for_backward in ("bool", "bits")),
 )
 def test_numba_refuses_a_mask_at_the_start_of_its_target(row: Variant) -> None:
     """The elements of the one have another size than those of the other, so a loop would read what it has written."""

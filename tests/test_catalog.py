@@ -7,22 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from impls.catalog import (
-    DTYPES,
-    ITEMSIZE_BYTES,
-    KEPT,
-    REQUIRED_TRAFFIC,
-    VARIANTS,
-    Size,
-    Traffic,
-    Variant,
-    find,
-    variants,
-)
+from impls.catalog import VARIANTS, find, variants
+from impls.variant import DTYPES, ITEMSIZE_BYTES, Size, Traffic, Variant
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ("impls", "impls.catalog", "benchmarks", "benchmarks.relu", "benchmarks.roofs")
-every_row = pytest.mark.parametrize("row", [pytest.param(row, id=f"{row.op}-{row.name}") for row in VARIANTS])
+every_row = pytest.mark.parametrize(
+    "row", [pytest.param(row, id=f"{row.operator}.{row.direction}-{row.name}") for row in VARIANTS]
+)
 
 
 @pytest.mark.parametrize("op", sorted({row.op for row in VARIANTS}))
@@ -34,23 +26,23 @@ def test_names_are_unique(op: str) -> None:
 @every_row
 def test_row_is_sound(row: Variant) -> None:
     assert row.name.split(".")[1:] == [row.memory]
-    assert find(row.op, row.name) is row
+    assert find(row.operator, row.direction, row.name) is row
     assert callable(row.load())
-    assert row.contract
+    assert row.notes
     assert row.dtypes
     assert set(row.dtypes) <= set(DTYPES)
     assert set(row.semantics.keeps_minus_zero + row.semantics.flushes_subnormals) <= set(DTYPES)
 
 
 def test_in_place_is_refused_where_the_input_is_needed() -> None:
-    row = find("relu.roundtrip", "numpy.inplace")
+    row = find("relu", "roundtrip", "numpy.inplace")
     with pytest.raises(ValueError, match="overwrites the input that backward needs"):
-        replace(row, saves="input")
+        replace(row, saved_for_backward="input")
 
 
 def test_find_lists_what_there_is() -> None:
     with pytest.raises(LookupError, match=r"numpy\.out"):
-        find("relu.forward", "no such name")
+        find("relu", "forward", "no such name")
 
 
 @every_row
@@ -109,7 +101,7 @@ def test_bytes_of_size(size: Size, elements: int, itemsize_bytes: int, wanted: i
     [("numpy.fresh", 4004), ("numpy-bool.inplace", 1001), ("numpy-bits.fresh", 126), ("jax-vjp.fresh", 5005)],
 )
 def test_bytes_kept_by_a_roundtrip(name: str, wanted: int) -> None:
-    assert find("relu.roundtrip", name).kept_size.bytes(1001, ITEMSIZE_BYTES["float32"]) == wanted
+    assert find("relu", "roundtrip", name).saved_size.bytes(1001, ITEMSIZE_BYTES["float32"]) == wanted
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -22,10 +22,11 @@ from hypothesis.extra import numpy as npst
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.quantities import training
 from benchmarks.harness.truth import comparison, operators
-from impls.catalog import Variant, find
+from impls.catalog import find
 from impls.cnn.networks import Batch, Network, fused_saved_bytes, initial_parameters, random_batch
 from impls.cnn.numba_cuda import step as steps_cuda
 from impls.relu import triton_
+from impls.variant import Variant
 from scripts.training import parity
 from tests import simulator
 from tests.conftest import arguments, cases, results
@@ -153,7 +154,7 @@ def test_what_triton_would_not_see_of_a_tensor_is_refused():
 
 @pytest.mark.parametrize("name", ["numba-cuda-bits.inplace", "triton-cuda-bits.inplace"])
 def test_bits_that_are_part_of_the_gradient_are_refused(name):
-    row = find("relu.backward", name)
+    row = find("relu", "backward", name)
     grad = driver(row.framework).array(np.ones(64), "float32")
     bits = grad.view(np.uint8) if row.framework == "numba_cuda" else grad.view(torch.uint8)
     with pytest.raises(ValueError, match="grad: overlaps saved in part"):
@@ -162,7 +163,7 @@ def test_bits_that_are_part_of_the_gradient_are_refused(name):
 
 @pytest.mark.parametrize("name", ["numba-cuda.out", "triton-cuda.out"])
 def test_the_result_may_be_what_was_saved(name):
-    row = find("relu.backward", name)
+    row = find("relu", "backward", name)
     framework = driver(row.framework)
     grad, saved = (framework.array(np.array(values), "float32") for values in ([-1, 2, 3], [1, 0, 2]))
     assert framework.to_numpy(row.load()(grad, saved, saved)).tolist() == [-1, 0, 3]
@@ -173,7 +174,7 @@ def test_the_result_may_be_what_was_saved(name):
 
 @pytest.mark.parametrize("name", ["numba-cuda.inplace", "triton-cuda.inplace"])
 def test_other_dtypes_are_refused(name):
-    row = find("relu.forward", name)
+    row = find("relu", "forward", name)
     with pytest.raises(TypeError, match=r"x: dtype .*int32 given"):
         row.load()(driver(row.framework).array(np.ones(64), "int32"))
 
@@ -364,8 +365,12 @@ STEP_BUGS = [
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_bug_in_a_kernel_of_the_step_is_seen(file, network, old, new, tmp_path, monkeypatch):
     wrong = with_a_bug(file, old, new, tmp_path, monkeypatch)
-    try:
-        found = parity.deviations(step(network, 2, "float64", module=wrong), network, 2, FOLLOWED)
-    except IndexError:
-        return
-    assert not found.within("float64"), found
+    # Most bugs show in the first step; those in the momentum show in the second.
+    for followed in (1, FOLLOWED):
+        try:
+            found = parity.deviations(step(network, 2, "float64", module=wrong), network, 2, followed)
+        except IndexError:
+            return
+        if not found.within("float64"):
+            return
+    pytest.fail(f"within the tolerance: {found}")

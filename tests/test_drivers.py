@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.harness.truth.bench import Bench
 
-from benchmarks.harness.case import Case, Settings, Unsupported
+from benchmarks.harness.case import Case, OperatorCase, Settings, Unsupported
 from benchmarks.harness.frameworks import DeviceDriver, Driver, StepDriver, device_driver, driver, step_driver
 from benchmarks.harness.frameworks.numba_cuda_ import NumbaCudaDriver
 from benchmarks.harness.frameworks.numpy_ import NumpyDriver
 from benchmarks.harness.frameworks.torch_ import TorchDriver
 from benchmarks.harness.processes.child import _measured
 from benchmarks.harness.quantities import measuring, training
+from benchmarks.harness.truth.calls import Calls
 from impls.catalog import STEPS, VARIANTS, find, find_step
 from impls.cnn.networks import STEP_OF
 from tests.recipes.python_driver import PythonDriver
@@ -82,8 +82,10 @@ def test_memory_of_steps_is_unsupported_without_step_members(quantity):
 
 
 def test_device_time_is_unsupported_without_device_members():
-    row = find("relu.forward", "numpy.out")
-    bench = Bench(row, Case("time", row.op, row.name, 2**10, "float32"), NumpyDriver(), row.load())
+    row = find("relu", "forward", "numpy.out")
+    bench = Calls(
+        row, OperatorCase("time", row.operator, row.direction, row.name, 2**10, "float32"), NumpyDriver(), row.load()
+    )
     with pytest.raises(Unsupported, match="NumpyDriver is no DeviceDriver"):
         measuring._device(bench, None, bench.pool(1), {}, 1)
 
@@ -93,7 +95,7 @@ def test_unsupported_members_are_an_outcome(monkeypatch):
         return device_driver(NumpyDriver())
 
     monkeypatch.setattr(measuring, "measure", unsupported)
-    request = {"case": vars(Case("time", "relu.forward", "numpy.out", 8, "float32")), "settings": {}}
+    request = {"case": vars(OperatorCase("time", "relu", "forward", "numpy.out", 8, "float32")), "settings": {}}
     outcome = _measured(request)
     assert (outcome.status, outcome.value) == ("unsupported", None)
     assert outcome.reason.startswith("NumpyDriver is no DeviceDriver")

@@ -14,19 +14,17 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from benchmarks.harness.processes.outcomes import Outcome
-from benchmarks.harness.truth.bench import Bench
 from numba import cuda
 
-from benchmarks.harness.case import Case
+from benchmarks.harness.case import Case, DeviceLoopCase, OperatorCase
 from benchmarks.harness.frameworks import DeviceDriver, device_clock, driver
 from benchmarks.harness.frameworks.numba_cuda_ import Live
 from benchmarks.harness.frameworks.numpy_ import NumpyDriver
 from benchmarks.harness.machine import gpu, linux
-from benchmarks.harness.processes import outcomes
 from benchmarks.harness.quantities import measuring
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
+from benchmarks.harness.truth.calls import Calls
 from impls.catalog import STEPS, VARIANTS, find
 from scripts.report import metrics
 from scripts.verify import gpu_check
@@ -100,17 +98,17 @@ def test_what_is_lacking(loaded, names, visible, words, monkeypatch):
     assert (words in told[0]) if words else told == []
 
 
-ROW = find("relu.forward", "numpy.out")
+ROW = find("relu", "forward", "numpy.out")
 
 
 def test_the_check_measures_rows_as_asv_does():
     """On the CPU, where there are no events; a size that fails stops no other."""
-    cases = [Case("time", ROW.op, ROW.name, n, "float32") for n in (2**40, 2**10)]
+    cases = [OperatorCase("time", ROW.operator, ROW.direction, ROW.name, n, "float32") for n in (2**40, 2**10)]
     found = gpu_check.measured(cases, budget_s=0.02)
     failed, good = (gpu_check.time_of(ROW, case, found[case]) for case in cases)
     assert failed.wait_s != failed.wait_s
     assert failed.remark.startswith("memory: needs")
-    assert 0 < good.wait_s < 1
+    assert good.wait_s > 0
     assert (good.used_s, good.moved_bytes) == (good.wait_s, 2 * 4 * 2**10)
     assert " by wait" in gpu_check.relu_line(good, {2**10: 1e-6}, 1000)
 
@@ -197,11 +195,11 @@ def test_a_device_is_timed_in_rounds_of_which_those_while_it_is_slowed_are_marke
     told = cycle([{"slowed_by": []}, {"slowed_by": ["power cap"]}])
     device = SimpleNamespace(state=lambda: next(told))
     for name, calls in (("numpy.out", measuring.DEVICE_REPEATS), ("numpy.inplace", 4)):
-        row, rounds[:] = find("relu.forward", name), []
-        case = Case("time", row.op, row.name, 2**10, "float32")
-        bench = Bench(row, case, Timed(device_s), row.load())
-        pool = bench.pool(4 if bench.consumed else 1)
-        found = measuring._device(bench, device, pool, bench.masters(), len(pool))
+        row, rounds[:] = find("relu", "forward", name), []
+        case = OperatorCase("time", row.operator, row.direction, row.name, 2**10, "float32")
+        bench = Calls(row, case, Timed(device_s), row.load())
+        pool = bench.pool(4 if bench.mutated_args else 1)
+        found = measuring._device(bench, device, pool, bench.pristine(), len(pool))
         assert found["device_s"] == pytest.approx(1e-3)
         assert len(found["device_samples_s"]) == measuring.DEVICE_ROUNDS
         assert found["device_slowed"] == list(range(1, measuring.DEVICE_ROUNDS, 2))
@@ -212,12 +210,14 @@ def test_a_device_is_timed_in_rounds_of_which_those_while_it_is_slowed_are_marke
 
 
 def test_a_time_that_a_device_cannot_tell_is_none():
-    row = find("relu.forward", "numpy.out")
+    row = find("relu", "forward", "numpy.out")
     asked = []
     framework = Timed(lambda *arguments: asked.append(1))
-    bench = Bench(row, Case("time", row.op, row.name, 2**10, "float32"), framework, row.load())
+    bench = Calls(
+        row, OperatorCase("time", row.operator, row.direction, row.name, 2**10, "float32"), framework, row.load()
+    )
     device = SimpleNamespace(state=dict)
-    found = measuring._device(bench, device, bench.pool(1), bench.masters(), 1)
+    found = measuring._device(bench, device, bench.pool(1), bench.pristine(), 1)
     # One try of many seconds tells it for all.
     assert (found["device_s"], found["gpu"], len(asked)) == (None, {}, 1)
 
@@ -254,7 +254,7 @@ def check_main(monkeypatch, failing=(), parts=("truth",)):
     def measured(cases, budget_s=1.0):
         asked.extend(cases)
         good = part(processes=[{"device_s": 1e-6, "median_s": 1.0}])
-        return {case: Outcome("wrong", "no") if case.dtype in failing else good for case in cases}
+        return {case: Measurement("wrong", "no") if case.dtype in failing else good for case in cases}
 
     monkeypatch.setattr(gpu_check, "lacks", lambda: iter(()))
     monkeypatch.setattr(gpu_check, "measured", measured)
@@ -282,13 +282,13 @@ def test_the_check_fails_where_a_row_is_wrong_or_a_target_missed(monkeypatch, ca
 
 def test_the_roofs_of_a_device_are_those_of_a_run():
     loops = {"copy": 2e-5, "scale": 1e-5}
-    first = table({Case("time", "device", name, 2**22, "float32"): s for name, s in loops.items()})
-    second = table({Case("time", "device", "copy", 2**12, "float32"): 1e-6}, commit="d")
+    first = table({DeviceLoopCase("time", name, 2**22): s for name, s in loops.items()})
+    second = table({DeviceLoopCase("time", "copy", 2**12): 1e-6}, commit="d")
     found = metrics.device_roofs(pd.concat([first, second])).set_index(["commit", "array_bytes"])
     assert found.loc[("c", 2**22), ["copy", "scale", "least"]].tolist() == [2e-5, 1e-5, 1e-5]
     assert found.loc[("d", 2**12), ["copy", "scale", "least"]].tolist() == [1e-6, 1e-6, 1e-6]
     # Where scaling is slower than copying, as much is in place too.
-    slower = table({Case("time", "device", name, 2**22, "float32"): s for name, s in (("copy", 1e-5), ("scale", 2e-5))})
+    slower = table({DeviceLoopCase("time", name, 2**22): s for name, s in (("copy", 1e-5), ("scale", 2e-5))})
     assert metrics.device_roofs(slower)["scale"].tolist() == [1e-5]
 
 
@@ -308,28 +308,30 @@ def test_what_slows_a_device_is_named():
     assert gpu.slowed_by(0x44) == ["power cap", "hardware thermal limit"]
 
 
-def part(**details) -> Outcome:
+def part(**details) -> Measurement:
     samples_s = [1.0] * 10
-    return Outcome("ok", value=1.0, samples_s=samples_s, number=1, details={"provenance": {}, **details})
+    return Measurement("ok", value=1.0, samples_s=samples_s, number=1, details={"provenance": {}, **details})
 
 
 def test_a_time_of_a_slowed_device_is_unstable():
-    free = part(slowed=[], slowed_by=[], cpu_share=0.1, gpu={})
-    once, often = (part(slowed=slowed, slowed_by=["power cap"], gpu={}) for slowed in ([3], [1, 2, 3]))
-    assert outcomes.pooled([free, free]).status == outcomes.pooled([free, once]).status == "ok"
-    found = outcomes.pooled([free, often])
+    free = part(slowed=[], throttled_by=[], cpu_share=0.1, gpu={})
+    once, often = (part(slowed=slowed, throttled_by=["power cap"], gpu={}) for slowed in ([3], [1, 2, 3]))
+    assert measurement.pooled([free, free]).status == measurement.pooled([free, once]).status == "ok"
+    found = measurement.pooled([free, often])
     assert (found.status, found.reason) == ("unstable", "power cap slowed the GPU in 3 of 20 samples")
 
 
-def test_samples_of_a_slowed_device_are_marked():
+def test_samples_of_a_slowed_device_are_marked(clock):
     told = cycle([[], ["power cap"], []])
-    taken = sampler.sample(sum, sampler.in_turn([([1, 2],)]), 0.05, Core(), slowed_by=lambda: next(told))
-    assert taken.slowed_by == ["power cap"]
-    # Every third sample, of which those on a shared core do not count.
-    assert 0 < len(taken.slowed) <= len(taken.samples_s) // 2
+    calls = sampler.in_turn([(1e-6,)])
+    taken = sampler.sample(clock.compute, calls, 0.05, Core(), throttled_by=lambda: next(told))
+    assert taken.sampling.throttled_by == ["power cap"]
+    assert taken.sampling.throttled == list(range(1, len(taken.samples_s), 3))
     both = sampler.pooled([taken, taken])
-    if both.free:
-        assert both.slowed == [*taken.slowed, *(len(taken.samples_s) + position for position in taken.slowed)]
+    assert both.sampling.throttled == [
+        *taken.sampling.throttled,
+        *(len(taken.samples_s) + position for position in taken.sampling.throttled),
+    ]
 
 
 class Timeline:
@@ -393,28 +395,28 @@ def test_live_bytes_have_a_peak():
 
 
 def test_rows_of_a_gpu_are_held_against_its_own_copy():
-    copy = Case("time", "device", "copy", 4 * 2**20, "float32")
-    forward = only_row({**ROOFS, copy: 1e-5, time("relu.forward", "triton-cuda.out"): 2e-5})
+    copy = DeviceLoopCase("time", "copy", 4 * 2**20)
+    forward = only_row({**ROOFS, copy: 1e-5, time("forward", "triton-cuda.out"): 2e-5})
     assert forward["percent_of_roof"] == pytest.approx(50)
     # Three arrays for the two of a copy, but for starting and ending, which a small copy shows.
-    small = Case("time", "device", "copy", 2**12, "float32")
+    small = DeviceLoopCase("time", "copy", 2**12)
     both = {**ROOFS, copy: 1e-5, small: 2e-6}
-    backward = only_row({**both, time("relu.backward", "numba-cuda.out"): 1.4e-5})
+    backward = only_row({**both, time("backward", "numba-cuda.out"): 1.4e-5})
     assert backward["percent_of_roof"] == pytest.approx(100)
     # In place a scaling counts, where it is faster.
-    scale = Case("time", "device", "scale", 4 * 2**20, "float32")
-    inplace = only_row({**both, scale: 0.8e-5, time("relu.forward", "torch-cuda.inplace"): 1e-5})
+    scale = DeviceLoopCase("time", "scale", 4 * 2**20)
+    inplace = only_row({**both, scale: 0.8e-5, time("forward", "torch-cuda.inplace"): 1e-5})
     assert inplace["percent_of_roof"] == pytest.approx(80)
-    too_fast = only_row({**both, time("relu.forward", "torch-cuda.out"): 0.9e-5})
+    too_fast = only_row({**both, time("forward", "torch-cuda.out"): 0.9e-5})
     assert too_fast["impossible"]
     # Where starting and ending decide, a quick one is no wonder.
-    quick = only_row({**both, small: 4e-6, time("relu.forward", "torch-cuda.out"): 0.9e-5})
+    quick = only_row({**both, small: 4e-6, time("forward", "torch-cuda.out"): 0.9e-5})
     assert not quick["impossible"]
 
 
 def test_the_own_time_of_a_gpu_is_held_against_its_roof_too():
-    copies = {Case("time", "device", "copy", size, "float32"): s for size, s in ((2**12, 2e-6), (2**22, 1e-5))}
-    rows = {**copies, time("relu.forward", "torch-cuda.out"): 2e-5}
+    copies = {DeviceLoopCase("time", "copy", size): s for size, s in ((2**12, 2e-6), (2**22, 1e-5))}
+    rows = {**copies, time("forward", "torch-cuda.out"): 2e-5}
     for device_s, percent, impossible in ((1.25e-5, 80, False), (0.5e-5, 200, True)):
         found = table(rows)
         found.loc[found["op"] == "relu.forward", "device_s"] = device_s

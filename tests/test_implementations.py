@@ -20,8 +20,9 @@ from hypothesis.extra import numpy as npst
 
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.truth import comparison, operators
-from impls.catalog import Variant, find
+from impls.catalog import find
 from impls.relu import numpy_
+from impls.variant import Variant
 from tests.conftest import PLAIN, Layout, arguments, cases, eager, results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,7 +85,7 @@ def check(row: Variant, dtype: str, x: Values, grad: Values, layouts: Sequence[L
         assert tuple(result.shape) == values.shape
         np.testing.assert_array_equal(to_numpy(result), values)
     for position, (array, values) in enumerate(zip(arrays, inputs.values, strict=False)):
-        if position not in operators.consumed(row.op, row.memory):
+        if position not in operators.mutated_args(row.op, row.memory):
             np.testing.assert_array_equal(to_numpy(array), values)
 
 
@@ -161,7 +162,7 @@ def test_memory(row: Variant, dtype: str) -> None:
     if row.memory == "out":
         assert after == before[-1:]
     if row.memory == "inplace":
-        assert after == [before[position] for position in operators.consumed(row.op, row.memory)]
+        assert after == [before[position] for position in operators.mutated_args(row.op, row.memory)]
 
 
 @pytest.mark.parametrize(("row", "dtype"), cases(lambda row: row.framework == "jax"))
@@ -169,7 +170,7 @@ def test_donated_arguments_are_gone(row: Variant, dtype: str) -> None:
     arrays = arguments(row, operators.inputs(row, *comparison.ordinary(1003), dtype))
     results(row, arrays)
     gone = [position for position, array in enumerate(arrays) if array.is_deleted()]
-    assert gone == list(operators.consumed(row.op, row.memory))
+    assert gone == list(operators.mutated_args(row.op, row.memory))
 
 
 def any_bits(dtype: str, elements: int, seed: int) -> Values:
@@ -204,7 +205,7 @@ def test_numba_equals_numpy_to_the_bit(row: Variant, dtype: str) -> None:
 def test_maximum_keeps_the_payload_of_nan_as_numba_does(dtype: str) -> None:
     # Its sign of zero depends on the processor, so there is no -0.0 here.
     x = any_bits(dtype, 1003, seed=1) + 0.0
-    np.testing.assert_array_equal(bits(numpy_.forward(x)), bits(find("relu.forward", "numba.fresh").load()(x)))
+    np.testing.assert_array_equal(bits(numpy_.forward(x)), bits(find("relu", "forward", "numba.fresh").load()(x)))
 
 
 def test_numba_starts_its_threads_for_cached_functions(tmp_path: Path) -> None:
@@ -227,7 +228,7 @@ def test_compiled(row: Variant, dtype: str) -> None:
 def test_compiled_relu_takes_more_shapes_than_pytorch_allows_by_default():
     import torch
 
-    row = find("relu.forward", "torch-compile.fresh")
+    row = find("relu", "forward", "torch-compile.fresh")
     for elements in range(8, 18):
         x = torch.linspace(-1, 1, elements)
         assert torch.equal(row.load()(x), torch.relu(x))

@@ -13,20 +13,20 @@ import time
 
 import pytest
 
-from benchmarks.harness.case import Case, Settings
+from benchmarks.harness.case import OperatorCase, Settings
 from benchmarks.harness.processes import isolation, plan
 from scripts.report import results
 from tests.checkout import Checkout
 
 KILLS = int(os.environ.get("RELU_BENCH_TEST_KILLS", "4"))
 VARIANTS = ("numpy.out", "numpy.inplace", "numpy-clip.out")
-CASES = [Case("time", "relu.forward", name, 2**15, "float32") for name in VARIANTS]
+CASES = [OperatorCase("time", "relu", "forward", name, 2**15, "float32") for name in VARIANTS]
 
 
 @pytest.mark.parametrize("attempt", range(KILLS))
 def test_killing_a_measuring_process_ends_its_case_and_nothing_else(attempt):
     ended = []
-    runner = threading.Thread(target=lambda: ended.extend(isolation.run(CASES, Settings(0.3, 60, 1))))
+    runner = threading.Thread(target=lambda: ended.extend(isolation.run(CASES, Settings(0.3, 600, 1))))
     runner.start()
     time.sleep(random.uniform(0.0, 1.0))
     killed = (

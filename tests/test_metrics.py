@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.harness.case import Case
+from benchmarks.harness.case import Case, OperatorCase, ProductCase, StepCase
 from benchmarks.harness.roofline.loops import ORDINARY
 from impls.catalog import VARIANTS
 from scripts.report import metrics, results
@@ -22,7 +22,7 @@ ROOFS = {
     roof("copy-nt.all"): 1.2e-3, roof("triad-nt.one"): 1.7e-3,
     roof("scale.one"): 0.8e-3, roof("accumulate.all"): 1.1e-3, roof("fill.all"): 0.6e-3, roof("fill-nt.all"): 0.5e-3,
 }  # fmt: skip
-FORWARD = time("relu.forward", "numpy.fresh")
+FORWARD = time("forward", "numpy.fresh")
 # Seconds that streaming loops take for what each operator must move, float32.
 ROOF_S = {
     # One array read, one written.
@@ -68,21 +68,21 @@ def only_row(numbers: dict[Case, float | None]) -> pd.Series:
     ("case", "gb_per_s", "bus_gb_per_s"),
     [
         # x read and y written, 4 bytes each; the fresh y fetched before it is overwritten.
-        (time("relu.forward", "numpy.fresh"), 8.388608, 12.582912),
-        (time("relu.forward", "numpy.inplace"), 8.388608, 8.388608),
-        (time("relu.forward", "numpy.out", dtype="float16"), 4.194304, 6.291456),
-        (time("relu.forward", "numpy.out", dtype="float64"), 16.777216, 25.165824),
+        (time("forward", "numpy.fresh"), 8.388608, 12.582912),
+        (time("forward", "numpy.inplace"), 8.388608, 8.388608),
+        (time("forward", "numpy.out", dtype="float16"), 4.194304, 6.291456),
+        (time("forward", "numpy.out", dtype="float64"), 16.777216, 25.165824),
         # grad and what was kept read, the gradient written.
-        (time("relu.backward", "numba.out"), 12.582912, 16.777216),
+        (time("backward", "numba.out"), 12.582912, 16.777216),
         # grad and a mask of a byte, then of a bit, an element read.
-        (time("relu.backward", "torch-bool.inplace"), 9.437184, 9.437184),
-        (time("relu.backward", "numba-threads-bits.out"), 8.519680, 12.713984),
+        (time("backward", "torch-bool.inplace"), 9.437184, 9.437184),
+        (time("backward", "numba-threads-bits.out"), 8.519680, 12.713984),
         # Both halves; each half's result is fetched.
-        (time("relu.roundtrip", "torch-autograd.fresh"), 20.971520, 29.360128),
+        (time("roundtrip", "torch-autograd.fresh"), 20.971520, 29.360128),
         # The same with a mask of a bit an element written, fetched for it, and read; nothing else is fetched.
-        (time("relu.roundtrip", "numba-threads-bits.inplace"), 17.039360, 17.170432),
+        (time("roundtrip", "numba-threads-bits.inplace"), 17.039360, 17.170432),
         # NumPy reads x twice and writes and reads a mask that the operator could do without.
-        (time("relu.forward", "numpy-where.fresh"), 8.388608, 19.922944),
+        (time("forward", "numpy-where.fresh"), 8.388608, 19.922944),
     ],
     ids=lambda value: f"{value.variant}-{value.dtype}" if isinstance(value, Case) else "",
 )
@@ -101,7 +101,7 @@ def test_roof_is_put_together_from_streaming_loops(op, variant):
 
 def test_mask_weighs_less_beside_wider_elements():
     roofs = {roof("copy.all", 2**23): 1.0e-3, roof("triad.all", 2**23): 1.5e-3}
-    row = only_row({**roofs, time("relu.backward", "torch-bool.out", dtype="float64"): 5e-3})
+    row = only_row({**roofs, time("backward", "torch-bool.out", dtype="float64"): 5e-3})
     assert row["roof_s"] == pytest.approx(1.0e-3 + 0.125 * 0.5e-3)
 
 
@@ -116,8 +116,8 @@ def test_roofs_are_the_faster_of_one_thread_and_all_and_of_both_kinds_of_stores(
 def test_streaming_stores_count_for_rows_out_of_place_alone():
     faster = {roof("copy-nt.all"): 0.5e-3, roof("triad-nt.all"): 0.75e-3}
     assert only_row({**ROOFS, **faster, FORWARD: 5e-3})["roof_s"] == 0.5e-3
-    assert only_row({**ROOFS, **faster, time("relu.backward", "numba.out"): 5e-3})["roof_s"] == 0.75e-3
-    assert only_row({**ROOFS, **faster, time("relu.forward", "numpy.inplace"): 5e-3})["roof_s"] == 0.8e-3
+    assert only_row({**ROOFS, **faster, time("backward", "numba.out"): 5e-3})["roof_s"] == 0.75e-3
+    assert only_row({**ROOFS, **faster, time("forward", "numpy.inplace"): 5e-3})["roof_s"] == 0.8e-3
 
 
 def test_roof_that_failed_is_none():
@@ -148,14 +148,14 @@ def test_row_without_a_roof_of_its_own_has_no_percentage(others):
 
 
 def test_roof_is_that_of_the_same_size():
-    row = only_row({**ROOFS, time("relu.forward", "numpy.fresh", 2**19): 5e-3})
+    row = only_row({**ROOFS, time("forward", "numpy.fresh", 2**19): 5e-3})
     assert math.isnan(row["percent_of_roof"])
-    row = only_row({**ROOFS, time("relu.forward", "numpy.fresh", 2**19, "float64"): 5e-3})
+    row = only_row({**ROOFS, time("forward", "numpy.fresh", 2**19, "float64"): 5e-3})
     assert row["roof_s"] == 1.0e-3
 
 
 def test_rows_of_a_gpu_have_no_percentage_of_the_processors_roof():
-    row = only_row({**ROOFS, time("relu.forward", "torch-cuda.fresh"): 1e-6})
+    row = only_row({**ROOFS, time("forward", "torch-cuda.fresh"): 1e-6})
     assert math.isnan(row["percent_of_roof"])
     assert not row["impossible"]
     assert row["gb_per_s"] == pytest.approx(8388.608)
@@ -163,7 +163,7 @@ def test_rows_of_a_gpu_have_no_percentage_of_the_processors_roof():
 
 @pytest.mark.parametrize("quantity", ["transient_bytes", "saved_bytes", "first_call"])
 def test_only_times_have_a_bandwidth(quantity):
-    row = only_row({**ROOFS, Case(quantity, "relu.roundtrip", "numpy.fresh", N, "float32"): 1e-3})
+    row = only_row({**ROOFS, OperatorCase(quantity, "relu", "roundtrip", "numpy.fresh", N, "float32"): 1e-3})
     assert math.isnan(row["gb_per_s"])
     assert math.isnan(row["percent_of_roof"])
     assert not row["impossible"]
@@ -181,7 +181,7 @@ def test_failures_stay_and_have_no_bandwidth():
 
 def test_products_are_rated_and_no_rows():
     products = {
-        Case("time", "gemm", library, 1000, "float32"): seconds
+        ProductCase("time", library, 1000): seconds
         for library, seconds in {"numpy": 0.02, "torch": 0.01, "jax": None}.items()
     }
     assert metrics.gemms(table(products)).to_dict("records") == [
@@ -193,7 +193,7 @@ def test_products_are_rated_and_no_rows():
 
 
 def test_training_steps_are_rated_by_nominal_operations():
-    product = Case("time", "gemm", "torch", 1000, "float32")
+    product = ProductCase("time", "torch", 1000)
     quick, slow = (time("cnn.mnist_cnn", name, 64) for name in ("torch.fresh", "numpy.inplace"))
     convolutions = (2 * 26 * 26 * 32 * 9, 2 * 11 * 11 * 64 * 9 * 32)
     operations = 2 * convolutions[0] + 3 * (convolutions[1] + 2 * 1600 * 10)
@@ -206,7 +206,7 @@ def test_training_steps_are_rated_by_nominal_operations():
 
 
 def test_a_step_above_the_roof_is_possible_where_it_may_take_fewer_multiplications():
-    product = Case("time", "gemm", "torch", 1000, "float32")
+    product = ProductCase("time", "torch", 1000)
     steps = {time("cnn.mnist_cnn", name, 64): 8e-3 for name in ("torch.fresh", "numpy.inplace")}
     for product_s, impossible in ((0.0167, (False, False)), (0.02, (True, False)), (0.05, (True, True))):
         rows = metrics.steps(table({product: product_s, **steps})).set_index("variant")
@@ -232,14 +232,14 @@ def test_memory_of_steps_stands_side_by_side():
     assert rows.loc["numpy", "predicted_spared_bytes"] == 16 * 4 * (13 * 13 * 32 + 1600)
     assert rows.loc["jax", ["predicted_saved_bytes", "saved_bytes_fresh", "spared_bytes"]].isna().all()
     assert rows["differs"].to_dict() == {"numpy": True, "jax": False}
-    right = {Case("saved_bytes", "cnn.mnist_cnn", "numpy.fresh", 16, "float32"): float(kept)}
+    right = {StepCase("saved_bytes", "mnist_cnn", "numpy.fresh", 16): float(kept)}
     assert not metrics.step_memory(table(right))["differs"].any()
     assert metrics.step_memory(table({})).empty
 
 
 def test_what_the_catalog_does_not_know_is_left_out():
     rows = metrics.with_metrics(
-        table({time("relu.forward", "gone.fresh"): 1.0, time("relu.forward", "numpy.out", dtype="int8"): 1.0})
+        table({time("forward", "gone.fresh"): 1.0, time("forward", "numpy.out", dtype="int8"): 1.0})
     )
     assert rows.empty
 
@@ -264,17 +264,17 @@ def test_percentage_is_inverse_to_time(seconds, factor, row):
 
 def test_headline_is_the_fastest_possible_row_of_each_framework():
     numbers = {
-        time("relu.forward", "numpy.fresh"): 3e-3,
-        time("relu.forward", "numpy.out"): 2e-3,
+        time("forward", "numpy.fresh"): 3e-3,
+        time("forward", "numpy.out"): 2e-3,
         # Impossible, and else the fastest.
-        time("relu.forward", "numpy.inplace"): 1e-9,
-        time("relu.forward", "torch.out"): None,
-        time("relu.forward", "torch.fresh"): 4e-3,
+        time("forward", "numpy.inplace"): 1e-9,
+        time("forward", "torch.out"): None,
+        time("forward", "torch.fresh"): 4e-3,
         # Smaller, and of another dtype.
-        time("relu.forward", "numpy-clip.out", N // 2): 1e-5,
-        time("relu.forward", "numpy-clip.out", dtype="float16"): 1e-5,
-        time("relu.backward", "numpy.out"): 5e-3,
-        Case("transient_bytes", "relu.forward", "numpy.out", N, "float32"): 1e-4,
+        time("forward", "numpy-clip.out", N // 2): 1e-5,
+        time("forward", "numpy-clip.out", dtype="float16"): 1e-5,
+        time("backward", "numpy.out"): 5e-3,
+        OperatorCase("transient_bytes", "relu", "forward", "numpy.out", N, "float32"): 1e-4,
     }
     rows = metrics.headline(metrics.with_metrics(table({**ROOFS, **numbers})))
     assert {(r.op, r.framework): (r.variant, r.value) for r in rows.itertuples()} == {
@@ -286,7 +286,7 @@ def test_headline_is_the_fastest_possible_row_of_each_framework():
 
 def test_headline_takes_nothing_from_slower_rows():
     """The fastest row may lack what a slower one has; of a GPU's and a processor's rows neither is the other's."""
-    numbers = {time("relu.forward", "torch-cuda.fresh"): 1e-5, time("relu.forward", "torch.fresh"): 2e-3}
+    numbers = {time("forward", "torch-cuda.fresh"): 1e-5, time("forward", "torch.fresh"): 2e-3}
     on_gpu, on_cpu = metrics.headline(metrics.with_metrics(table({**ROOFS, **numbers}))).to_dict("records")
     assert (on_gpu["variant"], on_cpu["variant"]) == ("torch-cuda.fresh", "torch.fresh")
     # No copy was measured on the device.
@@ -296,13 +296,13 @@ def test_headline_takes_nothing_from_slower_rows():
 
 def test_wide_gives_bytes_for_each_element():
     memory = {
-        Case("transient_bytes", "relu.roundtrip", "numpy.fresh", N, "float32"): 9 * N,
-        Case("saved_bytes", "relu.roundtrip", "numpy.fresh", N, "float32"): N / 2,
+        OperatorCase("transient_bytes", "relu", "roundtrip", "numpy.fresh", N, "float32"): 9 * N,
+        OperatorCase("saved_bytes", "relu", "roundtrip", "numpy.fresh", N, "float32"): N / 2,
         # A failure tells nothing, and another dtype is another number.
-        Case("transient_bytes", "relu.roundtrip", "numpy.inplace", N, "float32"): None,
-        Case("transient_bytes", "relu.roundtrip", "numpy.inplace", N, "float64"): 8 * N,
+        OperatorCase("transient_bytes", "relu", "roundtrip", "numpy.inplace", N, "float32"): None,
+        OperatorCase("transient_bytes", "relu", "roundtrip", "numpy.inplace", N, "float64"): 8 * N,
     }
-    times = [time("relu.roundtrip", "numpy.fresh", n) for n in (2**10, N)] + [time("relu.roundtrip", "numpy.inplace")]
+    times = [time("roundtrip", "numpy.fresh", n) for n in (2**10, N)] + [time("roundtrip", "numpy.inplace")]
     rows = metrics.wide(metrics.with_metrics(table({**dict.fromkeys(times, 1e-3), **memory})))
     measured = rows.set_index(["variant", "elements"])[["transient_bytes_per_element", "saved_bytes_per_element"]]
     assert measured.loc[("numpy.fresh", 2**10)].tolist() == [9, 0.5]
@@ -312,7 +312,7 @@ def test_wide_gives_bytes_for_each_element():
 
 
 def test_modes_have_no_impossible_time():
-    numbers = {time("relu.forward", "numpy.fresh"): 2e-3, time("relu.forward", "numpy.inplace"): 1e-9}
+    numbers = {time("forward", "numpy.fresh"): 2e-3, time("forward", "numpy.inplace"): 1e-9}
     modes = metrics.modes(metrics.with_metrics(table({**ROOFS, **numbers})), "float32", N)
     assert dict(zip(modes["memory"], modes["value"], strict=True))["fresh"] == 2e-3
     assert modes.loc[modes["memory"] == "inplace", "value"].isna().all()
@@ -328,7 +328,7 @@ def test_nothing_measured_gives_empty_tables():
 
 
 def test_more_bytes_than_the_bus_can_move_are_impossible_though_the_time_is_not():
-    row = only_row({**ROOFS, time("relu.roundtrip", "numpy-bits.fresh"): 2.2e-3})
+    row = only_row({**ROOFS, time("roundtrip", "numpy-bits.fresh"): 2.2e-3})
     assert row["percent_of_roof"] < 105
     # Of the loops here fill moves most: with the fetches of its stores two arrays in 0.6 ms.
     assert row["percent_of_bus"] == pytest.approx(100 * (row["bus_bytes"] / 2.2e-3) / (2 * 2**22 / 0.6e-3))
@@ -337,9 +337,9 @@ def test_more_bytes_than_the_bus_can_move_are_impossible_though_the_time_is_not(
 
 
 def test_two_runs_are_compared_row_by_row():
-    backward = time("relu.backward", "numpy.out")
+    backward = time("backward", "numpy.out")
     first = table({FORWARD: 1.0, backward: 2.0, roof("copy.one"): 1.0}, machine="first")
-    second = table({FORWARD: 1.1, backward: 2.0, time("relu.forward", "numpy.out"): 1.0}, machine="second")
+    second = table({FORWARD: 1.1, backward: 2.0, time("forward", "numpy.out"): 1.0}, machine="second")
     second.loc[second["op"] == "relu.backward", "status"] = "unstable"
     pairs = repeatability.paired(pd.concat([first, second]), "first", "second").set_index("op")
     assert pairs["percent"].to_dict() == {"relu.forward": pytest.approx(10), "relu.backward": 0}

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks.harness.case import Case, Settings
+from benchmarks.harness.case import OperatorCase, Settings
 from benchmarks.harness.machine import linux, provenance
 from benchmarks.harness.processes import isolation
 
@@ -58,7 +58,9 @@ def test_fingerprint_is_the_same_in_each_process():
 
 @pytest.mark.parametrize("variant", ["numpy.out", "numba-threads.out", "torch.out", "jax.fresh"])
 def test_fingerprint_is_that_of_the_machine_whatever_is_measured(variant):
-    (outcome,) = isolation.run([Case("time", "relu.forward", variant, 1024, "float32")], Settings(0.05, 60, 1))
+    (outcome,) = isolation.run(
+        [OperatorCase("time", "relu", "forward", variant, 1024, "float32")], Settings(0.05, 600, 1)
+    )
     facts = outcome.details["provenance"]
     assert facts["fingerprint"] == provenance.expected_fingerprint(cores=1)
     assert facts["checkout"].split()[1] in ("clean", "changed")

@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.truth import comparison
-from impls.catalog import Variant
 from impls.cnn.networks import Network, initial_parameters, random_batch
 from impls.cnn.numba_cuda import products
 from impls.cnn.numba_cuda.step import Step
 from impls.relu import triton_
+from impls.variant import Variant
 from scripts.training import parity
 from scripts.verify.gpu_code import ARCHITECTURES
 from tests import compiled, ptx

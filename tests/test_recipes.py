@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.processes import outcomes
 from tests.checkout import ROOT, Checkout
 
 README = (ROOT / "README.md").read_text()
@@ -63,7 +62,7 @@ def test_a_framework_is_a_file_a_driver_and_rows(checkout):
     assert measured_and_shown(checkout, forward("python.fresh"), "python.fresh")
     endings = [o["status"] for o in checkout.outcomes() if o["variant"] == "python.fresh"]
     assert len(endings) == 2
-    assert set(endings) <= set(outcomes.MEASURED)
+    assert set(endings) <= set(measurement.MEASURED)
 
 
 def test_a_network_is_a_row(checkout):

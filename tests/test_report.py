@@ -17,7 +17,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from benchmarks.harness.case import Case
+from benchmarks.harness.case import Case, DeviceLoopCase, OperatorCase, ProductCase, StepCase
 from benchmarks.harness.machine import provenance
 from benchmarks.harness.roofline.loops import ORDINARY
 from impls.catalog import VARIANTS, variants
@@ -39,8 +39,8 @@ from tests.synthetic import (
 )
 
 CPU_ROWS = [row for row in VARIANTS if row.device == "cpu"]
-WRONG, SKIPPED = time("relu.backward", "numpy.out"), time("relu.forward", "torch-cuda.fresh")
-FRESH, IMPOSSIBLE = time("relu.forward", "numpy.fresh"), time("relu.forward", "numpy.inplace")
+WRONG, SKIPPED = time("backward", "numpy.out"), time("forward", "torch-cuda.fresh")
+FRESH, IMPOSSIBLE = time("forward", "numpy.fresh"), time("forward", "numpy.inplace")
 REASON = "3 of 1048576 elements are wrong; the first is number 7"
 # Times of every row, from milliseconds to seconds, and some of another size from microseconds.
 TIMES = {
@@ -48,16 +48,16 @@ TIMES = {
     for position, (row, dtype) in enumerate(
         (row, dtype)
         for row in CPU_ROWS
-        for dtype in (row.dtypes if row.op == "relu.forward" and row.framework == "numpy" else ["float32"])
+        for dtype in (row.dtypes if row.direction == "forward" and row.framework == "numpy" else ["float32"])
     )
-} | {time(row.op, row.name, 2**10): 1e-6 * number for number, row in enumerate(variants("relu.forward")[:12], 1)}
+} | {time(row.op, row.name, 2**10): 1e-6 * number for number, row in enumerate(variants("relu", "forward")[:12], 1)}
 TIMES |= {FRESH: 1e-3, WRONG: None, IMPOSSIBLE: 1e-7}
 OTHERS = {
     **{roof(f"{kernel}.all"): 1e-5 for kernel in ORDINARY},
-    Case("transient_bytes", "relu.forward", "numpy.fresh", 2**20, "float32"): 2**22,
-    Case("transient_bytes", "relu.forward", "numpy.out", 2**20, "float32"): 0,
-    Case("first_call", "relu.forward", "numba.out", 2**10, "float32"): 1.5,
-    Case("time", "gemm", "torch", 2048, "float32"): 0.1,
+    OperatorCase("transient_bytes", "relu", "forward", "numpy.fresh", 2**20, "float32"): 2**22,
+    OperatorCase("transient_bytes", "relu", "forward", "numpy.out", 2**20, "float32"): 0,
+    OperatorCase("first_call", "relu", "forward", "numba.out", 2**10, "float32"): 1.5,
+    ProductCase("time", "torch", 2048): 0.1,
 }
 PROVENANCE = {"cpu": "A Processor 9000", "cores_usable": 6, "caches_bytes": {"L1d": 2**15, "L2": 2**20}}
 
@@ -78,20 +78,20 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     last = content({**TIMES, **OTHERS}, LATER_COMMIT, date_ms=DATE_MS + DAY_MS, started_ms=DATE_MS + 9 * DAY_MS)
     write(folder / "results", last)
-    write(folder / "results", content({time("relu.forward", "numpy.out"): 5.0}))
-    write(folder / "results", content({time("relu.forward", "torch.out"): 6.0}, started_ms=DATE_MS), "den")
+    write(folder / "results", content({time("forward", "numpy.out"): 5.0}))
+    write(folder / "results", content({time("forward", "torch.out"): 6.0}, started_ms=DATE_MS), "den")
     lines = [
         record(WRONG, "wrong", REASON, commit=LATER_COMMIT),
         record(SKIPPED, "skipped", "no CUDA device", commit=LATER_COMMIT),
-        record(time("relu.forward", "numpy.out"), commit=LATER_COMMIT, details={"provenance": PROVENANCE}),
-        record(time("relu.forward", "numpy.out"), details={"provenance": {"cpu": "Of Another Commit"}}, time_s=9.0),
+        record(time("forward", "numpy.out"), commit=LATER_COMMIT, details={"provenance": PROVENANCE}),
+        record(time("forward", "numpy.out"), details={"provenance": {"cpu": "Of Another Commit"}}, time_s=9.0),
     ]
     write_outcomes(folder / "outcomes", lines)
     return build(folder)
 
 
 GPU = {"gpus": "A GPU 9000", "gpu_driver": "NVIDIA 999"}
-SLOWED = time("relu.forward", "triton-cuda.out", 2**25)
+SLOWED = time("forward", "triton-cuda.out", 2**25)
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +102,11 @@ def gpu_page(tmp_path_factory):
     lines = []
     for n in (2**10, 2**15, 2**20, 2**25):
         copy_s = 2e-6 + 8 * n / 3e12
-        numbers |= {Case("time", "device", work, 4 * n, "float32"): copy_s for work in ("copy", "scale")}
+        numbers |= {DeviceLoopCase("time", work, 4 * n): copy_s for work in ("copy", "scale")}
         for number, row in enumerate(row for row in VARIANTS if row.device == "cuda"):
             case = time(row.op, row.name, n)
             device_s = (1 + number / 40) * (2e-6 + row.required_traffic.algorithmic_bytes(n, 4) / 2.8e12)
-            if case == time("relu.backward", "torch-cuda.out", 2**25):
+            if case == time("backward", "torch-cuda.out", 2**25):
                 device_s /= 2
             numbers[case] = device_s + 1e-5
             told = {"device_s": None if row.framework == "jax" else device_s, "slowed": [], "provenance": GPU}
@@ -433,7 +433,7 @@ def hostile(place: str) -> str:
 @pytest.fixture
 def attack(tmp_path):
     """Files in which every text that someone else chooses is hostile."""
-    numbers = {time("relu.forward", "numpy.out"): 1e-3, time("relu.forward", "numpy.fresh"): None}
+    numbers = {time("forward", "numpy.out"): 1e-3, time("forward", "numpy.fresh"): None}
     about = {"machine": HOSTILE_NAME, "commit": "<script>window.hacked=1</script>", "env": hostile("env")}
     stored = content(numbers, about["commit"], about["env"])
     write(tmp_path / "results", stored, HOSTILE_NAME, "stored.json")
@@ -448,14 +448,14 @@ def attack(tmp_path):
         "caches_bytes": caches,
     }
     failed = record(
-        time("relu.forward", "numpy.fresh"), hostile("status"), hostile("reason"), **about,
+        time("forward", "numpy.fresh"), hostile("status"), hostile("reason"), **about,
         details={"provenance": provenance},
     )  # fmt: skip
     skipped = Case(hostile("quantity"), hostile("op"), hostile("variant"), 1, hostile("dtype"))
     write_outcomes(tmp_path / "outcomes", [failed, record(skipped, "skipped", hostile("skip"), **about)], "a/a.jsonl")
     about["machine"] = FORMULAS[0]
     formulas = [
-        record(time("relu.forward", "torch.out", 2**number), "error", formula, **about)
+        record(time("forward", "torch.out", 2**number), "error", formula, **about)
         for number, formula in enumerate(FORMULAS)
     ]
     write_outcomes(tmp_path / "outcomes", formulas, "b/b.jsonl")
@@ -534,8 +534,8 @@ def test_csv_has_no_formulas(attack):
     "provenance", ["text", ["list"], 7, {"caches_bytes": "unknown"}, {"caches_bytes": {"L1d": None}}]
 )
 def test_foreign_provenance_is_no_exception(tmp_path, provenance):
-    write(tmp_path / "results", content({time("relu.forward", "numpy.out"): 1e-3}))
-    line = record(time("relu.forward", "numpy.out"), details={"provenance": provenance})
+    write(tmp_path / "results", content({time("forward", "numpy.out"): 1e-3}))
+    line = record(time("forward", "numpy.out"), details={"provenance": provenance})
     write_outcomes(tmp_path / "outcomes", [line])
     assert "processor unknown" in (build(tmp_path) / "index.html").read_text()
 
@@ -550,7 +550,7 @@ def test_text_that_is_no_unicode_is_written(tmp_path):
 
 def test_times_without_statistics_have_a_page(tmp_path):
     """asv leaves out the columns in which every value is missing."""
-    stored = content({time("relu.forward", "numpy.out"): 1e-3})
+    stored = content({time("forward", "numpy.out"): 1e-3})
     stored["results"] = {name: row[:5] for name, row in stored["results"].items()}
     write(tmp_path / "results", stored)
     assert "1 ms" in (build(tmp_path) / "index.html").read_text()
@@ -559,7 +559,7 @@ def test_times_without_statistics_have_a_page(tmp_path):
 @pytest.fixture
 def shared_name(tmp_path):
     """One commit measured in part on one machine, then on another of the same name."""
-    numbers = {time("relu.forward", "numpy.out"): 1e-3, time("relu.forward", "numba.out"): 2e-3}
+    numbers = {time("forward", "numpy.out"): 1e-3, time("forward", "numba.out"): 2e-3}
     write(tmp_path / "results", content(numbers))
     lines = [
         record(case, value=value, time_s=1e9 + 1e6 * value, details={"provenance": {**PROVENANCE, **facts}})
@@ -599,7 +599,7 @@ def test_comparison_says_where_machines_of_one_name_are_mixed(shared_name, monke
 
 
 def test_all_that_is_known_of_the_machine_is_shown(tmp_path):
-    case = time("relu.forward", "numpy.out")
+    case = time("forward", "numpy.out")
     facts = provenance.collect()
     write(tmp_path / "results", content({case: 1e-3}))
     write_outcomes(tmp_path / "outcomes", [record(case, value=1e-3, details={"provenance": facts})])
@@ -642,7 +642,7 @@ def test_choice(page, machine, commit, chosen):
 
 
 def test_default_is_what_was_measured_last_however_old_the_commit(tmp_path):
-    numbers = {time("relu.forward", "numpy.out"): 1.0}
+    numbers = {time("forward", "numpy.out"): 1.0}
     for machine, commit, date_ms, started_ms in [
         ("box", COMMIT, DATE_MS, DATE_MS + 5 * DAY_MS),
         ("den", COMMIT, DATE_MS, DATE_MS + 7 * DAY_MS),
@@ -655,8 +655,8 @@ def test_default_is_what_was_measured_last_however_old_the_commit(tmp_path):
 
 
 def test_of_environments_the_one_with_most_numbers_is_shown(tmp_path):
-    write(tmp_path / "results", content({time("relu.forward", "numpy.out"): 1.0}, env="a-small"))
-    write(tmp_path / "results", content({time("relu.forward", "numpy.out"): 2.0, WRONG: 3.0}, env="b-large"))
+    write(tmp_path / "results", content({time("forward", "numpy.out"): 1.0}, env="a-small"))
+    write(tmp_path / "results", content({time("forward", "numpy.out"): 2.0, WRONG: 3.0}, env="b-large"))
     table = results.load(tmp_path / "results", tmp_path / "outcomes").table
     assert report.choose(table).env == "b-large"
 
@@ -715,8 +715,8 @@ def test_training_steps_are_shown_with_phases_and_memory(tmp_path):
         time("cnn.mnist_cnn", "numpy.inplace", 64): 0.016,
         time("cnn.mnist_cnn", "jax.fresh", 64): 0.032,
         time("cnn.mnist_cnn", "torch.fresh", 64): 1e-6,
-        Case("time", "gemm", "torch", 2048, "float32"): 0.1,
-        Case("first_call", "cnn.mnist_cnn", "jax.fresh", 16, "float32"): 2.5,
+        ProductCase("time", "torch", 2048): 0.1,
+        StepCase("first_call", "mnist_cnn", "jax.fresh", 16): 2.5,
         **{
             Case(quantity, "cnn.mnist_cnn", f"torch.{memory}", 16, "float32"): value
             for quantity, memory, value in (

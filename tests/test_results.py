@@ -18,9 +18,8 @@ from asv.results import Results as AsvResults
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.harness.case import ROOFS, Case
+from benchmarks.harness.case import ROOFS, Case, OperatorCase
 from benchmarks.harness.machine import provenance
-from benchmarks.harness.processes import outcomes
 from impls.cnn import PHASES
 from scripts.report import metrics, results
 from scripts.run.profiles import PARAMETERS, QUANTITY_AND_OP
@@ -41,7 +40,7 @@ from tests.synthetic import (
     write_outcomes,
 )
 
-FORWARD, BACKWARD = time("relu.forward", "numpy.out"), time("relu.backward", "numpy.inplace")
+FORWARD, BACKWARD = time("forward", "numpy.out"), time("backward", "numpy.inplace")
 FORWARD_NAME = "relu.Forward.track_time"
 
 
@@ -107,13 +106,16 @@ def test_samples_of_a_process_that_does_not_count_are_told(folders):
 def test_each_number_goes_with_its_parameters(folders):
     sizes_and_dtypes = itertools.product((2**10, 2**20), ("float16", "float64"))
     numbers: dict[Case, float | None] = {
-        time("relu.forward", "numpy.out", elements, dtype): 1.0 + position
+        time("forward", "numpy.out", elements, dtype): 1.0 + position
         for position, (elements, dtype) in enumerate(sizes_and_dtypes)
     }
     numbers |= {roof("triad.all", 4096): 8.0, roof("copy.one"): 9.0}
     write(folders[0], content(numbers))
     table = results.load(*folders).table
-    assert {Case(r.quantity, r.op, r.variant, r.elements, r.dtype): r.value for r in table.itertuples()} == numbers
+    assert {
+        OperatorCase(r.quantity, r.operator, r.direction, r.variant, r.elements, r.dtype): r.value
+        for r in table.itertuples()
+    } == numbers
 
 
 @pytest.mark.parametrize("name", QUANTITY_AND_OP)
@@ -186,7 +188,7 @@ def test_value_that_can_be_no_time_is_a_failure(folders, value):
 
 
 def test_no_bytes_are_a_number(folders):
-    write(folders[0], content({Case("transient_bytes", "relu.forward", "numpy.out", 2**20, "float32"): 0}))
+    write(folders[0], content({OperatorCase("transient_bytes", "relu", "forward", "numpy.out", 2**20, "float32"): 0}))
     row = only_row(folders)
     assert (row["status"], row["value"]) == ("ok", 0)
 
@@ -426,8 +428,8 @@ SMALL = {
     "file": {**content({}), "results": {FORWARD_NAME: SMALL_FORWARD, "roofs.Roof.track_time": SMALL_ROOF}},
     "machine": {"machine": "box", "cpu": "a processor", "version": 1},
     "outcomes": [
-        record(time("relu.forward", "numpy.inplace", 2**10), "wrong", "differs"),
-        record(time("relu.forward", "torch.out"), "skipped", "not installed", env="unknown"),
+        record(time("forward", "numpy.inplace", 2**10), "wrong", "differs"),
+        record(time("forward", "torch.out"), "skipped", "not installed", env="unknown"),
     ],
 }
 ODD_LEAVES = st.one_of(
@@ -471,7 +473,7 @@ def test_no_damage_is_an_exception(changes):
         except results.NoResults:
             return
         metrics.headline(metrics.with_metrics(found.table))
-        assert found.table["status"].isin(outcomes.MEASURED).any() or found.table["value"].isna().all()
+        assert found.table["status"].isin(measurement.MEASURED).any() or found.table["value"].isna().all()
 
 
 RAISES = "\ndef raises(x, out):\n    return 1 / 0\n"
@@ -537,8 +539,8 @@ def test_reasons_of_a_real_run_are_found(measured):
     times = table[table["quantity"] == "time"].set_index("variant")
     assert times.loc["raises.out", "status"] == "error"
     assert "ZeroDivisionError" in times.loc["raises.out", "reason"]
-    assert times.loc["numpy.out", "status"] in outcomes.MEASURED
-    if times.loc["torch-cuda.fresh", "status"] in outcomes.MEASURED:
+    assert times.loc["numpy.out", "status"] in measurement.MEASURED
+    if times.loc["torch-cuda.fresh", "status"] in measurement.MEASURED:
         pytest.skip("this machine has a CUDA device")
     assert times.loc["torch-cuda.fresh", "status"] == "skipped"
     assert times.loc["torch-cuda.fresh", "env"] == times.loc["numpy.out", "env"]

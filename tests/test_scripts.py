@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import roofs
-from benchmarks.harness.case import ROOFS, Case
+from benchmarks.harness.case import ROOFS, Case, LoopCase, OperatorCase
 from benchmarks.harness.roofline import loops
 from impls.catalog import STEPS, VARIANTS
 from impls.cnn.networks import NETWORKS, STEP_OF
@@ -94,8 +94,8 @@ def test_full_measures_every_roof_where_it_can_be_one():
 
 def test_patterns_match_the_cases_and_no_others():
     chosen = [
-        Case("time", "relu.forward", "numpy.out", 1024, "float32"),
-        Case("time", "roof", "copy.one", 4096, "float32"),
+        OperatorCase("time", "relu", "forward", "numpy.out", 1024, "float32"),
+        LoopCase("time", "copy.one", 4096),
     ]
     everything = cases(PROFILES["full"], gpu=True, cores=2)
     names = {case: f"{BENCHMARK_NAMES[case.quantity, case.op]}({asv_parameters(case)})" for case in everything}

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.truth import operators
-from impls.catalog import Variant
+from impls.variant import Variant
 from tests.conftest import arguments, cases, results
 
 DECLARED = {"0": 0.0, "nan": np.nan}
@@ -23,16 +23,16 @@ on_x86 = pytest.mark.skipif(
 
 
 def has_forward(row: Variant) -> bool:
-    return row.op != "relu.backward"
+    return row.direction != "backward"
 
 
 def has_backward(row: Variant) -> bool:
-    return row.op != "relu.forward"
+    return row.direction != "forward"
 
 
 def compares_floats(row: Variant) -> bool:
     """Whether the forward pass is in it, or a kept float is; a kept mask is not compared."""
-    return has_forward(row) or row.saves in ("input", "output")
+    return has_forward(row) or row.saved_for_backward in ("input", "output")
 
 
 forward_cases = pytest.mark.parametrize(("row", "dtype"), cases(has_forward))

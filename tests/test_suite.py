@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from benchmarks.harness.processes import outcomes
 from tests.checkout import Checkout
+from tests.conftest import needs_two_cores
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class Bad:
 
 
 BAD_ROWS = {
-    "gradient_one_at_zero": Bad("wrong", "are wrong", op="relu.backward", memory="fresh", more='saves="output"'),
+    "gradient_one_at_zero": Bad(
+        "wrong", "are wrong", op="relu.backward", memory="fresh", more='saved_for_backward="output"'
+    ),
     "drops_nan": Bad("wrong", "nan needed"),
     "identity": Bad("wrong", "are wrong", memory="fresh"),
     "half_the_elements": Bad("wrong", "-7.0, .* needed"),
@@ -43,7 +47,8 @@ BAD_ROWS = {
     "skips_what_seems_done": Bad("wrong", "are wrong"),
     "ring_of_two": Bad("wrong", "overwritten by the next call", memory="fresh"),
     "flushes_small_numbers": Bad("wrong", "are wrong"),
-    "sleeps": Bad("unstable", "asleep: the process used .* of a core"),
+    # On a busy machine its times may also vary too much, which is told first.
+    "sleeps": Bad("unstable", "asleep: the process used .* of a core|lie (further apart than|between)"),
     "left_on_one_thread": Bad("error", r"ThreadMismatch: threads: \d+ asked, numba uses 1", framework="numba"),
     "understates_its_bytes": Bad("wrong", "0 declared, 131072 measured", quantity="transient_bytes"),
     "overstates_its_bytes": Bad(
@@ -52,7 +57,7 @@ BAD_ROWS = {
     "raises": Bad("error", "ZeroDivisionError"),
     "dies": Bad("crashed", "SIGSEGV"),
     "exits": Bad("crashed", "code 3"),
-    "hangs": Bad("timeout", "still running after 8 s"),
+    "hangs": Bad("timeout", "still running after 3 s"),
     "takes_all_memory": Bad("memory", "MemoryError"),
     "needs_what_is_not_installed": Bad("skipped", "not installed: a_package_that_is_nowhere"),
 }
@@ -69,7 +74,7 @@ def last_element_not_written(x, out):
     return out
 def returns_before_the_work(x, out):
     def work():
-        time.sleep(0.005)
+        time.sleep(0.1)
         np.maximum(x, 0, out=out)
     threading.Thread(target=work).start()
     return out
@@ -102,7 +107,7 @@ def work_in_the_first_call(x, out):
 def wrong_on_large_arrays_alone(x, out): return (np.fmax if x.size > 4096 else np.maximum)(x, 0, out=out)
 def waits_for_half(x, out):
     part = slice(2 * x.size // 3, x.size - 64)
-    late = threading.Thread(target=lambda: (time.sleep(0.005), np.maximum(x[part], 0, out=out[part])))
+    late = threading.Thread(target=lambda: (time.sleep(0.1), np.maximum(x[part], 0, out=out[part])))
     np.maximum(x[: part.start], 0, out=out[: part.start])
     np.maximum(x[part.stop :], 0, out=out[part.stop :])
     late.start()
@@ -157,11 +162,17 @@ def checkout(tmp_path_factory):
     ]
     checkout.append("impls/catalog.py", "\nVARIANTS += (\n    " + "\n    ".join(rows) + "\n)\n")
     checkout.commit("rows that are wrong")
-    names = "|".join([*BAD_ROWS, "numpy", "torch-cuda", "numba-threads"])
-    pattern = rf"(Forward|Backward)\.track_(time|transient_bytes)\('({names})\.(out|fresh)', 32768, 'float32'\)"
-    checkout.run = checkout.measure(pattern, RELU_BENCH_LIMIT_S="8")
+    names = {*BAD_ROWS, "numpy", "torch-cuda", "numba-threads"}
+    # Only the row that hangs has a limit that a busy machine may reach.
+    checkout.run = checkout.measure(pattern(names - {"hangs"}))
+    checkout.measure(pattern({"hangs"}), RELU_BENCH_LIMIT_S="3")
     assert checkout.report().returncode == 0
     return checkout
+
+
+def pattern(names):
+    rows = "|".join(sorted(names))
+    return rf"(Forward|Backward)\.track_(time|transient_bytes)\('({rows})\.(out|fresh)', 32768, 'float32'\)"
 
 
 def value(checkout, quantity, op, variant):
@@ -177,7 +188,10 @@ def value(checkout, quantity, op, variant):
     return row["result"][index]
 
 
-@pytest.mark.parametrize("name", BAD_ROWS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[needs_two_cores] if name == "left_on_one_thread" else []) for name in BAD_ROWS],
+)
 def test_bad_row_is_refused_or_marked_and_the_reason_is_told(checkout, name):
     bad = BAD_ROWS[name]
     variant = f"{name}.{bad.memory}"
@@ -187,6 +201,7 @@ def test_bad_row_is_refused_or_marked_and_the_reason_is_told(checkout, name):
     stored = value(checkout, bad.quantity, bad.op, variant)
     if bad.status == "unstable":
         assert stored > 0
+        assert max(part["cpu_share"] for part in outcome["details"]["processes"]) < outcomes.LEAST_CPU_SHARE
     else:
         # asv: NaN is n/a, null a failure.
         assert stored != stored if bad.status == "skipped" else stored is None
@@ -195,9 +210,9 @@ def test_bad_row_is_refused_or_marked_and_the_reason_is_told(checkout, name):
 
 def test_bad_rows_stop_no_others(checkout):
     assert checkout.run.returncode == 2
-    assert 0 < value(checkout, "time", "relu.forward", "numpy.out") < 1
-    assert 0 < value(checkout, "time", "relu.forward", "numba-threads.out") < 1
-    assert 0 < value(checkout, "time", "relu.backward", "numpy.fresh") < 1
+    assert value(checkout, "time", "relu.forward", "numpy.out") > 0
+    assert value(checkout, "time", "relu.forward", "numba-threads.out") > 0
+    assert value(checkout, "time", "relu.backward", "numpy.fresh") > 0
 
 
 def test_what_cannot_run_here_says_why(checkout):

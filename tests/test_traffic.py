@@ -9,7 +9,8 @@ from itertools import product
 
 import pytest
 
-from impls.catalog import ITEMSIZE_BYTES, Traffic, Variant, find
+from impls.catalog import find
+from impls.variant import ITEMSIZE_BYTES, Traffic, Variant
 from tests.conftest import cases, eager
 from tests.tracing import Moved, trace
 
@@ -56,7 +57,7 @@ def test_a_wrong_declaration_is_caught(row: Variant, dtype: str) -> None:
 
 def test_a_mask_declared_as_an_array_is_caught() -> None:
     """It agrees with one dtype, and so with no other."""
-    row = find("relu.backward", "numpy.fresh")
+    row = find("relu", "backward", "numpy.fresh")
     traffic = row.traffic
     wrong = replace(traffic, reads=traffic.reads + 1 / 4, mask_reads=traffic.mask_reads - 1)
     assert [dtype for dtype in row.dtypes if agrees(wrong, dtype, trace(row, dtype))] == ["float32"]

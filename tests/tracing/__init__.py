@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.harness.truth import operators
-from impls.catalog import Variant
+from impls.variant import Variant
 from tests.conftest import arguments
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-from impls.catalog import Variant
 from impls.relu import jax_
+from impls.variant import Variant
 from tests.conftest import results
 from tests.tracing import Moved, positive
 

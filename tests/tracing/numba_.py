@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 from benchmarks.harness.truth import operators
-from impls.catalog import Variant
+from impls.variant import Variant
 from tests.tracing import Moved, Span, Step, moved, positive
 
 # A multiple of 8, as a byte holds the bits of so many.
@@ -45,7 +45,7 @@ def trace(row: Variant, dtype: str) -> Moved:
     steps: list[Step] = []
     module, name = row.function.split(":")
     function = getattr(_interpreted(module, steps), name)
-    operators.call(row.op, function)(*positive(row, dtype, ELEMENTS))
+    operators.call(row, function)(*positive(row, dtype, ELEMENTS))
     return moved(steps, ELEMENTS)
 
 

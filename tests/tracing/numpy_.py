@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from impls.catalog import Variant
+from impls.variant import Variant
 from tests.conftest import results
 from tests.tracing import Moved, Span, Step, moved, positive
 

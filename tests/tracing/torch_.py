@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._inductor.utils import run_and_get_code
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from impls.catalog import Variant
+from impls.variant import Variant
 from tests.conftest import results
 from tests.tracing import Moved, Span, Step, moved, positive
 

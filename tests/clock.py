@@ -1,0 +1,42 @@
+"""A clock that advances only when a test says so, for tests of what the harness does with times."""
+
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks.harness.timing import contention, sampler
+
+
+class Clock:
+    """Wall and CPU time in ns.
+
+    loop_s: returns the seconds that the next speed loop of a core takes.
+    """
+
+    def __init__(self, loop_s: Callable[[], float] = lambda: 1e-5) -> None:
+        self.wall_ns = self.cpu_ns = 0
+        self.loop_s = loop_s
+
+    def compute(self, seconds: float) -> None:
+        """Let wall and CPU time pass."""
+        self.wall_ns += round(seconds * 1e9)
+        self.cpu_ns += round(seconds * 1e9)
+
+    def sleep(self, seconds: float) -> None:
+        """Let wall time pass."""
+        self.wall_ns += round(seconds * 1e9)
+
+    def timed_loop_s(self) -> float:
+        """Let the time of one speed loop pass and return it, in seconds."""
+        seconds = self.probe()
+        self.compute(seconds)
+        return seconds
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Replace every clock and counter that the sampler and `Core` read; nobody preempts the process."""
+        monkeypatch.setattr(sampler, "perf_counter_ns", lambda: self.wall_ns)
+        monkeypatch.setattr(sampler, "process_time_ns", lambda: self.cpu_ns)
+        monkeypatch.setattr(sampler, "steal_s", lambda: 0.0)
+        monkeypatch.setattr(sampler, "_switches", lambda: 0)
+        monkeypatch.setattr(contention, "perf_counter", lambda: self.wall_ns / 1e9)
+        monkeypatch.setattr(contention, "_probe_s", self.timed_loop_s)
