@@ -1,11 +1,11 @@
 """A copy of this repository to break or extend, and asv run in it with the Python of the tests."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+
+from benchmarks.harness.processes.records import Record, parse
 
 ROOT = Path(__file__).resolve().parents[1]
 IGNORED = (".git", ".asv", ".venv", "reports", "__pycache__")
@@ -93,7 +93,10 @@ class Checkout:
         command = [sys.executable, "-m", "scripts.report", *arguments]
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
 
-    def outcomes(self) -> list[dict[str, Any]]:
-        """All outcome records, oldest first."""
+    def records(self) -> list[Record]:
+        """All records, oldest first; each line is one."""
         files = sorted((self.folder / ".asv" / "outcomes").glob("*/*.jsonl"))
-        return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+        lines = [line for path in files for line in path.read_bytes().splitlines()]
+        found = [record for line in lines if (record := parse(line))]
+        assert len(found) == len(lines)
+        return found

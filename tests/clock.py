@@ -10,12 +10,12 @@ from benchmarks.harness.timing import contention, sampler
 class Clock:
     """Wall and CPU time in ns.
 
-    loop_s: returns the seconds that the next speed loop of a core takes.
+    probe_s: returns the seconds that the next probe of a core takes.
     """
 
-    def __init__(self, loop_s: Callable[[], float] = lambda: 1e-5) -> None:
+    def __init__(self, probe_s: Callable[[], float] = lambda: 1e-5) -> None:
         self.wall_ns = self.cpu_ns = 0
-        self.loop_s = loop_s
+        self.probe_s = probe_s
 
     def compute(self, seconds: float) -> None:
         """Let wall and CPU time pass."""
@@ -26,9 +26,9 @@ class Clock:
         """Let wall time pass."""
         self.wall_ns += round(seconds * 1e9)
 
-    def timed_loop_s(self) -> float:
-        """Let the time of one speed loop pass and return it, in seconds."""
-        seconds = self.probe()
+    def timed_probe_s(self) -> float:
+        """Let the time of one probe pass and return it, in seconds."""
+        seconds = self.probe_s()
         self.compute(seconds)
         return seconds
 
@@ -39,4 +39,4 @@ class Clock:
         monkeypatch.setattr(sampler, "steal_s", lambda: 0.0)
         monkeypatch.setattr(sampler, "_switches", lambda: 0)
         monkeypatch.setattr(contention, "perf_counter", lambda: self.wall_ns / 1e9)
-        monkeypatch.setattr(contention, "_probe_s", self.timed_loop_s)
+        monkeypatch.setattr(contention, "_probe_s", self.timed_probe_s)

@@ -1,4 +1,4 @@
-"""Result files as asv writes them and records of outcomes, from a few numbers: what real runs rarely hold."""
+"""Result files as asv writes them and the harness's records, from a few numbers: cases that real runs rarely have."""
 
 import itertools
 import json
@@ -9,9 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cnn, relu, roofs
-from benchmarks.harness.case import Case, LoopCase
-from scripts.run.profiles import BENCHMARK_NAMES, asv_parameters
+from benchmarks.harness.case import Case, LoopCase, OperatorCase, to_axes
+from benchmarks.harness.measurement import SCHEMA, Measurement, Process, Sampling
+from benchmarks.harness.processes.records import Record
+from scripts.run import series
+from scripts.run.series import SERIES
 
 COMMIT, LATER_COMMIT = "a" * 40, "b" * 40
 ENV = "virtualenv-py3.11"
@@ -22,11 +24,13 @@ RESULT_COLUMNS = [
 ]  # fmt: skip
 
 
-def time(op: str, variant: str, elements: int = 2**20, dtype: str = "float32") -> Case:
-    return Case("time", op, variant, elements, dtype)
+def time(direction: str, variant: str, elements: int = 2**20, dtype: str = "float32") -> OperatorCase:
+    """The time of a row of ReLU."""
+    return OperatorCase("time", "relu", direction, variant, elements, dtype)
 
 
-def roof(kernel: str, array_bytes: int = 2**22) -> Case:
+def roof(kernel: str, array_bytes: int = 2**22) -> LoopCase:
+    """The time of a streaming loop."""
     return LoopCase("time", kernel, array_bytes)
 
 
@@ -40,7 +44,7 @@ def content(
     """A result file with these numbers: None failed, and what is not named was not asked for."""
     benchmarks: dict[str, dict[str, float | None]] = defaultdict(dict)
     for case, number in numbers.items():
-        benchmarks[BENCHMARK_NAMES[case.quantity, case.op]][asv_parameters(case)] = number
+        benchmarks[series.of(case).name][series.of(case).parameters(case)] = number
     return {
         "commit_hash": commit,
         "env_name": env,
@@ -70,8 +74,7 @@ def benchmark(params: Sequence[Iterable[Any]], numbers: Mapping[str, float | Non
 
 def parameters(name: str) -> Sequence[Iterable[Any]]:
     """The parameters of a benchmark, by asv's name of it."""
-    module, benchmark, _ = name.split(".")
-    return getattr({"cnn": cnn, "relu": relu, "roofs": roofs}[module], benchmark).params
+    return SERIES[name].benchmark.params
 
 
 def write(results: Path, stored: Any, machine: str = "box", name: str | None = None) -> Path:
@@ -81,23 +84,34 @@ def write(results: Path, stored: Any, machine: str = "box", name: str | None = N
     )
 
 
-def record(case: Case, status: str = "ok", reason: str = "", time_s: float = 1.0, **others: Any) -> dict[str, Any]:
-    """One outcome as the harness records it."""
-    return {
-        "schema": records.SCHEMA,
-        "time_s": time_s,
+def process(value: float | None = None, counted: bool = True, samples: int = 30, **circumstances: Any) -> Process:
+    """One process that sampled a time."""
+    sampling = Sampling(samples, **circumstances)
+    return Process(value=value, number=7, counted=counted, sampling=sampling)
+
+
+def record(
+    case: Case,
+    status: Any = "ok",
+    reason: str = "",
+    value: float | None = None,
+    processes: Sequence[Process] = (),
+    provenance: Mapping[str, Any] | None = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """One line of a record, as JSON has it. others: further fields of a `Record`."""
+    measurement = Measurement(status, reason, value=value, processes=list(processes), provenance=dict(provenance or {}))
+    fields: dict[str, Any] = {
+        "schema": SCHEMA,
+        "time_s": 1.0,
         "machine": "box",
         "commit": COMMIT,
         "env": ENV,
-        **asdict(case),
-        "status": status,
-        "reason": reason,
-        "value": None,
-        "number": None,
-        "details": {},
-        "output_tail": "",
+        "case": to_axes(case),
+        "measurement": measurement,
         **others,
     }
+    return json.loads(json.dumps(asdict(Record(**fields))))
 
 
 def write_outcomes(folder: Path, records: Iterable[Any], name: str = "box/aaaaaaaa.jsonl") -> Path:

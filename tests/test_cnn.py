@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from benchmarks.harness.case import Case, Settings
+from benchmarks.harness.case import Settings, StepCase
+from benchmarks.harness.measurement import Measurement
 from benchmarks.harness.processes import isolation
 from benchmarks.harness.quantities import training
 from benchmarks.harness.truth import comparison
@@ -23,7 +24,6 @@ from impls.cnn.networks import (
     LEARNING_RATE,
     NETWORKS,
     NORM_MOMENTUM,
-    STEP_OF,
     Batch,
     Conv,
     Dense,
@@ -361,9 +361,9 @@ def test_in_place_spares_the_input_of_each_relu_and_nothing_that_is_saved(networ
     assert own == {"fresh": inplace_bytes(network, 5, 4), "inplace": 0}
 
 
-def measured(quantity: str, op: str, variant: str, batch: int) -> Measurement:
+def measured(quantity: str, network: str, variant: str, batch: int) -> Measurement:
     (outcome,) = isolation.run(
-        [Case(quantity, op, variant, batch, "float32")], Settings(budget_s=0.2, limit_s=600, threads=THREADS)
+        [StepCase(quantity, network, variant, batch)], Settings(budget_s=0.2, limit_s=600, threads=THREADS)
     )
     assert outcome.status in ("ok", "unstable"), outcome.reason
     return outcome
@@ -371,29 +371,30 @@ def measured(quantity: str, op: str, variant: str, batch: int) -> Measurement:
 
 @pytest.mark.parametrize("variant", ["numpy.inplace", "numba.inplace", "torch.inplace", "jax.fresh"])
 def test_a_time_comes_with_phases_the_share_of_relu_and_how_far_it_is_off(variant):
-    details = measured("time", "cnn.mnist_cnn", variant, 4).details
-    assert set(details["phases_s"]) == (set() if variant.startswith("jax") else set(PHASES))
-    assert all(seconds > 0 for seconds in details["phases_s"].values())
-    low, high = details["relu_percent"]
+    (process,) = measured("time", "mnist_cnn", variant, 4).processes
+    step = process.step
+    assert set(step.phases_s) == (set() if variant.startswith("jax") else set(PHASES))
+    assert all(seconds > 0 for seconds in step.phases_s.values())
+    low, high = step.relu_percent
     assert low <= high < 100
     # Ten times nearer than what a gradient through ReLUs near a tie is allowed.
-    assert 0 < details["deviation"] < 2e-3
+    assert 0 < step.deviation < 2e-3
 
 
-@pytest.mark.parametrize("op", STEP_OF)
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("flavour", ["numpy", "numba"])
-def test_in_place_spares_at_the_peak_what_the_table_predicts(flavour, op):
-    peaks = [measured("peak_bytes", op, f"{flavour}.{memory}", 5).value for memory in ("fresh", "inplace")]
+def test_in_place_spares_at_the_peak_what_the_table_predicts(flavour, network):
+    peaks = [measured("peak_bytes", network, f"{flavour}.{memory}", 5).value for memory in ("fresh", "inplace")]
     # Threads and calls of compiled functions leave some objects of Python in the count.
-    assert peaks[0] - peaks[1] == pytest.approx(inplace_bytes(STEP_OF[op], 5, 4), rel=0, abs=OBJECTS_BYTES)
+    assert peaks[0] - peaks[1] == pytest.approx(inplace_bytes(NETWORKS[network], 5, 4), rel=0, abs=OBJECTS_BYTES)
 
 
-@pytest.mark.parametrize("op", STEP_OF)
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("variant", [row.name for row in ROWS if row.device == "cpu" and not row.needs])
-def test_kept_bytes_are_counted(op, variant):
+def test_kept_bytes_are_counted(network, variant):
     row = find_step(variant)
-    kept = measured("saved_bytes", op, variant, 5).value
-    by_hand, eager = (predict(STEP_OF[op], 5, 4) for predict in (saved_bytes, autograd_saved_bytes))
+    kept = measured("saved_bytes", network, variant, 5).value
+    by_hand, eager = (predict(NETWORKS[network], 5, 4) for predict in (saved_bytes, autograd_saved_bytes))
     assert kept == {"numpy": by_hand, "numba": by_hand, "torch": eager}.get(row.framework, kept)
     assert kept > by_hand / 2
 

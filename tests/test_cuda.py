@@ -100,42 +100,42 @@ def test_numba_equals_numpy_to_the_bit(row: Variant, dtype: str) -> None:
     x, grad = (any_bits(dtype, TILE + 21, seed) for seed in (1, 2))
     inputs = operators.inputs(row, x, grad, dtype)
     y, gradient = np.where((x > 0) | np.isnan(x), x, 0), np.where(x > 0, grad, 0)
-    wanted = {"relu.forward": (y,), "relu.backward": (gradient,), "relu.roundtrip": (y, gradient)}[row.op]
+    wanted = {"forward": (y,), "backward": (gradient,), "roundtrip": (y, gradient)}[row.direction]
     to_numpy = driver(row.framework).to_numpy
     for result, values in zip(results(row, arguments(row, inputs)), wanted, strict=True):
         np.testing.assert_array_equal(bits(to_numpy(result)), bits(values))
 
 
-# Operator, memory mode and what is saved; how three arrays, of which the second is saved or `out`, are spoilt; the
+# Direction, memory mode and what is saved; how three arrays, of which the second is saved or `out`, are spoilt; the
 # words of the refusal.
 REFUSALS = [
-    ("relu.forward", ".out", lambda a, b, c, host: (host, b), TypeError, "x: ndarray given"),
-    ("relu.forward", ".out", lambda a, b, c, host: (a, host), TypeError, "out: ndarray given"),
-    ("relu.forward", ".out", lambda a, b, c, host: (a, b[:-1]), ValueError, "out: shape"),
-    ("relu.forward", ".out", lambda a, b, c, host: (a[::2], b[::2]), ValueError, "x: strides"),
-    ("relu.forward", ".out", lambda a, b, c, host: (a[1:], a[:-1]), ValueError, "out: overlaps x in part"),
-    ("relu.forward", ".inplace", lambda a, b, c, host: (a[::2],), ValueError, "x: strides"),
-    ("relu.backward", ".out", lambda a, b, c, host: (a, host, c), TypeError, "saved: ndarray given"),
-    ("relu.backward", ".out", lambda a, b, c, host: (a, b[:-1], c), ValueError, "saved: shape"),
-    ("relu.backward", ".out", lambda a, b, c, host: (a[1:], b[1:], a[:-1]), ValueError, "out: overlaps grad in part"),
-    ("relu.backward", ".out", lambda a, b, c, host: (a[1:], b[1:], b[:-1]), ValueError, "out: overlaps saved in part"),
-    ("relu.backward", ".inplace", lambda a, b, c, host: (a[1:], a[:-1]), ValueError, "grad: overlaps saved in part"),
-    ("relu.backward", "-bits.out", lambda a, b, c, host: (a, b, c), ValueError, r"saved: shape \(64,\) given, \(8,\)"),
+    ("forward", ".out", lambda a, b, c, host: (host, b), TypeError, "x: ndarray given"),
+    ("forward", ".out", lambda a, b, c, host: (a, host), TypeError, "out: ndarray given"),
+    ("forward", ".out", lambda a, b, c, host: (a, b[:-1]), ValueError, "out: shape"),
+    ("forward", ".out", lambda a, b, c, host: (a[::2], b[::2]), ValueError, "x: strides"),
+    ("forward", ".out", lambda a, b, c, host: (a[1:], a[:-1]), ValueError, "out: overlaps x in part"),
+    ("forward", ".inplace", lambda a, b, c, host: (a[::2],), ValueError, "x: strides"),
+    ("backward", ".out", lambda a, b, c, host: (a, host, c), TypeError, "saved: ndarray given"),
+    ("backward", ".out", lambda a, b, c, host: (a, b[:-1], c), ValueError, "saved: shape"),
+    ("backward", ".out", lambda a, b, c, host: (a[1:], b[1:], a[:-1]), ValueError, "out: overlaps grad in part"),
+    ("backward", ".out", lambda a, b, c, host: (a[1:], b[1:], b[:-1]), ValueError, "out: overlaps saved in part"),
+    ("backward", ".inplace", lambda a, b, c, host: (a[1:], a[:-1]), ValueError, "grad: overlaps saved in part"),
+    ("backward", "-bits.out", lambda a, b, c, host: (a, b, c), ValueError, r"saved: shape \(64,\) given, \(8,\)"),
     (
-        "relu.backward",
+        "backward",
         "-bits.out",
         lambda a, b, c, host: (a, b[:8], c),
         TypeError,
         "saved: dtype .*float32 given, uint8",
     ),
-    ("relu.backward", "-bits.inplace", lambda a, b, c, host: (a, host), TypeError, "saved: ndarray given"),
+    ("backward", "-bits.inplace", lambda a, b, c, host: (a, host), TypeError, "saved: ndarray given"),
 ]
 
 
 @pytest.mark.parametrize("framework", ["numba", "triton"])
-@pytest.mark.parametrize(("op", "kind", "spoil", "error", "words"), REFUSALS)
-def test_bad_arguments_are_refused_by_name(framework, op, kind, spoil, error, words):
-    row = find(op, f"{framework}-cuda{kind}")
+@pytest.mark.parametrize(("direction", "kind", "spoil", "error", "words"), REFUSALS)
+def test_bad_arguments_are_refused_by_name(framework, direction, kind, spoil, error, words):
+    row = find("relu", direction, f"{framework}-cuda{kind}")
     arrays = [driver(row.framework).array(np.ones(64), "float32") for _ in range(3)]
     with pytest.raises(error, match=words):
         row.load()(*spoil(*arrays, np.ones(64, np.float32)))
@@ -271,30 +271,30 @@ def _imported(name: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleT
 
 
 RELU_BUGS = [
-    ("numba_cuda", "numba-cuda.out", "relu.forward", "x.size, cuda.gridsize", "x.size - 1, cuda.gridsize"),
-    ("numba_cuda", "numba-cuda.out", "relu.forward", "values[k] = zero if values[k] <= zero else values[k]\n            for k in range(VECTORS):", "values[k] = zero if values[k] <= zero else values[k]\n            for k in range(VECTORS - 1):"),
-    ("numba_cuda", "numba-cuda.out", "relu.backward", "grad.size, cuda.gridsize(1)):\n            out[i] = grad[i] if saved[i] >", "grad.size - 1, cuda.gridsize(1)):\n            out[i] = grad[i] if saved[i] >"),
-    ("numba_cuda", "numba-cuda.out", "relu.backward", "values[k] if kept[k] > zero", "values[k] if kept[k] >= zero"),
-    ("numba_cuda", "numba-cuda-bits.out", "relu.backward", "saved[i // 8] >> (i % 8) & 1", "saved[i // 8] >> (7 - i % 8) & 1"),
-    ("numba_cuda", "numba-cuda-bits.out", "relu.backward", "if bits >> lane & 1", "if bits >> (lanes - 1 - lane) & 1"),
-    ("numba_cuda", "numba-cuda-bits.inplace", "relu.roundtrip", "if value > zero else 0) << (i - 8 * byte)", "if value > zero else 0) << (7 - i + 8 * byte)"),
-    ("numba_cuda", "numba-cuda-bits.inplace", "relu.roundtrip", "bits.size, cuda.gridsize", "bits.size - 1, cuda.gridsize"),
-    ("numba_cuda", "numba-cuda-bits.inplace", "relu.roundtrip", "min(8 * byte + 8, x.size)", "min(8 * byte + 7, x.size)"),
-    ("numba_cuda", "numba-cuda-bits.inplace", "relu.roundtrip", "bits[first + group * THREADS] = kept", "bits[first + group] = kept"),
-    ("numba_cuda", "numba-cuda-bits.out", "relu.backward", "grad.size, cuda.gridsize(1)):\n            out[i] = grad[i] if saved[i // 8]", "grad.size - 1, cuda.gridsize(1)):\n            out[i] = grad[i] if saved[i // 8]"),
-    ("numba_cuda", "numba-cuda-bits.inplace", "relu.roundtrip", "if value > zero else 0) << k\n", "if value > zero else 0) << (7 - k)\n"),
-    ("triton_", "triton-cuda.out", "relu.forward", "value = tl.load(x + i, mask=i < n)\n", "value = tl.load(x + i, mask=i < n - 1, other=0.0)\n"),
-    ("triton_", "triton-cuda.out", "relu.backward", "tl.where(_comparable(kept) > 0, value, 0.0), mask=i < n)", "tl.where(_comparable(kept) > 0, value, 0.0), mask=i < n - 1)"),
-    ("triton_", "triton-cuda-bits.out", "relu.backward", "(bits[:, None] >> bit[None, :]) & 1", "(bits[:, None] >> (7 - bit[None, :])) & 1"),
-    ("triton_", "triton-cuda-bits.out", "relu.backward", "tl.where(kept == 1, value, 0.0), mask=i < n)", "tl.where(kept == 1, value, 0.0), mask=i < n - 1)"),
-    ("triton_", "triton-cuda-bits.inplace", "relu.roundtrip", "tl.load(x + i, mask=i < n, other=0.0)", "tl.load(x + i, mask=i < n - 8, other=0.0)"),
-    ("triton_", "triton-cuda-bits.inplace", "relu.roundtrip", "to(tl.int32) << bit[None, :]", "to(tl.int32) << (7 - bit[None, :])"),
+    ("numba_cuda", "numba-cuda.out", "forward", "x.size, cuda.gridsize", "x.size - 1, cuda.gridsize"),
+    ("numba_cuda", "numba-cuda.out", "forward", "values[k] = zero if values[k] <= zero else values[k]\n            for k in range(VECTORS):", "values[k] = zero if values[k] <= zero else values[k]\n            for k in range(VECTORS - 1):"),
+    ("numba_cuda", "numba-cuda.out", "backward", "grad.size, cuda.gridsize(1)):\n            out[i] = grad[i] if saved[i] >", "grad.size - 1, cuda.gridsize(1)):\n            out[i] = grad[i] if saved[i] >"),
+    ("numba_cuda", "numba-cuda.out", "backward", "values[k] if kept[k] > zero", "values[k] if kept[k] >= zero"),
+    ("numba_cuda", "numba-cuda-bits.out", "backward", "saved[i // 8] >> (i % 8) & 1", "saved[i // 8] >> (7 - i % 8) & 1"),
+    ("numba_cuda", "numba-cuda-bits.out", "backward", "if bits >> lane & 1", "if bits >> (lanes - 1 - lane) & 1"),
+    ("numba_cuda", "numba-cuda-bits.inplace", "roundtrip", "if value > zero else 0) << (i - 8 * byte)", "if value > zero else 0) << (7 - i + 8 * byte)"),
+    ("numba_cuda", "numba-cuda-bits.inplace", "roundtrip", "bits.size, cuda.gridsize", "bits.size - 1, cuda.gridsize"),
+    ("numba_cuda", "numba-cuda-bits.inplace", "roundtrip", "min(8 * byte + 8, x.size)", "min(8 * byte + 7, x.size)"),
+    ("numba_cuda", "numba-cuda-bits.inplace", "roundtrip", "bits[first + group * THREADS] = kept", "bits[first + group] = kept"),
+    ("numba_cuda", "numba-cuda-bits.out", "backward", "grad.size, cuda.gridsize(1)):\n            out[i] = grad[i] if saved[i // 8]", "grad.size - 1, cuda.gridsize(1)):\n            out[i] = grad[i] if saved[i // 8]"),
+    ("numba_cuda", "numba-cuda-bits.inplace", "roundtrip", "if value > zero else 0) << k\n", "if value > zero else 0) << (7 - k)\n"),
+    ("triton_", "triton-cuda.out", "forward", "value = tl.load(x + i, mask=i < n)\n", "value = tl.load(x + i, mask=i < n - 1, other=0.0)\n"),
+    ("triton_", "triton-cuda.out", "backward", "tl.where(_comparable(kept) > 0, value, 0.0), mask=i < n)", "tl.where(_comparable(kept) > 0, value, 0.0), mask=i < n - 1)"),
+    ("triton_", "triton-cuda-bits.out", "backward", "(bits[:, None] >> bit[None, :]) & 1", "(bits[:, None] >> (7 - bit[None, :])) & 1"),
+    ("triton_", "triton-cuda-bits.out", "backward", "tl.where(kept == 1, value, 0.0), mask=i < n)", "tl.where(kept == 1, value, 0.0), mask=i < n - 1)"),
+    ("triton_", "triton-cuda-bits.inplace", "roundtrip", "tl.load(x + i, mask=i < n, other=0.0)", "tl.load(x + i, mask=i < n - 8, other=0.0)"),
+    ("triton_", "triton-cuda-bits.inplace", "roundtrip", "to(tl.int32) << bit[None, :]", "to(tl.int32) << (7 - bit[None, :])"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("file", "name", "op", "old", "new"), RELU_BUGS)
-def test_a_bug_in_a_kernel_is_seen(file, name, op, old, new, tmp_path, monkeypatch):
-    row = find(op, name)
+@pytest.mark.parametrize(("file", "name", "direction", "old", "new"), RELU_BUGS)
+def test_a_bug_in_a_kernel_is_seen(file, name, direction, old, new, tmp_path, monkeypatch):
+    row = find("relu", direction, name)
     x, grad = (values.astype("float32") for values in comparison.ordinary(TILES[row.framework]))
     # Other values than below: what is not written is often what was written before.
     check(row, "float32", -x, grad)

@@ -8,16 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.harness.case import Case, OperatorCase, Settings, Unsupported
+from benchmarks.harness.case import OperatorCase, Settings, Unsupported
 from benchmarks.harness.frameworks import DeviceDriver, Driver, StepDriver, device_driver, driver, step_driver
 from benchmarks.harness.frameworks.numba_cuda_ import NumbaCudaDriver
 from benchmarks.harness.frameworks.numpy_ import NumpyDriver
 from benchmarks.harness.frameworks.torch_ import TorchDriver
 from benchmarks.harness.processes.child import _measured
-from benchmarks.harness.quantities import measuring, training
 from benchmarks.harness.truth.calls import Calls
 from impls.catalog import STEPS, VARIANTS, find, find_step
-from impls.cnn.networks import STEP_OF
 from tests.recipes.python_driver import PythonDriver
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,10 +73,9 @@ def test_accessors_return_the_same_driver_or_say_what_it_lacks():
 
 @pytest.mark.parametrize("quantity", ["saved_bytes", "peak_bytes"])
 def test_memory_of_steps_is_unsupported_without_step_members(quantity):
-    op = next(iter(STEP_OF))
-    row, case = find_step("numpy.inplace"), Case(quantity, op, "numpy.inplace", 2, "float32")
+    row, case = find_step("numpy.inplace"), StepCase(quantity, "mnist_cnn", "numpy.inplace", 2)
     with pytest.raises(Unsupported, match="PythonDriver is no StepDriver"):
-        training.QUANTITIES[quantity](row, case, PythonDriver(), Settings(0.02, 60, 1))
+        training_step.QUANTITIES[quantity](row, case, PythonDriver(), Settings(0.02, 60, 1))
 
 
 def test_device_time_is_unsupported_without_device_members():
@@ -87,15 +84,15 @@ def test_device_time_is_unsupported_without_device_members():
         row, OperatorCase("time", row.operator, row.direction, row.name, 2**10, "float32"), NumpyDriver(), row.load()
     )
     with pytest.raises(Unsupported, match="NumpyDriver is no DeviceDriver"):
-        measuring._device(bench, None, bench.pool(1), {}, 1)
+        operator_row._device_timing(bench, None, bench.pool(1), {}, 1)
 
 
 def test_unsupported_members_are_an_outcome(monkeypatch):
     def unsupported(*_):
         return device_driver(NumpyDriver())
 
-    monkeypatch.setattr(measuring, "measure", unsupported)
-    request = {"case": vars(OperatorCase("time", "relu", "forward", "numpy.out", 8, "float32")), "settings": {}}
+    monkeypatch.setattr(dispatch, "measure", unsupported)
+    request = {"case": to_axes(OperatorCase("time", "relu", "forward", "numpy.out", 8)), "settings": {}}
     outcome = _measured(request)
     assert (outcome.status, outcome.value) == ("unsupported", None)
     assert outcome.reason.startswith("NumpyDriver is no DeviceDriver")

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from itertools import cycle
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,12 +16,14 @@ import pytest
 import torch
 from numba import cuda
 
-from benchmarks.harness.case import Case, DeviceLoopCase, OperatorCase
+from benchmarks.harness import measurement
+from benchmarks.harness.case import DeviceLoopCase, DeviceProductCase, OperatorCase, ProductCase
 from benchmarks.harness.frameworks import DeviceDriver, device_clock, driver
 from benchmarks.harness.frameworks.numba_cuda_ import Live
 from benchmarks.harness.frameworks.numpy_ import NumpyDriver
 from benchmarks.harness.machine import gpu, linux
-from benchmarks.harness.quantities import measuring
+from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Sampling
+from benchmarks.harness.quantities import operator_row
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth.calls import Calls
@@ -105,66 +107,70 @@ def test_the_check_measures_rows_as_asv_does():
     """On the CPU, where there are no events; a size that fails stops no other."""
     cases = [OperatorCase("time", ROW.operator, ROW.direction, ROW.name, n, "float32") for n in (2**40, 2**10)]
     found = gpu_check.measured(cases, budget_s=0.02)
-    failed, good = (gpu_check.time_of(ROW, case, found[case]) for case in cases)
-    assert failed.wait_s != failed.wait_s
+    failed, good = (gpu_check.relu_time(ROW, case, found[case]) for case in cases)
+    assert isnan(failed.latency_s)
     assert failed.remark.startswith("memory: needs")
-    assert good.wait_s > 0
-    assert (good.used_s, good.moved_bytes) == (good.wait_s, 2 * 4 * 2**10)
-    assert " by wait" in gpu_check.relu_line(good, {2**10: 1e-6}, 1000)
+    assert good.latency_s > 0
+    assert (good.used_s, good.moved_bytes) == (good.latency_s, 2 * 4 * 2**10)
+    assert " by latency" in gpu_check.relu_line(good, {2**10: 1e-6}, 1000)
 
 
-def found_time(framework, op, wait_s, device_s=nan, elements=2**28, remark=""):
-    return gpu_check.Time(framework, op, f"{framework}-cuda.out", elements, wait_s, device_s, 2 * 4 * elements, remark)
+def found_time(framework, subject, latency_s, device_s=nan, size=2**28, remark=""):
+    return gpu_check.Time(framework, subject, f"{framework}-cuda.out", size, latency_s, device_s, 8 * size, remark)
 
 
 def test_the_table_of_the_check_holds_rows_against_the_copy_and_the_datasheet():
     copy_s = {2**28: 1e-3}
-    line = gpu_check.relu_line(found_time("triton", "relu.forward", 2e-3, 1.25e-3), copy_s, 4000)
+    line = gpu_check.relu_line(found_time("triton", "forward", 2e-3, 1.25e-3), copy_s, 4000)
     operator, row, elements, wait, device, gb_per_s, copy, sheet = line.split()
-    assert (operator, row, elements) == ("relu.forward", "triton-cuda.out", str(2**28))
+    assert (operator, row, elements) == ("forward", "triton-cuda.out", str(2**28))
     assert (wait, device, gb_per_s, copy, sheet) == ("2000.0", "1250.0", "1718", "80.0", "42.9")
-    assert len(gpu_check.relu_line(None, copy_s, 4000).split("elements")[0]) < line.index("2000.0")
+    assert len(gpu_check.relu_head().split("elements")[0]) < line.index("2000.0")
 
 
 def test_targets_of_the_check_are_met_or_missed():
     copy_s = {2**20: 1e-5, 2**28: 1e-3}
     times = [
-        found_time(framework, op, 2e-3, 1e-3 / 0.925)
-        for framework, op in gpu_check.RELU_TARGETS
+        found_time(framework, direction, 2e-3, 1e-3 / 0.925)
+        for framework, direction in gpu_check.RELU_TARGETS
         if framework != "torch"
     ]
     # By the device's events alone, and at the largest size: else it is not known.
     times += [
-        found_time("torch", "relu.forward", 1e-3),
-        found_time("torch", "relu.backward", 2e-3, 1e-3 / 0.915),
-        found_time("torch", "relu.backward", 2e-5, 1e-5, elements=2**20),
+        found_time("torch", "forward", 1e-3),
+        found_time("torch", "backward", 2e-3, 1e-3 / 0.915),
+        found_time("torch", "backward", 2e-5, 1e-5, size=2**20),
     ]
     met = [target.met for target in gpu_check.relu_targets(times, copy_s)]
     assert met == [True, True, True, True, False, False, True]
     assert str(gpu_check.relu_targets(times, copy_s)[-2]).endswith(
-        "91.5 % of the copy's roof at 268435456 elements, at least 92: missed"
+        "91.5 % of a copy's bandwidth at 268435456 elements, at least 92: missed"
     )
     # Where the largest size was left out, only what was measured counts.
-    small = [one for one in times if one.elements == 2**20]
+    small = [one for one in times if one.size == 2**20]
     assert [target.met for target in gpu_check.relu_targets(small, {2**20: 1e-5})] == [True]
-    failed = found_time("triton", "relu.forward", nan, remark="error: no")
+    failed = found_time("triton", "forward", nan, remark="error: no")
     assert str(gpu_check.relu_targets([*small, failed], {2**20: 1e-5})[-1]) == "1 of 2 times measured: missed"
 
 
 def test_steps_of_the_check_are_held_against_the_fastest_of_torch():
-    op = "cnn.mnist_cnn"
-    times = [found_time(*one) for one in (("torch", op, 2e-3), ("torch", op, 1e-3), ("numba_cuda", op, 2.9e-3))]
+    network = "mnist_cnn"
+    times = [
+        found_time(*one)
+        for one in (("torch", network, 2e-3), ("torch", network, 1e-3), ("numba_cuda", network, 2.9e-3))
+    ]
     assert [target.met for target in gpu_check.step_targets(times)] == [True, True]
     assert "2.90 x torch" in list(gpu_check.step_lines(times))[-1]
-    slow = [*times[:2], found_time("numba_cuda", op, 3.1e-3)]
+    slow = [*times[:2], found_time("numba_cuda", network, 3.1e-3)]
     assert [target.met for target in gpu_check.step_targets(slow)] == [False, True]
     assert [target.met for target in gpu_check.step_targets(times[:2])] == [False, True]
 
 
 def test_every_gpu_row_is_checked():
-    names = {(op, row.name) for op, row in gpu_check.of_device("cuda")}
-    assert len(names) == sum(row.device == "cuda" for row in VARIANTS) + 2 * sum(row.device == "cuda" for row in STEPS)
-    assert ("cnn.mnist_cnn", "numba-cuda.inplace") in names
+    assert len(gpu_check.relu_rows("cuda")) == sum(row.device == "cuda" for row in VARIANTS)
+    steps = {(network, row.name) for network, row in gpu_check.step_rows("cuda")}
+    assert len(steps) == 2 * sum(row.device == "cuda" for row in STEPS)
+    assert ("mnist_cnn", "numba-cuda.inplace") in steps
 
 
 class Timed(NumpyDriver, DeviceDriver):
@@ -194,16 +200,16 @@ def test_a_device_is_timed_in_rounds_of_which_those_while_it_is_slowed_are_marke
 
     told = cycle([{"slowed_by": []}, {"slowed_by": ["power cap"]}])
     device = SimpleNamespace(state=lambda: next(told))
-    for name, calls in (("numpy.out", measuring.DEVICE_REPEATS), ("numpy.inplace", 4)):
+    for name, calls in (("numpy.out", operator_row.DEVICE_REPEATS), ("numpy.inplace", 4)):
         row, rounds[:] = find("relu", "forward", name), []
         case = OperatorCase("time", row.operator, row.direction, row.name, 2**10, "float32")
         bench = Calls(row, case, Timed(device_s), row.load())
         pool = bench.pool(4 if bench.mutated_args else 1)
-        found = measuring._device(bench, device, pool, bench.pristine(), len(pool))
-        assert found["device_s"] == pytest.approx(1e-3)
-        assert len(found["device_samples_s"]) == measuring.DEVICE_ROUNDS
-        assert found["device_slowed"] == list(range(1, measuring.DEVICE_ROUNDS, 2))
-        assert found["device_slowed_by"] == ["power cap"]
+        found = operator_row._device_timing(bench, device, pool, bench.pristine(), len(pool))
+        assert found.device_s == pytest.approx(1e-3)
+        assert len(found.samples_s) == operator_row.DEVICE_ROUNDS
+        assert found.throttled == list(range(1, operator_row.DEVICE_ROUNDS, 2))
+        assert found.throttled_by == ["power cap"]
         assert {len(given) for given in rounds} == {calls}
         # In place too, each call finds values below 0.
         assert {least for given in rounds for least in given} == {bench.x.astype("float32").min()}
@@ -217,9 +223,9 @@ def test_a_time_that_a_device_cannot_tell_is_none():
         row, OperatorCase("time", row.operator, row.direction, row.name, 2**10, "float32"), framework, row.load()
     )
     device = SimpleNamespace(state=dict)
-    found = measuring._device(bench, device, bench.pool(1), bench.pristine(), 1)
+    found = operator_row._device_timing(bench, device, bench.pool(1), bench.pristine(), 1)
     # One try of many seconds tells it for all.
-    assert (found["device_s"], found["gpu"], len(asked)) == (None, {}, 1)
+    assert (found.device_s, found.state, len(asked)) == (None, {}, 1)
 
 
 @pytest.mark.parametrize(
@@ -228,10 +234,10 @@ def test_a_time_that_a_device_cannot_tell_is_none():
 )
 def test_calls_in_place_in_a_row_have_room_in_the_cache_or_are_large(restored_bytes, pooled, wanted):
     bench = SimpleNamespace(
-        consumed=(0,), restored_bytes=restored_bytes, framework=SimpleNamespace(cache_bytes=lambda: 50 * 2**20),
+        mutated_args=(0,), restored_bytes=restored_bytes, framework=SimpleNamespace(cache_bytes=lambda: 50 * 2**20),
         pool=lambda calls: [[]] * calls,
     )  # fmt: skip
-    assert len(measuring._device_pool(bench, [[]] * pooled)) == wanted
+    assert len(operator_row._device_pool(bench, [[]] * pooled)) == wanted
 
 
 @pytest.mark.parametrize("framework", ["numba_cuda", "torch"])
@@ -253,8 +259,8 @@ def check_main(monkeypatch, failing=(), parts=("truth",)):
 
     def measured(cases, budget_s=1.0):
         asked.extend(cases)
-        good = part(processes=[{"device_s": 1e-6, "median_s": 1.0}])
-        return {case: Measurement("wrong", "no") if case.dtype in failing else good for case in cases}
+        good = part(DeviceTiming(device_s=1e-6))
+        return {case: Measurement("wrong", "no") if case.axes.get("dtype") in failing else good for case in cases}
 
     monkeypatch.setattr(gpu_check, "lacks", lambda: iter(()))
     monkeypatch.setattr(gpu_check, "measured", measured)
@@ -265,9 +271,10 @@ def check_main(monkeypatch, failing=(), parts=("truth",)):
 def test_the_check_fails_where_a_row_is_wrong_or_a_target_missed(monkeypatch, capsys):
     code, asked = check_main(monkeypatch)
     assert code == 0
-    rows = gpu_check.of_device("cuda")
-    assert {(case.op, case.variant, case.dtype) for case in asked} == {
-        (op, row.name, dtype) for op, row in rows for dtype in row.dtypes
+    rows = [(row.direction, row) for row in gpu_check.relu_rows("cuda")] + gpu_check.step_rows("cuda")
+    subjects = [case.direction if isinstance(case, OperatorCase) else case.network for case in asked]
+    assert {(subject, case.variant, case.dtype) for subject, case in zip(subjects, asked, strict=True)} == {
+        (subject, row.name, dtype) for subject, row in rows for dtype in row.dtypes
     }
     code, _ = check_main(monkeypatch, failing=("bfloat16",))
     assert code == 1
@@ -308,17 +315,17 @@ def test_what_slows_a_device_is_named():
     assert gpu.slowed_by(0x44) == ["power cap", "hardware thermal limit"]
 
 
-def part(**details) -> Measurement:
-    samples_s = [1.0] * 10
-    return Measurement("ok", value=1.0, samples_s=samples_s, number=1, details={"provenance": {}, **details})
+def part(device: DeviceTiming, **circumstances) -> Measurement:
+    process = Process(value=1.0, number=1, sampling=Sampling(10, **circumstances), device=device)
+    return Measurement("ok", value=1.0, samples_s=[1.0] * 10, number=1, processes=[process])
 
 
 def test_a_time_of_a_slowed_device_is_unstable():
-    free = part(slowed=[], throttled_by=[], cpu_share=0.1, gpu={})
-    once, often = (part(slowed=slowed, throttled_by=["power cap"], gpu={}) for slowed in ([3], [1, 2, 3]))
+    free = part(DeviceTiming(), cpu_share=0.1)
+    once, often = (part(DeviceTiming(), throttled=at, throttled_by=["power cap"]) for at in ([3], [1, 2, 3]))
     assert measurement.pooled([free, free]).status == measurement.pooled([free, once]).status == "ok"
     found = measurement.pooled([free, often])
-    assert (found.status, found.reason) == ("unstable", "power cap slowed the GPU in 3 of 20 samples")
+    assert (found.status, found.reason) == ("unstable", "power cap throttled the GPU in 3 of 20 samples")
 
 
 def test_samples_of_a_slowed_device_are_marked(clock):
@@ -419,7 +426,7 @@ def test_the_own_time_of_a_gpu_is_held_against_its_roof_too():
     rows = {**copies, time("forward", "torch-cuda.out"): 2e-5}
     for device_s, percent, impossible in ((1.25e-5, 80, False), (0.5e-5, 200, True)):
         found = table(rows)
-        found.loc[found["op"] == "relu.forward", "device_s"] = device_s
+        found.loc[found["direction"] == "forward", "device_s"] = device_s
         (row,) = metrics.with_metrics(found).to_dict("records")
         assert row["device_percent_of_roof"] == pytest.approx(percent)
         assert row["device_gb_per_s"] == pytest.approx(8 * 2**20 / device_s / 1e9)
@@ -428,7 +435,7 @@ def test_the_own_time_of_a_gpu_is_held_against_its_roof_too():
 
 def test_products_of_a_device_are_no_roof_of_the_processor():
     device, library = (
-        Case("time", op, name, 1000, "float32") for op, name in (("device_gemm", "torch"), ("gemm", "numpy"))
+        kind("time", name, 1000) for kind, name in ((DeviceProductCase, "torch"), (ProductCase, "numpy"))
     )
     found = table({device: 1e-3, library: 1e-1})
     assert metrics.gemms(found)["library"].tolist() == ["numpy"]

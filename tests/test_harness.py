@@ -1,4 +1,4 @@
-"""The parts of the harness, each with real work: sampler, isolation, outcomes, threads, truth."""
+"""The parts of the harness, each with real work: sampler, isolation, records, threads, truth."""
 
 import json
 import os
@@ -11,18 +11,19 @@ from dataclasses import replace
 from itertools import count, cycle, pairwise
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.harness import case
-from benchmarks.harness.case import OperatorCase, Settings
+from benchmarks.harness import case, measurement
+from benchmarks.harness.case import KINDS, OperatorCase, Settings, StepCase, from_axes, to_axes
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.machine import linux, threads
-from benchmarks.harness.processes import isolation, plan
+from benchmarks.harness.measurement import Measurement, Process, Sampling
+from benchmarks.harness.processes import isolation, plan, records
+from benchmarks.harness.quantities import operator_row
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth import comparison
@@ -83,7 +84,7 @@ def test_samples_on_a_shared_core_are_set_aside_and_kept(clock):
     core = Core(1e-5)
     turns = cycle((1e-5, 1e-5, 2e-5))
     core.settle = lambda limit_s: next(turns)  # type: ignore[method-assign]
-    core.loop_s = lambda: 1e-5  # type: ignore[method-assign]
+    core.probe = lambda: 1e-5  # type: ignore[method-assign]
     taken = sampler.sample(clock.compute, sampler.in_turn([(1e-4,)]), 0.3, core)
     assert taken.sampling.uncontended
     assert 0.3 < len(taken.sampling.smt_contended_s) / len(taken.samples_s) < 0.7
@@ -115,21 +116,19 @@ def test_beside_threads_that_may_share_the_core_no_loop_tells_anything(clock, mo
     taken = sampler.sample(clock.compute, sampler.in_turn([(1e-4,)]), 0.05, core)
     assert taken.sampling.uncontended
     assert taken.sampling.probe_s is None
-    assert (
-        measurement.pooled([part([1.0] * 4, probe_best_s=1e-5), part([1.0] * 4, probe_best_s=None)]).samples_s
-        == [1.0] * 8
-    )
+    both = measurement.pooled([part([1.0] * 4, probe_s=1e-5), part([1.0] * 4, probe_s=None)])
+    assert both.samples_s == [1.0] * 8
 
 
 def test_a_core_that_was_found_faster_later_was_shared_before(clock):
     """The loop gets twice as fast on the way: what was taken before is set aside."""
-    loops = iter([2e-5] * 40 + [1e-5] * 100_000)
-    clock.loop_s = lambda: next(loops)
+    probes = iter([2e-5] * 40 + [1e-5] * 100_000)
+    clock.probe_s = lambda: next(probes)
     taken = sampler.sample(clock.compute, sampler.in_turn([(1e-3,)]), 0.2, Core(1.0))
     assert taken.sampling.uncontended
     assert taken.sampling.probe_s == 1e-5
     assert taken.sampling.smt_contended_s
-    late = replace(taken, probe_best_s=2e-5, samples_s=[1.0] * 9, disturbed=[])
+    late = replace(taken, samples_s=[1.0] * 9, sampling=replace(taken.sampling, probe_s=2e-5, preempted=[]))
     together = sampler.pooled([late, taken])
     assert together.samples_s == taken.samples_s
     assert together.sampling.smt_contended_s == [
@@ -145,8 +144,8 @@ def test_one_process_more_measures_what_none_had_a_core_for(monkeypatch, tmp_pat
     told, left = [], iter([*frees, *[True] * 9])
 
     def run(cases, settings, paths):
-        told.append(settings.core_s)
-        found = part([1.0] * 9, free=next(left), probe_best_s=2e-5 / len(told))
+        told.append(settings.probe_best_s)
+        found = part([1.0] * 9, uncontended=next(left), probe_s=2e-5 / len(told))
         for path in paths:
             isolation.write(path, found)
         return [found] * len(cases)
@@ -160,8 +159,8 @@ def test_one_process_more_measures_what_none_had_a_core_for(monkeypatch, tmp_pat
 
 @pytest.mark.parametrize("content", ["1e-9", "-1", "nan", "inf", "", "x"])
 def test_a_loop_that_cannot_be_is_not_believed(monkeypatch, tmp_path, content):
-    (tmp_path / "core-unknown.txt").write_text(content)
-    assert plan._core_s(tmp_path) == 0
+    (tmp_path / "probe-unknown.txt").write_text(content)
+    assert plan._probe_best_s(tmp_path) == 0
 
 
 def test_the_time_of_an_empty_call_is_that_of_one_of_many(clock, monkeypatch):
@@ -222,8 +221,8 @@ def test_measuring_process_answers():
     (outcome,) = isolation.run([NUMPY_OUT], QUICK)
     assert outcome.status == "ok", outcome
     assert outcome.value > 0
-    assert outcome.details["threads"] == 1
-    assert outcome.details["provenance"]["environment"]["OMP_NUM_THREADS"] == "1"
+    assert outcome.processes[0].threads == 1
+    assert outcome.provenance["environment"]["OMP_NUM_THREADS"] == "1"
 
 
 def test_another_interpreter_measures_its_own_installation(tmp_path):
@@ -239,7 +238,7 @@ def test_another_interpreter_measures_its_own_installation(tmp_path):
         for python in (sys.executable, str(tmp_path / "venv/bin/python"))
     )
     assert own.status == other.status == "ok", (own, other)
-    versions = [outcome.details["provenance"]["packages"]["asv_runner"] for outcome in (own, other)]
+    versions = [outcome.provenance["packages"]["asv_runner"] for outcome in (own, other)]
     assert versions[0] != versions[1] == "99.1"
 
 
@@ -269,10 +268,10 @@ def test_cold_calls_use_twice_what_the_caches_hold_before_they_come_back(name, m
     bench = Calls(
         row, OperatorCase("cold", row.operator, row.direction, row.name, 2**10, "float32"), driver("numpy"), row.load()
     )
-    bench.framework = SimpleNamespace(**{**vars(bench.framework), "cache_bytes": lambda: cache_bytes})
+    monkeypatch.setattr(bench.framework, "cache_bytes", lambda: cache_bytes)
     asked = []
-    monkeypatch.setattr(measuring, "_timed", lambda *arguments: asked.append(arguments))
-    measuring._cold(bench, QUICK)
+    monkeypatch.setattr(operator_row, "_timed", lambda *arguments: asked.append(arguments))
+    operator_row._cold(bench, QUICK)
     ((_, _, make, placements, called),) = asked
     arrays = make()
     assert placements == 1
@@ -283,12 +282,12 @@ def test_cold_calls_use_twice_what_the_caches_hold_before_they_come_back(name, m
 def test_scaling_uses_the_threads_of_the_case():
     outcome = scaling(1, usable=1)
     assert outcome.status == "ok", outcome
-    assert outcome.details["threads"] == 1
+    assert outcome.processes[0].threads == 1
 
 
 @needs_two_cores
 def test_the_threads_of_a_case_make_no_other_machine():
-    one, all_of_them = (scaling(count, usable=2).details["provenance"]["fingerprint"] for count in (1, 2))
+    one, all_of_them = (scaling(count, usable=2).provenance["fingerprint"] for count in (1, 2))
     assert one == all_of_them
 
 
@@ -330,7 +329,7 @@ def test_threads_asked_are_threads_got(framework, threads):
     case = OperatorCase("time", "relu", "forward", name, 1024, "float32")
     (outcome,) = isolation.run([case], replace(QUICK, threads=threads))
     assert outcome.status == "ok", outcome
-    assert outcome.details["threads"] == threads
+    assert outcome.processes[0].threads == threads
 
 
 def test_thread_mismatch_names_both_figures():
@@ -345,8 +344,23 @@ def test_bad_setting_is_named(monkeypatch, variable, text):
         Settings.from_environment()
 
 
-def test_requests_survive_the_process_boundary():
-    assert case.from_json(json.loads(json.dumps(case.to_json(NUMPY_OUT, QUICK)))) == (NUMPY_OUT, QUICK)
+CASES = [
+    NUMPY_OUT,
+    StepCase("peak_bytes", "mnist_cnn", "jax.fresh", 16),
+    *(KINDS[kind]("time", "copy-nt.all", 4096) for kind in ("loop", "device_loop")),
+    *(KINDS[kind]("time", "torch", 2048) for kind in ("product", "device_product")),
+]
+
+
+@pytest.mark.parametrize("given_case", CASES, ids=lambda given_case: given_case.kind)
+def test_requests_survive_the_process_boundary(given_case):
+    sent = json.loads(json.dumps(case.to_json(given_case, QUICK)))
+    assert case.from_json(sent) == (given_case, QUICK)
+    assert from_axes(to_axes(given_case)) == given_case
+
+
+def test_every_kind_of_case_is_sent():
+    assert {given_case.kind for given_case in CASES} == set(KINDS)
 
 
 def test_outcomes_are_read_back_and_torn_lines_passed_over(tmp_path, monkeypatch):
@@ -357,7 +371,9 @@ def test_outcomes_are_read_back_and_torn_lines_passed_over(tmp_path, monkeypatch
     with path.open("ab") as file:
         file.write(b'[1]\n{"schema": 99}\n\xff\n{"schema": 1, "stat')
     (record,) = records.read(path)
-    assert (record["status"], record["reason"], record["commit"]) == ("wrong", "because", "c0ffee")
+    found = record.measurement
+    assert (found.status, found.reason, record.commit) == ("wrong", "because", "c0ffee")
+    assert from_axes(record.case) == NUMPY_OUT
     assert path.parent.parent == tmp_path
 
 
@@ -373,10 +389,9 @@ def test_bundle_measures_what_is_planned_for_a_variant_once(tmp_path, monkeypatc
     assert plan.measurement(larger, QUICK).status in measurement.MEASURED
 
 
-def part(samples_s, **details):
-    return Measurement(
-        "ok", value=median(samples_s), samples_s=samples_s, number=1, details={"provenance": {}, **details}
-    )
+def part(samples_s, **circumstances):
+    process = Process(value=median(samples_s), number=1, sampling=Sampling(len(samples_s), **circumstances))
+    return Measurement("ok", value=median(samples_s), samples_s=samples_s, number=1, processes=[process])
 
 
 @pytest.mark.parametrize(
@@ -386,9 +401,9 @@ def part(samples_s, **details):
         ([part([1.0, 1.0, 2.0, 2.0])], "unstable", "half of the samples lie further apart than 1 and 2 s"),
         ([part([1.0] * 9), part([1.2] * 2)], "unstable", "medians of the processes lie between 1 and 1.2 s"),
         ([part([1.0] * 4, cpu_share=0.1)], "unstable", "asleep: the process used 10% of a core while it was timed"),
-        ([part([1.0] * 4, probe_best_s=1e-5), part([1.7] * 4, probe_best_s=1.6e-5)], "ok", ""),
-        ([part([1.0] * 4, free=False), part([1.7] * 4)], "ok", ""),
-        ([part([1.7] * 4, free=False)], "unstable", "the core was shared with other work all the time"),
+        ([part([1.0] * 4, probe_s=1e-5), part([1.7] * 4, probe_s=1.6e-5)], "ok", ""),
+        ([part([1.0] * 4, uncontended=False), part([1.7] * 4)], "ok", ""),
+        ([part([1.7] * 4, uncontended=False)], "unstable", "the other hyperthread of the core was busy all the time"),
         ([part([1.0] * 4), Measurement("crashed", "killed")], "crashed", "killed"),
     ],
 )
@@ -415,14 +430,15 @@ def test_a_time_is_measured_by_several_processes_and_bytes_by_one():
     timed = replace(saved, quantity="time")
     found = plan.measured([saved, timed], replace(QUICK, processes=3))
     outcome, exact = found[timed], found[saved]
-    processes = outcome.details["processes"]
+    processes = outcome.processes
     # One more where the core was shared.
     assert len(processes) in (3, 4)
-    counted = [process for process in processes if process.get("counted", True)]
-    assert len(outcome.samples_s) == sum(process["samples"] for process in counted)
+    counted = [process for process in processes if process.counted]
+    assert len(outcome.samples_s) == sum(process.sampling.samples for process in counted)
     assert outcome.value == median(outcome.samples_s)
-    assert outcome.details["provenance"]["cpu"]
-    assert "processes" not in exact.details
+    assert outcome.provenance["cpu"]
+    assert len(exact.processes) == 1
+    assert exact.processes[0].sampling is None
 
 
 def test_a_case_that_fails_leaves_the_others_theirs():
@@ -453,14 +469,14 @@ def test_one_wrong_element_is_found_and_placed(position):
     with pytest.raises(
         comparison.WrongResult, match=f"element {position + 4096} is 1e-30.* 1 of 1003 elements from 4096"
     ):
-        comparison.check(row, (result,), (wanted,), start=4096)
+        comparison.check(row, "float32", (result,), (wanted,), start=4096)
 
 
 def test_nan_equals_only_nan():
     row = find("relu", "forward", "numpy.out")
-    comparison.check(row, (np.array([np.nan]),), (np.array([np.nan]),))
+    comparison.check(row, "float32", (np.array([np.nan]),), (np.array([np.nan]),))
     with pytest.raises(comparison.WrongResult):
-        comparison.check(row, (np.array([0.0]),), (np.array([np.nan]),))
+        comparison.check(row, "float32", (np.array([0.0]),), (np.array([np.nan]),))
 
 
 def test_starting_torch_adds_nothing_to_its_calls():

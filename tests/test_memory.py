@@ -34,9 +34,9 @@ def compare(case, row, outcome):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_bytes_equal_the_arithmetic(framework):
     pairs = cases([row for row in ROWS if row.framework == framework])
-    outcomes = isolation.run([case for case, _ in pairs], Settings(budget_s=0.1, limit_s=600, threads=1))
-    assert len(outcomes) == len(pairs), outcomes[-1]
-    for (case, row), outcome in zip(pairs, outcomes, strict=True):
+    measurements = isolation.run([case for case, _ in pairs], Settings(budget_s=0.1, limit_s=600, threads=1))
+    assert len(measurements) == len(pairs), measurements[-1]
+    for (case, row), outcome in zip(pairs, measurements, strict=True):
         compare(case, row, outcome)
 
 

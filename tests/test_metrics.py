@@ -26,24 +26,24 @@ FORWARD = time("forward", "numpy.fresh")
 # Seconds that streaming loops take for what each operator must move, float32.
 ROOF_S = {
     # One array read, one written.
-    ("relu.forward", "numpy.fresh"): 1.0e-3,
-    ("relu.forward", "numpy.out"): 1.0e-3,
-    ("relu.forward", "numpy.inplace"): 0.8e-3,
+    ("forward", "numpy.fresh"): 1.0e-3,
+    ("forward", "numpy.out"): 1.0e-3,
+    ("forward", "numpy.inplace"): 0.8e-3,
     # A second array read.
-    ("relu.backward", "numba.out"): 1.5e-3,
-    ("relu.backward", "numba.inplace"): 1.1e-3,
+    ("backward", "numba.out"): 1.5e-3,
+    ("backward", "numba.inplace"): 1.1e-3,
     # A mask of one byte an element, a quarter of a float32: a quarter of the second array.
-    ("relu.backward", "torch-bool.out"): 1.0e-3 + 0.25 * 0.5e-3,
-    ("relu.backward", "torch-bool.inplace"): 0.8e-3 + 0.25 * 0.3e-3,
+    ("backward", "torch-bool.out"): 1.0e-3 + 0.25 * 0.5e-3,
+    ("backward", "torch-bool.inplace"): 0.8e-3 + 0.25 * 0.3e-3,
     # A mask of one bit an element.
-    ("relu.backward", "numba-threads-bits.out"): 1.0e-3 + 0.5e-3 / 32,
-    ("relu.backward", "numba-threads-bits.inplace"): 0.8e-3 + 0.3e-3 / 32,
+    ("backward", "numba-threads-bits.out"): 1.0e-3 + 0.5e-3 / 32,
+    ("backward", "numba-threads-bits.inplace"): 0.8e-3 + 0.3e-3 / 32,
     # Forward, then backward with a second array read.
-    ("relu.roundtrip", "torch-autograd.fresh"): 1.0e-3 + 1.5e-3,
-    ("relu.roundtrip", "torch.inplace"): 0.8e-3 + 1.1e-3,
+    ("roundtrip", "torch-autograd.fresh"): 1.0e-3 + 1.5e-3,
+    ("roundtrip", "torch.inplace"): 0.8e-3 + 1.1e-3,
     # A mask written and read: as many reads as writes.
-    ("relu.roundtrip", "numpy-bits.fresh"): (2 + 1 / 32) * 1.0e-3,
-    ("relu.roundtrip", "numba-threads-bits.inplace"): (2 + 1 / 32) * 0.8e-3,
+    ("roundtrip", "numpy-bits.fresh"): (2 + 1 / 32) * 1.0e-3,
+    ("roundtrip", "numba-threads-bits.inplace"): (2 + 1 / 32) * 0.8e-3,
 }
 
 
@@ -52,10 +52,10 @@ def table(numbers: dict[Case, float | None], **others: str) -> pd.DataFrame:
     place = {"machine": "box", "fingerprint": "f", "commit": "c", "env": "e"}
     shared = {**place, "low": math.nan, "high": math.nan, "reason": "", **others}
     rows = [
-        {**vars(case), "value": number, "status": "failed" if number is None else "ok", **shared}
+        {**to_axes(case), "value": number, "status": "failed" if number is None else "ok", **shared}
         for case, number in numbers.items()
     ]
-    return pd.DataFrame(rows, columns=[*results.COLUMNS, *results.STEP_COLUMNS]).astype(results.TYPES)
+    return results.tidy(rows)
 
 
 def only_row(numbers: dict[Case, float | None]) -> pd.Series:
@@ -92,11 +92,11 @@ def test_bandwidth_of_a_millisecond(case, gb_per_s, bus_gb_per_s):
     assert row["bus_gb_per_s"] == pytest.approx(bus_gb_per_s)
 
 
-@pytest.mark.parametrize(("op", "variant"), ROOF_S)
-def test_roof_is_put_together_from_streaming_loops(op, variant):
-    row = only_row({**ROOFS, time(op, variant): 5e-3})
-    assert row["roof_s"] == pytest.approx(ROOF_S[op, variant])
-    assert row["percent_of_roof"] == pytest.approx(100 * ROOF_S[op, variant] / 5e-3)
+@pytest.mark.parametrize(("direction", "variant"), ROOF_S)
+def test_roof_is_put_together_from_streaming_loops(direction, variant):
+    row = only_row({**ROOFS, time(direction, variant): 5e-3})
+    assert row["roof_s"] == pytest.approx(ROOF_S[direction, variant])
+    assert row["percent_of_roof"] == pytest.approx(100 * ROOF_S[direction, variant] / 5e-3)
 
 
 def test_mask_weighs_less_beside_wider_elements():
@@ -278,9 +278,9 @@ def test_headline_is_the_fastest_possible_row_of_each_framework():
     }
     rows = metrics.headline(metrics.with_metrics(table({**ROOFS, **numbers})))
     assert {(r.op, r.framework): (r.variant, r.value) for r in rows.itertuples()} == {
-        ("relu.forward", "numpy"): ("numpy.out", 2e-3),
-        ("relu.forward", "torch"): ("torch.fresh", 4e-3),
-        ("relu.backward", "numpy"): ("numpy.out", 5e-3),
+        ("forward", "numpy"): ("numpy.out", 2e-3),
+        ("forward", "torch"): ("torch.fresh", 4e-3),
+        ("backward", "numpy"): ("numpy.out", 5e-3),
     }
 
 

@@ -61,7 +61,7 @@ def test_fingerprint_is_that_of_the_machine_whatever_is_measured(variant):
     (outcome,) = isolation.run(
         [OperatorCase("time", "relu", "forward", variant, 1024, "float32")], Settings(0.05, 600, 1)
     )
-    facts = outcome.details["provenance"]
+    facts = outcome.provenance
     assert facts["fingerprint"] == provenance.expected_fingerprint(cores=1)
     assert facts["checkout"].split()[1] in ("clean", "changed")
     assert facts["steal_s_at_end"] >= facts["steal_s_at_start"]

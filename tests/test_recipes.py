@@ -60,7 +60,7 @@ def test_a_framework_is_a_file_a_driver_and_rows(checkout):
         "impls/catalog.py",
     }
     assert measured_and_shown(checkout, forward("python.fresh"), "python.fresh")
-    endings = [o["status"] for o in checkout.outcomes() if o["variant"] == "python.fresh"]
+    endings = [r.measurement.status for r in checkout.records() if r.case["variant"] == "python.fresh"]
     assert len(endings) == 2
     assert set(endings) <= set(measurement.MEASURED)
 

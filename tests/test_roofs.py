@@ -12,7 +12,7 @@ from numba import get_num_threads, njit
 from benchmarks.harness.case import LoopCase, ProductCase, Settings
 from benchmarks.harness.processes import isolation
 from benchmarks.harness.roofline import loops, matmul, streaming
-from benchmarks.harness.roofline.loops import KERNELS
+from benchmarks.harness.roofline.loops import LOOPS, PATTERNS
 from benchmarks.harness.truth import comparison
 from benchmarks.roofs import LIBRARIES
 from scripts.verify import stream
@@ -31,7 +31,7 @@ def random_streams(n: int = N) -> tuple[np.ndarray, ...]:
 
 
 @pytest.mark.parametrize("slices", [1, 2, 5, 30])
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", PATTERNS)
 def test_a_pass_computes_what_its_kernel_says(name, slices):
     """With more slices than lines, too."""
     out, x, y = random_streams()
@@ -41,7 +41,7 @@ def test_a_pass_computes_what_its_kernel_says(name, slices):
         "triad": (x + y, x, y),
         "scale": (out, -x, y),
         "accumulate": (out, x + y, y),
-    }[loops.ordinary(name)]
+    }[PATTERNS[name].name]
     wanted = [array.copy() for array in wanted]
     streaming._COMPILED[name](out, x, y, 1, slices)
     for array, values in zip((out, x, y), wanted, strict=True):
@@ -49,16 +49,16 @@ def test_a_pass_computes_what_its_kernel_says(name, slices):
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the names of the instructions are those of x86-64")
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", PATTERNS)
 def test_streaming_stores_are_in_the_kernels_that_are_named_for_them(name):
     compiled = njit(parallel=True)(streaming._COMPILED[name].py_func)
     compiled(*streaming.arrays(4 * N), 1, 1)
     (assembly,) = compiled.inspect_asm().values()
-    assert bool(re.search(r"\bv?movntps\b", assembly)) == KERNELS[name].streaming
+    assert bool(re.search(r"\bv?movntps\b", assembly)) == PATTERNS[name].nontemporal
 
 
 def test_all_roofs_answer_in_one_process():
-    cases = [LoopCase("time", variant, 2**16) for variant in loops.VARIANTS]
+    cases = [LoopCase("time", variant, 2**16) for variant in LOOPS]
     found = isolation.run(cases, QUICK)
     assert [outcome.status for outcome in found] == ["ok"] * len(cases), found
     assert all(outcome.number > 1 for outcome in found)
@@ -73,7 +73,7 @@ def test_all_roofs_answer_in_one_process():
     ],
     ids=["everything", "a pass", "the last line"],
 )
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", PATTERNS)
 def test_a_roof_that_leaves_out_work_is_refused(monkeypatch, name, left_out):
     kernel = streaming._COMPILED[name]
     streaming.check(f"{name}.one", passes=3)
@@ -87,7 +87,9 @@ def test_a_roof_that_leaves_out_work_is_refused(monkeypatch, name, left_out):
 @pytest.mark.parametrize(("variant", "slices"), [("copy.one", 1), ("copy-nt.all", get_num_threads())])
 def test_a_slice_for_each_thread(monkeypatch, variant, slices):
     taken = []
-    monkeypatch.setitem(streaming._COMPILED, loops.kernel_of(variant), lambda *arguments: taken.append(arguments[-1]))
+    monkeypatch.setitem(
+        streaming._COMPILED, LOOPS[variant].pattern.label, lambda *arguments: taken.append(arguments[-1])
+    )
     streaming.run(variant, streaming.arrays(4 * N), 2)
     assert taken == [slices]
 
@@ -109,15 +111,16 @@ def test_arrays_of_parts_of_lines_are_refused(array_bytes):
 
 
 def test_each_kernel_has_a_loop_and_what_it_leaves():
-    assert set(streaming._COMPILED) == set(KERNELS)
+    assert set(streaming._COMPILED) == set(PATTERNS)
     assert set(streaming._AFTER) == set(loops.ORDINARY)
-    for name, kernel in KERNELS.items():
-        assert replace(kernel, streaming=False) == loops.ORDINARY[loops.ordinary(f"{name}.all")]
+    for name, pattern in PATTERNS.items():
+        assert pattern.label == name
+        assert replace(pattern, nontemporal=False) == loops.ORDINARY[pattern.name]
 
 
 def test_bytes_of_a_pass_are_those_of_stream():
     """McCalpin: copy and scale 16 bytes an iteration of 8-byte elements, add and triad 24."""
-    assert {name: KERNELS[ours].pass_bytes(8) for name, ours in stream.LIKE.items()} == {
+    assert {name: PATTERNS[ours].pass_bytes(8) for name, ours in stream.LIKE.items()} == {
         "copy": 16, "scale": 16, "add": 24, "triad": 24,
         "fill": 8, "scale-in-place": 16, "accumulate": 24, "fill-nt": 8, "copy-nt": 16, "triad-nt": 24,
     }  # fmt: skip
@@ -127,7 +130,8 @@ def test_bytes_of_a_pass_are_those_of_stream():
 def test_products_are_checked_and_timed(library):
     (outcome,) = isolation.run([ProductCase("time", library, 64)], QUICK)
     assert outcome.status == "ok", outcome
-    assert 0 < outcome.value <= outcome.details["quartile_s"] <= outcome.details["median_s"]
+    (process,) = outcome.processes
+    assert 0 < outcome.value <= process.roof.quartile_s <= process.roof.median_s
 
 
 def test_product_of_a_library_that_is_not_there_is_named():
@@ -203,7 +207,7 @@ def test_stream_fails_beyond_the_limit(monkeypatch, capsys, slower, failed):
     monkeypatch.setenv("CC", "true")
     monkeypatch.setattr(stream, "compiled", lambda compiler, folder: stream.Program(folder, True, memcpy=False))
     monkeypatch.setattr(stream, "theirs_s", lambda *_: dict.fromkeys(names, 1.0))
-    monkeypatch.setattr(stream, "ours_s", lambda *_: dict.fromkeys(KERNELS, 1.0) | {"triad": slower})
+    monkeypatch.setattr(stream, "ours_s", lambda *_: dict.fromkeys(PATTERNS, 1.0) | {"triad": slower})
     assert stream.main(["--rounds", "1"]) == failed
     printed = capsys.readouterr().out
     assert f"{1 / slower:.3f}" in printed

@@ -9,28 +9,30 @@ from pathlib import Path
 import pytest
 
 from benchmarks import roofs
-from benchmarks.harness.case import ROOFS, Case, LoopCase, OperatorCase
+from benchmarks.harness.case import ROOFS, LoopCase, OperatorCase
 from benchmarks.harness.roofline import loops
 from impls.catalog import STEPS, VARIANTS
-from impls.cnn.networks import NETWORKS, STEP_OF
-from scripts.run.profiles import BENCHMARK_NAMES, PROFILES, asv_parameters, asv_patterns, cases
+from impls.cnn.networks import NETWORKS
+from scripts.run import series
+from scripts.run.profiles import PROFILES, cases
+from scripts.run.series import asv_patterns
 from scripts.setup import accelerator, environment, pins
 from scripts.verify import repeatability
 from tests.checkout import ROOT, Checkout
 
-CPU_ROWS = {(row.op, row.name) for row in VARIANTS if row.device == "cpu"}
+CPU_ROWS = {(row.direction, row.name) for row in VARIANTS if row.device == "cpu"}
 CPU_STEPS = {row.name for row in STEPS if row.device == "cpu"}
 
 
-def of_operators(profile: str, gpu: bool = False) -> list[Case]:
+def of_operators(profile: str, gpu: bool = False) -> list[OperatorCase]:
     """The cases of a profile that are neither roofs nor training steps."""
     measured = cases(PROFILES[profile], gpu=gpu, cores=2)
-    return [case for case in measured if case.op not in ROOFS and case.op not in STEP_OF]
+    return [case for case in measured if isinstance(case, OperatorCase)]
 
 
 @pytest.mark.parametrize("profile", ["core", "full"])
 def test_profile_measures_every_cpu_row(profile):
-    assert {(case.op, case.variant) for case in of_operators(profile) if case.quantity == "time"} == CPU_ROWS
+    assert {(case.direction, case.variant) for case in of_operators(profile) if case.quantity == "time"} == CPU_ROWS
 
 
 @pytest.mark.parametrize(
@@ -38,31 +40,31 @@ def test_profile_measures_every_cpu_row(profile):
     [("smoke", {"mnist_cnn"}, False), ("core", set(NETWORKS), True), ("full", set(NETWORKS), True)],
 )
 def test_profile_measures_every_training_step(profile, networks, needy):
-    steps = [case for case in cases(PROFILES[profile], gpu=False, cores=2) if case.op in STEP_OF]
-    assert {STEP_OF[case.op].name for case in steps} == networks
+    steps = [case for case in cases(PROFILES[profile], gpu=False, cores=2) if case.kind == "step"]
+    assert {case.network for case in steps} == networks
     left_out = set() if needy else {row.name for row in STEPS if row.needs}
     for network in networks:
-        assert {c.variant for c in steps if c.op == f"cnn.{network}" and c.quantity == "time"} == CPU_STEPS - left_out
+        assert {c.variant for c in steps if c.network == network and c.quantity == "time"} == CPU_STEPS - left_out
 
 
 def test_smoke_measures_every_cpu_row_that_needs_no_compiler():
-    needy = {(row.op, row.name) for row in VARIANTS if row.needs}
+    needy = {(row.direction, row.name) for row in VARIANTS if row.needs}
     smoke = of_operators("smoke")
-    assert {(case.op, case.variant) for case in smoke} == CPU_ROWS - needy
+    assert {(case.direction, case.variant) for case in smoke} == CPU_ROWS - needy
     assert {case.dtype for case in smoke} == {"float32"}
     assert len({case.elements for case in smoke if case.quantity == "time"}) == 2
 
 
 def test_cuda_rows_are_measured_where_there_is_a_gpu():
-    on_gpu = {(case.op, case.variant) for case in cases(PROFILES["core"], gpu=True, cores=2)}
-    assert {(row.op, row.name) for row in VARIANTS if row.device == "cuda"} <= on_gpu
+    on_gpu = {(case.direction, case.variant) for case in of_operators("core", gpu=True)}
+    assert {(row.direction, row.name) for row in VARIANTS if row.device == "cuda"} <= on_gpu
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_time_has_its_roofs(profile):
     """Every loop that its percentage may come from, with one thread and all; streaming stores from 1 MiB on."""
     measured = cases(PROFILES[profile], gpu=False, cores=2)
-    loops = {(case.variant, case.elements) for case in measured if case.op == "roof"}
+    loops = {(case.kernel, case.array_bytes) for case in measured if case.kind == "loop"}
     sizes = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
     times = [case for case in of_operators(profile) if case.quantity == "time"]
     for array_bytes in {case.elements * sizes[case.dtype] for case in times}:
@@ -71,24 +73,26 @@ def test_every_time_has_its_roofs(profile):
 
 
 def test_smoke_measures_no_other_roofs():
-    measured = [case for case in cases(PROFILES["smoke"], gpu=False, cores=2) if case.op in ROOFS]
-    assert {case.elements for case in measured} == {2**17, 2**22}
-    assert not {loops.ordinary(case.variant) for case in measured} & {"fill", "numpy"}
+    measured = [case for case in cases(PROFILES["smoke"], gpu=False, cores=2) if case.kind in ROOFS]
+    assert {case.array_bytes for case in measured} == {2**17, 2**22}
+    assert {case.kind for case in measured} == {"loop"}
+    assert "fill" not in {loops.LOOPS[case.kernel].pattern.name for case in measured}
 
 
 def test_core_measures_a_curve_in_few_roofs():
-    measured = [case for case in cases(PROFILES["core"], gpu=False, cores=2) if case.op in ROOFS]
+    measured = [case for case in cases(PROFILES["core"], gpu=False, cores=2) if case.kind in ROOFS]
     assert len(measured) == len(set(measured)) <= 72
+    streaming = [case for case in measured if case.kind == "loop"]
     for loop in ("copy.all", "scale.all", "fill.all"):
-        curve = sorted(case.elements for case in measured if case.variant == loop and case.elements >= 2**14)
+        curve = sorted(c.array_bytes for c in streaming if c.kernel == loop and c.array_bytes >= 2**14)
         assert (curve[0], curve[-1]) == (2**14, 2**27)
         assert all(larger <= 4 * smaller for smaller, larger in itertools.pairwise(curve))
 
 
 def test_full_measures_every_roof_where_it_can_be_one():
-    loops = {(case.variant, case.elements) for case in cases(PROFILES["full"], gpu=False, cores=2) if case.op == "roof"}
-    left_out = set(itertools.product(loops.VARIANTS, roofs.ARRAY_BYTES)) - loops
-    assert {loops.KERNELS[loops.kernel_of(loop)].streaming for loop, _ in left_out} == {True}
+    full = [case for case in cases(PROFILES["full"], gpu=False, cores=2) if case.kind == "loop"]
+    left_out = set(itertools.product(loops.LOOPS, roofs.ARRAY_BYTES)) - {(c.kernel, c.array_bytes) for c in full}
+    assert {loops.LOOPS[name].pattern.nontemporal for name, _ in left_out} == {True}
     assert max(array_bytes for _, array_bytes in left_out) < 2**20
 
 
@@ -98,7 +102,7 @@ def test_patterns_match_the_cases_and_no_others():
         LoopCase("time", "copy.one", 4096),
     ]
     everything = cases(PROFILES["full"], gpu=True, cores=2)
-    names = {case: f"{BENCHMARK_NAMES[case.quantity, case.op]}({asv_parameters(case)})" for case in everything}
+    names = {case: f"{series.of(case).name}({series.of(case).parameters(case)})" for case in everything}
     patterns = [re.compile(pattern) for pattern in asv_patterns(chosen)]
     matched = [case for case, name in names.items() if any(pattern.search(name) for pattern in patterns)]
     assert sorted(matched, key=str) == sorted(chosen, key=str)

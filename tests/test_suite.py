@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from benchmarks.harness.processes import outcomes
+from benchmarks.harness import measurement
 from tests.checkout import Checkout
 from tests.conftest import needs_two_cores
 
@@ -17,7 +17,7 @@ class Bad:
 
     status: str
     reason: str
-    op: str = "relu.forward"
+    direction: str = "forward"
     memory: str = "out"
     framework: str = "numpy"
     quantity: str = "time"
@@ -26,7 +26,7 @@ class Bad:
 
 BAD_ROWS = {
     "gradient_one_at_zero": Bad(
-        "wrong", "are wrong", op="relu.backward", memory="fresh", more='saved_for_backward="output"'
+        "wrong", "are wrong", direction="backward", memory="fresh", more='saved_for_backward="output"'
     ),
     "drops_nan": Bad("wrong", "nan needed"),
     "identity": Bad("wrong", "are wrong", memory="fresh"),
@@ -52,7 +52,11 @@ BAD_ROWS = {
     "left_on_one_thread": Bad("error", r"ThreadMismatch: threads: \d+ asked, numba uses 1", framework="numba"),
     "understates_its_bytes": Bad("wrong", "0 declared, 131072 measured", quantity="transient_bytes"),
     "overstates_its_bytes": Bad(
-        "wrong", "262144 declared, 131072 measured", memory="fresh", quantity="transient_bytes", more="transient=TWO"
+        "wrong",
+        "262144 declared, 131072 measured",
+        memory="fresh",
+        quantity="transient_bytes",
+        more="temporary=Size(arrays=1)",
     ),
     "raises": Bad("error", "ZeroDivisionError"),
     "dies": Bad("crashed", "SIGSEGV"),
@@ -156,11 +160,14 @@ def checkout(tmp_path_factory):
     checkout = Checkout(tmp_path_factory.mktemp("suite"))
     checkout.append("impls/relu/bad.py", BAD_FUNCTIONS)
     rows = [
-        f'Variant("{name}.{bad.memory}", "{bad.op}", "{bad.framework}", "impls.relu.bad:{name}", "{bad.memory}", '
-        f'FORWARD, "false", dtypes=("float32",), {bad.more}),'
+        f'Variant("{name}", "{bad.memory}", "{bad.framework}", "impls.relu.bad:{name}", "false", '
+        f'operator="relu", direction="{bad.direction}", '
+        f'dtypes=("float32",), {bad.more}),'
         for name, bad in BAD_ROWS.items()
     ]
-    checkout.append("impls/catalog.py", "\nVARIANTS += (\n    " + "\n    ".join(rows) + "\n)\n")
+    checkout.append(
+        "impls/catalog.py", "\nfrom impls.variant import Size\n\nVARIANTS += (\n    " + "\n    ".join(rows) + "\n)\n"
+    )
     checkout.commit("rows that are wrong")
     names = {*BAD_ROWS, "numpy", "torch-cuda", "numba-threads"}
     # Only the row that hangs has a limit that a busy machine may reach.
@@ -175,11 +182,11 @@ def pattern(names):
     return rf"(Forward|Backward)\.track_(time|transient_bytes)\('({rows})\.(out|fresh)', 32768, 'float32'\)"
 
 
-def value(checkout, quantity, op, variant):
+def value(checkout, quantity, direction, variant):
     """What asv stored for a case: a number, None for a failure, NaN for a skip."""
     (path,) = [p for p in (checkout.folder / ".asv/results").glob("*/*.json") if p.name != "machine.json"]
     content = json.loads(path.read_text())
-    name = f"relu.{op.removeprefix('relu.').capitalize()}.track_{quantity}"
+    name = f"relu.{direction.capitalize()}.track_{quantity}"
     row = dict(zip(content["result_columns"], content["results"][name], strict=False))
     variants, elements, dtypes = row["params"]
     index = (variants.index(repr(variant)) * len(elements) + elements.index("32768")) * len(dtypes) + dtypes.index(
@@ -195,37 +202,42 @@ def value(checkout, quantity, op, variant):
 def test_bad_row_is_refused_or_marked_and_the_reason_is_told(checkout, name):
     bad = BAD_ROWS[name]
     variant = f"{name}.{bad.memory}"
-    (outcome,) = [o for o in checkout.outcomes() if (o["variant"], o["quantity"]) == (variant, bad.quantity)]
-    assert outcome["status"] == bad.status
-    assert re.search(bad.reason, outcome["reason"])
-    stored = value(checkout, bad.quantity, bad.op, variant)
+    (outcome,) = [o for o in checkout.records() if (o.case["variant"], o.case["quantity"]) == (variant, bad.quantity)]
+    assert outcome.measurement.status == bad.status
+    assert re.search(bad.reason, outcome.measurement.reason)
+    stored = value(checkout, bad.quantity, bad.direction, variant)
     if bad.status == "unstable":
         assert stored > 0
-        assert max(part["cpu_share"] for part in outcome["details"]["processes"]) < outcomes.LEAST_CPU_SHARE
+        assert (
+            max(process.sampling.cpu_share for process in outcome.measurement.processes) < measurement.LEAST_CPU_SHARE
+        )
     else:
         # asv: NaN is n/a, null a failure.
         assert stored != stored if bad.status == "skipped" else stored is None
-    assert outcome["reason"] in checkout.folder.joinpath("reports/results.csv").read_text() or bad.status == "skipped"
+    assert (
+        outcome.measurement.reason in checkout.folder.joinpath("reports/results.csv").read_text()
+        or bad.status == "skipped"
+    )
 
 
 def test_bad_rows_stop_no_others(checkout):
     assert checkout.run.returncode == 2
-    assert value(checkout, "time", "relu.forward", "numpy.out") > 0
-    assert value(checkout, "time", "relu.forward", "numba-threads.out") > 0
-    assert value(checkout, "time", "relu.backward", "numpy.fresh") > 0
+    assert value(checkout, "time", "forward", "numpy.out") > 0
+    assert value(checkout, "time", "forward", "numba-threads.out") > 0
+    assert value(checkout, "time", "backward", "numpy.fresh") > 0
 
 
 def test_what_cannot_run_here_says_why(checkout):
     (outcome,) = [
         o
-        for o in checkout.outcomes()
-        if (o["quantity"], o["op"], o["variant"]) == ("time", "relu.forward", "torch-cuda.fresh")
+        for o in checkout.records()
+        if (o.case["quantity"], o.case["direction"], o.case["variant"]) == ("time", "forward", "torch-cuda.fresh")
     ]
-    if outcome["status"] == "ok":
+    if outcome.measurement.status == "ok":
         pytest.skip("this machine has a CUDA device")
-    assert outcome["status"] == "skipped"
-    assert "no CUDA device" in outcome["reason"]
-    stored = value(checkout, "time", "relu.forward", "torch-cuda.fresh")
+    assert outcome.measurement.status == "skipped"
+    assert "no CUDA device" in outcome.measurement.reason
+    stored = value(checkout, "time", "forward", "torch-cuda.fresh")
     assert stored != stored
 
 
