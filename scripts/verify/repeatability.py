@@ -95,7 +95,7 @@ def _plain_run(folder: Path, only: str) -> dict[str, float | None]:
         "repo": str(ROOT),
         "branches": ["HEAD"],
         "environment_type": "virtualenv",
-        "benchmark_dir": str(ROOT / "scripts" / "plain"),
+        "benchmark_dir": str(ROOT / "scripts" / "verify" / "plain"),
         "results_dir": str(folder / "results"),
         "env_dir": str(folder / "env"),
     }
