@@ -1,8 +1,8 @@
 """Assemble the rows of all operators and training steps, and find one by its name. Imports no framework.
 
-Rows are declared beside their code (`impls/*/rows.py`). Installed packages add rows through the entry point group
-`relu_bench.rows`: each entry names a module with ROWS, and OPERATORS where it brings operators of its own. Its
-flavours carry the name of the package.
+Operators and their rows are declared beside their code (`impls/*/rows.py`). Installed packages add rows through the
+entry point group `relu_bench.rows`: each entry names a module with ROWS, and OPERATORS where it brings operators of its
+own. Its flavours carry the name of the package.
 """
 
 import re
@@ -16,7 +16,7 @@ from impls.relu import rows as relu
 from impls.variant import Direction, Operator, StepVariant, Variant
 
 ENTRY_POINTS = "relu_bench.rows"
-# To add an operator, add its `rows` module here.
+# Each has OPERATORS and ROWS.
 MODULES = (relu,)
 
 
@@ -54,7 +54,7 @@ OPERATORS: dict[str, Operator] = {
     for operator in (
         *(operator for operators, _ in _INSTALLED for operator in operators),
         # Ours come last: no package redefines them.
-        *(module.OPERATOR for module in MODULES),
+        *(operator for module in MODULES for operator in module.OPERATORS),
     )
 }
 VARIANTS: tuple[Variant, ...] = (

@@ -1,5 +1,6 @@
 """Result files as asv writes them and the harness's records, from a few numbers: cases that real runs rarely have."""
 
+import copy
 import itertools
 import json
 import math
@@ -112,6 +113,17 @@ def record(
         **others,
     }
     return json.loads(json.dumps(asdict(Record(**fields))))
+
+
+def changed(line: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """The record with another value at a path such as "case.elements"."""
+    line = copy.deepcopy(line)
+    *parents, last = path.split(".")
+    part = line
+    for name in parents:
+        part = part[name]
+    part[last] = value
+    return line
 
 
 def write_outcomes(folder: Path, records: Iterable[Any], name: str = "box/aaaaaaaa.jsonl") -> Path:

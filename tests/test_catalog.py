@@ -7,8 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from impls.catalog import VARIANTS, find, variants
-from impls.variant import DTYPES, ITEMSIZE_BYTES, Size, Traffic, Variant
+from impls.catalog import OPERATORS, VARIANTS, find, variants
+from impls.variant import (
+    DIRECTIONS,
+    DTYPES,
+    ITEMSIZE_BYTES,
+    Direction,
+    Operator,
+    Size,
+    Traffic,
+    Variant,
+    required_traffic,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ("impls", "impls.catalog", "benchmarks", "benchmarks.relu", "benchmarks.roofs")
@@ -17,15 +27,16 @@ every_row = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize("op", sorted({row.op for row in VARIANTS}))
-def test_names_are_unique(op: str) -> None:
-    names = [row.name for row in variants(op)]
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_names_are_unique(operator: str, direction: Direction) -> None:
+    names = [row.name for row in variants(operator, direction)]
     assert sorted(set(names)) == sorted(names)
 
 
 @every_row
 def test_row_is_sound(row: Variant) -> None:
-    assert row.name.split(".")[1:] == [row.memory]
+    assert row.name == f"{row.flavour}.{row.memory}"
     assert find(row.operator, row.direction, row.name) is row
     assert callable(row.load())
     assert row.notes
@@ -57,8 +68,40 @@ def test_traffic_fits_the_memory_mode(row: Variant) -> None:
     assert row.traffic.write_allocate <= (row.traffic.writes if row.device == "cpu" else 0)
 
 
-def test_required_traffic_knows_every_kept_thing() -> None:
-    assert {saves for _, saves in REQUIRED_TRAFFIC} == set(KEPT)
+@pytest.mark.parametrize(
+    ("direction", "saved", "traffic"),
+    [
+        ("forward", "none", Traffic(1, 1)),
+        ("backward", "input", Traffic(2, 1)),
+        ("backward", "output", Traffic(2, 1)),
+        ("backward", "bool", Traffic(1, 1, mask_reads=1)),
+        ("backward", "bits", Traffic(1, 1, mask_reads=1 / 8)),
+        ("roundtrip", "input", Traffic(3, 2)),
+        ("roundtrip", "output", Traffic(3, 2)),
+        ("roundtrip", "bool", Traffic(2, 2, mask_reads=1, mask_writes=1)),
+        ("roundtrip", "bits", Traffic(2, 2, mask_reads=1 / 8, mask_writes=1 / 8)),
+    ],
+)
+def test_required_traffic(direction, saved, traffic) -> None:
+    assert required_traffic(direction, saved) == traffic
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../up", "a b", "a.b", "-a", "a\0", "ä"])
+def test_names_that_no_file_name_can_hold_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"flavour: .* given; letters, digits"):
+        replace(VARIANTS[0], flavour=name)
+    with pytest.raises(ValueError, match=r"operator: .* given; letters, digits"):
+        Operator(name, "impls.relu.reference", {})
+
+
+@pytest.mark.parametrize(
+    ("row", "saved"),
+    [(find("relu", "forward", "numpy.out"), "output"), (find("relu", "backward", "numpy.out"), "none")],
+    ids=["forward", "backward"],
+)
+def test_forward_saves_nothing_and_backward_something(row: Variant, saved) -> None:
+    with pytest.raises(ValueError, match=f"saved_for_backward='{saved}' given"):
+        replace(row, saved_for_backward=saved)
 
 
 @pytest.mark.parametrize(

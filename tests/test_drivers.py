@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.harness.case import OperatorCase, Settings, Unsupported
+from benchmarks.harness.case import OperatorCase, Settings, StepCase, Unsupported, to_axes
 from benchmarks.harness.frameworks import DeviceDriver, Driver, StepDriver, device_driver, driver, step_driver
 from benchmarks.harness.frameworks.numba_cuda_ import NumbaCudaDriver
 from benchmarks.harness.frameworks.numpy_ import NumpyDriver
 from benchmarks.harness.frameworks.torch_ import TorchDriver
 from benchmarks.harness.processes.child import _measured
+from benchmarks.harness.quantities import dispatch, operator_row, training_step
 from benchmarks.harness.truth.calls import Calls
 from impls.catalog import STEPS, VARIANTS, find, find_step
 from tests.recipes.python_driver import PythonDriver

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.harness.case import Case, OperatorCase, ProductCase, StepCase
+from benchmarks.harness.case import Case, DeviceLoopCase, OperatorCase, ProductCase, StepCase, to_axes
 from benchmarks.harness.roofline.loops import ORDINARY
 from impls.catalog import VARIANTS
 from scripts.report import metrics, results
@@ -184,17 +184,18 @@ def test_products_are_rated_and_no_rows():
         ProductCase("time", library, 1000): seconds
         for library, seconds in {"numpy": 0.02, "torch": 0.01, "jax": None}.items()
     }
-    assert metrics.gemms(table(products)).to_dict("records") == [
+    rated = metrics.gemms(table(products))[["library", "n", "gflop_per_s"]]
+    assert rated.to_dict("records") == [
         {"library": "torch", "n": 1000, "gflop_per_s": pytest.approx(200)},
         {"library": "numpy", "n": 1000, "gflop_per_s": pytest.approx(100)},
     ]
-    assert metrics.with_metrics(table({**products, FORWARD: 1.0}))["op"].tolist() == ["relu.forward"]
+    assert metrics.with_metrics(table({**products, FORWARD: 1.0}))["direction"].tolist() == ["forward"]
     assert metrics.gemms(table({})).empty
 
 
 def test_training_steps_are_rated_by_nominal_operations():
     product = ProductCase("time", "torch", 1000)
-    quick, slow = (time("cnn.mnist_cnn", name, 64) for name in ("torch.fresh", "numpy.inplace"))
+    quick, slow = (StepCase("time", "mnist_cnn", name, 64) for name in ("torch.fresh", "numpy.inplace"))
     convolutions = (2 * 26 * 26 * 32 * 9, 2 * 11 * 11 * 64 * 9 * 32)
     operations = 2 * convolutions[0] + 3 * (convolutions[1] + 2 * 1600 * 10)
     rows = metrics.steps(table({product: 0.02, quick: 64e-4, slow: 64e-3})).set_index("variant")
@@ -207,7 +208,7 @@ def test_training_steps_are_rated_by_nominal_operations():
 
 def test_a_step_above_the_roof_is_possible_where_it_may_take_fewer_multiplications():
     product = ProductCase("time", "torch", 1000)
-    steps = {time("cnn.mnist_cnn", name, 64): 8e-3 for name in ("torch.fresh", "numpy.inplace")}
+    steps = {StepCase("time", "mnist_cnn", name, 64): 8e-3 for name in ("torch.fresh", "numpy.inplace")}
     for product_s, impossible in ((0.0167, (False, False)), (0.02, (True, False)), (0.05, (True, True))):
         rows = metrics.steps(table({product: product_s, **steps})).set_index("variant")
         assert tuple(rows.loc[["torch.fresh", "numpy.inplace"], "impossible"]) == impossible
@@ -215,7 +216,7 @@ def test_a_step_above_the_roof_is_possible_where_it_may_take_fewer_multiplicatio
 
 def test_memory_of_steps_stands_side_by_side():
     cases = {
-        Case(quantity, "cnn.mnist_cnn", f"{flavour}.{memory}", 16, "float32"): value
+        StepCase(quantity, "mnist_cnn", f"{flavour}.{memory}", 16): value
         for flavour, quantity, memory, value in (
             ("numpy", "saved_bytes", "fresh", 100.0),
             ("numpy", "saved_bytes", "inplace", 100.0),
@@ -245,7 +246,7 @@ def test_what_the_catalog_does_not_know_is_left_out():
 
 
 def test_every_row_of_the_catalog_has_metrics():
-    numbers = {time(row.op, row.name, dtype=dtype): 1.0 for row in VARIANTS for dtype in row.dtypes}
+    numbers = {time(row.direction, row.name, dtype=dtype): 1.0 for row in VARIANTS for dtype in row.dtypes}
     roofs = {roof(f"{kernel}.all", N * size): 0.5 for kernel in ORDINARY for size in (2, 4, 8)}
     rows = metrics.with_metrics(table({**roofs, **numbers}))
     assert len(rows) == len(numbers)
@@ -277,7 +278,7 @@ def test_headline_is_the_fastest_possible_row_of_each_framework():
         OperatorCase("transient_bytes", "relu", "forward", "numpy.out", N, "float32"): 1e-4,
     }
     rows = metrics.headline(metrics.with_metrics(table({**ROOFS, **numbers})))
-    assert {(r.op, r.framework): (r.variant, r.value) for r in rows.itertuples()} == {
+    assert {(r.direction, r.framework): (r.variant, r.value) for r in rows.itertuples()} == {
         ("forward", "numpy"): ("numpy.out", 2e-3),
         ("forward", "torch"): ("torch.fresh", 4e-3),
         ("backward", "numpy"): ("numpy.out", 5e-3),
@@ -340,7 +341,75 @@ def test_two_runs_are_compared_row_by_row():
     backward = time("backward", "numpy.out")
     first = table({FORWARD: 1.0, backward: 2.0, roof("copy.one"): 1.0}, machine="first")
     second = table({FORWARD: 1.1, backward: 2.0, time("forward", "numpy.out"): 1.0}, machine="second")
-    second.loc[second["op"] == "relu.backward", "status"] = "unstable"
-    pairs = repeatability.paired(pd.concat([first, second]), "first", "second").set_index("op")
-    assert pairs["percent"].to_dict() == {"relu.forward": pytest.approx(10), "relu.backward": 0}
-    assert pairs["steady"].to_dict() == {"relu.forward": True, "relu.backward": False}
+    second.loc[second["direction"] == "backward", "status"] = "unstable"
+    pairs = repeatability.paired(pd.concat([first, second]), "first", "second").set_index("direction")
+    assert pairs["percent"].to_dict() == {"forward": pytest.approx(10), "backward": 0}
+    assert pairs["steady"].to_dict() == {"forward": True, "backward": False}
+
+
+RUNS = [(machine, fingerprint, commit) for machine, fingerprint in (("box", "f"), ("den", "g")) for commit in "cd"]
+
+
+def runs() -> list[pd.DataFrame]:
+    """The same cases on two machines and two commits, each run slower than the one before it by a factor of two."""
+    times = [
+        time("forward", "numpy.fresh"), time("forward", "numpy.inplace"), time("backward", "torch.out"),
+        OperatorCase("cold", "relu", "forward", "numpy.fresh", N),
+        *(OperatorCase("scaling", "relu", "forward", "torch.out", N, "float32", threads) for threads in (1, 2)),
+        OperatorCase("transient_bytes", "relu", "forward", "numpy.fresh", N),
+        OperatorCase("transient_bytes", "relu", "forward", "numpy.inplace", N),
+        OperatorCase("saved_bytes", "relu", "roundtrip", "numpy.fresh", N), time("roundtrip", "numpy.fresh"),
+        time("forward", "torch-cuda.out"),
+        *(DeviceLoopCase("time", work, 2**22) for work in ("copy", "scale")),
+        ProductCase("time", "torch", 1000), ProductCase("time", "numpy", 1000),
+        *(StepCase(quantity, "mnist_cnn", "numba.fresh", 64) for quantity in ("time", "first_call")),
+        *(
+            StepCase(quantity, "mnist_cnn", f"numpy.{memory}", 64)
+            for quantity in ("saved_bytes", "peak_bytes")
+            for memory in ("fresh", "inplace")
+        ),
+    ]  # fmt: skip
+    tables = []
+    for number, (machine, fingerprint, commit) in enumerate(RUNS):
+        numbers = {
+            **{loop: seconds * 2**number for loop, seconds in ROOFS.items()},
+            **{case: 1e-3 * (1 + place) * 2**number for place, case in enumerate(times)},
+        }
+        tables.append(table(numbers, machine=machine, fingerprint=fingerprint, commit=commit))
+    return tables
+
+
+def by_size(measured: pd.DataFrame) -> pd.DataFrame:
+    return metrics.modes(measured, "float32", N)
+
+
+METRICS = [
+    metrics.roofs, metrics.bus_roofs, metrics.device_roofs, metrics.gemms, metrics.steps, metrics.step_memory,
+    metrics.with_metrics,
+    *(lambda rows, f=f: f(metrics.with_metrics(rows)) for f in (metrics.wide, by_size, metrics.scaling)),
+    lambda rows: metrics.headline(metrics.with_metrics(rows)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.__name__)
+def test_no_metric_mixes_runs(metric):
+    """Of two machines and two commits in one table, each run has the numbers that it has alone."""
+    together = metric(pd.concat(runs(), ignore_index=True))
+    for rows, (machine, fingerprint, commit) in zip(runs(), RUNS, strict=True):
+        alone = metric(rows)
+        run = results.Run(machine, fingerprint, commit, "e")
+        same = [key == tuple(vars(run).values()) for key in together[results.RUN].itertuples(index=False, name=None)]
+        order = [column for column in alone if column != "row"]
+        assert len(alone)
+        pd.testing.assert_frame_equal(
+            together[same][order].sort_values(order).reset_index(drop=True),
+            alone[order].sort_values(order).reset_index(drop=True),
+        )
+
+
+def test_the_roof_of_a_step_is_that_of_its_run():
+    first, *_, last = (metrics.steps(rows) for rows in runs())
+    together = metrics.steps(pd.concat(runs(), ignore_index=True))
+    assert together["first_call_s"].nunique() == together["value"].nunique() == len(RUNS)
+    assert together["percent_of_gemm"].tolist() == pytest.approx([*first["percent_of_gemm"]] * len(RUNS))
+    assert last["percent_of_gemm"].tolist() == pytest.approx(first["percent_of_gemm"].tolist())

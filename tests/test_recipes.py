@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness import measurement
 from tests.checkout import ROOT, Checkout
 
 README = (ROOT / "README.md").read_text()

@@ -8,6 +8,7 @@ import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from selenium.webdriver.common.keys import Keys
 
 from benchmarks.harness.case import Case, DeviceLoopCase, OperatorCase, ProductCase, StepCase
 from benchmarks.harness.machine import provenance
+from benchmarks.harness.measurement import DeviceTiming, StepTiming
 from benchmarks.harness.roofline.loops import ORDINARY
 from impls.catalog import VARIANTS, variants
 from scripts.report import figures, results
@@ -30,7 +32,9 @@ from tests.synthetic import (
     DAY_MS,
     ENV,
     LATER_COMMIT,
+    changed,
     content,
+    process,
     record,
     roof,
     time,
@@ -44,13 +48,16 @@ FRESH, IMPOSSIBLE = time("forward", "numpy.fresh"), time("forward", "numpy.inpla
 REASON = "3 of 1048576 elements are wrong; the first is number 7"
 # Times of every row, from milliseconds to seconds, and some of another size from microseconds.
 TIMES = {
-    time(row.op, row.name, 2**20, dtype): 1e-3 * 1.06**position
+    time(row.direction, row.name, 2**20, dtype): 1e-3 * 1.06**position
     for position, (row, dtype) in enumerate(
         (row, dtype)
         for row in CPU_ROWS
         for dtype in (row.dtypes if row.direction == "forward" and row.framework == "numpy" else ["float32"])
     )
-} | {time(row.op, row.name, 2**10): 1e-6 * number for number, row in enumerate(variants("relu", "forward")[:12], 1)}
+} | {
+    time(row.direction, row.name, 2**10): 1e-6 * number
+    for number, row in enumerate(variants("relu", "forward")[:12], 1)
+}
 TIMES |= {FRESH: 1e-3, WRONG: None, IMPOSSIBLE: 1e-7}
 OTHERS = {
     **{roof(f"{kernel}.all"): 1e-5 for kernel in ORDINARY},
@@ -83,15 +90,15 @@ def page(tmp_path_factory):
     lines = [
         record(WRONG, "wrong", REASON, commit=LATER_COMMIT),
         record(SKIPPED, "skipped", "no CUDA device", commit=LATER_COMMIT),
-        record(time("forward", "numpy.out"), commit=LATER_COMMIT, details={"provenance": PROVENANCE}),
-        record(time("forward", "numpy.out"), details={"provenance": {"cpu": "Of Another Commit"}}, time_s=9.0),
+        record(time("forward", "numpy.out"), commit=LATER_COMMIT, provenance=PROVENANCE),
+        record(time("forward", "numpy.out"), provenance={"cpu": "Of Another Commit"}, time_s=9.0),
     ]
     write_outcomes(folder / "outcomes", lines)
     return build(folder)
 
 
 GPU = {"gpus": "A GPU 9000", "gpu_driver": "NVIDIA 999"}
-SLOWED = time("forward", "triton-cuda.out", 2**25)
+THROTTLED = time("forward", "triton-cuda.out", 2**25)
 
 
 @pytest.fixture(scope="module")
@@ -104,17 +111,17 @@ def gpu_page(tmp_path_factory):
         copy_s = 2e-6 + 8 * n / 3e12
         numbers |= {DeviceLoopCase("time", work, 4 * n): copy_s for work in ("copy", "scale")}
         for number, row in enumerate(row for row in VARIANTS if row.device == "cuda"):
-            case = time(row.op, row.name, n)
+            case = time(row.direction, row.name, n)
             device_s = (1 + number / 40) * (2e-6 + row.required_traffic.algorithmic_bytes(n, 4) / 2.8e12)
             if case == time("backward", "torch-cuda.out", 2**25):
                 device_s /= 2
             numbers[case] = device_s + 1e-5
-            told = {"device_s": None if row.framework == "jax" else device_s, "slowed": [], "provenance": GPU}
-            changes = {"slowed": [1, 2, 3]} if case == SLOWED else {}
-            reason = "power cap slowed the GPU in 3 of 30 samples" if changes else ""
-            details = {"processes": [{**told, **changes}], "provenance": GPU}
-            status = "unstable" if changes else "ok"
-            lines.append(record(case, status, reason, value=numbers[case], details=details))
+            timing = DeviceTiming(device_s=None if row.framework == "jax" else device_s)
+            throttled = [1, 2, 3] if case == THROTTLED else []
+            reason = "power cap throttled the GPU in 3 of 30 samples" if throttled else ""
+            processes = [replace(process(throttled=throttled), device=timing)]
+            status = "unstable" if throttled else "ok"
+            lines.append(record(case, status, reason, numbers[case], processes, GPU))
     write(folder / "results", content(numbers))
     write_outcomes(folder / "outcomes", lines)
     return build(folder)
@@ -122,8 +129,12 @@ def gpu_page(tmp_path_factory):
 
 def test_a_gpu_has_figures_of_its_own_times_and_of_what_a_user_waits(gpu_page):
     names = {path.name for path in gpu_page.glob("*-gpu-*.svg")}
-    assert names == {f"{op}-float32-gpu-{kind}.svg" for op in report.OPS for kind in ("device", "wait")}
-    own, waits = ((gpu_page / f"relu.forward-float32-gpu-{kind}.svg").read_text() for kind in ("device", "wait"))
+    assert names == {
+        f"{operator}.{direction}-float32-gpu-{kind}.svg"
+        for operator, direction in report.SUBJECTS
+        for kind in ("device", "latency")
+    }
+    own, waits = ((gpu_page / f"relu.forward-float32-gpu-{kind}.svg").read_text() for kind in ("device", "latency"))
     # JAX tells nothing but what a user waits; the roof is the device's own.
     assert ("roof: copy" in own, "jax-cuda" in own) == (True, False)
     assert ("roof: copy" in waits, "jax-cuda" in waits) == (False, True)
@@ -147,7 +158,7 @@ def test_a_gpu_has_a_table_of_both_times(gpu_page, tmp_path):
         body = browser.find_element(By.TAG_NAME, "body").text
         assert "A GPU 9000. Two times" in body
         assert "triton on the GPU" in body
-        assert "power cap slowed the GPU in 3 of 30 samples" in browser.page_source
+        assert "power cap throttled the GPU in 3 of 30 samples" in browser.page_source
 
 
 @contextmanager
@@ -216,7 +227,7 @@ def rows(browser: webdriver.Chrome) -> list[dict[str, Any]]:
 
 def case(row: dict[str, Any]) -> Case:
     """What a row of the page is about."""
-    return time(f"relu.{row['operator']}", row["variant"], int(row["elements"].replace(",", "")), row["dtype"])
+    return time(row["operator"], row["variant"], int(row["elements"].replace(",", "")), row["dtype"])
 
 
 def seconds(text: str) -> float:
@@ -255,8 +266,8 @@ def test_every_number_is_in_the_table(opened):
         for case, number in TIMES.items()
         if number is not None
     }
-    assert {(case.op, case.variant) for case in shown} == {(row.op, row.name) for row in CPU_ROWS} - {
-        (WRONG.op, WRONG.variant)
+    assert {(case.direction, case.variant) for case in shown} == {(row.direction, row.name) for row in CPU_ROWS} - {
+        (WRONG.direction, WRONG.variant)
     }
 
 
@@ -277,7 +288,7 @@ def test_impossible_rows_show_no_bandwidth(opened):
     body = opened.find_element(By.TAG_NAME, "body").text
     # 8 MiB in 0.1 µs.
     assert "83,900" not in body
-    assert "relu.forward numpy.inplace, time, 1,048,576 float32: 100 ns, 10,000 % of roof" in body
+    assert "forward numpy.inplace, time, 1,048,576 float32: 100 ns, 10,000 % of roof" in body
 
 
 def test_roofs_stand_in_the_report(opened):
@@ -302,8 +313,8 @@ def test_failures_have_their_reasons(opened):
         return Array.from(table.tBodies[0].rows, (row) => Array.from(row.cells, (cell) => cell.textContent));
     """)
     assert lines == [
-        ["skipped", "relu.forward", "torch-cuda.fresh", "time", "1,048,576", "float32", "no CUDA device"],
-        ["wrong", "relu.backward", "numpy.out", "time", "1,048,576", "float32", REASON],
+        ["skipped", "relu forward torch-cuda.fresh 1048576 float32 time", "no CUDA device"],
+        ["wrong", "relu backward numpy.out 1048576 float32 time", REASON],
     ]
 
 
@@ -406,7 +417,7 @@ def test_csv_holds_the_same_numbers(page):
     with (page / "results.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     times = {
-        time(line["op"], line["variant"], int(line["elements"]), line["dtype"]): float(line["value"] or "nan")
+        time(line["direction"], line["variant"], int(line["elements"]), line["dtype"]): float(line["value"] or "nan")
         for line in lines
         if line["quantity"] == "time" and line["status"] != "skipped"
     }
@@ -448,11 +459,14 @@ def attack(tmp_path):
         "caches_bytes": caches,
     }
     failed = record(
-        time("forward", "numpy.fresh"), hostile("status"), hostile("reason"), **about,
-        details={"provenance": provenance},
+        time("forward", "numpy.fresh"), "error", hostile("reason"), **about, provenance=provenance
     )  # fmt: skip
-    skipped = Case(hostile("quantity"), hostile("op"), hostile("variant"), 1, hostile("dtype"))
-    write_outcomes(tmp_path / "outcomes", [failed, record(skipped, "skipped", hostile("skip"), **about)], "a/a.jsonl")
+    skipped = OperatorCase(
+        hostile("quantity"), hostile("operator"), hostile("direction"), hostile("variant"), 1, hostile("dtype")
+    )
+    foreign = record(time("backward", "numpy.fresh"), hostile("status"), **about)
+    lines = [failed, record(skipped, "skipped", hostile("skip"), **about), foreign]
+    write_outcomes(tmp_path / "outcomes", lines, "a/a.jsonl")
     about["machine"] = FORMULAS[0]
     formulas = [
         record(time("forward", "torch.out", 2**number), "error", formula, **about)
@@ -474,7 +488,7 @@ def assert_harmless(browser: webdriver.Chrome) -> None:
 
 WITH_RECORDS = (
     "provenance", "cores", "field", "inner field", "inner value", "cache", "size",
-    "status", "reason", "quantity", "op", "variant", "dtype", "skip",
+    "reason", "quantity", "operator", "direction", "variant", "dtype", "skip",
 )  # fmt: skip
 
 
@@ -535,7 +549,7 @@ def test_csv_has_no_formulas(attack):
 )
 def test_foreign_provenance_is_no_exception(tmp_path, provenance):
     write(tmp_path / "results", content({time("forward", "numpy.out"): 1e-3}))
-    line = record(time("forward", "numpy.out"), details={"provenance": provenance})
+    line = changed(record(time("forward", "numpy.out")), "measurement.provenance", provenance)
     write_outcomes(tmp_path / "outcomes", [line])
     assert "processor unknown" in (build(tmp_path) / "index.html").read_text()
 
@@ -562,7 +576,7 @@ def shared_name(tmp_path):
     numbers = {time("forward", "numpy.out"): 1e-3, time("forward", "numba.out"): 2e-3}
     write(tmp_path / "results", content(numbers))
     lines = [
-        record(case, value=value, time_s=1e9 + 1e6 * value, details={"provenance": {**PROVENANCE, **facts}})
+        record(case, value=value, time_s=1e9 + 1e6 * value, provenance={**PROVENANCE, **facts})
         for (case, value), facts in zip(
             numbers.items(), [{"fingerprint": "0ld", "cpu": "An Old One"}, {"fingerprint": "new"}], strict=True
         )
@@ -602,7 +616,7 @@ def test_all_that_is_known_of_the_machine_is_shown(tmp_path):
     case = time("forward", "numpy.out")
     facts = provenance.collect()
     write(tmp_path / "results", content({case: 1e-3}))
-    write_outcomes(tmp_path / "outcomes", [record(case, value=1e-3, details={"provenance": facts})])
+    write_outcomes(tmp_path / "outcomes", [record(case, value=1e-3, provenance=facts)])
     html = (build(tmp_path) / "index.html").read_text()
     assert [name for name in facts if f"<td>{name.replace('_', ' ')}</td>" not in html] == []
     assert '<td class="differs">unknown</td>' in html
@@ -650,7 +664,7 @@ def test_default_is_what_was_measured_last_however_old_the_commit(tmp_path):
     ]:
         write(tmp_path / "results", content(numbers, commit, ENV, date_ms, started_ms), machine)
     table = results.load(tmp_path / "results", tmp_path / "outcomes").table
-    assert report.choose(table) == report.Choice("den", COMMIT, ENV)
+    assert report.choose(table) == results.Run("den", "unknown", COMMIT, ENV)
     assert report.choose(table, commit="b").machine == "eel"
 
 
@@ -712,13 +726,13 @@ def test_bytes_text(value, text):
 
 def test_training_steps_are_shown_with_phases_and_memory(tmp_path):
     numbers = {
-        time("cnn.mnist_cnn", "numpy.inplace", 64): 0.016,
-        time("cnn.mnist_cnn", "jax.fresh", 64): 0.032,
-        time("cnn.mnist_cnn", "torch.fresh", 64): 1e-6,
+        StepCase("time", "mnist_cnn", "numpy.inplace", 64): 0.016,
+        StepCase("time", "mnist_cnn", "jax.fresh", 64): 0.032,
+        StepCase("time", "mnist_cnn", "torch.fresh", 64): 1e-6,
         ProductCase("time", "torch", 2048): 0.1,
         StepCase("first_call", "mnist_cnn", "jax.fresh", 16): 2.5,
         **{
-            Case(quantity, "cnn.mnist_cnn", f"torch.{memory}", 16, "float32"): value
+            StepCase(quantity, "mnist_cnn", f"torch.{memory}", 16): value
             for quantity, memory, value in (
                 ("saved_bytes", "fresh", 4_000_000.0),
                 ("saved_bytes", "inplace", 4_000_000.0),
@@ -728,11 +742,15 @@ def test_training_steps_are_shown_with_phases_and_memory(tmp_path):
         },
     }
     phases = {"forward": 0.006, "loss": 0.001, "backward": 0.008, "update": 0.001}
-    processes = [{"phases_s": {name: scale * seconds for name, seconds in phases.items()}} for scale in (1, 1.1, 2)]
-    details = {"processes": [{**one, "relu_percent": [-0.5, 7.25]} for one in processes]}
+    timings = [
+        StepTiming(1e-6, {name: scale * seconds for name, seconds in phases.items()}, (-0.5, 7.25))
+        for scale in (1, 1.1, 2)
+    ]
+    processes = [replace(process(), step=timing) for timing in timings]
     write(tmp_path / "results", content(numbers))
     write_outcomes(
-        tmp_path / "outcomes", [record(time("cnn.mnist_cnn", "numpy.inplace", 64), value=0.016, details=details)]
+        tmp_path / "outcomes",
+        [record(StepCase("time", "mnist_cnn", "numpy.inplace", 64), value=0.016, processes=processes)],
     )
     out = build(tmp_path)
     page = (out / "index.html").read_text()

@@ -18,11 +18,24 @@ from asv.results import Results as AsvResults
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.harness.case import ROOFS, Case, OperatorCase
+from benchmarks.harness import measurement
+from benchmarks.harness.case import (
+    Case,
+    DeviceLoopCase,
+    DeviceProductCase,
+    LoopCase,
+    OperatorCase,
+    ProductCase,
+    StepCase,
+    from_axes,
+)
 from benchmarks.harness.machine import provenance
+from benchmarks.harness.measurement import DeviceTiming, Measurement, StepTiming
+from benchmarks.harness.processes import records
 from impls.cnn import PHASES
 from scripts.report import metrics, results
-from scripts.run.profiles import PARAMETERS, QUANTITY_AND_OP
+from scripts.run import series
+from scripts.run.series import SERIES
 from tests.checkout import Checkout
 from tests.synthetic import (
     COMMIT,
@@ -31,8 +44,10 @@ from tests.synthetic import (
     LATER_COMMIT,
     RESULT_COLUMNS,
     benchmark,
+    changed,
     content,
     parameters,
+    process,
     record,
     roof,
     time,
@@ -56,26 +71,29 @@ def only_row(folders: tuple[Path, Path]) -> dict[str, Any]:
 
 def status_and_reason(folders: tuple[Path, Path]) -> dict[tuple[str, ...], tuple[str, str]]:
     table = results.load(*folders).table
-    return {(r.machine, r.env, r.op): (r.status, r.reason) for r in table.itertuples()}
+    return {(r.machine, r.env, r.direction): (r.status, r.reason) for r in table.itertuples()}
 
 
 def test_number_becomes_a_row_with_all_that_is_known_of_it(folders):
     write(folders[0], content({FORWARD: 2e-3}))
-    circumstances = {"disturbed": [0, 4], "shared_s": [2e-3], "core_s": 1e-5, "empty_call_s": 3e-8}
-    others = {"disturbed": [2], "shared_s": [], "core_s": 1.1e-5, "empty_call_s": 4e-8}
-    circumstances |= {"slowed": [1, 2], "device_s": 1e-3}
-    others |= {"slowed": [5], "device_s": 3e-3}
-    composition = {"phases_s": dict.fromkeys(PHASES, 4e-4), "relu_percent": [-1.0, 12.5]}
-    details = {"processes": [circumstances | composition, others]}
-    write_outcomes(folders[1], [record(FORWARD, value=2e-3, time_s=1_700_086_400.0, details=details)])
+    first = process(preempted=[0, 4], smt_contended_s=[2e-3], probe_s=1e-5, empty_call_s=3e-8, throttled=[1, 2])
+    second = process(preempted=[2], probe_s=1.1e-5, empty_call_s=4e-8, throttled=[5])
+    step = StepTiming(1e-6, dict.fromkeys(PHASES, 4e-4), (-1.0, 12.5))
+    processes = [
+        replace(first, device=DeviceTiming(device_s=1e-3), step=step),
+        replace(second, device=DeviceTiming(device_s=3e-3)),
+    ]
+    write_outcomes(folders[1], [record(FORWARD, value=2e-3, time_s=1_700_086_400.0, processes=processes)])
     assert only_row(folders) == {
         "machine": "box", "fingerprint": "unknown", "commit": COMMIT, "env": ENV,
         "date": pd.Timestamp("2023-11-14 22:13:20Z"), "measured": pd.Timestamp("2023-11-15 22:13:20Z"),
-        "quantity": "time", "op": "relu.forward", "variant": "numpy.out", "elements": 2**20, "dtype": "float32",
-        "threads": 0, "value": 2e-3, "low": 0.9 * 2e-3, "high": 1.2 * 2e-3, "q25": 0.98 * 2e-3, "q75": 1.06 * 2e-3,
+        "kind": "operator", "quantity": "time", "operator": "relu", "direction": "forward", "variant": "numpy.out",
+        "elements": 2**20, "dtype": "float32", "threads": 0,
+        "network": "", "batch": 0, "kernel": "", "array_bytes": 0, "library": "", "n": 0,
+        "value": 2e-3, "low": 0.9 * 2e-3, "high": 1.2 * 2e-3, "q25": 0.98 * 2e-3, "q75": 1.06 * 2e-3,
         "number": 7, "samples": 30, "status": "ok", "reason": "",
-        "processes": 2, "disturbed": 3, "shared": 1, "core_s": 1.1e-5, "empty_call_s": 4e-8,
-        "device_s": 2e-3, "slowed": 3,
+        "processes": 2, "preempted": 3, "smt_contended": 1, "probe_s": 1.1e-5, "empty_call_s": 4e-8,
+        "device_s": 2e-3, "throttled": 3,
         "forward_s": 4e-4, "loss_s": 4e-4, "backward_s": 4e-4, "update_s": 4e-4,
         "relu_percent_low": -1.0, "relu_percent_high": 12.5,
     }  # fmt: skip
@@ -84,9 +102,9 @@ def test_number_becomes_a_row_with_all_that_is_known_of_it(folders):
 def test_time_of_a_core_that_was_slower_than_for_others_of_the_run_is_unstable(folders):
     other = replace(FORWARD, variant="numpy.inplace")
     write(folders[0], content({FORWARD: 2e-3, other: 3e-3}))
-    details = {FORWARD: {"processes": [{"core_s": 1.6e-5}]}, other: {"processes": [{"core_s": 1e-5}]}}
+    processes = {FORWARD: [process(probe_s=1.6e-5)], other: [process(probe_s=1e-5)]}
     numbers = {FORWARD: 2e-3, other: 3e-3}
-    write_outcomes(folders[1], [record(case, value=numbers[case], details=details[case]) for case in numbers])
+    write_outcomes(folders[1], [record(case, value=numbers[case], processes=processes[case]) for case in numbers])
     table = results.load(*folders).table.set_index("variant")
     assert table["status"].to_dict() == {"numpy.out": "unstable", "numpy.inplace": "ok"}
     assert table.loc["numpy.out", "reason"] == "the core was slower all the time than for other numbers"
@@ -95,12 +113,12 @@ def test_time_of_a_core_that_was_slower_than_for_others_of_the_run_is_unstable(f
 def test_samples_of_a_process_that_does_not_count_are_told(folders):
     write(folders[0], content({FORWARD: 2e-3}))
     processes = [
-        {"counted": False, "shared_s": [3e-3, 3e-3], "disturbed": [0], "core_s": 1.9e-5},
-        {"counted": True, "shared_s": [], "disturbed": [], "core_s": 1e-5},
+        process(counted=False, smt_contended_s=[3e-3, 3e-3], preempted=[0], probe_s=1.9e-5),
+        process(probe_s=1e-5),
     ]
-    write_outcomes(folders[1], [record(FORWARD, value=2e-3, details={"processes": processes})])
+    write_outcomes(folders[1], [record(FORWARD, value=2e-3, processes=processes)])
     row = only_row(folders)
-    assert (row["processes"], row["shared"], row["disturbed"], row["core_s"]) == (1, 2, 0, 1e-5)
+    assert (row["processes"], row["smt_contended"], row["preempted"], row["probe_s"]) == (1, 2, 0, 1e-5)
 
 
 def test_each_number_goes_with_its_parameters(folders):
@@ -111,21 +129,17 @@ def test_each_number_goes_with_its_parameters(folders):
     }
     numbers |= {roof("triad.all", 4096): 8.0, roof("copy.one"): 9.0}
     write(folders[0], content(numbers))
-    table = results.load(*folders).table
-    assert {
-        OperatorCase(r.quantity, r.operator, r.direction, r.variant, r.elements, r.dtype): r.value
-        for r in table.itertuples()
-    } == numbers
+    rows = results.load(*folders).table.to_dict("records")
+    assert {from_axes(row): row["value"] for row in rows} == numbers
 
 
-@pytest.mark.parametrize("name", QUANTITY_AND_OP)
+@pytest.mark.parametrize("name", SERIES)
 def test_every_benchmark_is_read(folders, name):
-    given = dict(zip(PARAMETERS[name], (next(iter(axis)) for axis in parameters(name)), strict=True))
-    case = Case(*QUANTITY_AND_OP[name], **{"dtype": "float32", **given})
+    case = SERIES[name].case([repr(next(iter(axis))) for axis in parameters(name)])
     write(folders[0], content({case: 3.0}))
     row = only_row(folders)
     assert row["value"] == 3.0
-    assert {field: row[field] for field in vars(case)} == vars(case)
+    assert from_axes(row) == case
 
 
 def test_unstable_number_is_told_from_a_steady_one(folders):
@@ -149,8 +163,8 @@ def test_failure_without_a_reason_says_so(folders):
     write(folders[0], content({FORWARD: None, BACKWARD: None}))
     write_outcomes(folders[1], [record(BACKWARD, "ok")])
     assert status_and_reason(folders) == {
-        ("box", ENV, "relu.forward"): ("failed", "no record of the reason"),
-        ("box", ENV, "relu.backward"): ("failed", "asv lost the result"),
+        ("box", ENV, "forward"): ("failed", "no record of the reason"),
+        ("box", ENV, "backward"): ("failed", "asv lost the result"),
     }
 
 
@@ -209,8 +223,8 @@ def test_reasons_are_those_of_the_same_machine(folders):
         lines = [record(FORWARD, "wrong", f"seen on {machine}", machine=machine)]
         write_outcomes(folders[1], lines, f"{machine}/aaaaaaaa.jsonl")
     assert status_and_reason(folders) == {
-        ("box", ENV, "relu.forward"): ("wrong", "seen on box"),
-        ("den", ENV, "relu.forward"): ("wrong", "seen on den"),
+        ("box", ENV, "forward"): ("wrong", "seen on box"),
+        ("den", ENV, "forward"): ("wrong", "seen on den"),
     }
 
 
@@ -223,8 +237,8 @@ def test_environment_that_only_asv_names_is_found_by_machine_and_commit(folders)
         lines = [record(FORWARD, "error", f"raised on {machine}", machine=machine, env="unknown")]
         write_outcomes(folders[1], lines, f"{machine}/aaaaaaaa.jsonl")
     found = status_and_reason(folders)
-    assert found["box", "existing-py_box", "relu.forward"] == ("error", "raised on box")
-    assert found["den", "existing-py_den", "relu.forward"] == ("error", "raised on den")
+    assert found["box", "existing-py_box", "forward"] == ("error", "raised on box")
+    assert found["den", "existing-py_den", "forward"] == ("error", "raised on den")
     assert len(found) == 4
 
 
@@ -232,7 +246,7 @@ def test_what_was_skipped_becomes_a_row(folders):
     write(folders[0], content({BACKWARD: 1.0}))
     write_outcomes(folders[1], [record(FORWARD, "skipped", "no CUDA device"), record(BACKWARD, "ok")])
     found = results.load(*folders)
-    assert status_and_reason(folders)["box", ENV, "relu.forward"] == ("skipped", "no CUDA device")
+    assert status_and_reason(folders)["box", ENV, "forward"] == ("skipped", "no CUDA device")
     assert len(found.table) == 2
     assert found.table["date"].nunique() == 1
 
@@ -241,7 +255,7 @@ def test_number_that_asv_never_saved_is_no_row(folders):
     """As after a run that was killed: the record is there, the result file is not."""
     write(folders[0], content({BACKWARD: 1.0}))
     write_outcomes(folders[1], [record(FORWARD, "ok", value=1.0)])
-    assert status_and_reason(folders) == {("box", ENV, "relu.backward"): ("ok", "")}
+    assert status_and_reason(folders) == {("box", ENV, "backward"): ("ok", "")}
 
 
 def test_number_of_a_case_that_has_failed_since_is_none(folders):
@@ -261,24 +275,24 @@ def test_number_without_a_record_is_unstable_where_quartiles_are_apart(folders):
     ]
     write(folders[0], stored)
     found = status_and_reason(folders)
-    assert found["box", ENV, "relu.forward"][0] == "unstable"
-    assert found["box", ENV, "relu.backward"] == ("ok", "")
+    assert found["box", ENV, "forward"][0] == "unstable"
+    assert found["box", ENV, "backward"] == ("ok", "")
 
 
 def test_number_is_of_the_machine_that_measured_it(folders):
     """Not of that of a later run, killed before asv stored its numbers, nor of another of the same name."""
     write(folders[0], content({FORWARD: 1.0, BACKWARD: 2.0}))
-    first, second = ({"provenance": {"fingerprint": name}} for name in ("first", "second"))
+    first, second = ({"fingerprint": name} for name in ("first", "second"))
     lines = [
-        record(FORWARD, value=1.0, details=first, time_s=10.0),
-        record(FORWARD, value=1.5, details=second, time_s=20.0),
-        record(BACKWARD, value=2.0, details=first, time_s=10.0),
-        record(BACKWARD, value=2.0, details=second, time_s=20.0),
+        record(FORWARD, value=1.0, provenance=first, time_s=10.0),
+        record(FORWARD, value=1.5, provenance=second, time_s=20.0),
+        record(BACKWARD, value=2.0, provenance=first, time_s=10.0),
+        record(BACKWARD, value=2.0, provenance=second, time_s=20.0),
     ]
     write_outcomes(folders[1], lines)
-    table = results.load(*folders).table.set_index("op")
-    assert table["fingerprint"].to_dict() == {"relu.forward": "first", "relu.backward": "second"}
-    assert table.loc["relu.forward", "measured"] == pd.Timestamp(10, unit="s", tz="UTC")
+    table = results.load(*folders).table.set_index("direction")
+    assert table["fingerprint"].to_dict() == {"forward": "first", "backward": "second"}
+    assert table.loc["forward", "measured"] == pd.Timestamp(10, unit="s", tz="UTC")
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
@@ -286,22 +300,106 @@ def test_newest_outcome_counts(folders, newest_first):
     write(folders[0], content({FORWARD: None}))
     lines = [record(FORWARD, "timeout", "old", time_s=10.0), record(FORWARD, "crashed", "new", time_s=20.5)]
     write_outcomes(folders[1], lines[::-1] if newest_first else lines)
-    assert status_and_reason(folders)["box", ENV, "relu.forward"] == ("crashed", "new")
+    assert status_and_reason(folders)["box", ENV, "forward"] == ("crashed", "new")
 
 
 def test_torn_last_line_loses_no_other(folders):
     write(folders[0], content({FORWARD: None}))
     path = write_outcomes(folders[1], [record(FORWARD, "crashed", "died"), record(BACKWARD, "wrong", "torn")])
     path.write_bytes(path.read_bytes()[:-40])
-    assert status_and_reason(folders) == {("box", ENV, "relu.forward"): ("crashed", "died")}
+    assert status_and_reason(folders) == {("box", ENV, "forward"): ("crashed", "died")}
+
+
+def schema2(case: OperatorCase, status: str = "ok", reason: str = "", **others: Any) -> dict[str, Any]:
+    """A line as the harness wrote it before: flat, with circumstances in `details` under other names."""
+    return {
+        "schema": 2, "time_s": 1.0, "machine": "box", "commit": COMMIT, "env": ENV,
+        "quantity": case.quantity, "op": f"{case.operator}.{case.direction}", "variant": case.variant,
+        "elements": case.elements, "dtype": case.dtype, "threads": case.threads,
+        "status": status, "reason": reason, "value": None, "number": None, "details": {}, "output_tail": "", **others,
+    }  # fmt: skip
+
+
+def test_records_of_the_schema_before_are_read(folders):
+    write(folders[0], content({FORWARD: 2e-3}))
+    first = {"disturbed": [0, 4], "shared_s": [2e-3], "core_s": 1e-5, "empty_call_s": 3e-8, "slowed": [1, 2]}
+    first |= {
+        "device_s": 1e-3,
+        "deviation": 1e-6,
+        "phases_s": dict.fromkeys(PHASES, 4e-4),
+        "relu_percent": [-1.0, 12.5],
+    }
+    second = {"disturbed": [2], "shared_s": [], "core_s": 1.1e-5, "empty_call_s": 4e-8, "slowed": [5], "device_s": 3e-3}
+    aside = {"counted": False, "shared_s": [3e-3], "disturbed": [1], "core_s": 1.9e-5}
+    details = {"processes": [first, second, aside, "damaged", {"core_s": "x"}], "provenance": {"fingerprint": "f"}}
+    write_outcomes(folders[1], [schema2(FORWARD, "unstable", "apart", value=2e-3, details=details)])
+    row = only_row(folders)
+    assert (row["status"], row["reason"], row["fingerprint"]) == ("unstable", "apart", "f")
+    assert (row["processes"], row["preempted"], row["smt_contended"], row["throttled"]) == (3, 3, 2, 3)
+    assert (row["probe_s"], row["empty_call_s"], row["device_s"]) == (1.1e-5, 4e-8, 2e-3)
+    assert [row[f"{phase}_s"] for phase in PHASES] == [4e-4] * len(PHASES)
+    assert (row["relu_percent_low"], row["relu_percent_high"]) == (-1.0, 12.5)
+
+
+@pytest.mark.parametrize(
+    ("op", "variant", "elements", "wanted"),
+    [
+        ("relu.forward", "numpy.out", 1024, OperatorCase("time", "relu", "forward", "numpy.out", 1024)),
+        ("cnn.mnist_cnn", "jax.fresh", 64, StepCase("time", "mnist_cnn", "jax.fresh", 64)),
+        ("roof", "copy-nt.all", 4096, LoopCase("time", "copy-nt.all", 4096)),
+        ("gemm", "torch", 2048, ProductCase("time", "torch", 2048)),
+        ("device", "copy", 4096, DeviceLoopCase("time", "copy", 4096)),
+        ("device_gemm", "torch", 2048, DeviceProductCase("time", "torch", 2048)),
+    ],
+)
+def test_every_kind_of_case_of_the_schema_before_is_read(op, variant, elements, wanted):
+    line = {**schema2(FORWARD), "op": op, "variant": variant, "elements": elements}
+    record = records.parse(json.dumps(line).encode())
+    assert from_axes(record.case) == wanted
+
+
+def test_a_record_belongs_to_the_samples_that_asv_stored(folders):
+    """Two runs may measure the very same median."""
+    stored = content({FORWARD: 2e-3})
+    samples = [[1e-3, 2e-3, 3e-3] if value == 2e-3 else None for value in stored["results"][FORWARD_NAME][0]]
+    row = stored["results"][FORWARD_NAME]
+    row += [None] * (len(RESULT_COLUMNS) - len(row))
+    row[RESULT_COLUMNS.index("samples")] = samples
+    write(folders[0], stored)
+    own, other = (Measurement("ok", samples_s=some).samples_digest for some in ([1e-3, 2e-3, 3e-3], [2e-3] * 3))
+    lines = [
+        record(FORWARD, "unstable", "its own", value=2e-3, samples_digest=own, time_s=1.0),
+        record(FORWARD, "ok", "another", value=2e-3, samples_digest=other, time_s=2.0),
+    ]
+    write_outcomes(folders[1], lines)
+    row = only_row(folders)
+    assert (row["status"], row["reason"]) == ("unstable", "its own")
+
+
+def test_a_number_is_not_joined_to_one_that_is_close(folders):
+    write(folders[0], content({FORWARD: 2e-3}))
+    write_outcomes(
+        folders[1], [record(FORWARD, "ok", "close", value=2e-3 * (1 + 1e-12), provenance={"fingerprint": "f"})]
+    )
+    assert only_row(folders)["fingerprint"] == "unknown"
 
 
 @pytest.mark.parametrize(
     "line",
     [
         b"", b"{}", b"[1, 2]", b"null", b"\xff\xfe\x00", b"[" * 100_000, b'{"schema": 1}', b'{"schema": 2, "op": "x"}',
+        b'{"schema": 3, "case": {}}',
         *(
-            json.dumps({**record(FORWARD, "wrong", "foreign"), name: value}).encode()
+            json.dumps(changed(record(FORWARD, "wrong", "foreign"), path, value)).encode()
+            for path, value in [
+                ("case.elements", [1]), ("case.elements", 10**400), ("case.elements", "one"), ("case.elements", 0),
+                ("time_s", "now"), ("time_s", None), ("machine", {"a": 1}), ("commit", ["a"]), ("case.dtype", None),
+                ("case.kind", "x"), ("measurement.status", 5), ("measurement.reason", ["x"]),
+                ("measurement.processes", [{"value": "x"}]), ("schema", 4),
+            ]
+        ),
+        *(
+            json.dumps({**schema2(FORWARD, "wrong", "foreign"), name: value}).encode()
             for name, value in [
                 ("elements", [1]), ("elements", 10**400), ("elements", "1"), ("time_s", "now"), ("time_s", None),
                 ("machine", {"a": 1}), ("commit", ["a"]), ("dtype", None), ("status", 5), ("reason", ["x"]),
@@ -313,7 +411,7 @@ def test_foreign_outcome_is_passed_over(folders, line):
     write(folders[0], content({FORWARD: None}))
     write_outcomes(folders[1], [], "den/foreign.jsonl").write_bytes(line + b"\n")
     write_outcomes(folders[1], [record(FORWARD, "crashed", "died")])
-    assert status_and_reason(folders) == {("box", ENV, "relu.forward"): ("crashed", "died")}
+    assert status_and_reason(folders) == {("box", ENV, "forward"): ("crashed", "died")}
 
 
 DROP = object()
@@ -479,7 +577,7 @@ def test_no_damage_is_an_exception(changes):
 RAISES = "\ndef raises(x, out):\n    return 1 / 0\n"
 RAISES_ROW = """
 VARIANTS += (
-    Variant("raises.out", "relu.forward", "numpy", "impls.relu.bad:raises", "out", FORWARD, "raises"),
+    Variant("raises", "out", "numpy", "impls.relu.bad:raises", "raises", operator="relu", direction="forward"),
 )
 """
 MEASURED = (
@@ -521,14 +619,14 @@ def test_numbers_are_those_that_asv_reads_itself(measured):
                 # The interval of a single sample is infinite.
                 expected[name, *combination] = [None if v is None or math.isinf(v) else v for v in known]
     assert len(expected) >= 7
-    names = {key: name for name, key in QUANTITY_AND_OP.items()}
     table = results.load(measured.folder / ".asv/results", measured.folder / ".asv/outcomes").table
     columns = ["value", "low", "high", "q25", "q75", "number", "samples"]
     ours = {}
     for r in table[table["status"] != "skipped"].to_dict("records"):
-        dtype = [] if r["op"] in ROOFS else [repr(r["dtype"])]
-        combination = [repr(r["variant"]), repr(r["elements"]), *dtype]
-        ours[names[r["quantity"], r["op"]], *combination] = [None if pd.isna(r[c]) else r[c] for c in columns]
+        case = from_axes(r)
+        ours[series.of(case).name, *series.of(case).parameters(case).split(", ")] = [
+            None if pd.isna(r[c]) else r[c] for c in columns
+        ]
     assert ours == expected
 
 
@@ -553,4 +651,5 @@ def test_synthetic_files_have_the_form_of_real_ones(measured):
     assert ours["result_columns"] == real["result_columns"]
     assert {name: type(value) for name, value in ours.items()} == {name: type(real[name]) for name in ours}
     assert ours["results"][FORWARD_NAME][1][1:] == real["results"][FORWARD_NAME][1][1:]
-    assert set(record(FORWARD)) == set(measured.outcomes()[0])
+    (line, *_) = next(measured.folder.glob(".asv/outcomes/*/*.jsonl")).read_text().splitlines()
+    assert set(record(FORWARD)) == set(json.loads(line))

@@ -143,10 +143,14 @@ def to_axes(case: Case) -> dict[str, Any]:
 def from_axes(axes: Mapping[Any, Any]) -> Case:
     """The inverse of `to_axes`; other keys are ignored.
 
-    Raises KeyError for an unknown kind or a missing axis.
+    Raises KeyError for an unknown kind or a missing axis, and TypeError for a value of another type.
     """
     kind = KINDS[axes["kind"]]
-    return kind(**{item.name: _TYPES[item.name](axes[item.name]) for item in fields(kind)})
+    values = {item.name: axes[item.name] for item in fields(kind)}
+    for name, value in values.items():
+        if not isinstance(value, _TYPES[name]):
+            raise TypeError(f"{name}: {value!r} given, {_TYPES[name].__name__} needed")
+    return kind(**values)
 
 
 @dataclass(frozen=True)

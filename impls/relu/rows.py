@@ -3,11 +3,13 @@
 from impls.declare import Framework, on_cuda
 from impls.variant import CPP_COMPILER, DTYPES, Operator, Semantics, Size, Traffic
 
-OPERATOR = Operator(
-    "relu",
-    reference="impls.relu.reference",
-    # The gradient passes where the saved value is > 0, whichever is saved.
-    gradients={"input": "backward", "output": "backward", "bool": "backward", "bits": "backward"},
+OPERATORS = (
+    Operator(
+        "relu",
+        reference="impls.relu.reference",
+        # The gradient passes where the saved value is > 0, whichever is saved.
+        gradients={"input": "backward", "output": "backward", "bool": "backward", "bits": "backward"},
+    ),
 )
 
 # NumPy without a fused loop writes a boolean temporary and reads it again.

@@ -328,9 +328,11 @@ def _belongs(record: Record, row: dict[str, Any]) -> bool:
 
 def _without_record(row: dict[str, Any]) -> dict[str, Any]:
     """What asv's own quartiles say of a number whose record is lost."""
-    spread = (row["q75"] or 0) - (row["q25"] or 0)
-    if UNITS[row["quantity"]] == "seconds" and spread > UNSTABLE * row["value"]:
-        reason = f"quartiles lie at {row['q25']:.3g} and {row['q75']:.3g} s; no other record"
+    low, high = row["q25"], row["q75"]
+    if low is None or high is None or UNITS[row["quantity"]] != "seconds":
+        return {}
+    if high - low > UNSTABLE * row["value"]:
+        reason = f"quartiles lie at {low:.3g} and {high:.3g} s; no other record"
         return {"status": "unstable", "reason": reason}
     return {}
 

@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def parse(line: bytes) -> Record | None:
         if isinstance(content, dict) and content.get("schema") == schema2.SCHEMA:
             content = schema2.upgraded(content)
         record = msgspec.convert(content, Record)
-        from_axes(record.case)
+        record = replace(record, case=to_axes(from_axes(record.case)))
     except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
         return None
     return record if record.schema in (SCHEMA, schema2.SCHEMA) else None
