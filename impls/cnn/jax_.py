@@ -18,18 +18,15 @@ import numpy as np
 from jax import lax
 
 from impls.cnn import unmarked
+from impls.cnn.architecture import KERNEL, Network, blocks, layers
 from impls.cnn.networks import (
-    KERNEL,
     LEARNING_RATE,
     MOMENTUM,
     NORM_EPSILON,
     NORM_MOMENTUM,
     Array,
     Batch,
-    Network,
-    blocks,
     initial_statistics,
-    layers,
     require,
     require_batch,
 )

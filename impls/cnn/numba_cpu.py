@@ -19,14 +19,8 @@ import scipy.linalg.blas  # noqa: F401, the BLAS of np.dot, which must be there 
 from numba import get_num_threads, njit, prange
 from threadpoolctl import threadpool_limits
 
-from impls.cnn.networks import (
-    LEARNING_RATE,
-    MOMENTUM,
-    NORM_EPSILON,
-    NORM_MOMENTUM,
-    Array,
-    Network,
-)
+from impls.cnn.architecture import Network
+from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_EPSILON, NORM_MOMENTUM, Array
 from impls.cnn.workspace import Convolution, Framed, HandWritten, parts
 
 

@@ -26,16 +26,9 @@ from numpy.lib.stride_tricks import as_strided
 from threadpoolctl import threadpool_limits
 
 from impls.cnn import winograd
-from impls.cnn.networks import (
-    KERNEL,
-    LEARNING_RATE,
-    MOMENTUM,
-    NORM_EPSILON,
-    NORM_MOMENTUM,
-    Array,
-    Network,
-    parameter_shapes,
-)
+from impls.cnn.architecture import KERNEL, Network
+from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_EPSILON, NORM_MOMENTUM, Array
+from impls.cnn.operations import parameter_shapes
 from impls.cnn.reference import cross_entropy
 from impls.cnn.workspace import Convolution, Framed, HandWritten, Named, parts
 

@@ -7,19 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from impls.cnn.networks import (
-    KERNEL,
-    LEARNING_RATE,
-    MOMENTUM,
-    NORM_EPSILON,
-    NORM_MOMENTUM,
-    Array,
-    Batch,
-    Network,
-    blocks,
-    initial_statistics,
-    layers,
-)
+from impls.cnn.architecture import KERNEL, Network, blocks, layers
+from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_EPSILON, NORM_MOMENTUM, Array, Batch, initial_statistics
 
 Arrays = dict[str, Array]
 

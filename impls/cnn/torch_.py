@@ -17,17 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from impls.cnn import unmarked
+from impls.cnn.architecture import KERNEL, Network, blocks, layers
 from impls.cnn.networks import (
-    KERNEL,
     LEARNING_RATE,
     MOMENTUM,
     NORM_EPSILON,
     NORM_MOMENTUM,
     Array,
     Batch,
-    Network,
-    blocks,
-    layers,
     require,
     require_batch,
 )

@@ -8,20 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from impls.cnn import unmarked, winograd
-from impls.cnn.networks import (
-    KERNEL,
-    Array,
-    Batch,
-    Block,
-    Layer,
-    Network,
-    blocks,
-    initial_statistics,
-    layers,
-    parameter_shapes,
-    require,
-    require_batch,
-)
+from impls.cnn.architecture import KERNEL, Block, Layer, Network, blocks, layers
+from impls.cnn.networks import Array, Batch, initial_statistics, require, require_batch
+from impls.cnn.operations import parameter_shapes
 from impls.cnn.reference import State
 
 # What matrix products read and write at a time: more falls out of a core's caches, less makes products small. Between

@@ -13,7 +13,8 @@ step.py has the memory and the order of kernels; products.py, convolution.py, no
 ReLU is always in place, in registers: `relu` is "inplace" or "none". Calls return when the loss is on the host.
 """
 
-from impls.cnn.networks import Array, Network
+from impls.cnn.architecture import Network
+from impls.cnn.networks import Array
 from impls.cnn.numba_cuda.step import Step
 
 

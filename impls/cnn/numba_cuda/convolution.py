@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from numba import cuda
 
-from impls.cnn.networks import KERNEL, Block
+from impls.cnn.architecture import KERNEL, Block
 from impls.cnn.numba_cuda.products import WINDOW, Kernel, Maker, Operand
 
 TAPS = KERNEL**2

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import cuda
 
-from impls.cnn.networks import Layer
+from impls.cnn.architecture import Layer
 from impls.cnn.numba_cuda.products import Kernel, Maker, Operand, padded
 
 

@@ -7,7 +7,8 @@ import numpy as np
 from numba import cuda
 
 from impls import cuda_vectors
-from impls.cnn.networks import NORM_EPSILON, NORM_MOMENTUM, Block
+from impls.cnn.architecture import Block
+from impls.cnn.networks import NORM_EPSILON, NORM_MOMENTUM
 from impls.cnn.numba_cuda.convolution import geometry
 from impls.cnn.numba_cuda.products import WINDOW, Kernel, Maker, padded
 

@@ -9,23 +9,13 @@ from numba import cuda
 
 from impls import cuda_vectors
 from impls.cnn import unmarked
-from impls.cnn.networks import (
-    LEARNING_RATE,
-    MOMENTUM,
-    Array,
-    Batch,
-    Network,
-    blocks,
-    initial_statistics,
-    layers,
-    parameter_shapes,
-    require,
-    require_batch,
-)
+from impls.cnn.architecture import Network, blocks, layers
+from impls.cnn.networks import LEARNING_RATE, MOMENTUM, Array, Batch, initial_statistics, require, require_batch
 from impls.cnn.numba_cuda.convolution import Convolution
 from impls.cnn.numba_cuda.dense import Dense, average, cross_entropy
 from impls.cnn.numba_cuda.norm import NORM_PARTS, Norm
 from impls.cnn.numba_cuda.products import SIDE, WINDOW, Kernel, Maker, padded
+from impls.cnn.operations import parameter_shapes
 from impls.cnn.reference import State
 
 
