@@ -65,8 +65,8 @@ def _store(typing_context, array, index, values, slot):
         raise TypeError(f"cuda_vectors.store: {array} and {values} given, two flat arrays of one dtype needed")
 
     def generate(context, builder, signature, arguments):
-        target, position, given, number = arguments
-        read = builder.load(_vector(context, builder, values, given, number), align=array.dtype.bitwidth // 8)
+        target, position, source, number = arguments
+        read = builder.load(_vector(context, builder, values, source, number), align=array.dtype.bitwidth // 8)
         builder.store(read, _vector(context, builder, array, target, position), align=BYTES)
         return context.get_dummy_value()
 
@@ -83,16 +83,16 @@ def _shared(typing_context, count, dtype):
         memory = ir.GlobalVariable(builder.module, ir.ArrayType(element, count.literal_value), name, SHARED_SPACE)
         memory.align, memory.initializer = BYTES, ir.Constant(memory.value_type, ir.Undefined)
         itemsize = array.dtype.bitwidth // 8
-        made = context.make_array(array)(context, builder)
+        shared_array = context.make_array(array)(context, builder)
         context.populate_array(
-            made,
+            shared_array,
             data=builder.addrspacecast(memory, element.as_pointer()),
             shape=[context.get_constant(types.intp, count.literal_value)],
             strides=[context.get_constant(types.intp, itemsize)],
             itemsize=context.get_constant(types.intp, itemsize),
             meminfo=None,
         )
-        return made._getvalue()
+        return shared_array._getvalue()
 
     return array(count, dtype), generate
 

@@ -184,12 +184,12 @@ def _convolve_and_activate(
         first, last = parts[worker, 0], parts[worker, 1]
         for start in range(first, last, chunk):
             stop = min(start + chunk, last)
-            found = convolved[worker, : (stop - start) * rows]
+            result = convolved[worker, : (stop - start) * rows]
             _convolve(
-                frame, filters, step, height, width, channels, start, stop, columns[worker], products[worker], found
+                frame, filters, step, height, width, channels, start, stop, columns[worker], products[worker], result
             )
             for image in range(start, stop):
-                own = found[(image - start) * rows : (image - start + 1) * rows]
+                own = result[(image - start) * rows : (image - start + 1) * rows]
                 _activate(
                     own, image, step, height, width, factor, shift,
                     output, padding, target, target_padding, winner, rectifies,
@@ -206,26 +206,26 @@ def _convolve_and_sum(
         first, last = parts[worker, 0], parts[worker, 1]
         for start in range(first, last, chunk):
             stop = min(start + chunk, last)
-            found = convolved[start * rows : stop * rows]
+            result = convolved[start * rows : stop * rows]
             _convolve(
-                frame, filters, step, height, width, channels, start, stop, columns[worker], products[worker], found
+                frame, filters, step, height, width, channels, start, stop, columns[worker], products[worker], result
             )
-            _merge(moments[worker], (start - first) * rows, found)
+            _merge(moments[worker], (start - first) * rows, result)
 
 
 @njit(cache=True)
-def _convolve(frame, filters, step, height, width, channels, start, stop, columns, products, found):
+def _convolve(frame, filters, step, height, width, channels, start, stop, columns, products, out):
     """Convolve images [start, stop) by one product of window columns or 16 of tiles, by image, then by phase."""
     if len(filters) == 1:
-        given = columns[0, : len(found)]
-        _gather(frame, start, stop, step, height, width, channels, given)
-        np.dot(given, filters[0], found)
+        operand = columns[0, : len(out)]
+        _gather(frame, start, stop, step, height, width, channels, operand)
+        np.dot(operand, filters[0], out)
         return
     rows = (stop - start) * height * width
     _gather_tiles(frame, start, stop, height, width, columns)
     for product in range(16):
         np.dot(columns[product, :rows], filters[product], products[product, :rows])
-    _outputs(products, height, width, found)
+    _outputs(products, height, width, out)
 
 
 @njit(cache=True)
@@ -281,7 +281,7 @@ def _add_signed(first, other, sign, out):
 def _outputs(products, height, width, rows):
     """Write A^T m A: (16, tiles, filters) to four rows per tile, phase after phase, one row of tiles at a time."""
     run = width * rows.shape[1]
-    given = products.reshape((16, products.shape[1] // width, run))
+    source = products.reshape((16, products.shape[1] // width, run))
     phases = rows.reshape((len(rows) // (4 * height * width), 4, height, run))
     half = np.empty((2, 4, run), rows.dtype)
     for image in range(len(phases)):
@@ -289,7 +289,7 @@ def _outputs(products, height, width, rows):
             line, out = image * height + y, phases[image, :, y]
             for i in range(4):
                 _outputs_of_four(
-                    given[4 * i, line], given[4 * i + 1, line], given[4 * i + 2, line], given[4 * i + 3, line],
+                    source[4 * i, line], source[4 * i + 1, line], source[4 * i + 2, line], source[4 * i + 3, line],
                     half[0, i], half[1, i],
                 )  # fmt: skip
             for b in range(2):
@@ -305,21 +305,21 @@ def _outputs_of_four(m0, m1, m2, m3, first, second):
 
 
 @njit(cache=True)
-def _merge(moments, count, found):
+def _merge(moments, count, rows):
     """Merge the rows' moments into those of `count` rows. Source: Chan, Golub and LeVeque, 1983."""
-    n, filters = found.shape
-    mean, squares = np.zeros(filters, found.dtype), np.zeros(filters, found.dtype)
+    n, filters = rows.shape
+    mean, squares = np.zeros(filters, rows.dtype), np.zeros(filters, rows.dtype)
     for row in range(n):
         for f in range(filters):
-            mean[f] += found[row, f]
+            mean[f] += rows[row, f]
     mean /= n
     for row in range(n):
         for f in range(filters):
-            squares[f] += (found[row, f] - mean[f]) ** 2
+            squares[f] += (rows[row, f] - mean[f]) ** 2
     for f in range(filters):
-        off = mean[f] - moments[0, f]
-        moments[1, f] += squares[f] + off * off * count * n / (count + n)
-        moments[0, f] += off * n / (count + n)
+        difference = mean[f] - moments[0, f]
+        moments[1, f] += squares[f] + difference * difference * count * n / (count + n)
+        moments[0, f] += difference * n / (count + n)
 
 
 @njit(parallel=True, cache=True)
@@ -417,21 +417,21 @@ def _activate_backward(image, step, height, width, output, output_grad, padding,
     for y in range(height):
         for x in range(width):
             for phase in range(step * step):
-                found = grads[phase * pixels + y * width + x]
+                target = grads[phase * pixels + y * width + x]
                 if len(winner):
-                    result, given = (
+                    result, pixel_grad = (
                         output[image, y + padding, x + padding],
                         output_grad[image, y + padding, x + padding],
                     )
                     won = winner[image, y, x]
                     for f in range(filters):
                         passes = (result[f] > zero) | (not rectifies)
-                        found[f] = given[f] if (won[f] == phase) & passes else zero
+                        target[f] = pixel_grad[f] if (won[f] == phase) & passes else zero
                 else:
                     own_y, own_x = step * y + phase // step + padding, step * x + phase % step + padding
-                    result, given = output[image, own_y, own_x], output_grad[image, own_y, own_x]
+                    result, pixel_grad = output[image, own_y, own_x], output_grad[image, own_y, own_x]
                     for f in range(filters):
-                        found[f] = given[f] if (result[f] > zero) | (not rectifies) else zero
+                        target[f] = pixel_grad[f] if (result[f] > zero) | (not rectifies) else zero
 
 
 @njit(parallel=True, cache=True)
@@ -450,9 +450,9 @@ def _sum_backward(kept, mean, step, height, width, parts, output, output_grad, p
                     for phase in range(1 if pooled else step * step):
                         own_y, own_x = (y, x) if pooled else (step * y + phase // step, step * x + phase % step)
                         result = output[image, own_y + padding, own_x + padding]
-                        given = output_grad[image, own_y + padding, own_x + padding]
+                        pixel_grad = output_grad[image, own_y + padding, own_x + padding]
                         for f in range(filters):
-                            grad = given[f] if (result[f] > zero) | (not rectifies) else zero
+                            grad = pixel_grad[f] if (result[f] > zero) | (not rectifies) else zero
                             chosen = winner[image, y, x, f] if pooled else phase
                             plain[f] += grad
                             along[f] += grad * (kept[row + chosen * pixels, f] - mean[f])
@@ -475,17 +475,17 @@ def _convolve_backward(
             sums[worker] = 0
         for start in range(first, last, chunk):
             stop = min(start + chunk, last)
-            found = grads[worker, : (stop - start) * rows]
+            chunk_grads = grads[worker, : (stop - start) * rows]
             for image in range(start, stop):
-                own = found[(image - start) * rows : (image - start + 1) * rows]
+                own = chunk_grads[(image - start) * rows : (image - start + 1) * rows]
                 _activate_backward(image, step, height, width, output, output_grad, padding, winner, rectifies, own)
             if len(kept):
-                _normalise_backward(found, kept[start * rows : stop * rows], factor, slope, offset)
+                _normalise_backward(chunk_grads, kept[start * rows : stop * rows], factor, slope, offset)
             else:
-                _add_rows(found, sums[worker, 0])
+                _add_rows(chunk_grads, sums[worker, 0])
             _multiply_backward(
                 frame, filters, step, height, width, channels, start, stop, columns[worker], products[worker],
-                found, by_filters[worker], room[worker], frame_grad,
+                chunk_grads, by_filters[worker], room[worker], frame_grad,
             )  # fmt: skip
 
 
@@ -496,32 +496,32 @@ def _multiply_backward(
 ):  # fmt: skip
     """Add the filter gradients of images [start, stop), and write `frame_grad` unless it has no images."""
     if len(filters) == 1:
-        given = columns[0, : len(grads)]
-        _gather(frame, start, stop, step, height, width, channels, given)
-        np.dot(given.T, grads, room)
+        operand = columns[0, : len(grads)]
+        _gather(frame, start, stop, step, height, width, channels, operand)
+        np.dot(operand.T, grads, room)
         _add(room, by_filters[0])
         if len(frame_grad):
-            np.dot(grads, filters[0].T, given)
-            _scatter(given, start, stop, step, height, width, channels, frame_grad)
+            np.dot(grads, filters[0].T, operand)
+            _scatter(operand, start, stop, step, height, width, channels, frame_grad)
         return
     rows = (stop - start) * height * width
     _gather_tiles(frame, start, stop, height, width, columns)
     _outputs_backward(grads, height, width, products)
     for product in range(16):
-        given, grad = columns[product, :rows], products[product, :rows]
-        np.dot(given.T, grad, room)
+        operand, grad = columns[product, :rows], products[product, :rows]
+        np.dot(operand.T, grad, room)
         _add(room, by_filters[product])
         if len(frame_grad):
-            np.dot(grad, filters[product].T, given)
+            np.dot(grad, filters[product].T, operand)
     if len(frame_grad):
         _scatter_tiles(columns, start, stop, height, width, frame_grad)
 
 
 @njit(cache=True)
-def _add(found, total):
-    for i in range(found.shape[0]):
-        for f in range(found.shape[1]):
-            total[i, f] += found[i, f]
+def _add(array, total):
+    for i in range(array.shape[0]):
+        for f in range(array.shape[1]):
+            total[i, f] += array[i, f]
 
 
 @njit(cache=True)
@@ -529,17 +529,17 @@ def _outputs_backward(rows, height, width, products):
     """Write the gradient of the products: four rows per tile, phase after phase, to (16, tiles, filters)."""
     run = width * rows.shape[1]
     phases = rows.reshape((len(rows) // (4 * height * width), 4, height, run))
-    found = products.reshape((16, products.shape[1] // width, run))
+    target = products.reshape((16, products.shape[1] // width, run))
     half = np.empty((4, 2, run), rows.dtype)
     for image in range(len(phases)):
         for y in range(height):
-            line, given = image * height + y, phases[image, :, y]
+            line, source = image * height + y, phases[image, :, y]
             for b in range(2):
-                _outputs_of_four_backward(given[b], given[2 + b], half[0, b], half[1, b], half[2, b], half[3, b])
+                _outputs_of_four_backward(source[b], source[2 + b], half[0, b], half[1, b], half[2, b], half[3, b])
             for i in range(4):
                 _outputs_of_four_backward(
                     half[i, 0], half[i, 1],
-                    found[4 * i, line], found[4 * i + 1, line], found[4 * i + 2, line], found[4 * i + 3, line],
+                    target[4 * i, line], target[4 * i + 1, line], target[4 * i + 2, line], target[4 * i + 3, line],
                 )  # fmt: skip
 
 
@@ -560,7 +560,7 @@ def _scatter_tiles(tiles, start, stop, height, width, frame_grad):
     """Write the frame's gradient: B t B^T of each tile, summed where tiles overlap; B t of a tile row first."""
     channels = frame_grad.shape[3]
     run = width * channels
-    given = tiles.reshape((16, tiles.shape[1] // width, run))
+    source = tiles.reshape((16, tiles.shape[1] // width, run))
     half = np.empty((4, 4, width, channels), tiles.dtype)
     frame_grad[start:stop] = 0
     for image in range(start, stop):
@@ -568,15 +568,15 @@ def _scatter_tiles(tiles, start, stop, height, width, frame_grad):
             line = (image - start) * height + y
             for j in range(4):
                 _fold(
-                    given[j, line], given[4 + j, line], given[8 + j, line], given[12 + j, line],
+                    source[j, line], source[4 + j, line], source[8 + j, line], source[12 + j, line],
                     half[0, j].reshape(run), half[1, j].reshape(run), half[2, j].reshape(run), half[3, j].reshape(run),
                 )  # fmt: skip
             for i in range(4):
-                found = frame_grad[image, 2 * y + i]
+                target = frame_grad[image, 2 * y + i]
                 for x in range(width):
                     _fold_and_add(
                         half[i, 0, x], half[i, 1, x], half[i, 2, x], half[i, 3, x],
-                        found[2 * x], found[2 * x + 1], found[2 * x + 2], found[2 * x + 3],
+                        target[2 * x], target[2 * x + 1], target[2 * x + 2], target[2 * x + 3],
                     )  # fmt: skip
 
 

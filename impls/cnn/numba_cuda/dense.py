@@ -15,14 +15,14 @@ class Dense:
     def __init__(self, make: Maker, number: int, layer: Layer, n: int, relu: bool, gated: bool, dropped: bool) -> None:
         self.name, self.layer = f"dense{number}", layer
         inputs, units, dtype = layer.inputs, layer.units, make.dtype
-        given = make.matrix(n, inputs, ones=True)
+        left = make.matrix(n, inputs, ones=True)
         weight, grad = make.matrix(inputs + 1, units), make.matrix(n, units)
         sizes = n, units, inputs + 1
         self.splits = make.splits(*sizes)
         self.forward = make.product(
             f"{self.name}.forward",
             sizes,
-            Operand(given, (dtype,), along_sum=True),
+            Operand(left, (dtype,), along_sum=True),
             Operand(weight, (dtype,), along_sum=False),
             make.finish_parts(n, units),
             (dtype,),
@@ -31,7 +31,7 @@ class Dense:
         self.by_weight = make.product(
             f"{self.name}.by_weight",
             (inputs + 1, units, n),
-            Operand(given, (dtype,), along_sum=False),
+            Operand(left, (dtype,), along_sum=False),
             Operand(grad, (dtype,), along_sum=False),
             make.finish_parts(inputs + 1, units),
             (dtype,),

@@ -78,8 +78,8 @@ def _column_sums(make: Maker, name: str, rows: int, columns: int, add: Any, grad
                 parts[part * size + start + column] = total
                 parts[part * size + columns + start + column] = other
 
-    one = (make.dtype,)
-    return make.kernel(name, kernel, (-(-columns // side), NORM_PARTS), one, grads, one, make.dtype)
+    single = (make.dtype,)
+    return make.kernel(name, kernel, (-(-columns // side), NORM_PARTS), single, grads, single, make.dtype)
 
 
 def _moments(make: Maker, filters: int, by_row: Any) -> Any:
@@ -212,8 +212,8 @@ def _normalise_backward(
                 four[i] = scale[i] * inverse[i] * centred
             save(convolved[0], row * filters, column, four, 0)
 
-    one = (make.dtype,)
-    return make.items(f"{name}.backward", kernel, rows * groups, one, grads, one, one, one)
+    single = (make.dtype,)
+    return make.items(f"{name}.backward", kernel, rows * groups, single, grads, single, single, single)
 
 
 def _sum_of_parts(make: Maker, name: str, size: int, splits: int) -> Kernel:
