@@ -1,8 +1,8 @@
-"""Accesses of 16 bytes in Numba's CUDA kernels: the widest that a thread has on every GPU.
+"""16-byte accesses in Numba's CUDA kernels, the widest that a thread has on every GPU.
 
-Numba knows no alignment beyond that of an element, so its compiler never joins neighbouring accesses. `load` and
-`store` say that the address is a multiple of 16 and leave the rest to LLVM (`ld.global.v4.f32`, `ld.shared.v2.f64` and
-so on). A kernel that calls them must have made sure of it: see `aligned`, and for shared memory `shared`.
+Numba assumes only the alignment of one element, so its compiler never joins neighbouring accesses. `load` and `store`
+declare the address a multiple of 16; LLVM then selects `ld.global.v4.f32`, `ld.shared.v2.f64` and so on. Kernels that
+call them must guarantee the alignment: see `aligned`, and for shared memory `shared`.
 """
 
 from typing import Any
@@ -13,28 +13,28 @@ from numba import config, cuda, types
 from numba.extending import intrinsic
 
 BYTES = 16
-# LLVM's number of the shared memory of a block. Source: NVVM IR specification, "Address spaces".
+# LLVM's address space of shared memory. Source: NVVM IR specification, "Address spaces".
 SHARED_SPACE = 3
 SIMULATED = bool(config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
 
 
 def lanes(dtype: str) -> int:
-    """Elements in 16 bytes."""
+    """Return the number of elements in 16 bytes."""
     return BYTES // np.dtype(dtype).itemsize
 
 
 def address(array: Any) -> int:
-    """Where the memory of a device array begins."""
+    """Return the address of a device array's first byte."""
     return array.__cuda_array_interface__["data"][0] if not SIMULATED else array.__array_interface__["data"][0]
 
 
 def aligned(*arrays: Any) -> bool:
-    """Whether all device arrays begin at a multiple of 16 bytes, as those that Numba allocates do."""
+    """Return True if all device arrays are aligned to 16 bytes, as arrays that Numba allocates are."""
     return all(address(array) % BYTES == 0 for array in arrays)
 
 
 def _vector(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    """A pointer to the 16 bytes of number `index` of a flat array, and the type of what it points to."""
+    """Return a pointer to the 16-byte vector number `index` of a flat array."""
     element = context.get_data_type(array_type.dtype)
     vector = ir.VectorType(element, BYTES * 8 // array_type.dtype.bitwidth)
     start = context.make_array(array_type)(context, builder, array).data
@@ -48,7 +48,7 @@ def _flat_alike(first: Any, second: Any) -> bool:
 @intrinsic
 def _load(typing_context, into, slot, array, index):
     if not _flat_alike(into, array):
-        raise TypeError(f"vectors.load: {into} and {array} given, two flat arrays of one dtype needed")
+        raise TypeError(f"cuda_vectors.load: {into} and {array} given, two flat arrays of one dtype needed")
 
     def generate(context, builder, signature, arguments):
         to, number, source, position = arguments
@@ -62,11 +62,11 @@ def _load(typing_context, into, slot, array, index):
 @intrinsic
 def _store(typing_context, array, index, values, slot):
     if not _flat_alike(array, values):
-        raise TypeError(f"vectors.store: {array} and {values} given, two flat arrays of one dtype needed")
+        raise TypeError(f"cuda_vectors.store: {array} and {values} given, two flat arrays of one dtype needed")
 
     def generate(context, builder, signature, arguments):
-        target, position, given, number = arguments
-        read = builder.load(_vector(context, builder, values, given, number), align=array.dtype.bitwidth // 8)
+        target, position, source, number = arguments
+        read = builder.load(_vector(context, builder, values, source, number), align=array.dtype.bitwidth // 8)
         builder.store(read, _vector(context, builder, array, target, position), align=BYTES)
         return context.get_dummy_value()
 
@@ -83,22 +83,22 @@ def _shared(typing_context, count, dtype):
         memory = ir.GlobalVariable(builder.module, ir.ArrayType(element, count.literal_value), name, SHARED_SPACE)
         memory.align, memory.initializer = BYTES, ir.Constant(memory.value_type, ir.Undefined)
         itemsize = array.dtype.bitwidth // 8
-        made = context.make_array(array)(context, builder)
+        shared_array = context.make_array(array)(context, builder)
         context.populate_array(
-            made,
+            shared_array,
             data=builder.addrspacecast(memory, element.as_pointer()),
             shape=[context.get_constant(types.intp, count.literal_value)],
             strides=[context.get_constant(types.intp, itemsize)],
             itemsize=context.get_constant(types.intp, itemsize),
             meminfo=None,
         )
-        return made._getvalue()
+        return shared_array._getvalue()
 
     return array(count, dtype), generate
 
 
 def _simulated_load(into: Any, slot: int, array: Any, index: int) -> None:
-    """What `_load` does, in Python, with its demands checked."""
+    """Python version of `_load`, which checks alignment and bounds."""
     count = _checked_lanes(array, index)
     for lane in range(count):
         into[slot * count + lane] = array[index * count + lane]
@@ -112,22 +112,22 @@ def _simulated_store(array: Any, index: int, values: Any, slot: int) -> None:
 
 @cuda.jit(device=True)
 def _simulated_shared(count, dtype):
-    # The simulator takes one line for one array: a kernel calls this once.
+    # The simulator allocates one array per source line, so a kernel may call this once.
     return cuda.shared.array(count, dtype)
 
 
 def _checked_lanes(array: Any, index: int) -> int:
     count = lanes(array.dtype)
     if not aligned(array):
-        raise ValueError(f"16 bytes at {address(array)}, which is no multiple of 16")
+        raise ValueError(f"array: address {address(array)} given, which is no multiple of 16")
     if index < 0 or (index + 1) * count > array.size:
-        raise IndexError(f"16 bytes of number {index} of an array of {array.size} elements, {count} each")
+        raise IndexError(f"index: vector {index} of {count} elements given, beyond an array of {array.size} elements")
     return count
 
 
-# load(into, slot, array, index): into's 16 bytes of number `slot` = the array's of number `index`.
-# store(array, index, values, slot): the other way.
-# shared(count, dtype): a flat array in the memory of a block, from a multiple of 16 on; once in a kernel.
+# load(into, slot, array, index): copy the 16-byte vector number `index` of `array` to vector number `slot` of `into`.
+# store(array, index, values, slot): copy vector number `slot` of `values` to vector number `index` of `array`.
+# shared(count, dtype): return a flat array in shared memory, aligned to 16 bytes; once per kernel.
 load: Any
 store: Any
 shared: Any

@@ -306,7 +306,7 @@ def test_a_bug_in_a_kernel_is_seen(file, name, direction, old, new, tmp_path, mo
 
 
 def test_an_unaligned_access_is_seen(tmp_path, monkeypatch):
-    old = "tiles = source.size // tile if vectors.aligned(source, *others) else 0"
+    old = "tiles = source.size // tile if cuda_vectors.aligned(source, *others) else 0"
     wrong = planted("impls.relu.numba_cuda", old, "tiles = source.size // tile", tmp_path, monkeypatch)
     _small_blocks(wrong, monkeypatch)
     x = driver("numba_cuda").array(np.ones(2 * TILE), "float32")
@@ -332,7 +332,7 @@ def test_a_max_pool_that_takes_the_last_of_equals_is_seen(file, network, old, ne
 PLAIN, NORMED, _ = SMALL
 STEP_BUGS = [
     ("products", PLAIN, "                cuda.syncthreads()\n                for k in range(depth):", "                for k in range(depth):"),
-    ("products", PLAIN, "                # Before the next turn overwrites what a slower thread still reads.\n                cuda.syncthreads()\n", ""),
+    ("products", PLAIN, "                # Slower threads must finish reading before the next turn overwrites the strips.\n                cuda.syncthreads()\n", ""),
     ("products", PLAIN, "row < rows and column < columns else -1", "row < rows - 1 and column < columns else -1"),
     ("products", PLAIN, "if row + i < rows and column < columns:\n                    save", "if row + i < rows - 1 and column < columns:\n                    save"),
     ("products", PLAIN, "if row + i < rows and column < columns:\n                    if dropout", "if row + i < rows - 1 and column < columns:\n                    if dropout"),

@@ -1,11 +1,11 @@
-"""A training step in JAX: one compiled program, whose state is donated, so that the new one takes its memory.
+"""A training step in JAX: one compiled program with donated state, so that the new state reuses its memory.
 
-build           `lax.conv_general_dilated`, channels last
-build_patches   each convolution as the product of a column matrix, which is made of nine slices, and the weight;
-                its gradients are products too, where XLA's own gradients of a convolution are slow on a CPU
+build           `lax.conv_general_dilated`, channels-last
+build_patches   each convolution as the product of a column matrix, made of nine slices, and the weight; its gradients
+                are products too, where XLA's own gradients of a convolution are slow on a CPU
 
-XLA decides what is written in place: "fresh" and "inplace" cannot be told apart, and `relu` is "fresh" or "none". A
-step is one program, whose phases cannot be told apart either.
+XLA decides what is written in place, so "fresh" and "inplace" do not differ: `relu` is "fresh" or "none". A step is
+one program, so it marks no phases.
 """
 
 from collections.abc import Callable
@@ -18,18 +18,15 @@ import numpy as np
 from jax import lax
 
 from impls.cnn import unmarked
+from impls.cnn.architecture import KERNEL, Network, blocks, layers
 from impls.cnn.networks import (
-    KERNEL,
     LEARNING_RATE,
     MOMENTUM,
     NORM_EPSILON,
     NORM_MOMENTUM,
     Array,
     Batch,
-    Network,
-    blocks,
     initial_statistics,
-    layers,
     require,
     require_batch,
 )
@@ -59,7 +56,7 @@ class Step:
         self.network, self.n, self.dtype = network, n, dtype
         statistics = initial_statistics(network)
         velocities = {name: np.zeros_like(value) for name, value in parameters.items()}
-        # Copies: on the CPU an array may alias NumPy's memory, which donation would overwrite.
+        # Copy: on the CPU a JAX array may alias NumPy's memory, which donation would overwrite.
         self.arrays = jax.tree.map(
             lambda value: jnp.array(value, dtype, copy=True), (parameters, velocities, statistics)
         )
@@ -106,7 +103,7 @@ def _loss(
     labels: jax.Array,
     masks: tuple[jax.Array, ...],
 ) -> tuple[jax.Array, Arrays]:
-    """The loss, and the running statistics after this batch."""
+    """Return the loss and the running statistics after this batch."""
     y, after = images, {}
     for number, block in enumerate(blocks(network), 1):
         y = convolution(y, parameters[f"conv{number}.weight"], block.conv.padding)
@@ -137,14 +134,14 @@ def _running(statistic: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def convolve(image: jax.Array, weight: jax.Array, padding: int) -> jax.Array:
-    """Cross-correlation of (n, h, w, c) with (3, 3, c, f)."""
+    """Return the cross-correlation of (n, h, w, c) with (3, 3, c, f)."""
     return lax.conv_general_dilated(
         image, weight, (1, 1), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 def convolve_patches(image: jax.Array, weight: jax.Array, padding: int) -> jax.Array:
-    """The same as a matrix product."""
+    """Compute `convolve` as a matrix product."""
     framed = jnp.pad(image, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     height, width = (size - KERNEL + 1 for size in framed.shape[1:3])
     slices = [framed[:, i : i + height, j : j + width] for i in range(KERNEL) for j in range(KERNEL)]
@@ -153,16 +150,16 @@ def convolve_patches(image: jax.Array, weight: jax.Array, padding: int) -> jax.A
 
 @jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
-    """The largest of each 2 x 2; a last odd row or column is dropped.
+    """Return the maximum of each 2 x 2 window; a last odd row or column is dropped.
 
-    JAX's own gradient of a maximum looks for the elements that equal it. XLA may compute them twice, with roundings
-    that differ, and then finds none: the gradient is lost. Here the position is kept, as a byte.
+    JAX's gradient of a maximum selects the elements equal to it. XLA may compute those elements twice with different
+    roundings, so that none is equal and the gradient is lost. This function saves the position instead, as a byte.
     """
     return _windows(x).max(3)
 
 
 def _windows(x: jax.Array) -> jax.Array:
-    """(n, height, width, 4, channels)."""
+    """Return the 2 x 2 windows, (n, height, width, 4, channels)."""
     n, height, width, channels = x.shape
     used = x[:, : height // 2 * 2, : width // 2 * 2].reshape(n, height // 2, 2, width // 2, 2, channels)
     return used.transpose(0, 1, 3, 2, 4, 5).reshape(n, height // 2, width // 2, 4, channels)
@@ -170,17 +167,17 @@ def _windows(x: jax.Array) -> jax.Array:
 
 def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     windows = _windows(x)
-    # Of the given array, no more than the odd sizes is needed.
+    # The backward pass needs only the shape of x.
     return windows.max(3), (windows.argmax(3).astype(jnp.uint8), x[:0])
 
 
 def _max_pool_backward(kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array]:
-    winner, given = kept
+    winner, empty = kept
     n, height, width, channels = grad.shape
     chosen = winner[:, :, :, None] == jnp.arange(4, dtype=jnp.uint8)[:, None]
     windows = jnp.where(chosen, grad[:, :, :, None], 0).reshape(n, height, width, 2, 2, channels)
     whole = windows.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * height, 2 * width, channels)
-    odd = [(0, size - 2 * half) for size, half in zip(given.shape[1:3], (height, width), strict=True)]
+    odd = [(0, size - 2 * half) for size, half in zip(empty.shape[1:3], (height, width), strict=True)]
     return (jnp.pad(whole, ((0, 0), *odd, (0, 0))),)
 
 

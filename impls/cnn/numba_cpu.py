@@ -1,32 +1,26 @@
-"""A training step in Numba, written by hand: loops around the matrix products of BLAS.
+"""A training step in Numba, written by hand: loops around BLAS matrix products.
 
-The ideas of `numpy_`, and what compiled loops can do besides:
+It uses the ideas of `numpy_`, and these, which need compiled loops:
 
-- Affine, max-pool, ReLU and which phase was largest are one loop over what a convolution gave, still in cache; so is
-  the gradient of the four, the other way.
-- A thread takes its part of the batch through the whole block: there are one or two parallel regions for each,
-  with BLAS on one thread inside.
-- The gradient by an image is added up window by window, 3 c elements at a time.
+- The affine map, max-pool with its positions, and ReLU are one loop over a convolution's result while it is in cache;
+  so are their gradients.
+- A thread takes its part of the batch through a whole block, with BLAS on one thread: each block has one or two
+  parallel regions.
+- The image gradient is accumulated window by window, 3 c elements at a time.
 
-`np.dot` in compiled code calls the BLAS that comes with SciPy. All compiled loops are in this file: Numba's cache sees
-no changes in others.
+`np.dot` in compiled code calls the BLAS that comes with SciPy. All compiled loops are in this file, because Numba's
+cache ignores changes in other files.
 """
 
 from typing import Any
 
 import numpy as np
-import scipy.linalg.blas  # noqa: F401, the BLAS of np.dot, which must be there before its threads are limited
+import scipy.linalg.blas  # noqa: F401, the BLAS of np.dot; load it before its threads are limited
 from numba import get_num_threads, njit, prange
 from threadpoolctl import threadpool_limits
 
-from impls.cnn.networks import (
-    LEARNING_RATE,
-    MOMENTUM,
-    NORM_EPSILON,
-    NORM_MOMENTUM,
-    Array,
-    Network,
-)
+from impls.cnn.architecture import Network
+from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_EPSILON, NORM_MOMENTUM, Array
 from impls.cnn.workspace import Convolution, Framed, HandWritten, parts
 
 
@@ -43,11 +37,14 @@ class Step(HandWritten):
         self.scratch = [self._scratch(conv) for conv in self.convs]
         self.filters: dict[str, Array] = {}
         self.logits_grad = np.zeros_like(self.dense[-1].output)
-        # Each thread calls BLAS for its own part of the batch.
+        # Each thread calls BLAS for its part of the batch.
         threadpool_limits(1, "blas")
 
     def _scratch(self, conv: Convolution) -> tuple[Array, ...]:
-        """For each thread: columns, products, what they give, by the filters twice, and two sums for each filter."""
+        """Return scratch arrays, one of each kind per thread.
+
+        They hold columns, products, results, gradients of the filters (all products, and one) and two sums per filter.
+        """
         rows, filters = conv.chunk * conv.product_rows, conv.conv.filters
         shapes = (
             (conv.products, rows, conv.inputs),
@@ -96,7 +93,7 @@ class Step(HandWritten):
         _activate_all(conv.convolved, conv.step, *conv.size, self.parts, factor, shift, *activate)
 
     def _normalise(self, conv: Convolution, moments: Array) -> None:
-        """Mean and deviation of the batch from those of the threads' parts, and the running statistics."""
+        """Merge the threads' moments into mean and standard deviation, and update the running statistics."""
         counts = ((self.parts[:, 1] - self.parts[:, 0]) * conv.rows)[:, None]
         means, squares = moments[:, 0], moments[:, 1]
         mean = (counts * means).sum(0) / counts.sum()
@@ -142,7 +139,7 @@ class Step(HandWritten):
             np.zeros(filters, self.dtype),
             np.zeros(filters, self.dtype),
         )
-        # Without batch norm nothing was kept, and nothing of it is read.
+        # Without batch norm nothing is saved, and this empty array is not read.
         kept = np.empty((0, filters), self.dtype) if conv.convolved is None else conv.convolved
         if conv.convolved is not None:
             _sum_backward(kept, conv.mean, conv.step, *conv.size, self.parts, *activated, sums)
@@ -166,7 +163,7 @@ class Step(HandWritten):
 
 
 def _geometry(conv: Convolution) -> tuple[int, int, int, int]:
-    """Step of the windows within a phase, height and width of a phase, channels."""
+    """Return the step of the windows within a phase, the height and width of a phase, and the channels."""
     return conv.step, *conv.size, conv.frame.shape[3]
 
 
@@ -187,12 +184,12 @@ def _convolve_and_activate(
         first, last = parts[worker, 0], parts[worker, 1]
         for start in range(first, last, chunk):
             stop = min(start + chunk, last)
-            found = convolved[worker, : (stop - start) * rows]
+            result = convolved[worker, : (stop - start) * rows]
             _convolve(
-                frame, filters, step, height, width, channels, start, stop, columns[worker], products[worker], found
+                frame, filters, step, height, width, channels, start, stop, columns[worker], products[worker], result
             )
             for image in range(start, stop):
-                own = found[(image - start) * rows : (image - start + 1) * rows]
+                own = result[(image - start) * rows : (image - start + 1) * rows]
                 _activate(
                     own, image, step, height, width, factor, shift,
                     output, padding, target, target_padding, winner, rectifies,
@@ -203,37 +200,37 @@ def _convolve_and_activate(
 def _convolve_and_sum(
     frame, filters, step, height, width, channels, parts, chunk, columns, products, convolved, moments
 ):  # fmt: skip
-    """moments: (workers, 2, filters), the mean of each worker's rows and the squares of what they are off it."""
+    """moments: (workers, 2, filters), the mean of each worker's rows and the sum of their squared deviations."""
     rows = step * step * height * width
     for worker in prange(len(parts)):
         first, last = parts[worker, 0], parts[worker, 1]
         for start in range(first, last, chunk):
             stop = min(start + chunk, last)
-            found = convolved[start * rows : stop * rows]
+            result = convolved[start * rows : stop * rows]
             _convolve(
-                frame, filters, step, height, width, channels, start, stop, columns[worker], products[worker], found
+                frame, filters, step, height, width, channels, start, stop, columns[worker], products[worker], result
             )
-            _merge(moments[worker], (start - first) * rows, found)
+            _merge(moments[worker], (start - first) * rows, result)
 
 
 @njit(cache=True)
-def _convolve(frame, filters, step, height, width, channels, start, stop, columns, products, found):
-    """Some images by one product of columns of windows, or by 16 of tiles, image after image, phase after phase."""
+def _convolve(frame, filters, step, height, width, channels, start, stop, columns, products, out):
+    """Convolve images [start, stop) by one product of window columns or 16 of tiles, by image, then by phase."""
     if len(filters) == 1:
-        given = columns[0, : len(found)]
-        _gather(frame, start, stop, step, height, width, channels, given)
-        np.dot(given, filters[0], found)
+        operand = columns[0, : len(out)]
+        _gather(frame, start, stop, step, height, width, channels, operand)
+        np.dot(operand, filters[0], out)
         return
     rows = (stop - start) * height * width
     _gather_tiles(frame, start, stop, height, width, columns)
     for product in range(16):
         np.dot(columns[product, :rows], filters[product], products[product, :rows])
-    _outputs(products, height, width, found)
+    _outputs(products, height, width, out)
 
 
 @njit(cache=True)
 def _gather(frame, start, stop, step, height, width, channels, columns):
-    """The 3 x 3 windows of some images, phase after phase, to rows of 9 channels."""
+    """Copy the 3 x 3 windows of images [start, stop), phase after phase, to rows of 9 * channels elements."""
     run, row = 3 * channels, 0
     lines = frame.reshape((frame.shape[0], frame.shape[1], frame.shape[2] * channels))
     for image in range(start, stop):
@@ -249,13 +246,13 @@ def _gather(frame, start, stop, step, height, width, channels, columns):
                         row += 1
 
 
-# Rows of B^T (`winograd`): a pixel, plus or minus another.
+# Rows of B^T (`winograd`): a pixel plus or minus another.
 FIRST, OTHER, SIGN = (0, 1, 2, 1), (2, 2, 1, 3), (-1, 1, -1, -1)
 
 
 @njit(cache=True)
 def _gather_tiles(frame, start, stop, height, width, tiles):
-    """B^T d B of the 4 x 4 tiles of some images, (16, tiles, channels): first B^T d of a row of tiles."""
+    """Write B^T d B of the 4 x 4 tiles of images [start, stop), (16, tiles, channels): B^T d of a tile row first."""
     channels, number = frame.shape[3], frame.dtype.type
     used = (2 * width + 2) * channels
     lines = frame.reshape((frame.shape[0], frame.shape[1], frame.shape[2] * channels))
@@ -282,9 +279,9 @@ def _add_signed(first, other, sign, out):
 
 @njit(cache=True)
 def _outputs(products, height, width, rows):
-    """A^T m A: (16, tiles, filters) to four rows of each tile, phase after phase. A row of tiles at a time."""
+    """Write A^T m A: (16, tiles, filters) to four rows per tile, phase after phase, one row of tiles at a time."""
     run = width * rows.shape[1]
-    given = products.reshape((16, products.shape[1] // width, run))
+    source = products.reshape((16, products.shape[1] // width, run))
     phases = rows.reshape((len(rows) // (4 * height * width), 4, height, run))
     half = np.empty((2, 4, run), rows.dtype)
     for image in range(len(phases)):
@@ -292,7 +289,7 @@ def _outputs(products, height, width, rows):
             line, out = image * height + y, phases[image, :, y]
             for i in range(4):
                 _outputs_of_four(
-                    given[4 * i, line], given[4 * i + 1, line], given[4 * i + 2, line], given[4 * i + 3, line],
+                    source[4 * i, line], source[4 * i + 1, line], source[4 * i + 2, line], source[4 * i + 3, line],
                     half[0, i], half[1, i],
                 )  # fmt: skip
             for b in range(2):
@@ -308,21 +305,21 @@ def _outputs_of_four(m0, m1, m2, m3, first, second):
 
 
 @njit(cache=True)
-def _merge(moments, count, found):
-    """Add rows to `count` others. Source: Chan, Golub and LeVeque, 1983."""
-    n, filters = found.shape
-    mean, squares = np.zeros(filters, found.dtype), np.zeros(filters, found.dtype)
+def _merge(moments, count, rows):
+    """Merge the rows' moments into those of `count` rows. Source: Chan, Golub and LeVeque, 1983."""
+    n, filters = rows.shape
+    mean, squares = np.zeros(filters, rows.dtype), np.zeros(filters, rows.dtype)
     for row in range(n):
         for f in range(filters):
-            mean[f] += found[row, f]
+            mean[f] += rows[row, f]
     mean /= n
     for row in range(n):
         for f in range(filters):
-            squares[f] += (found[row, f] - mean[f]) ** 2
+            squares[f] += (rows[row, f] - mean[f]) ** 2
     for f in range(filters):
-        off = mean[f] - moments[0, f]
-        moments[1, f] += squares[f] + off * off * count * n / (count + n)
-        moments[0, f] += off * n / (count + n)
+        difference = mean[f] - moments[0, f]
+        moments[1, f] += squares[f] + difference * difference * count * n / (count + n)
+        moments[0, f] += difference * n / (count + n)
 
 
 @njit(parallel=True, cache=True)
@@ -343,7 +340,7 @@ def _activate_all(
 def _activate(
     rows, image, step, height, width, factor, shift, output, padding, target, target_padding, winner, rectifies
 ):  # fmt: skip
-    """Affine, largest of the phases where they are pooled, and ReLU, of one image."""
+    """Apply the affine map, the maximum of the phases if they are pooled, and ReLU to one image."""
     pixels, filters = height * width, rows.shape[1]
     for y in range(height):
         for x in range(width):
@@ -373,7 +370,7 @@ def _activate(
 def _rectify(before, rectifies, after):
     zero = before.dtype.type(0)
     for f in range(len(before)):
-        # Written so that a NaN passes.
+        # This comparison passes NaN.
         after[f] = zero if (before[f] <= zero) & rectifies else before[f]
 
 
@@ -388,7 +385,7 @@ def _rectify_and_drop(z, bias, mask, rectifies, output, dropped):
 
 @njit(cache=True)
 def _cross_entropy(scores, labels, grad):
-    """The mean softmax cross-entropy; its gradient by the logits goes to `grad`."""
+    """Return the mean softmax cross-entropy, and write the gradient of the logits to `grad`."""
     n, classes = scores.shape
     loss = 0.0
     for i in range(n):
@@ -415,31 +412,31 @@ def _rectify_and_drop_backward(grad, mask, rectifies, output):
 
 @njit(cache=True)
 def _activate_backward(image, step, height, width, output, output_grad, padding, winner, rectifies, grads):
-    """The gradient by what one image's convolution gave, or batch norm made of it, phase after phase."""
+    """Write the gradient of the input of max-pool and ReLU for one image, phase after phase."""
     pixels, filters, zero = height * width, grads.shape[1], grads.dtype.type(0)
     for y in range(height):
         for x in range(width):
             for phase in range(step * step):
-                found = grads[phase * pixels + y * width + x]
+                target = grads[phase * pixels + y * width + x]
                 if len(winner):
-                    result, given = (
+                    result, pixel_grad = (
                         output[image, y + padding, x + padding],
                         output_grad[image, y + padding, x + padding],
                     )
                     won = winner[image, y, x]
                     for f in range(filters):
                         passes = (result[f] > zero) | (not rectifies)
-                        found[f] = given[f] if (won[f] == phase) & passes else zero
+                        target[f] = pixel_grad[f] if (won[f] == phase) & passes else zero
                 else:
                     own_y, own_x = step * y + phase // step + padding, step * x + phase % step + padding
-                    result, given = output[image, own_y, own_x], output_grad[image, own_y, own_x]
+                    result, pixel_grad = output[image, own_y, own_x], output_grad[image, own_y, own_x]
                     for f in range(filters):
-                        found[f] = given[f] if (result[f] > zero) | (not rectifies) else zero
+                        target[f] = pixel_grad[f] if (result[f] > zero) | (not rectifies) else zero
 
 
 @njit(parallel=True, cache=True)
 def _sum_backward(kept, mean, step, height, width, parts, output, output_grad, padding, winner, rectifies, sums):
-    """sums: (workers, 2, filters), of the gradient and of its products with x - mean."""
+    """sums: (workers, 2, filters), of the gradient, and of the gradient times x - mean."""
     pixels, filters, zero = height * width, kept.shape[1], kept.dtype.type(0)
     rows = step * step * pixels
     pooled = len(winner) > 0
@@ -453,9 +450,9 @@ def _sum_backward(kept, mean, step, height, width, parts, output, output_grad, p
                     for phase in range(1 if pooled else step * step):
                         own_y, own_x = (y, x) if pooled else (step * y + phase // step, step * x + phase % step)
                         result = output[image, own_y + padding, own_x + padding]
-                        given = output_grad[image, own_y + padding, own_x + padding]
+                        pixel_grad = output_grad[image, own_y + padding, own_x + padding]
                         for f in range(filters):
-                            grad = given[f] if (result[f] > zero) | (not rectifies) else zero
+                            grad = pixel_grad[f] if (result[f] > zero) | (not rectifies) else zero
                             chosen = winner[image, y, x, f] if pooled else phase
                             plain[f] += grad
                             along[f] += grad * (kept[row + chosen * pixels, f] - mean[f])
@@ -466,7 +463,10 @@ def _convolve_backward(
     frame, filters, step, height, width, channels, parts, chunk, columns, products, kept, factor, slope, offset,
     output, output_grad, padding, winner, rectifies, grads, by_filters, room, sums, frame_grad,
 ):  # fmt: skip
-    """Gradients by filters, for each worker, by bias (sums[:, 0]) where nothing was kept, and by a frame if any."""
+    """Write each worker's gradients of the filters and, without batch norm, of the bias (sums[:, 0]), and `frame_grad`.
+
+    A frame_grad of no images is left out.
+    """
     rows = step * step * height * width
     for worker in prange(len(parts)):
         first, last = parts[worker, 0], parts[worker, 1]
@@ -475,17 +475,17 @@ def _convolve_backward(
             sums[worker] = 0
         for start in range(first, last, chunk):
             stop = min(start + chunk, last)
-            found = grads[worker, : (stop - start) * rows]
+            chunk_grads = grads[worker, : (stop - start) * rows]
             for image in range(start, stop):
-                own = found[(image - start) * rows : (image - start + 1) * rows]
+                own = chunk_grads[(image - start) * rows : (image - start + 1) * rows]
                 _activate_backward(image, step, height, width, output, output_grad, padding, winner, rectifies, own)
             if len(kept):
-                _normalise_backward(found, kept[start * rows : stop * rows], factor, slope, offset)
+                _normalise_backward(chunk_grads, kept[start * rows : stop * rows], factor, slope, offset)
             else:
-                _add_rows(found, sums[worker, 0])
+                _add_rows(chunk_grads, sums[worker, 0])
             _multiply_backward(
                 frame, filters, step, height, width, channels, start, stop, columns[worker], products[worker],
-                found, by_filters[worker], room[worker], frame_grad,
+                chunk_grads, by_filters[worker], room[worker], frame_grad,
             )  # fmt: skip
 
 
@@ -494,52 +494,52 @@ def _multiply_backward(
     frame, filters, step, height, width, channels, start, stop, columns, products,
     grads, by_filters, room, frame_grad,
 ):  # fmt: skip
-    """Gradients by filters, added to those there, and by a frame if any, of some images. The inverse of `_convolve`."""
+    """Add the filter gradients of images [start, stop), and write `frame_grad` unless it has no images."""
     if len(filters) == 1:
-        given = columns[0, : len(grads)]
-        _gather(frame, start, stop, step, height, width, channels, given)
-        np.dot(given.T, grads, room)
+        operand = columns[0, : len(grads)]
+        _gather(frame, start, stop, step, height, width, channels, operand)
+        np.dot(operand.T, grads, room)
         _add(room, by_filters[0])
         if len(frame_grad):
-            np.dot(grads, filters[0].T, given)
-            _scatter(given, start, stop, step, height, width, channels, frame_grad)
+            np.dot(grads, filters[0].T, operand)
+            _scatter(operand, start, stop, step, height, width, channels, frame_grad)
         return
     rows = (stop - start) * height * width
     _gather_tiles(frame, start, stop, height, width, columns)
     _outputs_backward(grads, height, width, products)
     for product in range(16):
-        given, grad = columns[product, :rows], products[product, :rows]
-        np.dot(given.T, grad, room)
+        operand, grad = columns[product, :rows], products[product, :rows]
+        np.dot(operand.T, grad, room)
         _add(room, by_filters[product])
         if len(frame_grad):
-            np.dot(grad, filters[product].T, given)
+            np.dot(grad, filters[product].T, operand)
     if len(frame_grad):
         _scatter_tiles(columns, start, stop, height, width, frame_grad)
 
 
 @njit(cache=True)
-def _add(found, total):
-    for i in range(found.shape[0]):
-        for f in range(found.shape[1]):
-            total[i, f] += found[i, f]
+def _add(array, total):
+    for i in range(array.shape[0]):
+        for f in range(array.shape[1]):
+            total[i, f] += array[i, f]
 
 
 @njit(cache=True)
 def _outputs_backward(rows, height, width, products):
-    """The gradient by the products: four rows of each tile, phase after phase, to (16, tiles, filters)."""
+    """Write the gradient of the products: four rows per tile, phase after phase, to (16, tiles, filters)."""
     run = width * rows.shape[1]
     phases = rows.reshape((len(rows) // (4 * height * width), 4, height, run))
-    found = products.reshape((16, products.shape[1] // width, run))
+    target = products.reshape((16, products.shape[1] // width, run))
     half = np.empty((4, 2, run), rows.dtype)
     for image in range(len(phases)):
         for y in range(height):
-            line, given = image * height + y, phases[image, :, y]
+            line, source = image * height + y, phases[image, :, y]
             for b in range(2):
-                _outputs_of_four_backward(given[b], given[2 + b], half[0, b], half[1, b], half[2, b], half[3, b])
+                _outputs_of_four_backward(source[b], source[2 + b], half[0, b], half[1, b], half[2, b], half[3, b])
             for i in range(4):
                 _outputs_of_four_backward(
                     half[i, 0], half[i, 1],
-                    found[4 * i, line], found[4 * i + 1, line], found[4 * i + 2, line], found[4 * i + 3, line],
+                    target[4 * i, line], target[4 * i + 1, line], target[4 * i + 2, line], target[4 * i + 3, line],
                 )  # fmt: skip
 
 
@@ -557,10 +557,10 @@ def _outputs_of_four_backward(first, second, m0, m1, m2, m3):
 
 @njit(cache=True)
 def _scatter_tiles(tiles, start, stop, height, width, frame_grad):
-    """The gradient by the frame: B t B^T of each tile, added up where tiles overlap; first B t of a row of tiles."""
+    """Write the frame's gradient: B t B^T of each tile, summed where tiles overlap; B t of a tile row first."""
     channels = frame_grad.shape[3]
     run = width * channels
-    given = tiles.reshape((16, tiles.shape[1] // width, run))
+    source = tiles.reshape((16, tiles.shape[1] // width, run))
     half = np.empty((4, 4, width, channels), tiles.dtype)
     frame_grad[start:stop] = 0
     for image in range(start, stop):
@@ -568,21 +568,21 @@ def _scatter_tiles(tiles, start, stop, height, width, frame_grad):
             line = (image - start) * height + y
             for j in range(4):
                 _fold(
-                    given[j, line], given[4 + j, line], given[8 + j, line], given[12 + j, line],
+                    source[j, line], source[4 + j, line], source[8 + j, line], source[12 + j, line],
                     half[0, j].reshape(run), half[1, j].reshape(run), half[2, j].reshape(run), half[3, j].reshape(run),
                 )  # fmt: skip
             for i in range(4):
-                found = frame_grad[image, 2 * y + i]
+                target = frame_grad[image, 2 * y + i]
                 for x in range(width):
                     _fold_and_add(
                         half[i, 0, x], half[i, 1, x], half[i, 2, x], half[i, 3, x],
-                        found[2 * x], found[2 * x + 1], found[2 * x + 2], found[2 * x + 3],
+                        target[2 * x], target[2 * x + 1], target[2 * x + 2], target[2 * x + 3],
                     )  # fmt: skip
 
 
 @njit(cache=True)
 def _fold(t0, t1, t2, t3, p0, p1, p2, p3):
-    """B t: what four transformed pixels give back to each pixel."""
+    """Write B t: the gradients of four pixels from those of the four transformed ones."""
     for k in range(len(t0)):
         p0[k] = t0[k]
     for k in range(len(t0)):
@@ -621,7 +621,7 @@ def _add_rows(rows, total):
 
 @njit(cache=True)
 def _scatter(columns, start, stop, step, height, width, channels, frame_grad):
-    """The inverse of `_gather`: adds up what windows share."""
+    """Sum the windows' elements back into images [start, stop): the transpose of `_gather`."""
     run, row = 3 * channels, 0
     frame_grad[start:stop] = 0
     lines = frame_grad.reshape((frame_grad.shape[0], frame_grad.shape[1], frame_grad.shape[2] * channels))

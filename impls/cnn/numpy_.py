@@ -1,15 +1,15 @@
-"""A training step in NumPy, written by hand: no autograd.
+"""A training step in NumPy, written by hand without autograd.
 
-The ideas, each of which the speed needs:
+Each of these ideas is needed for the speed:
 
-- Convolutions are matrix products, of a few images at a time, which stay in cache: of columns (im2col) where there are
-  few channels, of tiles where there are many (`winograd`), which takes 16 multiplications where columns take 36.
-- The four positions that a max-pool compares come one after the other (`phases`), so that pooling compares four
-  contiguous arrays; positions that pooling drops are not computed.
-- Bias and ReLU come after pooling, where a quarter of the elements is left: max(x) + b = max(x + b), and the same
-  for ReLU. Batch norm comes before, as its scale may be negative.
-- Each thread takes a part of the batch through a layer, with BLAS on one thread: NumPy's loops let go of the GIL.
-- Large arrays are allocated once. Which of four elements was largest is a byte.
+- Convolutions are matrix products of a few images at a time, which stay in cache: of columns (im2col) with few
+  channels; of tiles (`winograd`) with many, in 16 multiplications where columns take 36.
+- The four positions that a max-pool compares are stored one after the other (`phases`), so pooling compares four
+  contiguous arrays. Positions that pooling drops are not computed.
+- Bias and ReLU follow pooling, on a quarter of the elements: max(x) + b = max(x + b), and likewise for ReLU. Batch norm
+  precedes pooling, because its scale may be negative.
+- Each thread takes a part of the batch through a layer, with BLAS on one thread; NumPy's loops release the GIL.
+- Large arrays are allocated once. The position of a maximum is stored as a byte.
 
 Source of im2col: Chellapilla, Puri and Simard, "High performance convolutional neural networks for document
 processing", 2006; of merging moments: Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983.
@@ -26,16 +26,9 @@ from numpy.lib.stride_tricks import as_strided
 from threadpoolctl import threadpool_limits
 
 from impls.cnn import winograd
-from impls.cnn.networks import (
-    KERNEL,
-    LEARNING_RATE,
-    MOMENTUM,
-    NORM_EPSILON,
-    NORM_MOMENTUM,
-    Array,
-    Network,
-    parameter_shapes,
-)
+from impls.cnn.architecture import KERNEL, Network
+from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_EPSILON, NORM_MOMENTUM, Array
+from impls.cnn.operations import parameter_shapes
 from impls.cnn.reference import cross_entropy
 from impls.cnn.workspace import Convolution, Framed, HandWritten, Named, parts
 
@@ -45,7 +38,7 @@ def build(network: Network, parameters: dict[str, Array], n: int, dtype: str, re
 
 
 class Scratch:
-    """Where one thread computes: memory for the largest chunk of any block, and its share of the gradients."""
+    """One thread's scratch memory for the largest chunk of any block, and its part of the gradients."""
 
     def __init__(self, convs: list[Convolution], shapes: dict[str, tuple[int, ...]], dtype: str) -> None:
         convolved = max(conv.chunk * conv.rows * conv.conv.filters for conv in convs)
@@ -59,7 +52,7 @@ class Scratch:
         self.tile_rows = np.empty(max((conv.chunk * prod(_tile_rows(conv, 1)) for conv in tiled), default=0), dtype)
         self.ones = np.ones(max(conv.chunk * conv.rows for conv in convs), dtype)
         self.gradients = Named(shapes, dtype)
-        # By the filters as the products take them: of all chunks, and of one.
+        # Gradients of the filters in the form that the products need: the sum of all chunks, and of one chunk.
         self.filters = {conv.name: np.zeros((conv.products, conv.inputs, conv.conv.filters), dtype) for conv in convs}
         self.of_chunk = np.empty(max(array.size for array in self.filters.values()), dtype)
 
@@ -70,7 +63,7 @@ class Step(HandWritten):
     def __init__(self, network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> None:
         super().__init__(network, parameters, n, dtype, relu)
         self.parts = parts(n, min(n, len(os.sched_getaffinity(0))))
-        # Of convolutions, those of a filter: biases, scales and shifts.
+        # Parameters of each channel: biases, scales and shifts.
         shapes: dict[str, tuple[int, ...]] = {
             name: shape
             for name, shape in parameter_shapes(network).items()
@@ -79,7 +72,7 @@ class Step(HandWritten):
         self.scratch = [Scratch(self.convs, shapes, dtype) for _ in self.parts]
         self.filters: dict[str, Array] = {}
         self.threads = ThreadPoolExecutor(len(self.parts))
-        # Each thread calls BLAS for its own part of the batch.
+        # Each thread calls BLAS for its part of the batch.
         threadpool_limits(1, "blas")
 
     def forward(self, given: Any) -> Array:
@@ -146,20 +139,20 @@ class Step(HandWritten):
         self.parameters.vector -= change
 
     def _each(self, conv: Convolution, function: Callable[[Convolution, slice, Scratch], Any]) -> list[Any]:
-        """The results of a function of all chunks of the batch, each thread with its part."""
+        """Call a function on all chunks of the batch, one part of the batch per thread, and return its results."""
 
         def run(part: tuple[int, int], scratch: Scratch) -> list[Any]:
             starts = range(*part, conv.chunk)
             return [function(conv, slice(i, min(i + conv.chunk, part[1])), scratch) for i in starts]
 
-        waiting = [
+        futures = [
             self.threads.submit(run, part, scratch)
             for part, scratch in zip(self.parts[1:], self.scratch[1:], strict=True)
         ]
         own = run(self.parts[0], self.scratch[0])
-        return [result for results in (own, *(one.result() for one in waiting)) for result in results]
+        return [result for results in (own, *(future.result() for future in futures)) for result in results]
 
-    # Forward, of a chunk of images
+    # Forward pass of a chunk of images
 
     def _convolve(self, conv: Convolution, chunk: slice, scratch: Scratch, out: Array) -> None:
         columns, filters = self._columns(conv, chunk, scratch), self.filters[conv.name]
@@ -171,7 +164,7 @@ class Step(HandWritten):
         winograd.outputs(products.reshape(4, 4, *products.shape[1:]), out.reshape(2, 2, *products.shape[1:]))
 
     def _columns(self, conv: Convolution, chunk: slice, scratch: Scratch) -> Array:
-        """What is multiplied by the filters, (products, rows, inputs)."""
+        """Return the left operand of the products, (products, rows, inputs)."""
         frame = conv.frame[chunk]
         columns = scratch.columns[: len(frame) * _columns_elements(conv)].reshape(conv.products, -1, conv.inputs)
         if conv.products == 1:
@@ -187,7 +180,7 @@ class Step(HandWritten):
         self._pool_and_rectify(conv, chunk, scratch, convolved, self.parameters[f"{conv.name}.bias"])
 
     def _convolve_and_sum(self, conv: Convolution, chunk: slice, scratch: Scratch) -> tuple[int, Array, Array]:
-        """Rows, their mean, and the sum of the squares of what they are off it, by channel."""
+        """Return the number of rows and, for each channel, their mean and sum of squared deviations."""
         convolved = _kept(conv, chunk)
         self._convolve(conv, chunk, scratch, convolved)
         ones, off = scratch.ones[: len(convolved)], _room(scratch.convolved, conv, chunk)
@@ -198,10 +191,10 @@ class Step(HandWritten):
         return len(convolved), mean, ones @ off
 
     def _normalise(self, conv: Convolution, moments: list[tuple[int, Array, Array]]) -> None:
-        """Mean and deviation of the batch, and the running statistics."""
+        """Merge the moments into mean and standard deviation of the batch, and update the running statistics."""
         rows = sum(count for count, _, _ in moments)
-        mean = np.sum([count * one for count, one, _ in moments], 0) / rows
-        squares = np.sum([square + count * (one - mean) ** 2 for count, one, square in moments], 0)
+        mean = np.sum([count * chunk_mean for count, chunk_mean, _ in moments], 0) / rows
+        squares = np.sum([square + count * (chunk_mean - mean) ** 2 for count, chunk_mean, square in moments], 0)
         conv.mean, conv.deviation = mean, np.sqrt(squares / rows + NORM_EPSILON)
         for name, value in (("mean", mean), ("variance", squares / (rows - 1))):
             running = self.statistics[f"{conv.norm}.{name}"]
@@ -215,7 +208,7 @@ class Step(HandWritten):
         self._pool_and_rectify(conv, chunk, scratch, normalised, shift)
 
     def _pool_and_rectify(self, conv: Convolution, chunk: slice, scratch: Scratch, rows: Array, shift: Array) -> None:
-        """Largest of the phases, shift (the same for all of them) and ReLU, to the block's output."""
+        """Take the maximum of the phases, add the shift that they share, apply ReLU, and write the block's output."""
         output, target = conv.output.inside[chunk], conv.target.inside[chunk]
         if conv.winner is None:
             for phase, pixels in zip(
@@ -232,7 +225,7 @@ class Step(HandWritten):
             np.greater(phases[2], phases[0], out=lower.view(bool))
             np.maximum(phases[0], phases[2], out=phases[0])
             np.add(phases[0], shift, out=target)
-            # The phase: right, or where a lower one is larger 2 + lower_right, without a branch.
+            # The phase of the maximum, without a branch: `right`, or 2 + `lower_right` if a lower one is larger.
             lower_right += 2
             lower_right -= right
             lower_right *= lower
@@ -240,10 +233,10 @@ class Step(HandWritten):
         if self.rectifies:
             np.clip(target, 0, np.inf, out=output)
 
-    # Backward, of a chunk of images
+    # Backward pass of a chunk of images
 
     def _pool_backward(self, conv: Convolution, chunk: slice, scratch: Scratch) -> tuple[Array, Array]:
-        """The gradient by what ReLU was given, (pixels, filters), and by each phase, (rows, filters)."""
+        """Return the gradient of ReLU's input, (pixels, filters), and of each phase, (rows, filters)."""
         output = conv.output.inside[chunk]
         pooled = scratch.pooled[: output.size].reshape(output.shape)
         mask = scratch.bytes_[0, : output.size].reshape(output.shape).view(bool)
@@ -268,7 +261,7 @@ class Step(HandWritten):
         self._multiply_backward(conv, chunk, scratch, grads)
 
     def _sum_backward(self, conv: Convolution, chunk: slice, scratch: Scratch) -> None:
-        """The gradients by scale and shift."""
+        """Add the gradients of scale and shift."""
         pooled, grads = self._pool_backward(conv, chunk, scratch)
         off = _room(scratch.convolved, conv, chunk)
         np.subtract(_kept(conv, chunk), conv.mean, out=off)
@@ -278,7 +271,7 @@ class Step(HandWritten):
         scale += (scratch.ones[: len(off)] @ off) / conv.deviation
 
     def _normalise_backward(self, conv: Convolution) -> None:
-        """The terms of the gradient by what was normalised: factor grad + slope x + offset."""
+        """Set the terms of the gradient of batch norm's input: factor * grad + slope * x + offset."""
         rows = self.n * conv.rows
         shift, scale = (
             sum(scratch.gradients[f"{conv.norm}.{name}"] for scratch in self.scratch) for name in ("shift", "scale")
@@ -297,7 +290,7 @@ class Step(HandWritten):
         self._multiply_backward(conv, chunk, scratch, grads)
 
     def _multiply_backward(self, conv: Convolution, chunk: slice, scratch: Scratch, grads: Array) -> None:
-        """The gradients by the filters and, but for the first block, by the image."""
+        """Add the gradient of the filters; write the gradient of the image except in the first block."""
         columns, filters = self._columns(conv, chunk, scratch), self.filters[conv.name]
         products = grads[None]
         if conv.products > 1:
@@ -310,7 +303,7 @@ class Step(HandWritten):
         by_filters += np.matmul(columns.transpose(0, 2, 1), products, out=of_chunk)
         if not len(conv.frame_grad):
             return
-        # The columns are no longer needed: their gradient takes their place.
+        # The columns are no longer needed: their gradient overwrites them.
         np.matmul(products, filters.transpose(0, 2, 1), out=columns)
         frame = conv.frame_grad[chunk]
         if conv.products > 1:
@@ -324,29 +317,29 @@ class Step(HandWritten):
 
 
 def _phases(conv: Convolution, images: Array) -> list[Array]:
-    """Views of the pixels (n, height, width, filters) of each phase."""
+    """Return views of the pixels of each phase, (n, height, width, filters)."""
     step = conv.step
     return [images[:, a::step, b::step] for a in range(step) for b in range(step)]
 
 
 def _columns_elements(conv: Convolution) -> int:
-    """Of one image."""
+    """Return the number of elements of the columns of one image."""
     return conv.products * conv.product_rows * conv.inputs
 
 
 def _products(conv: Convolution, chunk: slice, scratch: Scratch) -> Array:
-    """Scratch memory for the products of a chunk, (products, rows, filters)."""
+    """Return scratch memory for the products of a chunk, (products, rows, filters)."""
     rows = (chunk.stop - chunk.start) * conv.product_rows
     return scratch.products[: conv.products * rows * conv.conv.filters].reshape(conv.products, rows, -1)
 
 
 def _tiles(conv: Convolution, columns: Array) -> Array:
-    """Columns as `winograd` has them."""
+    """Return the columns as a view in the layout of `winograd`."""
     return columns.reshape(4, 4, -1, *conv.size, conv.inputs)
 
 
 def _tile_rows(conv: Convolution, n: int) -> tuple[int, ...]:
-    """The shape of what `winograd` needs room for."""
+    """Return the shape of the scratch memory that `winograd` needs."""
     height, width = conv.size
     return 4, n, height, 2 * width + 2, conv.inputs
 
@@ -357,26 +350,27 @@ def _tile_room(conv: Convolution, n: int, scratch: Scratch) -> Array:
 
 
 def _windows(conv: Convolution, frame: Array, run: int) -> Array:
-    """Views of framed images, phase after phase, (2, 2, n, height, width, ...): of all windows, or of one offset.
+    """Return a view of framed images by phase, (step, step, n, height, width, ...): of all windows, or of one offset.
 
-    run: contiguous elements to take from each pixel on: its channels, or a row of a window, for which the view
-    has one axis more.
+    run: contiguous elements to take from each pixel on: its channels, or a row of a window; for a row the view has one
+    more axis.
     """
-    of_image, of_row, of_column, of_item = frame.strides
+    image_stride, row_stride, column_stride, item_stride = frame.strides
     shape: tuple[int, ...] = (conv.step, conv.step, len(frame), *conv.size, run)
-    strides: tuple[int, ...] = (of_row, of_column, of_image, conv.step * of_row, conv.step * of_column, of_item)
+    step_strides = conv.step * row_stride, conv.step * column_stride
+    strides: tuple[int, ...] = (row_stride, column_stride, image_stride, *step_strides, item_stride)
     if run > frame.shape[3]:
-        shape, strides = (*shape[:-1], KERNEL, run), (*strides[:-1], of_row, of_item)
+        shape, strides = (*shape[:-1], KERNEL, run), (*strides[:-1], row_stride, item_stride)
     return as_strided(frame, shape, strides)
 
 
 def _kept(conv: Convolution, chunk: slice) -> Array:
-    """What was convolved of a chunk, (rows, filters), where it is kept for batch norm."""
+    """Return the convolution's result of a chunk, (rows, filters), which is saved for batch norm."""
     assert conv.convolved is not None
     return conv.convolved[chunk.start * conv.rows : chunk.stop * conv.rows]
 
 
 def _room(memory: Array, conv: Convolution, chunk: slice) -> Array:
-    """Scratch memory for the rows of a chunk, (rows, filters)."""
+    """Return scratch memory for the rows of a chunk, (rows, filters)."""
     rows = (chunk.stop - chunk.start) * conv.rows
     return memory[: rows * conv.conv.filters].reshape(rows, -1)

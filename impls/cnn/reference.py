@@ -1,32 +1,21 @@
-"""The definition of a training step, in float64 and as plain as can be: what every other file must agree with.
+"""The definition of a training step, in float64 and plain code, which every other file must agree with.
 
-One function for each layer, forward and backward; `step` puts them together. Nothing here is fast.
+Each layer has a forward and a backward function; `step` combines them. Nothing here is fast.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from impls.cnn.networks import (
-    KERNEL,
-    LEARNING_RATE,
-    MOMENTUM,
-    NORM_EPSILON,
-    NORM_MOMENTUM,
-    Array,
-    Batch,
-    Network,
-    blocks,
-    initial_statistics,
-    layers,
-)
+from impls.cnn.architecture import KERNEL, Network, blocks, layers
+from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_EPSILON, NORM_MOMENTUM, Array, Batch, initial_statistics
 
 Arrays = dict[str, Array]
 
 
 @dataclass
 class State:
-    """What a step changes: parameters, their velocities, and the running statistics, by name."""
+    """The state that a step changes: parameters, their velocities, and running statistics, by name."""
 
     parameters: Arrays
     velocities: Arrays
@@ -34,13 +23,13 @@ class State:
 
 
 def initial_state(network: Network, parameters: Arrays) -> State:
-    """The state before the first step."""
+    """Return the state before the first step: velocities of 0 and initial statistics."""
     velocities = {name: np.zeros_like(value) for name, value in parameters.items()}
     return State(dict(parameters), velocities, initial_statistics(network))
 
 
 def step(network: Network, state: State, batch: Batch) -> float:
-    """One step of SGD with momentum: changes the state, returns the loss."""
+    """Run one step of SGD with momentum on the state, and return the loss before the update."""
     loss, gradients, statistics = loss_and_gradients(network, state, batch)
     state.statistics.update(statistics)
     for name, gradient in gradients.items():
@@ -50,7 +39,7 @@ def step(network: Network, state: State, batch: Batch) -> float:
 
 
 def logits(network: Network, state: State, images: Array) -> Array:
-    """What the trained network gives: running statistics, no dropout. (n, classes)."""
+    """Return the logits at inference, (n, classes): with running statistics and without dropout."""
     p, y = state.parameters, images
     for number, block in enumerate(blocks(network), 1):
         y = convolve(y, p[f"conv{number}.weight"], block.conv.padding)
@@ -131,28 +120,28 @@ def loss_and_gradients(network: Network, state: State, batch: Batch) -> tuple[fl
 
 
 def convolve(image: Array, weight: Array, padding: int) -> Array:
-    """Cross-correlation, (n, h, w, c) with (3, 3, c, f) to (n, h', w', f)."""
+    """Return the cross-correlation of (n, h, w, c) with (3, 3, c, f): (n, h', w', f)."""
     return np.tensordot(_windows(image, padding), weight.transpose(2, 0, 1, 3), 3)
 
 
 def convolve_backward_weight(grad: Array, image: Array, padding: int) -> Array:
-    """The gradient by the weight, (3, 3, c, f)."""
+    """Return the weight gradient, (3, 3, c, f)."""
     return np.tensordot(_windows(image, padding), grad, ((0, 1, 2), (0, 1, 2))).transpose(1, 2, 0, 3)
 
 
 def convolve_backward_image(grad: Array, weight: Array, padding: int) -> Array:
-    """The gradient by the image: that of the result, convolved with the filters turned round."""
+    """Return the image gradient: that of the result, convolved with the filters rotated by 180 degrees."""
     return convolve(grad, weight[::-1, ::-1].transpose(0, 1, 3, 2), KERNEL - 1 - padding)
 
 
 def _windows(image: Array, padding: int) -> Array:
-    """The 3 x 3 pixels around each, (n, h', w', c, 3, 3)."""
+    """Return the 3 x 3 window of each output pixel, (n, h', w', c, 3, 3)."""
     padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     return np.lib.stride_tricks.sliding_window_view(padded, (KERNEL, KERNEL), (1, 2))
 
 
 def relu(x: Array) -> Array:
-    # Written so that a NaN passes.
+    # This comparison passes NaN.
     return np.where(x <= 0, 0, x)
 
 
@@ -161,7 +150,7 @@ def relu_backward(grad: Array, y: Array) -> Array:
 
 
 def max_pool(x: Array) -> tuple[Array, Array]:
-    """The largest of each 2 x 2, and which of the four: the first of equals. A last odd row or column is dropped."""
+    """Return the maximum of each 2 x 2 window and its position, the first of equals. Drops a last odd row or column."""
     n, height, width, channels = x.shape
     windows = x[:, : height // 2 * 2, : width // 2 * 2].reshape(n, height // 2, 2, width // 2, 2, channels)
     windows = windows.transpose(0, 1, 3, 5, 2, 4).reshape(n, height // 2, width // 2, channels, 4)
@@ -169,7 +158,7 @@ def max_pool(x: Array) -> tuple[Array, Array]:
 
 
 def max_pool_backward(grad: Array, winner: Array, shape: tuple[int, ...]) -> Array:
-    """The gradient where the largest was, 0 elsewhere."""
+    """Return the gradient at the position of each maximum, 0 elsewhere."""
     n, height, width, channels = grad.shape
     windows = np.where(np.arange(4) == winner[..., None], grad[..., None], 0)
     windows = windows.reshape(n, height, width, channels, 2, 2).transpose(0, 1, 4, 2, 5, 3)
@@ -179,7 +168,7 @@ def max_pool_backward(grad: Array, winner: Array, shape: tuple[int, ...]) -> Arr
 
 
 def normalise(x: Array) -> tuple[Array, Array]:
-    """x with mean 0 and variance 1 in each channel, and the deviation that it had.
+    """Return x with mean 0 and variance 1 in each channel, and its standard deviation before.
 
     Source: Ioffe and Szegedy, "Batch normalization", ICML 2015.
     """
@@ -188,22 +177,22 @@ def normalise(x: Array) -> tuple[Array, Array]:
 
 
 def normalise_backward(grad: Array, normalised: Array, deviation: Array) -> Array:
-    """The gradient by what was normalised."""
+    """Return the gradient of the input of `normalise`."""
     mean, along = grad.mean((0, 1, 2)), (grad * normalised).mean((0, 1, 2))
     return (grad - mean - normalised * along) / deviation
 
 
 def _running(statistics: Arrays, number: int, x: Array) -> Arrays:
-    """Running mean and variance; that of the sample, with n - 1, as in torch."""
-    found = {"mean": x.mean((0, 1, 2)), "variance": x.var((0, 1, 2), ddof=1)}
+    """Return the running mean and the running sample variance, which divides by n - 1 as in torch."""
+    batch = {"mean": x.mean((0, 1, 2)), "variance": x.var((0, 1, 2), ddof=1)}
     return {
         f"norm{number}.{name}": (1 - NORM_MOMENTUM) * statistics[f"norm{number}.{name}"] + NORM_MOMENTUM * value
-        for name, value in found.items()
+        for name, value in batch.items()
     }
 
 
 def cross_entropy(scores: Array, labels: Array) -> tuple[float, Array]:
-    """The mean softmax cross-entropy, and its gradient by the logits."""
+    """Return the mean softmax cross-entropy and the gradient of the logits."""
     n = len(labels)
     shifted = scores - scores.max(1, keepdims=True)
     logarithms = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))

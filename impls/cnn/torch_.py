@@ -1,11 +1,11 @@
-"""A training step in PyTorch: a module, its autograd and its SGD.
+"""A training step in PyTorch: a module, autograd and SGD.
 
-build                 eager, the images in the usual layout (n, channels, height, width)
-build_channels_last   eager, the same shapes with the channels innermost in memory
-build_compile         `torch.compile` of forward pass and loss, of which autograd makes the backward pass
+build                 eager, images in the default layout (n, channels, height, width)
+build_channels_last   eager, the same shapes with channels innermost in memory
+build_compile         `torch.compile` of forward pass and loss; autograd derives the backward pass
 build_*cuda           the same on CUDA
 
-ReLU in place is allowed behind a convolution, a batch norm and a dense layer: none of them needs its output.
+In-place ReLU is valid after a convolution, a batch norm and a dense layer: none of them saves its output.
 """
 
 from collections.abc import Callable
@@ -17,17 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from impls.cnn import unmarked
+from impls.cnn.architecture import KERNEL, Network, blocks, layers
 from impls.cnn.networks import (
-    KERNEL,
     LEARNING_RATE,
     MOMENTUM,
     NORM_EPSILON,
     NORM_MOMENTUM,
     Array,
     Batch,
-    Network,
-    blocks,
-    layers,
     require,
     require_batch,
 )
@@ -52,7 +49,7 @@ def build_compile(
 
     def loss_of(images: Tensor, labels: Tensor, masks: list[Tensor], mark: Callable[[str], None]) -> Tensor:
         loss = compiled(images, labels, masks)
-        # The loss is part of the same program.
+        # The compiled program includes the loss.
         mark("forward")
         return loss
 
@@ -61,12 +58,12 @@ def build_compile(
 
 
 build_cuda, build_channels_last_cuda, build_compile_cuda = (
-    partial(one, device="cuda") for one in (build, build_channels_last, build_compile)
+    partial(builder, device="cuda") for builder in (build, build_channels_last, build_compile)
 )
 
 
 class Net(nn.Module):
-    """The network as a module. Its children are named as in `networks.parameter_shapes`."""
+    """The network as a module. Its children have the names in `operations.parameter_shapes`."""
 
     def __init__(self, network: Network, relu: str) -> None:
         super().__init__()
@@ -97,7 +94,7 @@ class Net(nn.Module):
         for number, layer in enumerate(layers(self.network), 1):
             y = self.get_submodule(f"dense{number}")(y)
             if layer.hidden:
-                # Dropout with a mask that is given.
+                # Dropout with a given mask.
                 y = self.relu(y) * masks[number - 1]
         return y
 
@@ -138,7 +135,7 @@ class Step:
 
     def put(self, batch: Batch) -> Any:
         require_batch(self.network, self.n, batch)
-        # Copies: from_numpy would alias what is given.
+        # Copy: from_numpy would alias the batch.
         images = torch.from_numpy(batch.images.transpose(0, 3, 1, 2).astype(np.float64))
         masks = [torch.from_numpy(mask.astype(np.float64)).to(self.device, self.dtype) for mask in batch.masks]
         labels = torch.from_numpy(batch.labels.astype(np.int64)).to(self.device)
@@ -165,20 +162,19 @@ class Step:
             name: self.optimizer.state[tensor].get("momentum_buffer", torch.zeros_like(tensor))
             for name, tensor in tensors.items()
         }
-        modules = ((f"norm{i}", block.conv.norm) for i, block in enumerate(blocks(self.network), 1))
-        norms = [(name, self.net.get_submodule(name)) for name, there in modules if there]
+        names = [f"norm{number}" for number, block in enumerate(blocks(self.network), 1) if block.conv.norm]
         statistics: dict[str, Tensor] = {}
-        for name, norm in norms:
+        for name in names:
+            norm = self.net.get_submodule(name)
             statistics |= {f"{name}.mean": norm.running_mean, f"{name}.variance": norm.running_var}  # type: ignore[dict-item]
-        return State(*(self._ours(one) for one in (tensors, momenta, statistics)))
+        return State(*(self._ours(group) for group in (tensors, momenta, statistics)))
 
     def _named(self) -> dict[str, Tensor]:
-        """The parameters by our names, which torch calls the same but for those of a norm."""
-        theirs = dict(self.net.named_parameters())
-        return {_our_name(name): tensor for name, tensor in theirs.items()}
+        """Return the parameters by the names of `parameter_shapes`; torch names only those of a norm differently."""
+        return {_our_name(name): tensor for name, tensor in self.net.named_parameters()}
 
     def _theirs(self, name: str, value: Array) -> Array:
-        """A parameter as torch arranges it: outputs first, channels before rows and columns."""
+        """Return a parameter in torch's layout: outputs first, channels before rows and columns."""
         if name == "dense1.weight" and not self.network.average:
             value = value.reshape(*blocks(self.network)[-1].output, -1).transpose(2, 0, 1, 3).reshape(value.shape)
         if name.startswith("conv") and value.ndim > 1:
@@ -186,7 +182,7 @@ class Step:
         return np.ascontiguousarray(value.T if name.startswith("dense") else value)
 
     def _ours(self, tensors: dict[str, Tensor]) -> dict[str, Array]:
-        """Copies as NumPy arrays, the inverse of `_theirs`."""
+        """Return copies as NumPy arrays in this package's layout, the inverse of `_theirs`."""
         return {name: self._back(name, tensor.detach().cpu().numpy()) for name, tensor in tensors.items()}
 
     def _back(self, name: str, value: Array) -> Array:

@@ -1,12 +1,12 @@
-"""Convolution with 3 x 3 filters by 16 multiplications for each 2 x 2 outputs, where the sums take 36.
+"""Convolution with 3 x 3 filters in 16 multiplications per 2 x 2 outputs, where the plain sums take 36.
 
-For a tile d of 4 x 4 pixels and a filter g, the outputs are y = A^T [(B^T d B) * (G g G^T)] A, * by element. Summed
-over channels, * becomes 16 matrix products of all tiles (tiles, channels) with the filters (channels, filters). The
-gradients are those of this formula: matrix products of the same size.
+For a tile d of 4 x 4 pixels and a filter g, the outputs are y = A^T [(B^T d B) * (G g G^T)] A, where * multiplies
+elementwise. Summed over channels, * becomes 16 matrix products of all tiles (tiles, channels) with the filters
+(channels, filters). The gradients are those of this formula: matrix products of the same sizes.
 
 Source: Lavin and Gray, "Fast algorithms for convolutional neural networks", CVPR 2016, section 4.1.
 
-In this file arrays of tiles are (4, 4, n, height, width, channels), where tile (y, x) starts at pixel (2 y, 2 x).
+Arrays of tiles here are (4, 4, n, height, width, channels), where tile (y, x) starts at pixel (2 y, 2 x).
 """
 
 import numpy as np
@@ -14,24 +14,24 @@ import numpy as np
 from impls.cnn.networks import Array
 
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-# G g G^T of all filters, (3, 3, channels, filters), as one product: that with each of 9 weights.
+# G g G^T as one matrix (16, 9), to multiply the 9 weights of all filters at once.
 OF_FILTERS = np.kron(G, G)
-# Rows of B^T: a pixel, plus or minus another.
+# Rows of B^T: a pixel plus or minus another.
 PAIRS = ((0, 2, np.subtract), (1, 2, np.add), (2, 1, np.subtract), (1, 3, np.subtract))
 
 
 def filters(weight: Array) -> Array:
-    """G g G^T: (3, 3, channels, filters) to (16, channels, filters)."""
+    """Return G g G^T: (3, 3, channels, filters) to (16, channels, filters)."""
     return (OF_FILTERS.astype(weight.dtype) @ weight.reshape(9, -1)).reshape(16, *weight.shape[2:])
 
 
 def filters_backward(grad: Array) -> Array:
-    """The gradient by the weight, (3, 3, channels, filters)."""
+    """Return the weight gradient, (3, 3, channels, filters)."""
     return (OF_FILTERS.T.astype(grad.dtype) @ grad.reshape(16, -1)).reshape(3, 3, *grad.shape[1:])
 
 
 def tiles(frame: Array, out: Array, rows: Array) -> None:
-    """B^T d B of all tiles of framed images. rows: room for (4, n, height, columns, channels)."""
+    """Write B^T d B of all tiles of padded images to `out`. rows: scratch, (4, n, height, columns, channels)."""
     height, width = out.shape[3:5]
     frame = frame[:, :, : rows.shape[3]]
     for i, (first, other, add) in enumerate(PAIRS):
@@ -41,7 +41,7 @@ def tiles(frame: Array, out: Array, rows: Array) -> None:
 
 
 def tiles_backward(grad: Array, frame_grad: Array, rows: Array) -> None:
-    """The gradient by the framed images, from that by what `tiles` gives."""
+    """Write the gradient of the padded images, from the gradient of the result of `tiles`. rows: scratch."""
     height, width = grad.shape[3:5]
     rows[...] = 0
     for j, (first, other, add) in enumerate(PAIRS):
@@ -57,7 +57,7 @@ def tiles_backward(grad: Array, frame_grad: Array, rows: Array) -> None:
 
 
 def outputs(products: Array, out: Array) -> None:
-    """A^T m A, (4, 4, ...) to (2, 2, ...); overwrites the products."""
+    """Write A^T m A to `out`: (4, 4, ...) to (2, 2, ...). Overwrites the products."""
     left, right = products[:, 0], products[:, 1]
     left += right
     left += products[:, 2]
@@ -70,7 +70,7 @@ def outputs(products: Array, out: Array) -> None:
 
 
 def outputs_backward(grad: Array, out: Array) -> None:
-    """The gradient by the products, (2, 2, ...) to (4, 4, ...)."""
+    """Write the gradient of the products to `out`: (2, 2, ...) to (4, 4, ...)."""
     upper, lower = grad
     out[0, :2] = upper
     np.add(upper, lower, out=out[1, :2])
@@ -83,5 +83,5 @@ def outputs_backward(grad: Array, out: Array) -> None:
 
 
 def _every_second(array: Array, axis: int, first: int, count: int) -> Array:
-    """So many of every second, from the first one on, along an axis."""
+    """Return a view of `count` elements along an axis: every second one from `first` on."""
     return array[(slice(None),) * axis + (slice(first, first + 2 * count - 1, 2),)]

@@ -1,4 +1,4 @@
-"""What steps written by hand share (`numpy_`, `numba_cpu`): their memory, allocated once, and the order of a step."""
+"""Shared parts of handwritten steps (`numpy_`, `numba_cpu`): preallocated memory, and the order of a step."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -8,31 +8,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from impls.cnn import unmarked, winograd
-from impls.cnn.networks import (
-    KERNEL,
-    Array,
-    Batch,
-    Block,
-    Layer,
-    Network,
-    blocks,
-    initial_statistics,
-    layers,
-    parameter_shapes,
-    require,
-    require_batch,
-)
+from impls.cnn.architecture import KERNEL, Block, Layer, Network, blocks, layers
+from impls.cnn.networks import Array, Batch, initial_statistics, require, require_batch
+from impls.cnn.operations import parameter_shapes
 from impls.cnn.reference import State
 
-# What matrix products read and write at a time: more falls out of a core's caches, less makes products small. Between
-# 1 and 8 MiB little depends on it.
+# Bytes that matrix products read and write at a time. More would not fit into a core's caches; less makes the products
+# small. Times differ little between 1 and 8 MiB.
 CHUNK_BYTES = 2 * 1024 * 1024
-# With fewer channels, products of tiles are too narrow.
+# With fewer channels, the products of tiles are too narrow to pay.
 WINOGRAD_CHANNELS = 16
 
 
 class Named:
-    """Arrays by name that are parts of one vector, so that an update takes few calls."""
+    """Named arrays that are views of one vector, so that an update takes few calls."""
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], dtype: str) -> None:
         ends = np.cumsum([prod(shape) for shape in shapes.values()])
@@ -48,7 +37,7 @@ class Named:
 
 
 class Framed(NamedTuple):
-    """Images (n, height, width, channels) inside a frame of so many pixels on each side."""
+    """Images (n, height, width, channels) in a frame of `padding` pixels on each side."""
 
     frame: Array
     padding: int
@@ -60,22 +49,23 @@ class Framed(NamedTuple):
 
 
 class Convolution:
-    """The arrays of a block for n images, and how they are cut into chunks.
+    """The arrays of a block for n images, and how they are divided into chunks.
 
-    frame: the images given, framed by zeros; frame_grad: their gradient, of no image in the first block. output,
-    output_grad: what the block gives, which is the next block's image. target: where ReLU finds its input: memory of
-    its own, or the output. convolved: kept for batch norm. winner: the phase that was largest.
-
-    phases: the positions within each `step` x `step` outputs, which a max-pool compares, each with (height, width) =
-    `size` pixels of its own; rows: all pixels of an image, phase after phase. products: matrix products that convolve,
-    each of `product_rows` an image by `inputs`: 1 of columns of 3 x 3 pixels, or 16 of tiles (`winograd`).
+    frame: the input images, framed by zeros. frame_grad: their gradient, with no images in the first block.
+    output, output_grad: the block's output, which is the next block's input, and its gradient.
+    target: the array that holds the input of ReLU: its own memory, or the output.
+    convolved: the convolution's result, saved for batch norm. winner: the phase of each maximum.
+    phases: the positions in each window of `step` x `step` outputs, which a max-pool compares. Each phase is an image
+    of `size` (height, width). rows: the pixels of one image, phase after phase.
+    products: the number of matrix products of a convolution, each with `product_rows` rows an image and `inputs`
+    columns: 1 for columns of 3 x 3 pixels, 16 for tiles (`winograd`).
     """
 
     def __init__(self, number: int, block: Block, n: int, dtype: str) -> None:
         self.name, self.norm, self.conv, self.padding = f"conv{number}", f"norm{number}", block.conv, block.conv.padding
         height, width, channels = block.image
         self.frame = np.zeros((n, height + 2 * self.padding, width + 2 * self.padding, channels), dtype)
-        # The images of the first block have no gradient.
+        # The first block needs no gradient of its images.
         self.frame_grad = np.zeros_like(self.frame) if number > 1 else self.frame[:0]
         even = block.used[0] % 2 == block.used[1] % 2 == 0
         self.products = 16 if channels >= WINOGRAD_CHANNELS and even else 1
@@ -92,22 +82,22 @@ class Convolution:
         self.winner = np.zeros((n, *block.output), np.uint8) if block.conv.pool else None
         # Set by the workspace.
         self.output = self.output_grad = self.target = Framed(self.frame, 0)
-        # Of batch norm, by filter, as of the last forward pass.
+        # Batch norm's mean and standard deviation of each channel, from the last forward pass.
         self.mean = self.deviation = np.zeros(block.conv.filters, dtype)
 
     def filters(self, weight: Array) -> Array:
-        """The weight as the matrix products take it, (products, inputs, filters)."""
+        """Return the weight in the form that the matrix products need, (products, inputs, filters)."""
         return winograd.filters(weight) if self.products > 1 else weight.reshape(1, self.inputs, -1)
 
     def filters_backward(self, grad: Array) -> Array:
-        """The gradient by the weight, (3, 3, channels, filters)."""
+        """Return the weight gradient, (3, 3, channels, filters), from that of `filters`."""
         return (
             winograd.filters_backward(grad) if self.products > 1 else grad.reshape(KERNEL, KERNEL, -1, grad.shape[-1])
         )
 
 
 class Dense:
-    """The arrays of a dense layer for n images; of a hidden one, before and after ReLU."""
+    """The arrays of a dense layer for n images; for a hidden layer, before and after ReLU."""
 
     def __init__(self, number: int, layer: Layer, n: int, dtype: str, relu: str) -> None:
         self.name, self.hidden = f"dense{number}", layer.hidden
@@ -118,8 +108,8 @@ class Dense:
 class Workspace:
     """All arrays of a step on n images.
 
-    relu: as in `impls.cnn`; "fresh": each ReLU has memory of its own for its input. last, last_grad: what the
-    last convolution gives.
+    relu: as in `impls.cnn`; with "fresh", the input of each ReLU has its own memory.
+    last, last_grad: the output of the last block, and its gradient.
     """
 
     def __init__(self, network: Network, n: int, dtype: str, relu: str) -> None:
@@ -128,8 +118,8 @@ class Workspace:
         self.convs = [Convolution(number, block, n, dtype) for number, block in enumerate(blocks(network), 1)]
         self.last = np.zeros((n, *blocks(network)[-1].output), dtype)
         self.last_grad = np.zeros_like(self.last)
-        given = [(conv.frame, conv.frame_grad, conv.padding) for conv in self.convs[1:]]
-        for conv, (frame, grad, padding) in zip(self.convs, [*given, (self.last, self.last_grad, 0)], strict=True):
+        inputs = [(conv.frame, conv.frame_grad, conv.padding) for conv in self.convs[1:]]
+        for conv, (frame, grad, padding) in zip(self.convs, [*inputs, (self.last, self.last_grad, 0)], strict=True):
             conv.output, conv.output_grad = Framed(frame, padding), Framed(grad, padding)
             own = Framed(np.zeros(conv.output.inside.shape, dtype), 0) if relu == "fresh" else None
             conv.target = own or conv.output
@@ -137,7 +127,7 @@ class Workspace:
 
 
 class HandWritten(ABC):
-    """What steps written by hand have in common (`impls.cnn`). dense_inputs: of the last forward pass."""
+    """Base class of handwritten steps (`impls.cnn`). dense_inputs: inputs of dense layers in the last forward pass."""
 
     def __init__(self, network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> None:
         require(network, parameters, n, dtype, relu)
@@ -167,35 +157,35 @@ class HandWritten(ABC):
 
     @abstractmethod
     def forward(self, given: Any) -> Array:
-        """The logits, (n, classes)."""
+        """Return the logits, (n, classes)."""
 
     @abstractmethod
     def loss(self, scores: Array, given: Any) -> tuple[float, Array]:
-        """The loss, and its gradient by the logits."""
+        """Return the loss and the gradient of the logits."""
 
     @abstractmethod
     def backward(self, grad: Array, given: Any) -> None:
-        """The gradients by all parameters."""
+        """Compute the gradients of all parameters."""
 
     @abstractmethod
     def update(self) -> None:
-        """Momentum, then the parameters."""
+        """Update the velocities, then the parameters."""
 
     def state(self) -> State:
         statistics = {name: value.copy() for name, value in self.statistics.items()}
         return State(self.parameters.copies(), self.memory.velocities.copies(), statistics)
 
     def saved(self) -> list[Array]:
-        """The arrays that the forward pass wrote and the backward pass reads, filters left out as parameters are."""
+        """Return the arrays that the forward pass wrote and the backward pass reads, without parameters and filters."""
         arrays: list[Array] = [conv.frame for conv in self.convs]
         arrays += [conv.winner for conv in self.convs if conv.winner is not None]
         for conv in self.convs:
             arrays += [] if conv.convolved is None else [conv.convolved, conv.mean, conv.deviation]
         arrays += [self.memory.last, *(dense.output for dense in self.dense if dense.hidden)]
-        # Without a global average the first one is a view of the last block's output.
+        # Without a global average the first dense input is a view of the last block's output.
         return arrays + [x for x in self.dense_inputs if x.base is not self.memory.last]
 
 
 def parts(n: int, workers: int) -> list[tuple[int, int]]:
-    """The first image of each worker's part of a batch, and the one behind its last."""
+    """Return the range of images, (start, stop), of each worker's part of a batch."""
     return [(n * i // workers, n * (i + 1) // workers) for i in range(workers)]

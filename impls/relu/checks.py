@@ -1,4 +1,7 @@
-"""Refusals that name the argument, shared by the implementations. Nothing here runs on the fast path."""
+"""Argument checks shared by the implementations, with errors that name the argument.
+
+Functions test the common conditions inline and call these checks only to raise the error.
+"""
 
 from typing import Any
 
@@ -22,7 +25,7 @@ def alike(x: Any, out: Any, x_name: str = "x", out_name: str = "out") -> None:
 
 
 def mask(grad: Any, saved: Any) -> None:
-    """Raise unless `saved` is a boolean mask in the shape of `grad`.
+    """Raise unless `saved` is a boolean mask of the shape of `grad`.
 
     grad, saved: arrays of any one framework.
     Raises ValueError for another shape, TypeError for another dtype.
@@ -34,7 +37,7 @@ def mask(grad: Any, saved: Any) -> None:
 
 
 def bits(grad: Any, saved: Any) -> None:
-    """Raise unless `saved` holds one bit for each element of `grad`: a flat uint8 array of ceil(size / 8).
+    """Raise unless `saved` holds one bit for each element of `grad`: a uint8 array of shape (ceil(size / 8),).
 
     Raises ValueError for another shape, TypeError for another dtype.
     """
@@ -53,7 +56,7 @@ def floating(dtypes: tuple[str, ...], **arrays: Any) -> None:
 
 
 def writable(**arrays: np.ndarray) -> None:
-    """Raise ValueError unless every named NumPy array can be written to."""
+    """Raise ValueError unless every named NumPy array is writeable."""
     for name, array in arrays.items():
         if not array.flags.writeable:
             raise ValueError(f"{name}: a read-only array given, a writable one needed")

@@ -1,16 +1,16 @@
-"""ReLU in JAX, on the CPU and on CUDA from the same functions.
+"""ReLU in JAX. The same functions run on the CPU and on CUDA.
 
-forward, _inplace      `jax.nn.relu` jitted; in place: its argument is donated, so XLA reuses the buffer
-backward, _inplace     a selection by the kept input or output
-backward_bool          a selection by a kept mask
-backward_bits          by packed bits; XLA fuses the unpacking into the selection
-roundtrip_vjp          what users call: `jax.vjp`, its two halves each one XLA program, so that
-                       what is kept between them is real memory
-roundtrip_inplace      both halves donated, keeping the output
+forward, _inplace      `jax.nn.relu`, jitted; in place: the argument is donated, and XLA reuses its buffer
+backward, _inplace     selection by the saved input or output
+backward_bool          selection by a saved mask
+backward_bits          selection by packed bits; XLA fuses the unpacking into it
+roundtrip_vjp          the usual form: `jax.vjp`, with one XLA program for each half, so that the residuals between them
+                       are stored in memory
+roundtrip_inplace      both halves with donated arguments, saving the output
 
-JAX cannot write into a buffer that it is given, so there is no out form. A donated array is deleted.
-Shapes are checked while tracing, which costs nothing later. A lone `jax.jit` of forward and backward
-together would keep nothing at all: XLA fuses the two.
+There is no out form: JAX cannot write into a given buffer. A donated array is deleted. Shapes are checked during
+tracing, at no cost to later calls. A single `jax.jit` around forward and backward would save nothing, because XLA fuses
+the two.
 """
 
 from collections.abc import Callable

@@ -1,16 +1,16 @@
-"""ReLU in Numba on the CPU, without fast-math: NaN and infinities come out as the definition has them.
+"""ReLU in Numba on the CPU, without fast-math: NaN and infinities follow the definition.
 
-forward_*               one loop that LLVM vectorises; the select keeps NaN
-backward_*              the same loop with a gradient; `saved` is the input or the output
-*_threads_*             the loop over all cores (`prange`)
+forward_*               one loop, vectorised by LLVM; the selection passes NaN
+backward_*              one loop; `saved` is the input or the output
+*_threads_*             the loop in parallel (`prange`)
 backward_bool_*         from a mask of one byte an element
 backward_bits_*         from packed bits, eight elements a byte
 roundtrip_*             forward and backward as a pair
 
-Fresh forms allocate inside the compiled function, with Numba's allocator, as a user's own function
-would. Compiled code checks shapes and overlap, at no measurable cost; what it refuses, `_explain`
-says in words. Arrays are C-contiguous, float32 or float64 (Numba has no half precision on the
-CPU); the fresh forms copy another layout first.
+Fresh forms allocate inside the compiled function, with Numba's allocator, as users' functions do. Compiled code checks
+shapes, dtypes and overlap, at no measurable cost, and raises a bare ValueError; `_explain` then raises the error that
+names the argument. Arrays are C-contiguous, float32 or float64 (Numba has no half precision on the CPU); the fresh
+forms copy arrays of another layout first.
 """
 
 from collections.abc import Callable
@@ -29,15 +29,15 @@ Backward = Callable[[Array], Array]
 
 DTYPES = ("float32", "float64")
 FLOAT32, FLOAT64, BOOL, UINT8 = map(np.dtype, (*DTYPES, "bool", "uint8"))
-# A thread's share of packed bits at a time; a multiple of 8.
+# Elements of packed bits that a thread processes at a time; a multiple of 8.
 BLOCK_ELEMENTS = 65536
 
-# This starts Numba's threads. A function from the cache does not, and crashes where it calls a parallel one
+# Start Numba's threads. A cached function does not start them, and crashes when it calls a parallel function
 # (github.com/numba/numba/issues/8578).
 get_num_threads()
 
 
-# Dtypes are known while compiling, so comparing them is free; a mix would be converted without a word.
+# Dtypes are compile-time constants, so comparing them is free. Without this, Numba would silently convert mixed dtypes.
 @njit(cache=True)
 def _same_floating_dtype(a: Array, b: Array) -> bool:
     return a.dtype == b.dtype and (a.dtype == FLOAT32 or a.dtype == FLOAT64)
@@ -53,7 +53,7 @@ def _bits_dtypes(grad: Array, saved: Array, out: Array) -> bool:
     return _same_floating_dtype(grad, out) and saved.dtype == UINT8
 
 
-# Numba's cache does not notice changes in another file; until this one changes too, an older check stays compiled.
+# Numba's cache ignores changes in other files: after a change in `checks`, clear the cache or edit this file too.
 _spans_overlap_in_part = njit(cache=True)(checks.overlap_in_part)
 
 
@@ -81,7 +81,7 @@ def _forward(x: Array, out: Array) -> Array:
 
 @njit(cache=True)
 def _forward_inplace(x: Array) -> Array:
-    # A loop of its own: given one array twice, LLVM's overlap test chooses the loop that is not vectorised.
+    # A separate loop: with one array as both arguments, LLVM's overlap test selects the scalar loop.
     if not _same_floating_dtype(x, x):
         raise ValueError
     target = x.reshape(x.size)
@@ -142,7 +142,7 @@ def _backward_bool_threads_inplace(grad: Array, saved: Array) -> Array:
         raise ValueError
     target, kept = grad.reshape(grad.size), saved.reshape(saved.size)
     for i in prange(target.size):
-        # Not `kept[i] > 0`: comparing booleans as integers is not vectorised (70 times slower).
+        # Not `kept[i] > 0`: LLVM does not vectorise the comparison of booleans as integers (70 times slower).
         target[i] = target[i] if kept[i] else 0
     return grad
 
@@ -165,7 +165,7 @@ def _backward_bits_threads(grad: Array, saved: Array, out: Array) -> Array:
     if _overlap_in_part(grad, out) or _overlap_in_part(saved, out):
         raise ValueError
     gradient, target = grad.reshape(grad.size), out.reshape(out.size)
-    # A serial loop in each block: LLVM does not vectorise the two nested loops under prange (6 times slower).
+    # A serial loop in each block: LLVM does not vectorise two nested loops under prange (6 times slower).
     for block in prange((gradient.size + BLOCK_ELEMENTS - 1) // BLOCK_ELEMENTS):
         start = block * BLOCK_ELEMENTS
         stop = min(start + BLOCK_ELEMENTS, gradient.size)
@@ -330,14 +330,14 @@ def _contiguous(array: Array) -> Array:
 def _call(kernel: Callable[..., Array], *arrays: Array) -> Array:
     try:
         return kernel(*arrays)
-    # AssertionError: how the compiler of parallel loops refuses arrays of different dimensions.
+    # The compiler of parallel loops raises AssertionError for arrays with different numbers of dimensions.
     except (NumbaError, NotImplementedError, AssertionError, ValueError):
         _explain(kernel, arrays)
         raise
 
 
 def _explain(kernel: Any, arrays: tuple[Array, ...]) -> None:
-    """Raise the error that says which argument of `kernel` is at fault, if one of them is."""
+    """Raise the error that names the invalid argument of `kernel`, if there is one."""
     named: dict[str, Array] = dict(zip(kernel.py_func.__code__.co_varnames, arrays, strict=False))
     source_name = "x" if "x" in named else "grad"
     source, saved = named[source_name], named.get("saved")

@@ -1,18 +1,18 @@
-"""ReLU in Numba on CUDA, without fast-math: NaN and infinities come out as the definition has them.
+"""ReLU in Numba on CUDA, without fast-math: NaN and infinities follow the definition.
 
-forward_out, _inplace         each thread has four accesses of 16 bytes under way before it waits for the first
+forward_out, _inplace         each thread issues four 16-byte loads before it uses the first
 backward_out, _inplace        the same with a gradient; `saved` is the input or the output
 backward_bits_out, _inplace   from packed bits, read as bytes that neighbouring threads share
-roundtrip_inplace             forward and backward as a pair, both overwriting their argument
-roundtrip_bits_inplace        the same with packed bits, which it allocates: a thread packs eight elements to a byte
+roundtrip_inplace             forward and backward as a pair, both in place
+roundtrip_bits_inplace        the same with packed bits, which it allocates: a thread packs eight elements into a byte
 
-A block works on tiles of `THREADS * VECTORS` vectors of 16 bytes; what is left behind the last whole tile, and
-arrays that do not begin at a multiple of 16 bytes, go element by element. Blocks stride over the tiles, as many as the
-device can hold at once, and indices have 64 bits: any length is right.
+A block processes tiles of `THREADS * VECTORS` vectors of 16 bytes. Elements after the last whole tile, and arrays not
+aligned to 16 bytes, are processed one element at a time. The grid has as many blocks as the device can hold at once;
+blocks stride over the tiles. Indices have 64 bits, so any length works.
 
-Arrays are C-contiguous device arrays, float32 or float64. A host array, which Numba would copy there and back without a
-word, is refused. There are no fresh forms: Numba allocates by `cudaMalloc`, which waits for the device. Calls return
-before the device is done, as in all of CUDA.
+Arrays are C-contiguous device arrays, float32 or float64. Host arrays are refused, because Numba would silently copy
+them to the device and back. There are no fresh forms: Numba allocates with `cudaMalloc`, which synchronises the device.
+Calls return before the device has finished, as is usual on CUDA.
 """
 
 from collections.abc import Callable
@@ -30,14 +30,14 @@ Backward = Callable[[Array], Array]
 
 DTYPES = ("float32", "float64")
 THREADS = 256
-# 64 bytes a thread under way: 64 KiB on a multiprocessor, where 8 TB/s in 0.8 us need 43 (Little's law).
+# 64 bytes in flight per thread, 64 KiB per multiprocessor; 8 TB/s at a latency of 0.8 us need 43 KiB (Little's law).
 VECTORS = 4
-# With as many blocks on each multiprocessor: that leaves 64 registers to a thread.
+# Blocks on each multiprocessor; this leaves 64 registers per thread.
 BLOCKS_EACH = 4
 
 
 class Kernels(NamedTuple):
-    """The kernels of one dtype. Each takes its arrays, flat, and how many whole tiles they have."""
+    """The kernels for one dtype. Their arguments are flat arrays and the number of whole tiles in each."""
 
     forward: Any
     backward: Any
@@ -46,18 +46,18 @@ class Kernels(NamedTuple):
 
 
 def tile_elements(dtype: str) -> int:
-    """Elements of a tile."""
+    """Return the number of elements of a tile."""
     return THREADS * VECTORS * cuda_vectors.lanes(dtype)
 
 
 @cache
 def kernels(dtype: str) -> Kernels:
-    """Kernels for arrays of a dtype, compiled at their first call."""
+    """Return the kernels for arrays of a dtype. They are compiled at their first call."""
     lanes, tile, element = cuda_vectors.lanes(dtype), tile_elements(dtype), from_dtype(np.dtype(dtype))
-    # Elements that a thread has of a tile, and bytes of bits.
+    # Elements of a tile that a thread processes, and their bytes of packed bits.
     held = VECTORS * lanes
     groups = held // 8
-    # A plain 0 is an integer, which makes the selection one of float64.
+    # A literal 0 is an integer, which would promote the selection to float64.
     zero = np.dtype(dtype).type(0)
 
     @cuda.jit
@@ -109,7 +109,7 @@ def kernels(dtype: str) -> Kernels:
 
     @cuda.jit
     def forward_bits(x, bits, out, tiles):
-        # A thread has all eight elements of a byte, as no two may write to one.
+        # A thread processes all eight elements of a byte, because two threads must not write one byte.
         values, wide = cuda.local.array(held, element), 8 // lanes
         for tile_number in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
             first = tile_number * groups * THREADS + cuda.threadIdx.x
@@ -182,7 +182,7 @@ def roundtrip_bits_inplace(x: Array) -> tuple[Array, Backward]:
 
 
 def _launch(kernel: Any, source: Array, *others: Array) -> Array:
-    """Run a kernel on the arrays, of which the last is the result."""
+    """Run a kernel on the arrays; the last one is the result."""
     if source.size:
         tile = tile_elements(str(source.dtype))
         tiles = source.size // tile if cuda_vectors.aligned(source, *others) else 0
@@ -197,7 +197,10 @@ def _multiprocessors() -> int:
 
 
 def _require(**arrays: Array) -> None:
-    """Raise unless all are device arrays, floating, contiguous, alike, and the last one is no part of another."""
+    """Raise unless the arrays are contiguous, floating, on the device, alike, and none overlaps the target in part.
+
+    The target is `out` if there is one, otherwise the first array.
+    """
     for name, array in arrays.items():
         _require_on_device(name, array)
     checks.floating(DTYPES, **arrays)

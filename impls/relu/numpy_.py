@@ -1,22 +1,22 @@
 """ReLU in NumPy.
 
-forward                one ufunc into a new array
-forward_where          the case distinction, written out: drops NaN
-forward_multiply       input times mask: -inf gives NaN
-forward_out, _inplace  the same ufunc into memory that is there already
+forward                one ufunc, `maximum`, into a new array
+forward_where          the definition as `where`; NaN becomes 0
+forward_multiply       input times mask; -inf becomes NaN
+forward_out, _inplace  `maximum` into existing memory
 forward_clip_*         `clip` to [0, inf]: the same result, and vectorised where `maximum` with a scalar is not
-forward_threads_*      `clip` over slices in a thread pool; ufuncs release the GIL
+forward_threads_*      `clip` on slices in a thread pool; ufuncs release the GIL
 backward               `grad * (saved > 0)`, the form of most tutorials
-backward_where         the case distinction, written out: exact, and slow, as it branches on each element
-backward_out           the comparison is written into `out` as 0 and 1, then multiplied: no mask is allocated
-backward_inplace       the tutorial's form into grad
-backward_bool_*        the mask was kept, so the allocation-free form is one multiplication
-backward_bits          the mask was kept as bits, and is unpacked first
-backward_threads_*     blocks that stay in cache, over a thread pool
-roundtrip_*            forward and backward as a pair, keeping the output or the mask
+backward_where         the definition as `where`: exact, and slow, as it branches on each element
+backward_out           writes the comparison into `out` as 0 and 1, then multiplies: no mask is allocated
+backward_inplace       the tutorials' form, into grad
+backward_bool_*        with a saved mask: one multiplication, no allocation
+backward_bits          unpacks saved bits to a mask first
+backward_threads_*     blocks that fit into cache, in a thread pool
+roundtrip_*            forward and backward as a pair, saving the output, the mask or packed bits
 
-A form that multiplies turns a blocked infinity or NaN in grad into NaN. Read-only buffers are
-refused by NumPy itself, as its "output array".
+Forms that multiply turn an infinity or NaN in grad into NaN where ReLU blocks it. NumPy itself refuses read-only
+buffers, as its "output array".
 """
 
 import os
@@ -35,7 +35,7 @@ from impls.relu import checks
 Array = NDArray[Any]
 Backward = Callable[[Array], Array]
 
-# Elements a thread works on at a time: 32 Ki float32 with their mask stay in any second-level cache.
+# Elements that a thread processes at a time: 32 Ki float32 and their mask fit into any second-level cache.
 BLOCK_ELEMENTS = 32768
 BOOL, UINT8 = np.dtype("bool"), np.dtype("uint8")
 
@@ -197,11 +197,11 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _in_slices(function: Callable[..., Any], *arrays: Array) -> None:
-    """Call `function` on as many equal slices of the arrays as this process may use cores."""
+    """Call `function` on equal slices of the arrays, one for each core that this process may use."""
     threads = len(os.sched_getaffinity(0))
-    # Arrays that are not all contiguous are cut along their first axis: flattening would copy.
+    # Flattening would copy arrays that are not contiguous; slice them along their first axis.
     contiguous = all(array.flags.c_contiguous for array in arrays)
-    cut = [array.reshape(-1) if contiguous else array for array in arrays]
-    edges = np.linspace(0, len(cut[0]), threads + 1).astype(int)
-    parts = [[array[start:stop] for array in cut] for start, stop in pairwise(edges)]
-    list(_pool(threads).map(lambda part: function(*part), parts))
+    views = [array.reshape(-1) if contiguous else array for array in arrays]
+    edges = np.linspace(0, len(views[0]), threads + 1).astype(int)
+    slices = [[view[start:stop] for view in views] for start, stop in pairwise(edges)]
+    list(_pool(threads).map(lambda arguments: function(*arguments), slices))

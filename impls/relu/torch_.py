@@ -1,16 +1,16 @@
-"""ReLU in PyTorch, on the CPU and on CUDA from the same functions.
+"""ReLU in PyTorch. The same functions run on the CPU and on CUDA.
 
-forward, _out, _inplace    the library's own operator in its three forms
-forward_compiled           `torch.compile` of the same
-backward, _out, _inplace   the operator that autograd calls, `threshold_backward`, and its out form
-backward_bool_*            selection by a kept mask
-roundtrip_autograd         what users call: `torch.autograd` keeps the result of relu
+forward, _out, _inplace    the library's operator in its three forms
+forward_compiled           the same through `torch.compile`
+backward, _out, _inplace   `threshold_backward`, the operator that autograd calls, and its out form
+backward_bool_*            selection by a saved mask
+roundtrip_autograd         the usual form: `torch.autograd` saves the result of relu
 roundtrip_compiled         the same through `torch.compile`
-roundtrip_inplace          the raw operators, both overwriting their argument
+roundtrip_inplace          the plain operators, both in place
 
-There is no row for packed bits: eager PyTorch cannot unpack them without several passes over
-temporaries larger than the gradient. Outputs of another shape, which PyTorch would resize, are
-refused, and so are those that overlap an input in part, at which `threshold_backward` does not look.
+Packed bits are missing: eager PyTorch can unpack them only in several passes over temporaries larger than the gradient.
+The functions refuse outputs of another shape, which PyTorch would resize, and outputs that overlap an input in part,
+which `threshold_backward` does not check.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from impls.relu import checks
 
 Backward = Callable[[Tensor], Tensor]
 
-MOST_COMPILED = 64
+RECOMPILE_LIMIT = 64
 
 _threshold_backward = torch.ops.aten.threshold_backward.default
 _threshold_backward_out = torch.ops.aten.threshold_backward.grad_input
@@ -36,7 +36,7 @@ def forward(x: Tensor) -> Tensor:
 def forward_out(x: Tensor, out: Tensor) -> Tensor:
     if out.shape != x.shape or out.dtype != x.dtype:
         checks.alike(x, out)
-    # torch.relu has no out form; it is this operator (ATen/native/Activation.cpp).
+    # torch.relu has no out form; it calls this operator (ATen/native/Activation.cpp).
     try:
         return torch.clamp_min(x, 0, out=out)
     except RuntimeError as error:
@@ -82,7 +82,7 @@ def backward_bool_out(grad: Tensor, saved: Tensor, out: Tensor) -> Tensor:
     if saved.shape != grad.shape or saved.dtype != torch.bool or out.shape != grad.shape or out.dtype != grad.dtype:
         checks.mask(grad, saved)
         checks.alike(grad, out, "grad")
-    # Not torch.mul, which converts the mask to a temporary as large as grad.
+    # Not torch.mul, which converts the mask into a temporary of the size of grad.
     try:
         return torch.where(saved, grad, grad.new_zeros(()), out=out)
     except RuntimeError as error:
@@ -114,9 +114,9 @@ def roundtrip_inplace(x: Tensor) -> tuple[Tensor, Backward]:
 
 @cache
 def _compiled_relu() -> Callable[[Tensor], Tensor]:
-    # Not at import: torch.compile imports the compiler, which takes seconds. It compiles for each shape
-    # and dtype, and stops at eight of them unless it is told otherwise.
-    torch._dynamo.config.recompile_limit = MOST_COMPILED
+    # Not at import: torch.compile imports the compiler, which takes seconds. It compiles once for each shape and dtype,
+    # by default at most eight times.
+    torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
     return torch.compile(torch.relu, fullgraph=True, dynamic=False)
 
 
@@ -124,7 +124,7 @@ def _refuse_overlap(target_name: str, target: Tensor, *sources: Tensor) -> None:
     """Raise ValueError if the target overlaps one of the sources (saved, grad) in part."""
     start, storage_bytes = target.data_ptr(), target.untyped_storage().nbytes()
     for source in sources:
-        # Only views of one storage can be that near; compare their spans.
+        # Only views of one storage are this close; compare their spans.
         if 0 < abs(start - source.data_ptr()) < storage_bytes:
             checks.separate(
                 target_name, _span(target), **dict(zip(("saved", "grad"), map(_span, sources), strict=False))

@@ -1,14 +1,15 @@
-"""ReLU in Triton, on PyTorch's tensors: NaN and infinities come out as the definition has them.
+"""ReLU in Triton, on PyTorch tensors: NaN and infinities follow the definition.
 
-forward, _out, _inplace             one program for each block of elements
+forward, _out, _inplace             one program per block of elements
 backward, _out, _inplace            the same with a gradient; `saved` is the input or the output
-backward_bits_out, _inplace         from packed bits: rows of eight elements, and a byte for each
-roundtrip_inplace                   forward and backward as a pair, both overwriting their argument
+backward_bits_out, _inplace         from packed bits: rows of eight elements, one byte for each row
+roundtrip_inplace                   forward and backward as a pair, both in place
 roundtrip_bits_inplace              the same with packed bits
 
-The block size is tuned at the first call for each power of two of elements and each dtype, on the tensors of that call;
-the result is restored each time, as it may be one of the inputs. Triton joins accesses to 16 bytes where pointers and
-length are multiples of 16. Tensors are contiguous; calls return before the device is done, as in all of CUDA.
+The block size is tuned for each dtype and each power of two of elements, at the first such call and on its tensors.
+Tuning restores the result each time, because it may be one of the inputs. Triton joins accesses to 16 bytes where
+pointers and length are multiples of 16. Tensors are contiguous. Calls return before the device has finished, as is
+usual on CUDA.
 """
 
 from collections.abc import Callable
@@ -28,14 +29,14 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 CONFIGS = [
     triton.Config({"BLOCK": block}, num_warps=warps) for block, warps in ((1024, 4), (2048, 4), (2048, 8), (4096, 8))
 ]
-# Triton's interpreter, which needs no GPU, has nothing to tune.
+# Triton's interpreter runs without a GPU; tuning it has no effect.
 INTERPRETED = triton.knobs.runtime.interpret
 _tuned = triton.autotune(CONFIGS[:1] if INTERPRETED else CONFIGS, key=["magnitude"], restore_value=["out"])
 
 
 @triton.jit
 def _comparable(value):
-    # The interpreter has no bfloat16 but its bits.
+    # The interpreter represents bfloat16 by its bits, which do not compare as numbers.
     return value.to(tl.float32) if value.dtype == tl.bfloat16 else value
 
 
@@ -133,16 +134,16 @@ def roundtrip_bits_inplace(x: Tensor) -> tuple[Tensor, Backward]:
 
 
 def _launch(kernel: Any, source: Tensor, *others: Tensor) -> Tensor:
-    """Run a kernel on the tensors, of which the last is the result."""
+    """Run a kernel on the tensors; the last one is the result."""
     n = source.numel()
     if n:
-        # Tuned again for each magnitude, not for each length.
+        # n.bit_length() is the key of tuning: one tuning for each power of two, not for each length.
         kernel[lambda chosen: (triton.cdiv(n, chosen["BLOCK"]),)](source, *others, n, n.bit_length())
     return others[-1]
 
 
 def _require(target_name: str, **tensors: Tensor) -> None:
-    """Raise unless all are on the device, floating, contiguous, alike, and the target is no part of another."""
+    """Raise unless the tensors are contiguous, floating, on CUDA, alike, and none overlaps the target in part."""
     (first_name, first), *others = tensors.items()
     for name, tensor in tensors.items():
         _require_on_device(name, tensor)

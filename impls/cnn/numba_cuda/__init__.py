@@ -1,19 +1,22 @@
-"""A training step written by hand in Numba on CUDA, in memory that is allocated once.
+"""A training step in Numba on CUDA, written by hand, in memory that is allocated once.
 
-step.py has the memory and the order of kernels; products.py, convolution.py, norm.py and dense.py what they are.
+Read step.py first: it has the memory and the order of the kernels, which products.py, convolution.py, norm.py and
+dense.py define.
 
-- Each convolution and dense layer, and each of their gradients, is one tiled product (`products`) that reads its
-  factors where they are: the 3 x 3 pixels around each pixel, and gradients of pooled images, are never in memory.
-- The four rows of a thread are the four outputs that a max-pool compares, so max-pool and ReLU happen in registers:
-  what a convolution gives before them is written only for batch norm, which needs all of it.
-- Bias is one more row of the weight, against a column of ones; the gradients by both are one product.
-- The gradient by an image is written only where ReLU let the image pass; a pooled one is read at its winner.
-- Long sums are cut into parts, which the update adds up: results are the same to the bit each time.
+- Each convolution, each dense layer and each of their gradients is one implicit GEMM (`products`): it reads the 3 x 3
+  windows and the gradients of pooled images in place, and never materialises them.
+- The four rows of a thread are the four outputs that a max-pool compares, so max-pool and ReLU happen in registers. A
+  convolution's result is written to memory only for batch norm, which needs all of it.
+- Bias is one more row of the weight, against a column of ones, so one product gives the gradients of both.
+- The image gradient is written only where ReLU passed the image; the gradient of a pooled image is read at the position
+  of its maximum.
+- Long sums are split into parts, which the update adds in a fixed order: results are identical to the bit each time.
 
 ReLU is always in place, in registers: `relu` is "inplace" or "none". Calls return when the loss is on the host.
 """
 
-from impls.cnn.networks import Array, Network
+from impls.cnn.architecture import Network
+from impls.cnn.networks import Array
 from impls.cnn.numba_cuda.step import Step
 
 

@@ -1,25 +1,25 @@
-"""A 3 x 3 convolution with bias, max-pool and ReLU, and its gradients, each one tiled product.
+"""A 3 x 3 convolution with bias, max-pool and ReLU, and its gradients, each one tiled implicit GEMM.
 
-Factors are read where they are: the pixels that a filter sees, and gradients of pooled images, are never in memory. The
-four rows of a thread are the four outputs that a max-pool compares, so max-pool and ReLU happen in registers.
+Operands are read in place: the windows of a filter and the gradients of pooled images are never materialised. The four
+rows of a thread are the four outputs that a max-pool compares, so max-pool and ReLU happen in registers.
 """
 
 from typing import Any, NamedTuple
 
 from numba import cuda
 
-from impls.cnn.networks import KERNEL, Block
+from impls.cnn.architecture import KERNEL, Block
 from impls.cnn.numba_cuda.products import WINDOW, Kernel, Maker, Operand
 
 TAPS = KERNEL**2
 
 
 class Geometry(NamedTuple):
-    """Device functions that know the sizes of a block, for n images.
+    """Index functions of a block for n images, specialised for its sizes.
 
-    rows: outputs of the convolution that pooling looks at, in all images; the four that it compares are neighbours.
-    patches, gradient, gradient_patches, turned: `at` of operands (`products.Maker.loader`): what a filter sees at each
-    row; the gradient at each row; the gradients that each pixel of the image is reached by; the weight by channels.
+    rows: outputs of the convolution that pooling reads, in all images; the four that it compares are neighbours.
+    The others are `at` functions of operands (`products.Maker.loader`). patches: the window of each row. gradient: the
+    gradient of each row. gradient_patches: the gradients that reach each image pixel. turned: the weight by channels.
     """
 
     rows: int
@@ -30,7 +30,7 @@ class Geometry(NamedTuple):
 
 
 def geometry(block: Block, n: int, sparse: bool) -> Geometry:
-    """sparse: whether the gradient is of what was pooled, and belongs to one row of four."""
+    """Return the index functions. sparse: the gradient is of a pooled image, and belongs to one row of four."""
     (height, width, channels), filters, padding = block.image, block.conv.filters, block.conv.padding
     step = 2 if block.conv.pool else 1
     phases, (high, wide) = step**2, block.output[:2]
@@ -75,10 +75,10 @@ def geometry(block: Block, n: int, sparse: bool) -> Geometry:
 
 
 class Convolution:
-    """The kernels of a block: its output, the parts of the gradients by weight and bias, and that by its image.
+    """The kernels of a block: forward, by_weight (parts of the weight and bias gradients) and by_image.
 
-    by_weight and by_image take the gradient by what is pooled, where ReLU let it pass, with the winners; before a norm,
-    which has no bias, that by what was convolved.
+    by_weight and by_image read the gradient of the pooled output, where ReLU passed it, with the winners; before a
+    batch norm, where there is no bias, they read the gradient of the convolution's result.
     """
 
     def __init__(self, make: Maker, number: int, block: Block, n: int, relu: bool) -> None:
@@ -111,14 +111,14 @@ class Convolution:
             (dtype,),
             self.splits,
         )
-        # The images of the first block have no gradient.
+        # The first block needs no gradient of its images.
         self.by_image = _by_image(make, self.name, block, n, shape, grads, relu) if number > 1 else None
 
 
 def _by_image(
     make: Maker, name: str, block: Block, n: int, shape: Geometry, grads: tuple[str, ...], relu: bool
 ) -> Kernel:
-    """The gradient by a block's image, where ReLU let it pass: outputs and image."""
+    """Make the kernel of the image gradient, where ReLU passed the image. Its outputs: the gradient, the image."""
     (height, width, channels), filters = block.image, block.conv.filters
     wide, pixels = filters % WINDOW == 0, n * height * width
     return make.product(
@@ -132,7 +132,7 @@ def _by_image(
 
 
 def _finish_forward(make: Maker, rows: int, block: Block, relu: bool) -> tuple[Any, tuple[str, ...]]:
-    """What becomes of what a convolution gives: for a norm it stays; else ReLU after pooling, with the winners."""
+    """Return the `finish` of a convolution and its outputs' dtypes: unchanged before a norm, else max-pool and ReLU."""
     filters, zero = block.conv.filters, make.zero
     save = make.saver(filters)
     if block.conv.norm:
@@ -145,7 +145,7 @@ def _finish_forward(make: Maker, rows: int, block: Block, relu: bool) -> tuple[A
                 largest, winner = sums[j], 0
                 for i in range(1, WINDOW):
                     value = sums[i * WINDOW + j]
-                    # A NaN passes.
+                    # This comparison passes NaN.
                     if value > largest or value != value:
                         largest, winner = value, i
                 sums[j] = zero if relu and largest <= zero else largest

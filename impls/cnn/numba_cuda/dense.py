@@ -1,28 +1,28 @@
-"""What stands behind the last block: the average over its pixels, dense layers with dropout, and the loss."""
+"""The layers after the last block: global average, dense layers with dropout, and the loss."""
 
 import math
 
 import numpy as np
 from numba import cuda
 
-from impls.cnn.networks import Layer
+from impls.cnn.architecture import Layer
 from impls.cnn.numba_cuda.products import Kernel, Maker, Operand, padded
 
 
 class Dense:
-    """The kernels of a dense layer. gated: whether its input is a result of ReLU; dropped: with dropout behind it."""
+    """The kernels of a dense layer. gated: its input is a result of ReLU. dropped: its input went through dropout."""
 
     def __init__(self, make: Maker, number: int, layer: Layer, n: int, relu: bool, gated: bool, dropped: bool) -> None:
         self.name, self.layer = f"dense{number}", layer
         inputs, units, dtype = layer.inputs, layer.units, make.dtype
-        given = make.matrix(n, inputs, ones=True)
+        left = make.matrix(n, inputs, ones=True)
         weight, grad = make.matrix(inputs + 1, units), make.matrix(n, units)
         sizes = n, units, inputs + 1
         self.splits = make.splits(*sizes)
         self.forward = make.product(
             f"{self.name}.forward",
             sizes,
-            Operand(given, (dtype,), along_sum=True),
+            Operand(left, (dtype,), along_sum=True),
             Operand(weight, (dtype,), along_sum=False),
             make.finish_parts(n, units),
             (dtype,),
@@ -31,7 +31,7 @@ class Dense:
         self.by_weight = make.product(
             f"{self.name}.by_weight",
             (inputs + 1, units, n),
-            Operand(given, (dtype,), along_sum=False),
+            Operand(left, (dtype,), along_sum=False),
             Operand(grad, (dtype,), along_sum=False),
             make.finish_parts(inputs + 1, units),
             (dtype,),
@@ -40,7 +40,7 @@ class Dense:
             f"{self.name}.by_input",
             (n, inputs, units),
             Operand(grad, (dtype,), along_sum=True),
-            # By rows of the weight, which are the columns of the result.
+            # Rows of the weight are columns of the result.
             Operand(make.matrix(inputs, units), (dtype,), along_sum=True),
             make.finish_gated(n, inputs, relu and gated, dropped),
             (dtype, dtype, dtype) if dropped else (dtype, dtype),
@@ -49,7 +49,7 @@ class Dense:
 
 
 def _rectify(make: Maker, name: str, size: int, splits: int, relu: bool) -> Kernel:
-    """The sum of a hidden layer's parts, its ReLU, times the dropout mask."""
+    """Make the kernel that sums a hidden layer's parts, applies ReLU, and multiplies by the dropout mask."""
     zero, step = make.zero, padded(size)
 
     @cuda.jit
@@ -64,7 +64,7 @@ def _rectify(make: Maker, name: str, size: int, splits: int, relu: bool) -> Kern
 
 
 def cross_entropy(make: Maker, n: int, classes: int, splits: int) -> Kernel:
-    """From the parts of the logits and the labels to the gradient by the logits, and the loss. One block."""
+    """Make the kernel, of one block, that computes the loss and the logits' gradient from parts of the logits."""
     kind, zero, one, threads, element = np.dtype(make.dtype).type, make.zero, make.one, make.threads, make.element
     share, step = kind(1 / n), padded(n * classes)
 
@@ -102,7 +102,7 @@ def cross_entropy(make: Maker, n: int, classes: int, splits: int) -> Kernel:
 
 
 def average(make: Maker, n: int, pixels: int, channels: int, relu: bool) -> tuple[Kernel, Kernel]:
-    """The mean over all pixels, and its gradient where ReLU let a pixel pass."""
+    """Make the kernels of the mean over all pixels, and of its gradient where ReLU passed a pixel."""
     zero, share = make.zero, np.dtype(make.dtype).type(1 / pixels)
 
     @cuda.jit

@@ -1,4 +1,4 @@
-"""Batch norm with the max-pool and the ReLU behind it, and its gradients: sums by filter, then one pass each."""
+"""Batch norm with the max-pool and ReLU after it, and its gradients: sums by filter, then one pass each."""
 
 import math
 from typing import Any
@@ -7,20 +7,22 @@ import numpy as np
 from numba import cuda
 
 from impls import cuda_vectors
-from impls.cnn.networks import NORM_EPSILON, NORM_MOMENTUM, Block
+from impls.cnn.architecture import Block
+from impls.cnn.networks import NORM_EPSILON, NORM_MOMENTUM
 from impls.cnn.numba_cuda.convolution import geometry
 from impls.cnn.numba_cuda.products import WINDOW, Kernel, Maker, padded
 
-# Into how many parts the sums of a batch norm are cut.
+# Parts into which the sums of a batch norm are split.
 NORM_PARTS = 32
 
 
 class Norm:
-    """The kernels of a batch norm with the ReLU and the max-pool behind it.
+    """The kernels of a batch norm with the max-pool and ReLU after it.
 
-    moments, statistics: sums by filter, then mean, 1 / deviation and running statistics. forward: what was convolved
-    to the block's output. sums, totals: of the gradient times what was normalised, and of the gradient, by filter.
-    backward: the gradient by what was convolved, over it.
+    moments, statistics: sums by filter, then mean, 1 / deviation and running statistics.
+    forward: from the convolution's result to the block's output.
+    sums, totals: sums by filter of the gradient times the normalised values, and of the gradient.
+    backward: the gradient of the convolution's result, which it overwrites.
     """
 
     def __init__(self, make: Maker, number: int, block: Block, n: int, relu: bool) -> None:
@@ -42,9 +44,10 @@ class Norm:
 
 
 def _column_sums(make: Maker, name: str, rows: int, columns: int, add: Any, grads: tuple[str, ...]) -> Kernel:
-    """A kernel that sums two things by column: (convolved,), the gradient, (kept,), and parts of (2, columns).
+    """Make a kernel that computes two sums by column.
 
-    add(first, second, convolved, grads, kept, row, column): adds those of four columns of a row.
+    Its arguments: (convolved,), the gradient, (kept,), and the result, parts of (2, columns).
+    add(first, second, convolved, grads, kept, row, column): adds the terms of four columns of a row.
     """
     element, zero, side, threads = make.element, make.zero, make.side, make.threads
     across, each, size = make.side // WINDOW, -(-rows // NORM_PARTS), padded(2 * columns)
@@ -75,12 +78,12 @@ def _column_sums(make: Maker, name: str, rows: int, columns: int, add: Any, grad
                 parts[part * size + start + column] = total
                 parts[part * size + columns + start + column] = other
 
-    one = (make.dtype,)
-    return make.kernel(name, kernel, (-(-columns // side), NORM_PARTS), one, grads, one, make.dtype)
+    single = (make.dtype,)
+    return make.kernel(name, kernel, (-(-columns // side), NORM_PARTS), single, grads, single, make.dtype)
 
 
 def _moments(make: Maker, filters: int, by_row: Any) -> Any:
-    """x - s and its square, where s is the running mean: near the mean, so that little is lost by taking s off again.
+    """Return the `add` of x - s and its square, where s is the running mean, to limit cancellation.
 
     kept: the running means.
     """
@@ -100,7 +103,7 @@ def _moments(make: Maker, filters: int, by_row: Any) -> Any:
 
 
 def _gradient_sums(make: Maker, by_row: Any, grad_by_row: Any, of_filter: Any) -> Any:
-    """The gradient times what was normalised, and the gradient."""
+    """Return the `add` of the gradient times the normalised values, and of the gradient."""
     element = make.element
 
     @cuda.jit(device=True)
@@ -119,7 +122,7 @@ def _gradient_sums(make: Maker, by_row: Any, grad_by_row: Any, of_filter: Any) -
 
 
 def _statistics(make: Maker, name: str, rows: int, filters: int) -> Kernel:
-    """From the parts of `_moments` to (2, filters) of mean and 1 / deviation, and running mean and variance."""
+    """Make the kernel from parts of `_moments` to (2, filters) of mean and 1 / deviation, and running statistics."""
     kind, zero, one, size = np.dtype(make.dtype).type, make.zero, make.one, padded(2 * filters)
     share, unbiased, epsilon = kind(1 / rows), kind(rows / (rows - 1)), kind(NORM_EPSILON)
     keep, momentum = kind(1 - NORM_MOMENTUM), kind(NORM_MOMENTUM)
@@ -143,7 +146,10 @@ def _statistics(make: Maker, name: str, rows: int, filters: int) -> Kernel:
 
 
 def _normalise(make: Maker, name: str, rows: int, block: Block, by_row: Any, of_filter: Any, relu: bool) -> Kernel:
-    """Batch norm, max-pool and ReLU: (convolved,), (kept,), (scale and shift,), output, winner."""
+    """Make the kernel of batch norm, max-pool and ReLU.
+
+    Its arguments: (convolved,), (kept,), (scale and shift,), output, winners.
+    """
     filters, zero, element = block.conv.filters, make.zero, make.element
     groups, phases = -(-filters // WINDOW), 4 if block.conv.pool else 1
     save, items = make.saver(filters), rows // phases * groups
@@ -178,7 +184,10 @@ def _normalise(make: Maker, name: str, rows: int, block: Block, by_row: Any, of_
 def _normalise_backward(
     make: Maker, name: str, rows: int, filters: int, by_row: Any, grad_by_row: Any, of_filter: Any, grads: Any
 ) -> Kernel:
-    """(convolved,), the gradient, (kept,), (scale and shift,), (totals,): the gradient, over what was convolved."""
+    """Make the kernel that overwrites the convolution's result by its gradient.
+
+    Its arguments: (convolved,), the gradient, (kept,), (scale and shift,), (totals,).
+    """
     element, share = make.element, np.dtype(make.dtype).type(1 / rows)
     groups, save = -(-filters // WINDOW), make.saver(filters)
 
@@ -203,12 +212,12 @@ def _normalise_backward(
                 four[i] = scale[i] * inverse[i] * centred
             save(convolved[0], row * filters, column, four, 0)
 
-    one = (make.dtype,)
-    return make.items(f"{name}.backward", kernel, rows * groups, one, grads, one, one, one)
+    single = (make.dtype,)
+    return make.items(f"{name}.backward", kernel, rows * groups, single, grads, single, single, single)
 
 
 def _sum_of_parts(make: Maker, name: str, size: int, splits: int) -> Kernel:
-    """Parts to their sum, both padded."""
+    """Make the kernel that sums parts; parts and sum are padded."""
     element, accesses, add, items = make.element, make.accesses, make.adder(size, splits), padded(size) // WINDOW
 
     @cuda.jit

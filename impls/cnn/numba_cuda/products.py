@@ -1,11 +1,11 @@
-"""Products of matrices in Numba on CUDA whose factors nobody makes: a function says where their elements are.
+"""Implicit GEMM in Numba on CUDA: index functions supply the operands, which are never materialised.
 
-A block of threads has a square of the result. Turn by turn it brings a strip of either factor to shared memory, and
-each thread adds up 4 x 4 elements in registers. A long sum is cut into parts, so that all of a device has work;
-whoever reads them adds them up, in the same order each time: results are the same to the bit.
+A block of threads computes a square of the result. In each turn it loads a strip of either operand to shared memory,
+and each thread accumulates 4 x 4 elements in registers. A long sum is split into parts to occupy the whole device; the
+reader adds them in a fixed order, so results are identical to the bit each time.
 
-Kernels are compiled for each shape, so that indices are multiplications by constants. Arrays are flat; where a matrix
-has a multiple of four columns, accesses are of 16 bytes (`impls.cuda_vectors`).
+Kernels are compiled for each shape, so that index arithmetic uses constants. Arrays are flat. A matrix whose number of
+columns is a multiple of four is accessed 16 bytes at a time (`impls.cuda_vectors`).
 """
 
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ from numba import cuda, from_dtype, types
 
 from impls import cuda_vectors
 
-# Rows and columns of a block's square, and of what a thread has of it.
+# Rows and columns of a block's square, and of a thread's part of it.
 SIDE = 64
 WINDOW = 4
 SQUARE = WINDOW * WINDOW
-# So many blocks keep the multiprocessors of a large device busy.
+# Blocks that occupy the multiprocessors of a large device.
 BLOCKS = 256
-# Blocks that are to be on a multiprocessor at a time: that leaves 128 registers to each of 256 threads.
+# Blocks resident on a multiprocessor at a time; this leaves 128 registers for each of 256 threads.
 RESIDENT = 2
-# A part of a sum takes so many turns at the least.
+# Least number of turns in a part of a sum.
 TURNS = 4
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A function for the device with its launch. types: of its arguments, as Numba names them."""
+    """A device function with its launch configuration. types: Numba types of its arguments."""
 
     name: str
     function: Any
@@ -44,10 +44,10 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Operand:
-    """A factor of a product.
+    """An operand of a product.
 
-    load(four, arrays, row, column): four neighbouring columns of it, 0 beyond its edges. arrays: their dtypes.
-    along_sum: whether its columns are what is summed over; else its rows are.
+    load(four, arrays, row, column): loads four neighbouring columns, 0 beyond the edges. arrays: dtypes of the arrays.
+    along_sum: the sum runs over its columns; otherwise over its rows.
     """
 
     load: Any
@@ -56,33 +56,34 @@ class Operand:
 
 
 class Maker:
-    """Makes kernels for one dtype. side: of squares, 16, 32 or 64; small ones are for a simulator."""
+    """Makes kernels for one dtype. side: rows of a square, 16, 32 or 64; small squares are for the simulator."""
 
     def __init__(self, dtype: str, side: int = SIDE) -> None:
-        # Threads are halved until one is left.
+        # The loss kernel's reduction halves the number of threads, so it is a power of two.
         if side not in (16, 32, 64):
             raise ValueError(f"side: {side} given, 16, 32 or 64 needed")
         self.dtype, self.side = dtype, side
-        # One turn's strips are four elements a thread.
+        # The strip of one turn has four elements per thread.
         self.depth, self.threads = side // WINDOW, (side // WINDOW) ** 2
-        # Four columns more spread what is stored down a column over the banks.
+        # Four more columns spread stores down a column over the banks.
         self.pitch = side + WINDOW
         self.element = from_dtype(np.dtype(dtype))
-        # Accesses that four elements take.
+        # 16-byte accesses for four elements.
         self.accesses = WINDOW // cuda_vectors.lanes(dtype)
-        # A plain 0 is an integer, and so are sums and products with it, until they meet a float32: then float64.
+        # A literal 0 is an integer, and combining an integer with a float32 gives float64.
         self.zero, self.one = np.dtype(dtype).type(0), np.dtype(dtype).type(1)
 
     def kernel(self, name: str, function: Any, blocks: tuple[int, ...], *arguments: tuple[str, ...] | str) -> Kernel:
-        """arguments: the dtype of an array, or those of a tuple of arrays."""
+        """Make a kernel. arguments: for each, the dtype of an array or the dtypes of a tuple of arrays."""
         return Kernel(name, function, blocks, self.threads, tuple(map(_type_of, arguments)))
 
     def loader(self, at: Any, wide: bool, sparse: bool = False, ones: tuple[int, int] = (0, -1)) -> Any:
-        """The `load` of an operand whose elements are in arrays[0].
+        """Return the `load` of an operand whose elements are in arrays[0].
 
-        at(row, column) -> (index, phase): where an element is, or -1 where it is 0. wide: whether four columns, from a
-        multiple of four on, are neighbours in memory. sparse: whether an element is 0 where arrays[1] does not hold
-        its phase. ones: so many rows have a 1 in this column.
+        at(row, column) -> (index, phase): the index of an element, or -1 for an element of 0.
+        wide: four columns, from a multiple of four on, are neighbours in memory.
+        sparse: an element is 0 unless arrays[1] holds its phase.
+        ones: (rows, column): the first `rows` rows have a 1 in this column.
         """
         zero, one, accesses = self.zero, self.one, self.accesses
         rows_of_ones, column_of_ones = ones
@@ -113,7 +114,7 @@ class Maker:
         return load
 
     def matrix(self, rows: int, columns: int, ones: bool = False) -> Any:
-        """The `load` of a matrix that is there, by rows; with a column of ones behind it if so asked."""
+        """Return the `load` of a row-major matrix; with `ones`, a column of ones follows its last column."""
 
         @cuda.jit(device=True)
         def at(row, column):
@@ -122,7 +123,10 @@ class Maker:
         return self.loader(at, columns % WINDOW == 0, ones=(rows, columns) if ones else (0, -1))
 
     def saver(self, columns: int) -> Any:
-        """save(array, start, column, values, row): values' row of four, to columns of the array's row at `start`."""
+        """Return save(array, start, column, values, row).
+
+        It stores the four values of `row` to columns of the array's row that begins at `start`.
+        """
         wide, accesses = columns % WINDOW == 0, self.accesses
 
         @cuda.jit(device=True)
@@ -138,12 +142,12 @@ class Maker:
         return save
 
     def splits(self, rows: int, columns: int, summed: int) -> int:
-        """Into how many parts a sum is cut."""
+        """Return the number of parts into which a sum is split."""
         squares = -(-rows // self.side) * -(-columns // self.side)
         return max(1, min(BLOCKS // squares, summed // (TURNS * self.depth)))
 
     def finish_parts(self, rows: int, columns: int) -> Any:
-        """What becomes of elements: they stay as they are, in outputs[0], part after part of `padded` elements."""
+        """Return the `finish` that stores sums unchanged in outputs[0], in parts of `padded` elements each."""
         save, size = self.saver(columns), padded(rows * columns)
 
         @cuda.jit(device=True)
@@ -155,7 +159,10 @@ class Maker:
         return finish
 
     def finish_gated(self, rows: int, columns: int, relu: bool, dropout: bool = False) -> Any:
-        """A gradient to outputs[0] where outputs[1], a result of ReLU, is positive; times outputs[2], of a dropout."""
+        """Return the `finish` that stores a gradient in outputs[0] where outputs[1], a result of ReLU, is positive.
+
+        dropout: multiply it by outputs[2], a dropout mask.
+        """
         element, zero, at, save = self.element, self.zero, self.matrix(rows, columns), self.saver(columns)
 
         @cuda.jit(device=True)
@@ -176,7 +183,7 @@ class Maker:
         return finish
 
     def adder(self, size: int, splits: int) -> Any:
-        """add(total, parts, item): four elements, added up over all parts of an array."""
+        """Return add(total, parts, item), which sums four elements over all parts of an array."""
         element, zero, accesses, step = self.element, self.zero, self.accesses, padded(size) // WINDOW
 
         @cuda.jit(device=True)
@@ -202,10 +209,10 @@ class Maker:
         outputs: tuple[str, ...],
         splits: int = 1,
     ) -> Kernel:
-        """A kernel that takes the arrays of either factor, and the outputs: three tuples.
+        """Make a kernel whose arguments are three tuples: arrays of the left operand, of the right one, and outputs.
 
-        sizes: rows, columns, and over how much an element is summed. finish(sums, outputs, row, column, part): what
-        becomes of 4 x 4 elements, of one part of their sums.
+        sizes: rows, columns, and terms of each sum.
+        finish(sums, outputs, row, column, part): stores 4 x 4 elements of one part of the sums.
         """
         rows, columns, summed = sizes
         side, depth, pitch, across = self.side, self.depth, self.pitch, self.side // WINDOW
@@ -213,7 +220,7 @@ class Maker:
         strip = self.depth * self.pitch
         both = 2 * strip
         fetch_left, fetch_right = self._fetcher(left), self._fetcher(right)
-        # Whole turns, so that no two parts have one in common.
+        # Whole turns, so that no turn belongs to two parts.
         each = -(-summed // (splits * depth)) * depth
 
         @cuda.jit
@@ -239,7 +246,7 @@ class Maker:
                     for i in range(WINDOW):
                         for j in range(WINDOW):
                             sums[i * WINDOW + j] += of_left[i] * of_right[j]
-                # Before the next turn overwrites what a slower thread still reads.
+                # Slower threads must finish reading before the next turn overwrites the strips.
                 cuda.syncthreads()
             finish(sums, output_arrays, row + y, column + x, part)
 
@@ -247,7 +254,10 @@ class Maker:
         return self.kernel(name, multiply, grid, left.arrays, right.arrays, outputs)
 
     def _fetcher(self, operand: Operand) -> Any:
-        """What brings one turn's strip of an operand to shared memory: (depth, side), flat, its rows `pitch` apart."""
+        """Return the function that copies one turn's strip of an operand, (depth, side), to shared memory.
+
+        The strip is flat, and its rows are `pitch` elements apart.
+        """
         load, along_sum, element, pitch = operand.load, operand.along_sum, self.element, self.pitch
         accesses = self.accesses
         down, across = self.depth // WINDOW, self.side // WINDOW
@@ -269,12 +279,12 @@ class Maker:
         return fetch
 
     def items(self, name: str, function: Any, count: int, *arguments: tuple[str, ...] | str) -> Kernel:
-        """A kernel whose threads stride over `count` items."""
+        """Make a kernel whose threads stride over `count` items."""
         return self.kernel(name, function, (min(4 * BLOCKS, -(-count // self.threads)),), *arguments)
 
 
 def padded(size: int) -> int:
-    """A multiple of four elements, so that what lies behind begins at a multiple of 16 bytes."""
+    """Return `size` rounded up to a multiple of four elements, so that the next part is aligned to 16 bytes."""
     return -(-size // WINDOW) * WINDOW
 
 

@@ -1,4 +1,4 @@
-"""All kernels of a step, its memory, and the order in which they run: the first page to read of this package."""
+"""The kernels of a step, its memory, and the order in which the kernels run. Read this file of the package first."""
 
 from collections.abc import Callable
 from math import prod
@@ -9,28 +9,18 @@ from numba import cuda
 
 from impls import cuda_vectors
 from impls.cnn import unmarked
-from impls.cnn.networks import (
-    LEARNING_RATE,
-    MOMENTUM,
-    Array,
-    Batch,
-    Network,
-    blocks,
-    initial_statistics,
-    layers,
-    parameter_shapes,
-    require,
-    require_batch,
-)
+from impls.cnn.architecture import Network, blocks, layers
+from impls.cnn.networks import LEARNING_RATE, MOMENTUM, Array, Batch, initial_statistics, require, require_batch
 from impls.cnn.numba_cuda.convolution import Convolution
 from impls.cnn.numba_cuda.dense import Dense, average, cross_entropy
 from impls.cnn.numba_cuda.norm import NORM_PARTS, Norm
 from impls.cnn.numba_cuda.products import SIDE, WINDOW, Kernel, Maker, padded
+from impls.cnn.operations import parameter_shapes
 from impls.cnn.reference import State
 
 
 def _update(make: Maker, name: str, size: int, splits: int) -> Kernel:
-    """The sum of the parts of a gradient, momentum, then the parameters; all padded."""
+    """Make the kernel that sums the parts of a gradient and updates velocities and parameters; all padded."""
     kind, element, accesses = np.dtype(make.dtype).type, make.element, make.accesses
     momentum, rate = kind(MOMENTUM), kind(LEARNING_RATE)
     add, items = make.adder(size, splits), padded(size) // WINDOW
@@ -55,25 +45,25 @@ def _update(make: Maker, name: str, size: int, splits: int) -> Kernel:
 
 
 class Kernels:
-    """All kernels of a step on n images. They know no memory, and are compiled at their first call."""
+    """The kernels of a step on n images, independent of its memory. They are compiled at their first call."""
 
     def __init__(self, network: Network, n: int, dtype: str, relu: bool, side: int = SIDE) -> None:
         make = Maker(dtype, side)
-        made, dense = blocks(network), layers(network)
-        self.convs = [Convolution(make, number, block, n, relu) for number, block in enumerate(made, 1)]
+        sized, dense = blocks(network), layers(network)
+        self.convs = [Convolution(make, number, block, n, relu) for number, block in enumerate(sized, 1)]
         self.norms = [
-            Norm(make, number, block, n, relu) if block.conv.norm else None for number, block in enumerate(made, 1)
+            Norm(make, number, block, n, relu) if block.conv.norm else None for number, block in enumerate(sized, 1)
         ]
-        height, width, channels = made[-1].output
+        height, width, channels = sized[-1].output
         self.average = average(make, n, height * width, channels, relu) if network.average else None
         self.dense = [
             Dense(make, number, layer, n, relu, gated=number > 1 or not network.average, dropped=number > 1)
             for number, layer in enumerate(dense, 1)
         ]
         self.loss = cross_entropy(make, n, network.classes, self.dense[-1].splits)
-        splits = {one.name: one.splits for one in self.convs}
+        splits = {conv.name: conv.splits for conv in self.convs}
         splits |= {norm.name: NORM_PARTS for norm in self.norms if norm}
-        # A layer sums its gradients over no more than the images.
+        # A dense layer sums its gradients over the images only.
         self.splits = splits | {layer.name: 1 for layer in self.dense}
         self.sizes = {
             group: sum(prod(shape) for name, shape in parameter_shapes(network).items() if name.startswith(f"{group}."))
@@ -82,15 +72,15 @@ class Kernels:
         self.updates = {group: _update(make, group, self.sizes[group], self.splits[group]) for group in self.splits}
 
     def listed(self) -> list[Kernel]:
-        """Every kernel that a step launches."""
-        found = [self.loss, *self.updates.values(), *(self.average or ())]
+        """Return every kernel that a step launches."""
+        kernels = [self.loss, *self.updates.values(), *(self.average or ())]
         for owner in (*self.convs, *filter(None, self.norms), *self.dense):
-            found += [one for one in vars(owner).values() if isinstance(one, Kernel)]
-        return found
+            kernels += [member for member in vars(owner).values() if isinstance(member, Kernel)]
+        return kernels
 
 
 class Step:
-    """A step on the current device (`impls.cnn`). side: of the squares of products."""
+    """A step on the current device (`impls.cnn`). side: rows of the products' squares."""
 
     def __init__(
         self, network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, side: int = SIDE
@@ -100,10 +90,10 @@ class Step:
         self.kernels = Kernels(network, n, dtype, relu != "none", side)
         self.shapes = parameter_shapes(network)
         self.parameters = {group: self._grouped(group, parameters) for group in self.kernels.sizes}
-        nothing = {name: np.zeros(shape) for name, shape in self.shapes.items()}
-        self.velocities = {group: self._grouped(group, nothing) for group in self.kernels.sizes}
+        zeros = {name: np.zeros(shape) for name, shape in self.shapes.items()}
+        self.velocities = {group: self._grouped(group, zeros) for group in self.kernels.sizes}
         self.parts = {
-            # What pads a part is added up with it.
+            # Zeros: the padding of a part is summed with it.
             group: cuda.to_device(np.zeros(splits * padded(self.kernels.sizes[group]), dtype))
             for group, splits in self.kernels.splits.items()
         }
@@ -114,15 +104,18 @@ class Step:
         self.given: Any = None
 
     def _allocate(self) -> None:
-        """What a step writes. inputs: of dense layers; the first one's is the last block's output, or its average."""
-        n, found = self.n, blocks(self.network)
-        self.outputs = [self._empty(n * prod(block.output)) for block in found]
-        self.output_grads = [self._empty(n * prod(block.output)) for block in found]
+        """Allocate the arrays that a step writes.
+
+        inputs: inputs of the dense layers; the first is the last block's output, or its average.
+        """
+        n, sized = self.n, blocks(self.network)
+        self.outputs = [self._empty(n * prod(block.output)) for block in sized]
+        self.output_grads = [self._empty(n * prod(block.output)) for block in sized]
         self.winners = [
-            cuda.device_array(n * prod(block.output) if block.conv.pool else 1, np.uint8) for block in found
+            cuda.device_array(n * prod(block.output) if block.conv.pool else 1, np.uint8) for block in sized
         ]
-        norms = [block.conv.filters if block.conv.norm else 0 for block in found]
-        self.convolved = [self._empty(n * prod(b.used) if f else 0) for b, f in zip(found, norms, strict=True)]
+        norms = [block.conv.filters if block.conv.norm else 0 for block in sized]
+        self.convolved = [self._empty(n * prod(b.used) if f else 0) for b, f in zip(sized, norms, strict=True)]
         self.kept = [self._empty(padded(2 * filters)) for filters in norms]
         self.totals = [self._empty(padded(2 * filters)) for filters in norms]
         dense = layers(self.network)
@@ -140,7 +133,7 @@ class Step:
         return cuda.device_array(size, self.dtype)
 
     def _grouped(self, group: str, values: dict[str, Array]) -> Any:
-        """The arrays of a layer behind each other, on the device."""
+        """Return a layer's arrays concatenated on the device, padded."""
         whole = np.zeros(padded(self.kernels.sizes[group]), self.dtype)
         flat = np.concatenate([values[name].ravel() for name in self.shapes if name.startswith(f"{group}.")])
         whole[: flat.size] = flat
@@ -165,7 +158,7 @@ class Step:
         return float(self.loss.copy_to_host()[0])
 
     def forward(self, given: Any) -> None:
-        """To the parts of the logits."""
+        """Run the forward pass up to the parts of the logits."""
         self.given, (image, _, masks) = given, given
         for i, (conv, norm) in enumerate(zip(self.kernels.convs, self.kernels.norms, strict=True)):
             weight, output = self.parameters[conv.name], self.outputs[i]
@@ -191,7 +184,7 @@ class Step:
         norm.forward(convolved, kept, (self.parameters[norm.name],), self.outputs[i], self.winners[i])
 
     def backward(self, given: Any) -> None:
-        """To the parts of all gradients."""
+        """Run the backward pass up to the parts of all gradients."""
         image, _, masks = given
         grad = self.logits_grad
         for i, dense in reversed(list(enumerate(self.kernels.dense))):
@@ -224,17 +217,17 @@ class Step:
         return State(self._named(self.parameters), self._named(self.velocities), statistics)
 
     def _named(self, groups: dict[str, Any]) -> dict[str, Array]:
-        found: dict[str, Array] = {}
+        arrays: dict[str, Array] = {}
         for group, array in groups.items():
             whole, start = array.copy_to_host(), 0
             for name, shape in self.shapes.items():
                 if name.startswith(f"{group}."):
-                    found[name] = whole[start : start + prod(shape)].reshape(shape).copy()
+                    arrays[name] = whole[start : start + prod(shape)].reshape(shape).copy()
                     start += prod(shape)
-        return {name: found[name] for name in self.shapes}
+        return {name: arrays[name] for name in self.shapes}
 
     def saved(self) -> list[Any]:
-        """The arrays that the forward pass wrote, or was given, and the backward pass reads; no parameters."""
+        """Return the arrays that the backward pass reads of the forward pass and its input, without parameters."""
         norms = [self.statistics.get(f"norm{number}.mean") for number in range(1, len(self.kept) + 1)]
         kept = [array for array in self.convolved if array.size]
         kept += [array[: 2 * norm.size] for array, norm in zip(self.kept, norms, strict=True) if norm is not None]

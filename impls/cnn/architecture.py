@@ -1,0 +1,107 @@
+"""Convolutional networks as data, with the shapes of their blocks and dense layers.
+
+A network is a sequence of blocks
+
+    convolution 3 x 3 -> [batch norm] -> ReLU -> [max-pool 2 x 2]
+
+followed by a global average or a flattening, hidden dense layers (dense -> ReLU -> dropout), and a dense layer that
+outputs the logits. A convolution before a batch norm has no bias, because the norm subtracts it again.
+
+Arrays are channels-last: images (n, height, width, channels), convolution weights (row, column, in, out), dense
+weights (in, out).
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+Shape = tuple[int, ...]
+
+KERNEL = 3
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A block: a convolution to `filters` channels, ReLU, and optionally batch norm and max-pooling."""
+
+    filters: int
+    padding: int = 0
+    norm: bool = False
+    pool: bool = False
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A hidden dense layer with its ReLU. dropout: the fraction of its outputs that dropout sets to 0."""
+
+    units: int
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Network:
+    """An architecture. image: height, width, channels. average: global average instead of flattening."""
+
+    name: str
+    image: tuple[int, int, int]
+    convs: tuple[Conv, ...]
+    average: bool = False
+    hidden: tuple[Dense, ...] = ()
+    classes: int = 10
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block with the shapes of one image: its input `image`, the convolution's result, and its output after pooling.
+
+    used: the part of `convolved` that pooling reads; it drops a last odd row or column.
+    """
+
+    conv: Conv
+    image: Shape
+    convolved: Shape
+    used: Shape
+    output: Shape
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A dense layer with its sizes. Only hidden layers have ReLU and dropout."""
+
+    inputs: int
+    units: int
+    hidden: bool
+
+
+def blocks(network: Network) -> list[Block]:
+    """Return the blocks with their shapes, first to last.
+
+    Raises ValueError if an image becomes too small, padding exceeds the reach of a filter, or pooling would drop pixels
+    that a batch norm has counted.
+    """
+    sized: list[Block] = []
+    image: Shape = network.image
+    for conv in network.convs:
+        height, width = (size + 2 * conv.padding - KERNEL + 1 for size in image[:2])
+        step = 2 if conv.pool else 1
+        output = (height // step, width // step, conv.filters)
+        if not 0 <= conv.padding < KERNEL:
+            raise ValueError(f"{network.name}: padding {conv.padding} given, 0 to {KERNEL - 1} needed")
+        if min(output) < 1:
+            raise ValueError(f"{network.name}: an image of {image[0]} x {image[1]} is too small for block {conv}")
+        if conv.norm and (height % step or width % step):
+            raise ValueError(f"{network.name}: pooling behind batch norm needs even sizes, not {height} x {width}")
+        used = (step * output[0], step * output[1], conv.filters)
+        sized.append(Block(conv, image, (height, width, conv.filters), used, output))
+        image = output
+    return sized
+
+
+def layers(network: Network) -> list[Layer]:
+    """Return the dense layers with their sizes, first to last; the last one outputs the logits."""
+    last = blocks(network)[-1].output
+    inputs = last[-1] if network.average else prod(last)
+    sized: list[Layer] = []
+    for dense in network.hidden:
+        sized.append(Layer(inputs, dense.units, hidden=True))
+        inputs = dense.units
+    return [*sized, Layer(inputs, network.classes, hidden=False)]
