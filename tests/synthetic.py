@@ -1,4 +1,4 @@
-"""Result files as asv writes them and records of outcomes, from a few numbers: what real runs rarely hold."""
+"""Result files as asv writes them, and outcome records, made from a few numbers for cases that real runs rarely hold."""
 
 import itertools
 import json
@@ -38,7 +38,7 @@ def content(
     date_ms: int = DATE_MS,
     started_ms: int = DATE_MS + DAY_MS,
 ) -> dict[str, Any]:
-    """A result file with these numbers: None failed, and what is not named was not asked for."""
+    """Return a result file with these numbers. None means that a case failed; other cases were not asked for."""
     benchmarks: dict[str, dict[str, float | None]] = defaultdict(dict)
     for case, number in numbers.items():
         benchmarks[BENCHMARK_NAMES[case.quantity, case.op]][asv_parameters(case)] = number
@@ -58,7 +58,7 @@ def content(
 
 
 def benchmark(params: Sequence[Iterable[Any]], numbers: Mapping[str, float | None], started_ms: int) -> list[Any]:
-    """One benchmark of a result file. numbers: by their parameters as asv writes them."""
+    """Return one benchmark of a result file. numbers: keyed by the parameters as asv writes them."""
     written = [[repr(value) for value in axis] for axis in params]
     result = [numbers.get(", ".join(combination), math.nan) for combination in itertools.product(*written)]
 
@@ -70,20 +70,20 @@ def benchmark(params: Sequence[Iterable[Any]], numbers: Mapping[str, float | Non
 
 
 def parameters(name: str) -> Sequence[Iterable[Any]]:
-    """The parameters of a benchmark, by asv's name of it."""
+    """Return the parameters of a benchmark, given asv's name for it."""
     module, benchmark, _ = name.split(".")
     return getattr({"cnn": cnn, "relu": relu, "roofs": roofs}[module], benchmark).params
 
 
 def write(results: Path, stored: Any, machine: str = "box", name: str | None = None) -> Path:
-    """Put a result file, or anything else, below asv's results folder."""
+    """Write a result file, or anything else, below asv's results folder."""
     return _write(
         results / machine / (name or f"{stored['commit_hash'][:8]}-{stored['env_name']}.json"), json.dumps(stored)
     )
 
 
 def record(case: Case, status: str = "ok", reason: str = "", time_s: float = 1.0, **others: Any) -> dict[str, Any]:
-    """One outcome as the harness records it."""
+    """Return one outcome as the harness records it."""
     return {
         "schema": outcomes.SCHEMA,
         "time_s": time_s,
