@@ -52,7 +52,7 @@ class Checkout:
             file.write(text)
 
     def asv(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-        """Run asv in the environment of the tests, so that it makes no environments. variables: added to the environment."""
+        """Run asv with the Python of the tests, so that it makes no environments. variables: of its environment."""
         command, environment = self._asv(arguments, variables)
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
 

@@ -1,4 +1,4 @@
-"""Result files as asv writes them, and outcome records, made from a few numbers for cases that real runs rarely hold."""
+"""Result files as asv writes them, and outcome records, for cases that real runs rarely hold."""
 
 import itertools
 import json
