@@ -375,8 +375,10 @@ def test_a_time_comes_with_phases_the_share_of_relu_and_how_far_it_is_off(varian
     details = measured("time", "cnn.mnist_cnn", variant, 4).details
     assert set(details["phases_s"]) == (set() if variant.startswith("jax") else set(PHASES))
     assert all(seconds > 0 for seconds in details["phases_s"].values())
-    low, high = details["relu_percent"]
-    assert low <= high < 100
+    # None where the network without ReLU diverged, which a fast machine with more rounds may reach.
+    if details["relu_percent"] is not None:
+        low, high = details["relu_percent"]
+        assert low <= high < 100
     # Ten times nearer than what a gradient through ReLUs near a tie is allowed.
     assert 0 < details["deviation"] < 2e-3
 

@@ -1,4 +1,4 @@
-"""The parts of the harness, each with real work: sampler, isolation, outcomes, threads, truth."""
+"""The parts of the harness: sampler, isolation, outcomes, threads, truth."""
 
 import json
 import os
