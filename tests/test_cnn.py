@@ -372,7 +372,8 @@ def measured(quantity: str, op: str, variant: str, batch: int) -> Outcome:
 
 @pytest.mark.parametrize("variant", ["numpy.inplace", "numba.inplace", "torch.inplace", "jax.fresh"])
 def test_a_time_comes_with_phases_the_share_of_relu_and_how_far_it_is_off(variant):
-    details = measured("time", "cnn.mnist_cnn", variant, 4).details
+    # A batch of 4 is learnt by heart in as few steps as are timed, after which a gradient is a difference of roundings.
+    details = measured("time", "cnn.mnist_cnn", variant, 16).details
     assert set(details["phases_s"]) == (set() if variant.startswith("jax") else set(PHASES))
     assert all(seconds > 0 for seconds in details["phases_s"].values())
     # None where the network without ReLU diverged, which a fast machine with more rounds may reach.
