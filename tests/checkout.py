@@ -1,4 +1,4 @@
-"""A copy of this repository to break or extend, and asv run in it with the Python of the tests."""
+"""A copy of this repository that a test may change, and asv runs in it with the Python of the tests."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ IGNORED = (".git", ".asv", ".venv", "reports", "__pycache__")
 
 
 class Checkout:
-    """A git repository of its own with the files of this work tree, committed."""
+    """A new git repository with one commit: the files of this work tree."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,7 +39,7 @@ class Checkout:
         return self.git("rev-parse", "HEAD")
 
     def changed(self) -> set[str]:
-        """Files that differ from the last commit, new ones included."""
+        """Return the paths that differ from the last commit, untracked ones included."""
         return {
             line.split(maxsplit=1)[1]
             for line in self.git("status", "--porcelain", "--untracked-files=all").splitlines()
@@ -52,17 +52,17 @@ class Checkout:
             file.write(text)
 
     def asv(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
-        """asv in the environment of the tests: no environments of its own, everything else real."""
+        """Run asv with the Python of the tests, so that it makes no environments. variables: of its environment."""
         command, environment = self._asv(arguments, variables)
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
 
     def measure(self, pattern: str, **variables: str) -> subprocess.CompletedProcess:
-        """`asv run` of the last commit, results stored."""
+        """Run the benchmarks that match `pattern` on the last commit and store the results."""
         self.asv("machine", "--yes")
         return self.asv(*self._run(pattern), **variables)
 
     def start(self, pattern: str, **variables: str) -> subprocess.Popen:
-        """The same in a process group of its own that goes on by itself; the machine must be known to asv."""
+        """Start `measure` in a new process group and return at once. `asv machine` must have run before."""
         command, environment = self._asv(self._run(pattern), variables)
         return subprocess.Popen(
             command, cwd=self.folder, env=environment, start_new_session=True,
@@ -77,7 +77,7 @@ class Checkout:
         )  # fmt: skip
 
     def _asv(self, arguments: tuple[str, ...], variables: dict[str, str]) -> tuple[list[str], dict[str, str]]:
-        # asv keeps the machine's description in the home folder: not in that of who runs the tests.
+        # asv writes the machine's description to the home folder; keep it out of the user's.
         home = self.folder.with_name(f"{self.folder.name}-home")
         home.mkdir(exist_ok=True)
         environment = {

@@ -1,6 +1,6 @@
-"""The PTX of kernels for the tests that run it, as JSON: python -m tests.compiled.
+"""Print the PTX of the kernels that test_ptx.py runs, as JSON: python -m tests.compiled.
 
-A process of its own, as in one that simulates kernels nothing is compiled.
+This needs a new process: Numba and Triton compile nothing in one that simulates kernels.
 """
 
 import json
@@ -9,23 +9,23 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from impls.cnn.networks import NETWORKS, Network
-from impls.cnn.numba_cuda.products import SIDE as WHOLE
+from impls.cnn.numba_cuda.products import SIDE as MEASURED_SIDE
 from scripts.verify import gpu_code
 from scripts.verify.gpu_code import ARCHITECTURES, Source
 from tests.small import SIDE, SMALL, UNPOOLED
 
 # Images of a batch.
 N = 2
-# Networks with the squares of their products, dtypes, and whether they have their ReLUs: small ones, and those that are
-# measured, in squares of the size that they have there.
+# Network, side of the matrix-product tiles, dtype, and True with ReLUs: small networks with small tiles, and the
+# measured networks with the tiles that they are measured with.
 STEPS = (
     *((network, SIDE, "float32", True) for network in (*SMALL, UNPOOLED)),
     (SMALL[1], SIDE, "float64", True),
-    *((network, WHOLE, "float32", True) for network in NETWORKS.values()),
+    *((network, MEASURED_SIDE, "float32", True) for network in NETWORKS.values()),
     *((network, SIDE, "float32", False) for network in SMALL[:2]),
 )
 STEP_ARCHITECTURE = 90
-# Triton's blocks, by their number in its list, and which of addresses and length are multiples of 16.
+# Index into Triton's list of block sizes, and True where the addresses and the length are multiples of 16.
 TRITON = tuple((config, *whole) for config in (0, -1) for whole in ((True, True), (True, False), (False, False)))
 
 
@@ -45,8 +45,8 @@ def triton_relu(architecture: int) -> dict[str, dict[str, str]]:
 
 
 def step(network: Network, side: int, dtype: str, relu: bool) -> dict[str, dict[str, str]]:
-    found = gpu_code.numba_step(STEP_ARCHITECTURE, network, N, dtype, relu, side)
-    return {f"{network.name} {dtype} {relu}": _ptx(found)}
+    sources = gpu_code.numba_step(network, N, dtype, relu, side, architecture=STEP_ARCHITECTURE)
+    return {f"{network.name} {dtype} {relu}": _ptx(sources)}
 
 
 def _ptx(sources: Iterable[Source]) -> dict[str, str]:
@@ -55,9 +55,9 @@ def _ptx(sources: Iterable[Source]) -> dict[str, str]:
 
 def main() -> None:
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(step, *one) for one in reversed(STEPS)]
-        jobs += [pool.submit(make, one) for make in (triton_relu, numba_relu) for one in ARCHITECTURES]
-        print(json.dumps({name: found for job in jobs for name, found in job.result().items()}))
+        jobs = [pool.submit(step, *arguments) for arguments in reversed(STEPS)]
+        jobs += [pool.submit(make, number) for make in (triton_relu, numba_relu) for number in ARCHITECTURES]
+        print(json.dumps({group: ptx for job in jobs for group, ptx in job.result().items()}))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Runs PTX, NVIDIA's portable machine code, on NumPy: the kernels as they were compiled, where there is no GPU.
+"""Execute PTX, NVIDIA's portable machine code, on NumPy, so that compiled kernels can run without a GPU.
 
-Numba's simulator and Triton's interpreter run the source, with Python's types. What compiling makes of it (widths of
-integers, the LLVM that `cuda_vectors` writes, the alignment of shared memory) runs here. As on a device, an access
-that is not aligned is an error; stricter than on most, so is one outside the arrays that a kernel was given.
+Numba's simulator and Triton's interpreter run the source with Python's types. This module runs what the compiler makes
+of it: integer widths, the LLVM code that `cuda_vectors` writes, the alignment of shared memory. A misaligned access
+raises `Fault`, as on a device. An access outside the kernel's arrays raises `Fault` too, which most devices allow.
 
-All threads of a launch are one NumPy array for each register. Those that are least far run first, up to the next
-label, so that they meet again behind a branch. What barriers are missing does not show here: the simulator's shuffled
-threads (`tests/simulator.py`) are for that. Only what our kernels need is there; anything else raises LookupError.
+Each register is one NumPy array with an element per thread of the launch. The threads that are furthest behind run
+first, up to the next label, so that they meet again after a branch. Missing barriers do not show here; the shuffled
+threads of `tests/simulator.py` find them. Only the instructions that our kernels use are implemented; any other raises
+LookupError.
 Source: NVIDIA, "PTX ISA", version 9.0.
 """
 
@@ -25,7 +26,7 @@ TYPES = {
     **{f"f{bits}": np.dtype(f"f{bits // 8}") for bits in (16, 32, 64)},
     "pred": np.dtype(bool),
 }
-# What a register holds before it is written.
+# Content of a register before it is written.
 GARBAGE = 0xA5A5A5A5A5A5A5A5
 
 _ENTRY = re.compile(r"\.visible \.entry \w+\(([^)]*)\)(?:\s*\.\w+ [\d, ]+)*\s*\{(.*?)^\}", re.DOTALL | re.MULTILINE)
@@ -38,12 +39,12 @@ _ADDRESS = re.compile(r"\[\s*([%$\w]+)\s*(?:\+\s*(-?\d+)\s*)?\]")
 
 
 class Fault(Exception):
-    """What would stop a device, or overwrite what is not the kernel's."""
+    """An access that would stop a device or touch memory that is not the kernel's."""
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line. guard: the predicate on which it is run, "" for none. name: its parts between dots."""
+    """One line. guard: the predicate register, "" for none. name: the opcode and its modifiers, split at the dots."""
 
     guard: str
     negated: bool
@@ -54,9 +55,9 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Program:
-    """A kernel. labels: the number of the instruction behind each. registers: their types, by what names begin with.
+    """A kernel. labels: index of the instruction after each label. registers: types, by the prefix of their names.
 
-    shared: where arrays in the memory of a block begin, by name. shared_bytes: of all that have a size.
+    shared: offset of each array in shared memory, by name. shared_bytes: of all arrays with a size.
     """
 
     instructions: tuple[Instruction, ...]
@@ -68,7 +69,7 @@ class Program:
 
 
 def parse(ptx: str) -> Program:
-    """The one kernel of a module."""
+    """Parse a module with one kernel."""
     text = re.sub(r"//[^\n]*", "", ptx)
     (entry,) = _ENTRY.finditer(text)
     labels: dict[str, int] = {}
@@ -96,7 +97,7 @@ def _instruction(line: str) -> Instruction:
 
 
 def numba_values(arguments: Sequence[Any]) -> Iterator[int]:
-    """What Numba passes for arrays, integers, and tuples of them. Source: its `_Kernel._prepare_args`."""
+    """Yield the values that Numba passes for arrays, integers and tuples. Source: its `_Kernel._prepare_args`."""
     for argument in arguments:
         if isinstance(argument, tuple):
             yield from numba_values(argument)
@@ -108,14 +109,14 @@ def numba_values(arguments: Sequence[Any]) -> Iterator[int]:
 
 
 def address(array: Any) -> int:
-    """Where an array begins, which is its address on the device too."""
+    """Return the address of an array on the host, which serves as its device address."""
     return array.__array_interface__["data"][0]
 
 
 class Memory:
-    """The bytes of some contiguous arrays, where the process has them, and of nothing else.
+    """Global memory: the bytes of the given contiguous arrays, at their host addresses.
 
-    moved_bytes: that were loaded and stored.
+    moved_bytes: bytes that were loaded and stored.
     """
 
     def __init__(self, arrays: Sequence[Any]) -> None:
@@ -130,7 +131,7 @@ class Memory:
     def places(
         self, addresses: np.ndarray, width: int, count: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Which addresses are in each array, that array by words, and the numbers of the words, (count, some)."""
+        """Yield for each array the mask of addresses in it, its words, and word numbers, shape (count, addresses)."""
         self.moved_bytes += len(addresses) * width * count
         left = np.ones(len(addresses), bool)
         for start, stop, content in self.spans:
@@ -144,7 +145,7 @@ class Memory:
 
 
 class Launch:
-    """One launch of a program: all threads of the chosen blocks, in lockstep where they are at the same place."""
+    """One launch of a program. Threads at the same instruction run in lockstep."""
 
     def __init__(
         self,
@@ -156,7 +157,7 @@ class Launch:
         blocks: Sequence[int] | None = None,
         shared_bytes: int = 0,
     ) -> None:
-        """blocks: numbers of those that run, by default all. shared_bytes: of what has no size in the program."""
+        """blocks: numbers of the blocks that run, by default all. shared_bytes: of arrays of unspecified size."""
         self.program, self.memory = program, memory
         self.parameters = dict(zip(program.parameters, values, strict=True))
         width, height, depth = (*grid, 1, 1)[:3]
@@ -199,14 +200,14 @@ class Launch:
                 self._release()
 
     def _release(self) -> None:
-        """Blocks all of whose threads wait at their barrier, or have ended, go on."""
+        """Let each block go on whose threads all wait at a barrier or have ended."""
         if self.waiting.any():
             held = np.zeros(len(self.shared), bool)
             np.logical_or.at(held, self.block, ~self.waiting & ~self.ended)
             self.waiting &= held[self.block]
 
     def _step(self, position: int, lanes: np.ndarray) -> int:
-        """Run an instruction for some threads; where all of them are next, or -1 where they part or stop."""
+        """Run an instruction for some threads. Return the index of the next one, or -1 where they diverge or stop."""
         one = self.program.instructions[position]
         try:
             return self._run(one, position, lanes)
@@ -256,7 +257,7 @@ class Launch:
         return np.full(len(lanes), _immediate(operand, dtype))
 
     def _write(self, operand: str, value: np.ndarray, lanes: np.ndarray) -> None:
-        """Into a register, which may be wider: signed values keep their sign, all else is filled up with 0."""
+        """Write to a register, which may be wider: signed values are sign-extended, others zero-extended."""
         register = self._register(operand)
         if register.dtype == bool:
             register[lanes] = value
@@ -312,7 +313,7 @@ class Launch:
     def _address_type(self, operand: str) -> np.dtype:
         return self._register(operand).dtype if operand.startswith("%") else TYPES["u64"]
 
-    # What needs other threads, or parts of registers.
+    # Instructions that use other threads or parts of registers.
 
     def _shuffle(self, operands: Sequence[str], lanes: np.ndarray) -> None:
         into, source, mask = operands[0].split("|")[0], operands[1], int(operands[2], 0)
@@ -322,7 +323,7 @@ class Launch:
         self._write(into, self._register(source)[partner].copy(), lanes)
 
     def _repack(self, kind: str, operands: Sequence[str], lanes: np.ndarray) -> None:
-        """mov between a register and the registers that have its parts, the lowest first."""
+        """Run a mov that splits a register into parts or joins them, lowest part first."""
         into, given = map(_list, operands)
         whole, parts = TYPES[kind], len(into) * len(given)
         part = np.dtype(f"u{whole.itemsize // parts}")
@@ -365,7 +366,7 @@ Read = Callable[[int, str], np.ndarray]
 
 
 def _same(function: Callable[..., Any], count: int = 2) -> Callable[[list[str], Read], np.ndarray]:
-    """Of `count` operands of one type, which is also the result's."""
+    """Return an operation on `count` operands of one type, which is also the type of the result."""
 
     def operation(modifiers: list[str], read: Read) -> np.ndarray:
         return function(*(read(number, modifiers[-1]) for number in range(count)))
@@ -454,7 +455,7 @@ def _setp(modifiers: list[str], read: Read) -> Any:
 
 
 def _half(kind: str, bits: np.ndarray) -> np.ndarray:
-    """Values of a half precision, as float32."""
+    """Convert the bits of float16 or bfloat16 values to float32."""
     bits = np.ascontiguousarray(bits)
     if kind == "bf16":
         return (bits.astype(np.uint32) << 16).view(np.float32)
@@ -474,7 +475,7 @@ def _cvt(modifiers: list[str], read: Read) -> np.ndarray:
 
 
 def _bfe(modifiers: list[str], read: Read) -> np.ndarray:
-    """A field of bits, with its sign where the type has one; it lies inside the value here."""
+    """Extract a bit field, sign-extended for a signed type. The field must lie inside the value."""
     value, start, length = read(0, "u32"), read(1, "u32"), read(2, "u32")
     field = (value >> start) & ((np.uint32(1) << length) - np.uint32(1))
     if modifiers[-1] == "u32":
@@ -491,7 +492,7 @@ def _bfi(modifiers: list[str], read: Read) -> np.ndarray:
 
 
 def _prmt(modifiers: list[str], read: Read) -> np.ndarray:
-    """Four of the eight bytes of two registers, or their signs."""
+    """Select four of the eight bytes of two registers, or their sign bits."""
     both = np.stack([read(0, "b32"), read(1, "b32")], axis=1).view(np.uint8).reshape(-1, 8)
     chosen = np.empty((len(both), 4), np.uint8)
     for byte in range(4):

@@ -1,8 +1,8 @@
-"""Numba's CUDA simulator with an order of its own: one thread at a time, shuffled, each as far as the next barrier.
+"""Numba's CUDA simulator with a shuffled thread order: one thread runs at a time, up to the next barrier.
 
-The simulator's own threads run as the interpreter has it, mostly one behind the other in the order of their numbers,
-which hides what a missing barrier does. Here whoever reads what a later one should have written gets the old value,
-in a way that a seed repeats, and a barrier that not all threads reach is an error.
+The simulator itself leaves the order to the interpreter, which mostly runs threads one after the other by number and so
+hides missing barriers. Here a thread that reads what a later thread should have written gets the old value. A seed
+repeats the order. A barrier that only some threads of a block reach raises RuntimeError.
 """
 
 import threading
@@ -15,7 +15,7 @@ from numba.cuda.simulator import kernel
 
 
 class Turn(kernel.BlockThread):
-    """A thread that runs when it is told to, as far as the next barrier or its end."""
+    """A thread that `proceed` runs up to its next barrier or its end."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -44,7 +44,7 @@ class Turn(kernel.BlockThread):
 
 
 class Shuffled(kernel.BlockManager):
-    """Runs the threads of a block in an order that is another one behind each barrier."""
+    """Runs the threads of a block in a new random order after each barrier."""
 
     order = np.random.default_rng(0)
 
@@ -65,7 +65,7 @@ class Shuffled(kernel.BlockManager):
 
     def _raise(self, threads: list[Turn], thread: Turn) -> None:
         if thread.exception:
-            self._end([one for one in threads if one.at_barrier])
+            self._end([other for other in threads if other.at_barrier])
             raise thread.exception[0].with_traceback(thread.exception[1])
 
     def _end(self, threads: list[Turn]) -> None:
@@ -76,7 +76,7 @@ class Shuffled(kernel.BlockManager):
 
 @contextmanager
 def shuffled(seed: int) -> Iterator[None]:
-    """Kernels run with threads in an order that the seed gives."""
+    """Run kernels with the thread order that the seed gives."""
     before, kernel.BlockManager = kernel.BlockManager, Shuffled
     Shuffled.order = np.random.default_rng(seed)
     try:

@@ -1,8 +1,8 @@
-"""Networks as the two that are measured, with what they have, but small."""
+"""Small networks with every feature of the two that are measured."""
 
 from impls.cnn.networks import Conv, Dense, Network
 
-# Odd and even sizes, few channels and those that make tiles worth while.
+# Odd and even sizes; few channels, and enough channels to be computed in tiles.
 SMALL = (
     Network("plain", (13, 11, 2), (Conv(16, pool=True), Conv(4, pool=True)), classes=3),
     Network(
@@ -14,7 +14,7 @@ SMALL = (
         average=True, hidden=(Dense(6, dropout=0.5),), classes=4,
     ),
 )  # fmt: skip
-# One whose blocks neither pool nor have a norm.
+# Its blocks neither pool nor normalise.
 UNPOOLED = Network("unpooled", (6, 5, 1), (Conv(4, padding=1), Conv(3)), classes=3)
-# Squares of products that a simulator of a GPU can run, whose threads are Python's.
+# Side of the matrix-product tiles: small, as the simulator runs every GPU thread as a Python thread.
 SIDE = 16

@@ -42,7 +42,7 @@ def content(
     date_ms: int = DATE_MS,
     started_ms: int = DATE_MS + DAY_MS,
 ) -> dict[str, Any]:
-    """A result file with these numbers: None failed, and what is not named was not asked for."""
+    """Return a result file with these numbers. None means that a case failed; other cases were not asked for."""
     benchmarks: dict[str, dict[str, float | None]] = defaultdict(dict)
     for case, number in numbers.items():
         benchmarks[series.of(case).name][series.of(case).parameters(case)] = number
@@ -62,7 +62,7 @@ def content(
 
 
 def benchmark(params: Sequence[Iterable[Any]], numbers: Mapping[str, float | None], started_ms: int) -> list[Any]:
-    """One benchmark of a result file. numbers: by their parameters as asv writes them."""
+    """Return one benchmark of a result file. numbers: keyed by the parameters as asv writes them."""
     written = [[repr(value) for value in axis] for axis in params]
     result = [numbers.get(", ".join(combination), math.nan) for combination in itertools.product(*written)]
 
@@ -79,7 +79,7 @@ def parameters(name: str) -> Sequence[Iterable[Any]]:
 
 
 def write(results: Path, stored: Any, machine: str = "box", name: str | None = None) -> Path:
-    """Put a result file, or anything else, below asv's results folder."""
+    """Write a result file, or anything else, below asv's results folder."""
     return _write(
         results / machine / (name or f"{stored['commit_hash'][:8]}-{stored['env_name']}.json"), json.dumps(stored)
     )

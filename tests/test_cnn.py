@@ -371,12 +371,15 @@ def measured(quantity: str, network: str, variant: str, batch: int) -> Measureme
 
 @pytest.mark.parametrize("variant", ["numpy.inplace", "numba.inplace", "torch.inplace", "jax.fresh"])
 def test_a_time_comes_with_phases_the_share_of_relu_and_how_far_it_is_off(variant):
-    (process,) = measured("time", "mnist_cnn", variant, 4).processes
+    # A batch of 4 is learnt by heart in as few steps as are timed, after which a gradient is a difference of roundings.
+    (process,) = measured("time", "mnist_cnn", variant, 16).processes
     step = process.step
     assert set(step.phases_s) == (set() if variant.startswith("jax") else set(PHASES))
     assert all(seconds > 0 for seconds in step.phases_s.values())
-    low, high = step.relu_percent
-    assert low <= high < 100
+    # None where the network without ReLU diverged, which a fast machine with more rounds may reach.
+    if step.relu_percent is not None:
+        low, high = step.relu_percent
+        assert low <= high < 100
     # Ten times nearer than what a gradient through ReLUs near a tie is allowed.
     assert 0 < step.deviation < 2e-3
 

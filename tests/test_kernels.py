@@ -1,4 +1,4 @@
-"""What makes the GPU kernels fast is in their machine code, which takes no GPU to compile and to look at."""
+"""Check the machine code of the GPU kernels, which compiles without a GPU, for what makes them fast."""
 
 import json
 import os

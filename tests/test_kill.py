@@ -1,6 +1,6 @@
-"""kill -9 at random moments: nothing unreadable is left, and what was measured before is not measured again.
+"""kill -9 at random moments leaves no unreadable file, and nothing that was measured is measured again.
 
-RELU_BENCH_TEST_KILLS: how many times each (default 4).
+RELU_BENCH_TEST_KILLS: number of kills in each test (default 4).
 """
 
 import os
@@ -66,7 +66,7 @@ def test_killing_the_runner_loses_at_most_what_is_in_progress(tmp_path):
 
 
 def readable(checkout):
-    """All that asv and the harness wrote, where a damaged result file is set aside as ./scripts/bench does it."""
+    """Load all that asv and the harness wrote, after setting damaged result files aside as ./scripts/bench does."""
     script = "import scripts.run.bench as bench; bench._set_damaged_aside()"
     subprocess.run([sys.executable, "-c", script], cwd=checkout.folder, check=True, capture_output=True)
     try:

@@ -1,4 +1,4 @@
-"""Learning: a step in training, and the digits of others."""
+"""Training on digits: scikit-learn's, and files in the format of MNIST."""
 
 import subprocess
 import sys

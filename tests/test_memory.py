@@ -1,4 +1,4 @@
-"""Memory figures equal the arithmetic of the catalog, to the byte, for every row that can run here."""
+"""Measured bytes equal those that the catalog computes, for every row that can run here."""
 
 import shutil
 

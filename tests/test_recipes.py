@@ -1,4 +1,4 @@
-"""The README's recipes, done as it says: a variant and a framework are added, and touch no other file."""
+"""Follow the README's recipes: adding a variant, a framework or a network touches no other file."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ RECIPES = Path(__file__).parent / "recipes"
 
 
 def snippet(heading: str, number: int) -> str:
-    """The code block of that number below a heading of the README."""
+    """Return the code block with this index below a heading of the README."""
     section = README.split(f"### {heading}", 1)[1].split("\n#", 1)[0]
     return re.findall(r"```python\n(.*?)```", section, re.DOTALL)[number]
 

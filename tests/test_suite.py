@@ -1,4 +1,4 @@
-"""Real asv runs: wrong rows get no number and a reason, broken ones stop nobody, and the road ends in a report."""
+"""Real asv runs: wrong rows get a reason and no number, broken rows stop no others, and a report is written."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tests.conftest import needs_two_cores
 
 @dataclass(frozen=True)
 class Bad:
-    """A row that is wrong in one way, how it must end, and the words that must say so."""
+    """A row that is wrong in one way. status, reason: how it must end; reason is a regular expression."""
 
     status: str
     reason: str

@@ -14,9 +14,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -95,8 +96,14 @@ class Found:
 
 def main() -> int:
     options = _options()
+    makers: list[Callable[..., Iterator[Source]]] = [
+        *(partial(numba_step, network, BATCH, dtype) for network, dtype in product(NETWORKS.values(), DTYPES)),
+        numba_relu,
+        triton_relu,
+    ]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        found = [one for some in pool.map(looked_at, options.architectures) for one in some]
+        jobs = [pool.submit(looked_at, make, tuple(options.architectures)) for make in makers]
+        found = [one for job in jobs for one in job.result()]
     if options.json:
         print(json.dumps([asdict(one) for one in found]))
     else:
@@ -104,12 +111,9 @@ def main() -> int:
     return int(any(one.faults for one in found))
 
 
-def looked_at(architecture: int) -> list[Found]:
-    """What all kernels become on an architecture."""
-    return [
-        look_at(source)
-        for source in (*numba_relu(architecture), *numba_steps(architecture), *triton_relu(architecture))
-    ]
+def looked_at(make: Callable[..., Iterator[Source]], architectures: Sequence[int]) -> list[Found]:
+    """Examine the kernels that `make` yields for each architecture."""
+    return [look_at(source) for architecture in architectures for source in make(architecture=architecture)]
 
 
 def numba_relu(architecture: int) -> Iterator[Source]:
@@ -148,34 +152,45 @@ def numba_relu(architecture: int) -> Iterator[Source]:
             )
 
 
-def numba_steps(architecture: int) -> Iterator[Source]:
-    """The training step of each network, in each dtype."""
-    for network, dtype in product(NETWORKS.values(), DTYPES):
-        yield from numba_step(architecture, network, BATCH, dtype)
-
-
 def numba_step(
-    architecture: int, network: Network, n: int, dtype: str, relu: bool = True, side: int | None = None
+    network: Network, n: int, dtype: str, relu: bool = True, side: int | None = None, *, architecture: int
 ) -> Iterator[Source]:
     """What a training step launches (`impls.cnn.numba_cuda`)."""
-    from impls.cnn.numba_cuda import products, step
+    from impls.cnn.numba_cuda import products
 
-    for kernel in step.Kernels(network, n, dtype, relu, side or products.SIDE).listed():
+    for kernel in _step_kernels(network, n, dtype, relu, side or products.SIDE):
         ptx = _numba_ptx(kernel.function, kernel.types, architecture)
         yield Source(
             f"{network.name}.{kernel.name}.{dtype}", architecture, dtype, ptx, kernel.threads, products.RESIDENT
         )
 
 
-def _numba_ptx(kernel: Any, arguments: tuple[Any, ...], architecture: int) -> str:
-    """What Numba makes of a kernel. It would ask the device for which one to compile what a kernel calls."""
-    from numba import cuda
-    from numba.cuda import dispatcher
+@cache
+def _step_kernels(network: Network, n: int, dtype: str, relu: bool, side: int) -> tuple[Any, ...]:
+    from impls.cnn.numba_cuda import step
 
-    capability = architecture // 10, architecture % 10
-    with patch.object(dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=capability)):
-        ptx, _ = cuda.compile(kernel.py_func, arguments, device=False, abi="numba", cc=capability)
+    return tuple(step.Kernels(network, n, dtype, relu, side).listed())
+
+
+def _numba_ptx(kernel: Any, arguments: tuple[Any, ...], architecture: int) -> str:
+    """PTX of a Numba kernel."""
+    (ptx,) = _lowered(kernel.py_func, arguments).get_asm_strs(cc=divmod(architecture, 10))
     return ptx
+
+
+@cache
+def _lowered(function: Any, arguments: tuple[Any, ...]) -> Any:
+    """Type a kernel and lower it to LLVM IR, once for all architectures; only libNVVM's part depends on them.
+
+    This is `numba.cuda.compile` without its last step. Numba would ask the device for the architecture of the functions
+    that a kernel calls.
+    """
+    from numba.cuda import compiler, dispatcher
+
+    cc = divmod(ARCHITECTURES[0], 10)
+    with patch.object(dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=cc)):
+        library, _ = compiler._compile_pyfunc_with_fixup(function, arguments, device=False, abi="numba", cc=cc)
+    return library
 
 
 def triton_relu(architecture: int, config: Any = None, addresses: bool = True, length: bool = True) -> Iterator[Source]:

@@ -1,8 +1,7 @@
-"""What a call of a catalog's row moves, from watching the call: nothing here reads the catalog's `traffic`.
+"""Trace the bytes that a call of a catalog row moves. Nothing here reads the catalog's `traffic`.
 
-A module named after the framework and "_" watches its calls. It sees passes through memory; what a
-pass does with one array counts once, as in STREAM, and what is far smaller than the arguments stays
-in a cache and counts for nothing.
+Each framework has a module, named after it with a trailing "_", that traces its calls as passes through memory. A pass
+counts each array once, as STREAM does. Arrays far smaller than the arguments stay in a cache and do not count.
 """
 
 from collections.abc import Iterable
@@ -18,21 +17,21 @@ from tests.conftest import arguments
 
 
 class Span(NamedTuple):
-    """Memory from an address on."""
+    """A range of memory."""
 
     address: int
     size_bytes: int
 
 
 class Step(NamedTuple):
-    """One pass through memory. reads: what it reads before it writes there, if it does."""
+    """One pass through memory. reads: the spans that it reads before it writes to them, if it does."""
 
     reads: set[Span]
     writes: set[Span]
 
 
 class Moved(NamedTuple):
-    """Bytes an element of one call. fetched: written and not read in the same pass, so fetched by an ordinary store."""
+    """Bytes per element of one call. fetched: written but not read in the same pass, so a store fetches them."""
 
     read: float
     written: float
@@ -40,7 +39,7 @@ class Moved(NamedTuple):
 
 
 def moved(steps: Iterable[Step], elements: int) -> Moved:
-    """What these steps move together, over so many elements."""
+    """Return the bytes per element that the steps move together."""
     steps = list(steps)
     return Moved(
         sum(_bytes(step.reads) for step in steps) / elements,
@@ -54,12 +53,12 @@ def _bytes(spans: set[Span]) -> int:
 
 
 def positive(row: Variant, dtype: str, elements: int) -> list[Any]:
-    """Arguments for one call of a row, all positive: a selection in plain Python reads only what it selects."""
+    """Return arguments for one call of a row, all positive: plain Python reads only the branch that it selects."""
     ones = np.ones(elements, np.float32)
     return arguments(row, operators.inputs(row, ones, ones, dtype))
 
 
 @cache
 def trace(row: Variant, dtype: str) -> Moved:
-    """What one call of a row moves."""
+    """Return the bytes per element that one call of a row moves."""
     return import_module(f"{__name__}.{row.framework}_").trace(row, dtype)

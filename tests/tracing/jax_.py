@@ -1,9 +1,9 @@
-"""JAX: XLA's count for each program that a call runs, of what its kernels read and write.
+"""JAX: XLA's own count, for each program that a call runs, of the bytes that its kernels read and write.
 
-What a program writes is fetched first, but where it goes to a donated argument: a kernel reads that
-where it writes it.
+The results of a program are fetched before they are written, except in a donated argument, which the kernel reads where
+it writes.
 
-Not seen: what LLVM makes of a kernel. XLA counts the program that it has optimised, kernel by kernel.
+XLA counts the program that it has optimised, kernel by kernel; this does not see what LLVM makes of a kernel.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ ELEMENTS = 2**20
 
 
 def trace(row: Variant, dtype: str) -> Moved:
-    """What one call of a row moves."""
+    """Return the bytes per element that one call of a row moves."""
     counts: list[Moved] = []
     programs = {name: value for name, value in vars(jax_).items() if hasattr(value, "lower")}
     noting = {name: _noting(program, counts) for name, program in programs.items()}
@@ -29,7 +29,7 @@ def trace(row: Variant, dtype: str) -> Moved:
 
 
 def _noting(program: Any, counts: list[Moved]) -> Callable[..., Any]:
-    """The program, noting XLA's count when it is called."""
+    """Wrap a program so that each call appends XLA's count to `counts`."""
 
     def call(*inputs: Any, **keywords: Any) -> Any:
         compiled = program.lower(*inputs, **keywords).compile()

@@ -1,6 +1,6 @@
-"""Numba: its functions as plain Python, on arrays that note each element; every call of one is a pass.
+"""Numba: run its functions as plain Python on arrays that record each element; every call of a function is one pass.
 
-Not seen: what LLVM makes of a loop, and that two loops of one function pass twice.
+This does not see what LLVM makes of a loop, nor that two loops of one function are two passes.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ ELEMENTS = 1024
 
 
 class Noting(np.ndarray):
-    """An array that notes in `step` which of its elements are read and written."""
+    """An array that records in `step` which of its elements are read and written."""
 
     step: Step
 
@@ -41,7 +41,7 @@ class Noting(np.ndarray):
 
 
 def trace(row: Variant, dtype: str) -> Moved:
-    """What one call of a row moves."""
+    """Return the bytes per element that one call of a row moves."""
     steps: list[Step] = []
     module, name = row.function.split(":")
     function = getattr(_interpreted(module, steps), name)
@@ -50,7 +50,7 @@ def trace(row: Variant, dtype: str) -> Moved:
 
 
 def _interpreted(name: str, steps: list[Step]) -> Any:
-    """A copy of a module whose functions are not compiled, and note in `steps` what they read and write."""
+    """Import a copy of a module whose functions are not compiled and record in `steps` what they read and write."""
     spec = find_spec(name)
     assert spec is not None
     assert spec.loader is not None

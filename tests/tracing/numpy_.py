@@ -1,7 +1,7 @@
-"""NumPy: arrays that note the functions they are given to, each a pass through whole arrays.
+"""NumPy: arrays that record the functions they are passed to; each function is one pass through whole arrays.
 
-Not seen: methods that copy, as `astype`, and the pieces in which NumPy converts one dtype to another.
-What either allocates, `test_memory.py` finds.
+This does not see methods that copy, such as `astype`, nor the buffers in which NumPy converts one dtype to another.
+`test_memory.py` finds what either allocates.
 """
 
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ NEITHER = (np.clip, np.shares_memory)
 
 
 class Noting(np.ndarray):
-    """An array that notes in `steps` what NumPy's functions read and write."""
+    """An array that records in `steps` what NumPy's functions read and write."""
 
     steps: list[Step]
 
@@ -51,7 +51,7 @@ class Noting(np.ndarray):
 
 
 def trace(row: Variant, dtype: str) -> Moved:
-    """What one call of a row moves."""
+    """Return the bytes per element that one call of a row moves."""
     steps: list[Step] = []
     results(row, [_noting(array, steps) for array in positive(row, dtype, ELEMENTS)])
     return moved(steps, ELEMENTS)
@@ -73,7 +73,7 @@ def _spans(values: Iterable[Any]) -> set[Span]:
 
 
 def _owner(array: np.ndarray) -> np.ndarray:
-    """The array that a view is a view of."""
+    """Return the array that owns the memory of a view."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array

@@ -1,10 +1,10 @@
-"""PyTorch: the operators that are dispatched, autograd's too, each a pass; of `torch.compile`, the kernels it writes.
+"""PyTorch: every dispatched operator, autograd's included, is one pass; for `torch.compile`, every generated kernel.
 
-An operator reads its arguments but the `out` ones, and writes its results: those that it makes, those
-it is given, and the argument that it works on in place. A compiled kernel passes no dispatcher; its
-C++ names each array that it reads (`in_ptr0`, to const), writes (`out_ptr0`) or both (`in_out_ptr0`).
+An operator reads its arguments except `out`, and writes its results: new arrays, `out`, and an argument that it changes
+in place. A compiled kernel does not pass the dispatcher; its C++ names each array that it reads (`in_ptr0`, to const),
+writes (`out_ptr0`) or both (`in_out_ptr0`).
 
-Not seen: what an operator does inside. What it allocates there, `test_memory.py` finds.
+This does not see what an operator does inside; `test_memory.py` finds what it allocates there.
 """
 
 import re
@@ -30,7 +30,7 @@ POINTER_BYTES = {"float": 4, "bool": 1}
 
 
 class Dispatched(TorchDispatchMode):
-    """Notes in `steps` what every operator reads and writes."""
+    """Record in `steps` what every operator reads and writes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Dispatched(TorchDispatchMode):
 
 
 def trace(row: Variant, dtype: str) -> Moved:
-    """What one call of a row moves."""
+    """Return the bytes per element that one call of a row moves."""
     arrays = positive(row, dtype, ELEMENTS)
     if row.compiled:
         _, sources = run_and_get_code(results, row, arrays)
@@ -57,7 +57,7 @@ def trace(row: Variant, dtype: str) -> Moved:
 
 
 def _read(parameters: Sequence[Any], inputs: Sequence[Any], keywords: Mapping[str, Any]) -> list[Any]:
-    """The arguments of an operator that are not there to be written."""
+    """Return the arguments of an operator that are not `out` arguments."""
     given = dict(zip((parameter.name for parameter in parameters), inputs, strict=False), **keywords)
     return [given.get(parameter.name) for parameter in parameters if not parameter.is_out]
 
@@ -69,7 +69,7 @@ def _spans(values: Iterable[Any]) -> set[Span]:
 
 
 def _kernel(parameters: str) -> Step:
-    """The pass that a compiled kernel makes, each pointer to an array of as many elements as all others."""
+    """Return the pass that a compiled kernel makes. All its pointers are to arrays of ELEMENTS elements."""
     pointers = enumerate(POINTER.findall(parameters))
     spans = [(use, Span(number, ELEMENTS * POINTER_BYTES[type_])) for number, (type_, use) in pointers]
     return Step({span for use, span in spans if use != "out"}, {span for use, span in spans if use != "in"})
