@@ -10,7 +10,8 @@ import pandas as pd
 
 from benchmarks.harness.roofline.loops import LOOPS, ORDINARY
 from impls.catalog import STEPS, VARIANTS
-from impls.cnn.networks import NETWORKS, Work, autograd_saved_bytes, inplace_bytes, saved_bytes, work
+from impls.cnn.networks import NETWORKS, autograd_saved_bytes, inplace_bytes, saved_bytes, work
+from impls.cnn.operations import Work
 from impls.variant import ITEMSIZE_BYTES, SavedModel, Traffic
 from scripts.report.results import RUN
 
