@@ -89,9 +89,10 @@ class Checkout:
         }
         return [sys.executable, "-m", "asv", *arguments], environment
 
-    def report(self, *arguments: str) -> subprocess.CompletedProcess:
+    def report(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "scripts.report", *arguments]
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
+        environment = {**os.environ, **variables}
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
 
     def records(self) -> list[Record]:
         """All records, oldest first; each line is one."""

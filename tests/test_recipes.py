@@ -1,21 +1,26 @@
 """Follow the README's recipes: adding a variant, a framework or a network touches no other file."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.harness import measurement
+from impls.catalog import VARIANTS
 from tests.checkout import ROOT, Checkout
 
 README = (ROOT / "README.md").read_text()
 RECIPES = Path(__file__).parent / "recipes"
+ROWS = "impls/relu/rows.py"
 
 
-def snippet(heading: str, number: int) -> str:
+def snippet(heading: str, number: int, language: str = "python") -> str:
     """Return the code block with this index below a heading of the README."""
     section = README.split(f"### {heading}", 1)[1].split("\n#", 1)[0]
-    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)[number]
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)[number]
 
 
 def insert_after(checkout: Checkout, name: str, line: str, text: str) -> None:
@@ -34,39 +39,151 @@ def forward(variant: str) -> str:
     return rf"Forward\.(track_time|track_transient_bytes)\('{re.escape(variant)}', 32768, 'float32'\)"
 
 
-def measured_and_shown(checkout: Checkout, benchmarks: str, cell: str) -> bool:
-    checkout.commit("recipe")
-    run = checkout.measure(benchmarks)
+def measured_and_shown(checkout: Checkout, benchmarks: str, row: str, packages: str = "") -> bool:
+    """Whether a commit of the recipe is measured without a failure, and the report has a line of the row."""
+    if checkout.changed():
+        checkout.commit("recipe")
+    path = os.pathsep.join(filter(None, (str(checkout.folder), packages)))
+    run = checkout.measure(benchmarks, ASV_PYTHONPATH=path)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert checkout.report().returncode == 0
-    return f"<td>{cell}</td>" in (checkout.folder / "reports/index.html").read_text()
+    endings = {record.measurement.status for record in checkout.records()}
+    assert endings <= set(measurement.MEASURED), [record.measurement.reason for record in checkout.records()]
+    report = checkout.report(PYTHONPATH=packages)
+    assert report.returncode == 0, report.stderr
+    return row in (checkout.folder / "reports/index.html").read_text()
+
+
+def cells(subject: str, variant: str) -> str:
+    """The first cells of a line in the table of the report."""
+    return f"<td>{subject}</td><td>{variant}</td>"
 
 
 def test_a_variant_is_a_function_and_a_row(checkout):
     checkout.append("impls/relu/numpy_.py", "\n\n" + snippet("Add a variant", 0))
-    insert_after(checkout, "impls/catalog.py", "_NUMPY_ROWS: Rows = (", snippet("Add a variant", 1))
-    assert checkout.changed() == {"impls/relu/numpy_.py", "impls/catalog.py"}
-    assert measured_and_shown(checkout, forward("numpy-zeros.fresh"), "numpy-zeros.fresh")
+    insert_after(checkout, ROWS, "NUMPY_ROWS = (", snippet("Add a variant", 1).rstrip("\n"))
+    assert checkout.changed() == {"impls/relu/numpy_.py", ROWS}
+    assert measured_and_shown(checkout, forward("numpy-zeros.fresh"), cells("forward", "numpy-zeros.fresh"))
 
 
 def test_a_framework_is_a_file_a_driver_and_rows(checkout):
     (checkout.folder / "impls/relu/python_.py").write_text((RECIPES / "python_relu.py").read_text())
     driver = checkout.folder / "benchmarks/harness/frameworks/python_.py"
     driver.write_text((RECIPES / "python_driver.py").read_text())
-    insert_after(checkout, "impls/catalog.py", "# fmt: on", snippet("Add a framework", 0))
-    insert_after(checkout, "impls/catalog.py", "VARIANTS: tuple[Variant, ...] = (", "    *_PYTHON_ROWS,")
-    assert checkout.changed() == {
-        "impls/relu/python_.py",
-        "benchmarks/harness/frameworks/python_.py",
-        "impls/catalog.py",
-    }
-    assert measured_and_shown(checkout, forward("python.fresh"), "python.fresh")
-    endings = [r.measurement.status for r in checkout.records() if r.case["variant"] == "python.fresh"]
-    assert len(endings) == 2
-    assert set(endings) <= set(measurement.MEASURED)
+    path = checkout.folder / ROWS
+    before, after = path.read_text().split("\nROWS = (\n")
+    path.write_text(f"{before}\n{snippet('Add a framework', 0)}ROWS = (\n    *PYTHON_ROWS,\n{after}")
+    assert checkout.changed() == {"impls/relu/python_.py", "benchmarks/harness/frameworks/python_.py", ROWS}
+    assert measured_and_shown(checkout, forward("python.fresh"), cells("forward", "python.fresh"))
+    assert len([record for record in checkout.records() if record.case["variant"] == "python.fresh"]) == 2
+
+
+def add_operator(checkout: Checkout, name: str) -> set[str]:
+    """Add the files of an operator and its module; return the files that changed."""
+    folder = checkout.folder / "impls" / name
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    for path in (RECIPES / name).glob("*.py"):
+        (folder / path.name).write_text(path.read_text())
+    catalog = checkout.folder / "impls/catalog.py"
+    text = catalog.read_text()
+    assert text.count("MODULES = (relu,)") == 1
+    text = text.replace("MODULES = (relu,)", f"MODULES = (relu, {name})")
+    catalog.write_text(
+        text.replace(
+            "from impls.relu import rows as relu\n",
+            f"from impls.{name} import rows as {name}\nfrom impls.relu import rows as relu\n",
+        )
+    )
+    return {f"impls/{name}/{file.name}" for file in folder.glob("*.py")} | {"impls/catalog.py"}
+
+
+def test_an_operator_has_a_tolerance_and_gradients_from_two_saved_values(checkout):
+    files = add_operator(checkout, "tanh")
+    (checkout.folder / "impls/tanh/rows.py").write_text(snippet("Add an operator", 0))
+    assert checkout.changed() == files | {"impls/tanh/rows.py"}
+    benchmarks = r"activations\.Tanh(Forward|Backward)\.track_(time|transient_bytes)\(.*, 32768, 'float32'\)"
+    assert measured_and_shown(checkout, benchmarks, cells("tanh backward", "numpy-output.fresh"))
+    measured = {(record.case["direction"], record.case["variant"]) for record in checkout.records()}
+    assert measured == {
+        ("forward", "numpy.fresh"), ("forward", "numpy.out"), ("forward", "numpy.inplace"),
+        ("backward", "numpy.fresh"), ("backward", "numpy-output.fresh"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "reason"),
+    [
+        ("tanh", "result *= 1 + saved", "result *= (1 + saved) * np.float32(1.00001)", "backward: element"),
+        ("tanh", "return np.tanh(x)", "return np.clip(np.tanh(x), -0.999, 0.999)", "forward: element"),
+        ("prelu", "terms.sum(keepdims=True)", "terms[:-9].sum(keepdims=True)", "gradient of slope: "),
+        ("prelu", "terms.sum(keepdims=True)", "terms.sum(keepdims=True)[None]", "gradient of slope: shape"),
+        ("prelu", "grad, slope * grad)", "grad, 0 * grad)", "backward: element"),
+    ],
+)  # fmt: skip
+def test_a_wrong_operator_gets_no_number(checkout, name, old, new, reason):
+    add_operator(checkout, name)
+    if name == "tanh":
+        (checkout.folder / "impls/tanh/rows.py").write_text(snippet("Add an operator", 0))
+    path = checkout.folder / "impls" / name / "numpy_.py"
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+    checkout.commit("wrong")
+    checkout.measure(r"activations\.\w+(Forward|Backward)\.track_time\(.*, 32768, 'float32'\)")
+    reasons = [record.measurement.reason for record in checkout.records() if record.measurement.status == "wrong"]
+    assert reasons
+    assert all(reason in text for text in reasons)
+
+
+def test_an_operator_has_a_learnable_parameter(checkout):
+    assert checkout.changed() == set()
+    files = add_operator(checkout, "prelu")
+    assert checkout.changed() == files
+    benchmarks = r"activations\.Prelu(Forward|Backward)\.track_time\(.*, 32768, 'float32'\)"
+    assert measured_and_shown(checkout, benchmarks, cells("prelu backward", "numpy.fresh"))
+
+
+def install(folder: Path, name: str, module: str, *files: Path) -> str:
+    """A folder for the import path that holds a package with an entry point; returns its path."""
+    package = folder / module
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    for path in files:
+        (package / path.name).write_text(path.read_text())
+    about = folder / f"{module}-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    table, entry = snippet("Add rows from a package", 0, "toml").splitlines()
+    group = re.search(r'"(.*)"', table)[1]
+    (about / "entry_points.txt").write_text(
+        f"[{group}]\n{entry.replace(chr(34), '')}\n".replace("acme_kernels", module)
+    )
+    return str(folder)
+
+
+def test_a_package_adds_rows_under_its_name(checkout, tmp_path_factory):
+    packages = install(tmp_path_factory.mktemp("p"), "Acme_Kernels", "acme_kernels", *(RECIPES / "acme").glob("*.py"))
+    row = cells("forward", "acme-kernels-fast.out")
+    assert measured_and_shown(checkout, forward("acme-kernels-fast.out"), row, packages)
+    assert not checkout.changed() - {"reports/index.html"}
+
+
+def test_a_package_that_cannot_be_loaded_is_named_and_left_out(tmp_path):
+    """No module, and no file of rows in it."""
+    packages = install(tmp_path, "Broken", "broken")
+    code = "from impls.catalog import VARIANTS; print(len(VARIANTS))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": packages},
+        capture_output=True,
+        text=True,
+    )
+    assert int(ended.stdout) == len(VARIANTS)
+    assert "rows of broken are left out: ModuleNotFoundError: No module named 'broken.rows'" in ended.stderr
 
 
 def test_a_network_is_a_row(checkout):
     insert_after(checkout, "impls/cnn/networks.py", "    for network in (", snippet("Add a network", 0).rstrip("\n"))
     assert checkout.changed() == {"impls/cnn/networks.py"}
-    assert measured_and_shown(checkout, r"TinyCnn\.track_time\('(numpy.inplace|torch.fresh)', 16\)", "tiny_cnn")
+    benchmarks = r"TinyCnn\.track_time\('(numpy.inplace|torch.fresh)', 16\)"
+    assert measured_and_shown(checkout, benchmarks, "<td>tiny_cnn</td>")
