@@ -1,4 +1,4 @@
-"""ReLU, forward and backward, in several frameworks: the mathematics, with no measuring inside.
+"""ReLU, forward and backward, and training steps of ReLU networks, in several frameworks: no measuring inside.
 
-Importing this package imports no framework; `impls.catalog` lists every variant.
+`impls.catalog` has every row. Importing it, or this package, imports no framework.
 """

@@ -1,7 +1,7 @@
 """Declare rows: traits of a framework once, of a flavour once, memory modes as keywords.
 
-    NUMPY = Framework("relu", "numpy", "impls.relu.numpy_", threaded=False)
-    PLAIN = NUMPY.flavour("numpy", "one thread")
+    NUMPY = Framework("relu", "numpy", "impls.relu.numpy_", notes="one thread", threaded=False)
+    PLAIN = NUMPY.flavour("numpy")
     ROWS = (*PLAIN.forward("one ufunc", fresh="forward", out="forward_out", inplace="forward_inplace"),)
 
 makes three rows, numpy.fresh, numpy.out and numpy.inplace, with the notes "one thread; one ufunc". A keyword that a
@@ -112,12 +112,14 @@ class Framework:
     """Traits that the rows of an operator in one framework share.
 
     name: also the name of its driver (`benchmarks/harness/frameworks`). module: its functions.
+    notes: begins the notes of each row, unless a flavour has others.
     The other fields are those of a `Variant`.
     """
 
     operator: str
     name: str
     module: str
+    notes: str = ""
     dtypes: tuple[str, ...] = DTYPES
     device: Device = "cpu"
     threaded: bool = True
@@ -128,7 +130,7 @@ class Framework:
     def flavour(
         self,
         name: str,
-        notes: str = "",
+        notes: str | None = None,
         *,
         threaded: bool | None = None,
         compiled: bool | None = None,
@@ -140,7 +142,7 @@ class Framework:
             framework=self.name,
             module=self.module,
             name=name,
-            notes=notes,
+            notes=self.notes if notes is None else notes,
             dtypes=self.dtypes,
             device=self.device,
             threaded=self.threaded if threaded is None else threaded,

@@ -1,0 +1,1 @@
+"""The commands. A user types those without an ending; their code is in folders by purpose."""

@@ -1,28 +1,27 @@
 """How a number is measured, checked and recorded.
 
-The way of a number, file by file:
+case.py            the number to measure, one type for each kind, and the settings
+measurement.py     the record of a measured case
+asv_classes.py     asv's classes, made from the catalog
+tracking.py        called by those classes: measure, record, return
 
-    case.py        what to measure, and under which settings
-    bundles.py     which processes measure a case
-    isolation.py   runs cases in a process of its own, with a deadline; every ending is an outcome
-    child.py       the entry point of that process
-    measuring.py   in that process: driver, inputs, truth, then the quantity asked for, then truth again
-    bench.py       there: the arrays of a variant, and the checks of its calls
-    ceilings.py    there: what the machine can do, for which the best sample counts
-    operators.py   per operator: its inputs, its call and its reference
-    truth.py       compares with the float64 reference
-    sampler.py     warm-up, calibration, samples
-    core.py        whether the core has all of its speed meanwhile
-    threads.py     sets the thread count, and reads back what was got
-    frameworks/    how to drive each framework
-    memory.py      whether a case fits
-    kernels.py     the loops that tell what the memory of this machine can do, as data
-    roofs.py       those loops in Numba
-    gemm.py        what its arithmetic can do, by each library
-    outcomes.py    the record of every ending, one JSON line each
-    provenance.py  the machine and the software, and the fingerprint of what makes them fast
-    machine.py     what Linux tells of the machine
-    gpu.py         what NVIDIA's driver tells of a GPU: clocks, power, and what slows it
-    software.py    what the software tells of itself
-    tracking.py    the one function that asv's classes call
+In the process of asv:
+processes/         plan.py        the processes that measure a case
+                   isolation.py   a case in a process of its own, with a deadline
+                   records.py     the record of every measured case; schema2.py reads older ones
+
+In the measuring process:
+processes/         child.py       its entry point
+quantities/        dispatch.py    the row of a case, its framework, its quantity
+                   operator_row.py, training_step.py   the quantities of a row
+truth/             calls.py       the calls of a row and their checks
+                   operators.py   inputs, calls and expected results by direction
+                   comparison.py  special inputs, and the comparison; training.py that of a training step
+timing/            sampler.py     warm-up, calibration, samples
+                   contention.py  work on the other hyperthread of the core
+roofline/          loops.py       streaming loops as data; streaming.py runs them
+                   matmul.py      matrix products; ceilings.py measures both
+machine/           linux.py, gpu.py, software.py   facts; provenance.py collects them
+                   memory.py      whether a case fits; threads.py sets their number
+frameworks/        base.py        the interface of drivers, one file each
 """

@@ -25,14 +25,16 @@ CLIP = Semantics(keeps_minus_zero=DTYPES)
 PAIR = Semantics(keeps_minus_zero=("float16",), blocked_infinity="nan")
 
 # NumPy ------------------------------------------------------------------------------------------------------------
-NUMPY = Framework("relu", "numpy", "impls.relu.numpy_", dtypes=("float16", "float32", "float64"), threaded=False)
-PLAIN = NUMPY.flavour("numpy", "one thread")
-WHERE = NUMPY.flavour("numpy-where", "one thread")
-PRODUCT = NUMPY.flavour("numpy-multiply", "one thread")
-CLIPPED = NUMPY.flavour("numpy-clip", "one thread")
-BOOL = NUMPY.flavour("numpy-bool", "one thread")
-BITS = NUMPY.flavour("numpy-bits", "one thread")
-POOL = NUMPY.flavour("numpy-threads", threaded=True)
+NUMPY = Framework(
+    "relu", "numpy", "impls.relu.numpy_", notes="one thread", dtypes=("float16", "float32", "float64"), threaded=False
+)
+PLAIN = NUMPY.flavour("numpy")
+WHERE = NUMPY.flavour("numpy-where")
+PRODUCT = NUMPY.flavour("numpy-multiply")
+CLIPPED = NUMPY.flavour("numpy-clip")
+BOOL = NUMPY.flavour("numpy-bool")
+BITS = NUMPY.flavour("numpy-bits")
+POOL = NUMPY.flavour("numpy-threads", notes="", threaded=True)
 
 NUMPY_ROWS = (
     *PLAIN.forward("one ufunc", fresh="forward", out="forward_out", inplace="forward_inplace", semantics=MAXIMUM),
@@ -135,11 +137,13 @@ NUMPY_ROWS = (
 )
 
 # Numba ------------------------------------------------------------------------------------------------------------
-NUMBA = Framework("relu", "numba", "impls.relu.numba_cpu", dtypes=("float32", "float64"), compiled=True)
+NUMBA = Framework(
+    "relu", "numba", "impls.relu.numba_cpu", notes="all threads", dtypes=("float32", "float64"), compiled=True
+)
 LOOP = NUMBA.flavour("numba", "one thread", threaded=False)
-THREADS = NUMBA.flavour("numba-threads", "all threads")
-THREADS_BOOL = NUMBA.flavour("numba-threads-bool", "all threads")
-THREADS_BITS = NUMBA.flavour("numba-threads-bits", "all threads")
+THREADS = NUMBA.flavour("numba-threads")
+THREADS_BOOL = NUMBA.flavour("numba-threads-bool")
+THREADS_BITS = NUMBA.flavour("numba-threads-bits")
 
 NUMBA_ROWS = (
     *LOOP.forward("no fast-math", fresh="forward", out="forward_out", inplace="forward_inplace"),
@@ -164,11 +168,15 @@ NUMBA_ROWS = (
 
 # PyTorch ----------------------------------------------------------------------------------------------------------
 TORCH = Framework(
-    "relu", "torch", "impls.relu.torch_", semantics=Semantics(gradient_at_nan="grad", keeps_minus_zero=DTYPES)
+    "relu",
+    "torch",
+    "impls.relu.torch_",
+    notes="eager",
+    semantics=Semantics(gradient_at_nan="grad", keeps_minus_zero=DTYPES),
 )
-EAGER = TORCH.flavour("torch", "eager")
-EAGER_BOOL = TORCH.flavour("torch-bool", "eager")
-AUTOGRAD = TORCH.flavour("torch-autograd", "eager")
+EAGER = TORCH.flavour("torch")
+EAGER_BOOL = TORCH.flavour("torch-bool")
+AUTOGRAD = TORCH.flavour("torch-autograd")
 COMPILE = TORCH.flavour("torch-compile", "inductor", compiled=True, needs=CPP_COMPILER)
 
 TORCH_ROWS = (
@@ -195,12 +203,13 @@ JAX = Framework(
     "relu",
     "jax",
     "impls.relu.jax_",
+    notes="jit",
     compiled=True,
     semantics=Semantics(flushes_subnormals=("bfloat16", "float32", "float64")),
 )
-JIT = JAX.flavour("jax", "jit")
-JIT_BOOL = JAX.flavour("jax-bool", "jit")
-JIT_BITS = JAX.flavour("jax-bits", "jit")
+JIT = JAX.flavour("jax")
+JIT_BOOL = JAX.flavour("jax-bool")
+JIT_BITS = JAX.flavour("jax-bits")
 HALVES = JAX.flavour("jax", "jit, one program a half")
 VJP = JAX.flavour("jax-vjp", "jit, one program a half")
 

@@ -1,0 +1,1 @@
+"""Make the environments that the other commands run in."""

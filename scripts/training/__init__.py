@@ -1,0 +1,1 @@
+"""Compare and train the networks outside asv."""

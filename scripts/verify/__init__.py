@@ -1,0 +1,1 @@
+"""Measure again in other ways, and check what the tests cannot."""

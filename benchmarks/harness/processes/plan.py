@@ -1,6 +1,6 @@
 """Choose the processes that measure a case: several for a time; one serves all cases of a row where a run has a plan.
 
-asv asks for one case at a time. With RELU_BENCH_BUNDLES set to a folder that holds plan.json (all
+asv asks for one case at a time. With RELU_BENCH_PLAN set to a folder that holds plan.json (all
 cases of the run), the first case of a row has the others of that row measured in the same
 processes, which saves imports. Each process writes a file in the folder for each case at once: a run that is killed
 loses the case in progress, and the next one with that folder continues from there. Without a plan each case has
@@ -28,7 +28,7 @@ from benchmarks.harness.measurement import (
 )
 from benchmarks.harness.processes import isolation
 
-VARIABLE = "RELU_BENCH_BUNDLES"
+VARIABLE = "RELU_BENCH_PLAN"
 # Beyond those that were asked for, where none of them had a core to itself.
 MORE_PROCESSES = 1
 
@@ -56,7 +56,7 @@ def measurement(case: Case, settings: Settings) -> Measurement:
 
 def measured(cases: Sequence[Case], settings: Settings) -> dict[Case, Measurement]:
     """The measurements of the cases of one row, those that vary by several processes, each in another order."""
-    with tempfile.TemporaryDirectory(prefix="relu-bench-bundle-") as folder:
+    with tempfile.TemporaryDirectory(prefix="relu-bench-plan-") as folder:
         return _measured(cases, settings, Path(folder))
 
 

@@ -1,0 +1,1 @@
+"""How a call is timed: warm-up, samples, and the speed of the core meanwhile."""
