@@ -143,13 +143,14 @@ class Learnable:
 
 @dataclass(frozen=True)
 class Operator:
-    """An activation function: its float64 reference and what its gradient can be computed from.
+    """An activation function: its float64 reference, and the values that its gradient can be computed from.
 
-    reference: module with `forward(x, *learnable, **parameters)`, the functions named in `gradients`, and
-    `learnable_terms(grad, x, *learnable, **parameters)` where something is learnt: a tuple of arrays whose sums are
-    the gradients of the learnable parameters.
+    reference: module with `forward(x, *learnable, **parameters)`, the functions named in `gradients`, and, if there are
+    learnable parameters, `learnable_terms(grad, x, *learnable, **parameters)`: a tuple of arrays, each of which sums to
+    the gradient of one of them.
     gradients: for each value that may be saved, the reference function `f(grad, saved, *learnable, **parameters)`.
-    parameters: scalar constants, passed by keyword to every function of the operator.
+    parameters: scalar constants. The reference takes them by keyword; implementations have them as defaults, and the
+    checks show that both agree.
     learnable: learnable parameters, in the order of their arguments.
     saturates: inputs beyond which the function is constant or linear to rounding; checks go beyond both ends.
     """

@@ -7,10 +7,13 @@ import site
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import count, cycle, pairwise
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,9 +29,10 @@ from benchmarks.harness.processes import isolation, plan, records
 from benchmarks.harness.quantities import operator_row
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
-from benchmarks.harness.truth import comparison
+from benchmarks.harness.truth import comparison, operators
 from benchmarks.harness.truth.calls import Calls
 from impls.catalog import find
+from impls.variant import Operator, Semantics
 from scripts.verify import restoring
 from tests.conftest import needs_two_cores
 
@@ -477,6 +481,45 @@ def test_nan_equals_only_nan():
     comparison.check(row, "float32", (np.array([np.nan]),), (np.array([np.nan]),))
     with pytest.raises(comparison.WrongResult):
         comparison.check(row, "float32", (np.array([0.0]),), (np.array([np.nan]),))
+
+
+def test_the_reference_takes_the_constants_of_its_operator(monkeypatch):
+    """A leaky ReLU whose rows have the slope as a default, and one of whose rows has another."""
+    reference = SimpleNamespace(
+        forward=lambda x, slope: np.where(x > 0, x, slope * x),
+        gradient=lambda grad, x, slope: np.where(x > 0, grad, slope * grad),
+    )
+    monkeypatch.setitem(sys.modules, "leaky_reference", reference)
+    leaky = Operator("leaky", "leaky_reference", {"input": "gradient"}, parameters={"slope": 0.25})
+    monkeypatch.setitem(operators.OPERATORS, "leaky", leaky)
+    forward = replace(find("relu", "forward", "numpy.fresh"), operator="leaky", semantics=Semantics(), tolerance_ulps=1)
+    backward = replace(forward, direction="backward", saved_for_backward="input")
+    for row, function in (
+        (forward, lambda x, slope=0.25: np.where(x > 0, x, np.float32(slope) * x)),
+        (backward, lambda grad, x, slope=0.25: np.where(x > 0, grad, np.float32(slope) * grad)),
+    ):
+        case = OperatorCase("time", "leaky", row.direction, row.name, 1024)
+        Calls(row, case, driver("numpy"), function).verify()
+        with pytest.raises(comparison.WrongResult, match="elements from 0 on are wrong"):
+            Calls(row, case, driver("numpy"), partial(function, slope=0.2501)).verify()
+
+
+@pytest.mark.parametrize(("tolerance_ulps", "off_ulps", "right"), [(0, 1, False), (2, 1, True), (2, 3, False)])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("value", [1.0, -3.0, 1e-3])
+def test_a_tolerance_is_in_units_in_the_last_place_of_the_dtype(tolerance_ulps, off_ulps, right, dtype, value):
+    row = replace(find("relu", "forward", "numpy.out"), tolerance_ulps=tolerance_ulps)
+    wanted = np.array([value])
+    result = wanted + off_ulps * comparison.ulp(wanted, dtype)
+    if dtype in ("float32", "float64"):
+        assert comparison.ulp(wanted, dtype) == abs(np.spacing(wanted.astype(dtype)))
+    with nullcontext() if right else pytest.raises(comparison.WrongResult):
+        comparison.check(row, dtype, (result,), (wanted,))
+
+
+def test_values_around_saturation_are_checked():
+    x, _ = comparison.special("float32", saturates=(-20.0, 30.0))
+    assert {-40.0, -20.0, -10.0, 15.0, 30.0, 60.0} <= set(x.tolist())
 
 
 def test_starting_torch_adds_nothing_to_its_calls():

@@ -138,7 +138,7 @@ def of_operator(operator: str, module: str, prefix: str = "") -> dict[str, type[
     for direction in DIRECTIONS:
         rows = variants(operator, direction)
         names = [row.name for row in rows]
-        # A GPU's cold round trips would need more arguments than its memory holds.
+        # Cold round trips are series of the CPU's rows alone.
         cold = [row.name for row in rows if direction != "roundtrip" or row.device == "cpu"]
         threaded = [row.name for row in rows if row.threaded]
         compiled = [row.name for row in rows if row.compiled]

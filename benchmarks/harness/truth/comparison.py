@@ -104,8 +104,9 @@ def _within(variant: Variant, dtype: str, result: np.ndarray, wanted: np.ndarray
 def ulp(values: np.ndarray, dtype: str) -> np.ndarray:
     """The distance of each value to the next larger number of `dtype`; for subnormals that of the smallest normal."""
     least, most, step = LIMITS[dtype]
-    magnitude = np.clip(np.abs(values), least, most)
-    return step * 2.0 ** np.floor(np.log2(magnitude))
+    # A mantissa from 0.5 to 1, and its exponent.
+    _, exponent = np.frexp(np.clip(np.abs(values.astype(np.float64)), least, most))
+    return np.ldexp(step, exponent - 1)
 
 
 def check_sums(variant: Variant, dtype: str, sums: Sequence[np.ndarray], terms: np.ndarray, elements: int) -> None:

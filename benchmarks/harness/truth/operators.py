@@ -66,12 +66,15 @@ def call(variant: Variant, function: Callable[..., Any]) -> Callable[..., Any]:
     if variant.direction != "roundtrip":
         return function
 
-    def roundtrip(x: Any, grad: Any, *learnable: Any) -> tuple[Any, ...]:
-        y, backward = function(x, *learnable)
-        gradients = backward(grad)
-        return (y, *gradients) if isinstance(gradients, tuple) else (y, gradients)
+    def roundtrip(x: Any, grad: Any) -> tuple[Any, Any]:
+        y, backward = function(x)
+        return y, backward(grad)
 
-    return roundtrip
+    def learnable_roundtrip(x: Any, grad: Any, *learnable: Any) -> tuple[Any, ...]:
+        y, backward = function(x, *learnable)
+        return y, *backward(grad)
+
+    return learnable_roundtrip if operator_of(variant).learnable else roundtrip
 
 
 def expected(variant: Variant, values: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
