@@ -131,6 +131,7 @@ def test_products_are_checked_and_timed(library):
     (outcome,) = isolation.run([ProductCase("time", library, 64)], QUICK)
     assert outcome.status == "ok", outcome
     (process,) = outcome.processes
+    assert process.threads == QUICK.threads
     assert 0 < outcome.value <= process.roof.quartile_s <= process.roof.median_s
 
 

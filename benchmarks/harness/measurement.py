@@ -216,12 +216,12 @@ def of(
 
 
 def best(
-    samples_s: Sequence[float], number: int, probe_s: float | None, device: DeviceTiming | None = None
+    samples_s: Sequence[float], number: int, threads: int, probe_s: float | None, device: DeviceTiming | None = None
 ) -> Measurement:
-    """The best of the samples of a roof."""
+    """The best of the samples of a roof. threads: read back from the framework."""
     roof = RoofTiming(len(samples_s), quantiles(samples_s, n=4)[0], median(samples_s), probe_s)
     best_s = min(samples_s)
-    process = Process(value=best_s, number=number, roof=roof, device=device)
+    process = Process(value=best_s, number=number, threads=threads, roof=roof, device=device)
     return Measurement("ok", value=best_s, samples_s=[best_s], number=number, processes=[process])
 
 

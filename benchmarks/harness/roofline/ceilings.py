@@ -35,7 +35,7 @@ Work = tuple[Callable[..., Any], tuple[Any, ...]]
 
 def loop(case: LoopCase, settings: Settings) -> Measurement:
     """Seconds of the best pass of a streaming loop."""
-    with started("numba", threads=settings.threads):
+    with started("numba", threads=settings.threads) as framework:
         from benchmarks.harness.roofline import streaming
 
         streaming.check(case.kernel, passes=3)
@@ -52,9 +52,8 @@ def loop(case: LoopCase, settings: Settings) -> Measurement:
             )
             for streams in placements
         ]
-        return best(
-            [sample_s / passes for placement in samples for sample_s in placement.samples_s], passes, core.probe_s
-        )
+        samples_s = [sample_s / passes for placement in samples for sample_s in placement.samples_s]
+        return best(samples_s, passes, framework.threads(), core.probe_s)
 
 
 def _passes(run: Callable[[int], None]) -> int:
@@ -85,7 +84,7 @@ def product(case: ProductCase, settings: Settings) -> Measurement:
         core = Core(settings.probe_best_s, settings.threads)
         samples = sampler.sample(multiply, sampler.in_turn([arguments]), settings.budget_s, core)
         matmul.check(framework.to_numpy(multiply(*arguments)), a, b)
-        return best(samples.samples_s, samples.number, samples.sampling.probe_s)
+        return best(samples.samples_s, samples.number, framework.threads(), samples.sampling.probe_s)
 
 
 def device_loop(case: DeviceLoopCase, settings: Settings) -> Measurement:
@@ -116,7 +115,7 @@ def _on_device(make: Callable[[Driver], Work], settings: Settings) -> Measuremen
         if len(samples_s) < LEAST_SAMPLES:
             raise Unavailable("the host was hardly ever ahead of the GPU, whose time alone cannot be told")
         timing = DeviceTiming(throttled_by=sorted(set(reasons)), state=device.state())
-        return best(samples_s, DEVICE_CALLS, None, timing)
+        return best(samples_s, DEVICE_CALLS, framework.threads(), None, timing)
 
 
 def _device_copy(framework: Driver, array_bytes: int) -> Work:
