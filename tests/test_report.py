@@ -780,7 +780,8 @@ def test_training_steps_are_shown_with_phases_and_memory(tmp_path):
     assert cells["jax.fresh"][7:13] == [*["–"] * 4, "– … –", "2.5 s"]
     assert cells["torch.fresh"][2] == "impossible"
     assert cells["torch"][2:9] == ["4,000,000", "4,000,000", "3,276,548", "9,000,000", "6,750,000", "2,250,000", "–"]
-    assert "mnist_cnn in torch, batch 16: 2,250,000 bytes of the peak (25 %) and 0 of the bytes saved for backward." in page
+    reduction = "2,250,000 bytes of the peak (25 %) and 0 of the bytes saved for backward."
+    assert f"mnist_cnn in torch, batch 16: {reduction}" in page
     assert (out / "cnn.mnist_cnn-64.svg").exists()
     table = {row["variant"]: row for row in csv.DictReader(io.StringIO((out / "steps.csv").read_text()))}
     assert float(table["numpy.inplace"]["backward_s"]) == pytest.approx(0.0088)
