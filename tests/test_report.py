@@ -1,4 +1,4 @@
-"""The report: what people see of known numbers in a real browser, with and without JavaScript, and of hostile ones."""
+"""The report in a real browser, with and without JavaScript, from synthetic and from hostile results."""
 
 import csv
 import io
@@ -26,6 +26,7 @@ from impls.catalog import VARIANTS, variants
 from scripts.report import figures, results
 from scripts.report import page as report
 from scripts.run import compare
+from tests.checkout import ROOT
 from tests.synthetic import (
     COMMIT,
     DATE_MS,
@@ -70,7 +71,7 @@ PROVENANCE = {"cpu": "A Processor 9000", "cores_usable": 6, "caches_bytes": {"L1
 
 
 def build(folder: Path, *arguments: str) -> Path:
-    """Write the report of what is in a folder, and tell where."""
+    """Write the report of the results in a folder and return where."""
     assert main(folder, "--out", str(folder / "out"), *arguments) == 0
     return folder / "out"
 
@@ -81,7 +82,7 @@ def main(folder: Path, *arguments: str) -> int:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """A report of two machines and two commits; shown is the commit measured last."""
+    """A report from results of two machines and two commits; it shows the commit measured last."""
     folder = tmp_path_factory.mktemp("report")
     last = content({**TIMES, **OTHERS}, LATER_COMMIT, date_ms=DATE_MS + DAY_MS, started_ms=DATE_MS + 9 * DAY_MS)
     write(folder / "results", last)
@@ -103,7 +104,7 @@ THROTTLED = time("forward", "triton-cuda.out", 2**25)
 
 @pytest.fixture(scope="module")
 def gpu_page(tmp_path_factory):
-    """A machine with a GPU, whose events tell of all rows but JAX's; one was slowed, one cannot be right."""
+    """A report of a GPU with device times of all rows but JAX's; one row is throttled, one impossible."""
     folder = tmp_path_factory.mktemp("gpu")
     numbers: dict[Case, float | None] = {}
     lines = []
@@ -127,17 +128,19 @@ def gpu_page(tmp_path_factory):
     return build(folder)
 
 
-def test_a_gpu_has_figures_of_its_own_times_and_of_what_a_user_waits(gpu_page):
+def test_a_gpu_has_separate_figures_of_device_time_and_host_latency(gpu_page):
     names = {path.name for path in gpu_page.glob("*-gpu-*.svg")}
     assert names == {
         f"{operator}.{direction}-float32-gpu-{kind}.svg"
         for operator, direction in report.SUBJECTS
         for kind in ("device", "latency")
     }
-    own, waits = ((gpu_page / f"relu.forward-float32-gpu-{kind}.svg").read_text() for kind in ("device", "latency"))
-    # JAX tells nothing but what a user waits; the roof is the device's own.
-    assert ("roof: copy" in own, "jax-cuda" in own) == (True, False)
-    assert ("roof: copy" in waits, "jax-cuda" in waits) == (False, True)
+    device_time, host_latency = (
+        (gpu_page / f"relu.forward-float32-gpu-{kind}.svg").read_text() for kind in ("device", "latency")
+    )
+    # JAX has host latency only; the roofs are device times.
+    assert ("roof: copy" in device_time, "jax-cuda" in device_time) == (True, False)
+    assert ("roof: copy" in host_latency, "jax-cuda" in host_latency) == (False, True)
 
 
 def test_a_gpu_has_a_table_of_both_times(gpu_page, tmp_path):
@@ -152,11 +155,11 @@ def test_a_gpu_has_a_table_of_both_times(gpu_page, tmp_path):
         assert rows["forward", "torch-cuda.fresh", "1,048,576"] == ["5 µs", "1,680", "96", "15 µs", "559", "32", "0"]
         assert rows["forward", "jax-cuda.fresh", "1,048,576"][:3] == ["–", "–", "–"]
         assert rows["backward", "torch-cuda.out", "33,554,432"] == ["impossible", "–", "–", "–", "–", "–", "0"]
-        slowed = rows["forward", "triton-cuda.out", "33,554,432"]
-        assert slowed[3].startswith("≈ ")
-        assert slowed[-1] == "3"
+        throttled = rows["forward", "triton-cuda.out", "33,554,432"]
+        assert throttled[3].startswith("≈ ")
+        assert throttled[-1] == "3"
         body = browser.find_element(By.TAG_NAME, "body").text
-        assert "A GPU 9000. Two times" in body
+        assert "A GPU 9000. Each row has two times, which no figure mixes: device time" in body
         assert "triton on the GPU" in body
         assert "power cap throttled the GPU in 3 of 30 samples" in browser.page_source
 
@@ -212,7 +215,7 @@ def show(browser: webdriver.Chrome, path: Path) -> None:
 
 
 def rows(browser: webdriver.Chrome) -> list[dict[str, Any]]:
-    """What is visible of the table of results, by the heads of its columns; "values": what sorting goes by."""
+    """The visible rows of the table of results, by column head; "values": the sort keys."""
     return browser.execute_script("""
         const table = document.getElementById("results");
         const heads = Array.from(table.tHead.rows[0].cells, (cell) => cell.textContent);
@@ -226,12 +229,12 @@ def rows(browser: webdriver.Chrome) -> list[dict[str, Any]]:
 
 
 def case(row: dict[str, Any]) -> Case:
-    """What a row of the page is about."""
+    """The case of a row of the page."""
     return time(row["operator"], row["variant"], int(row["elements"].replace(",", "")), row["dtype"])
 
 
 def seconds(text: str) -> float:
-    """The inverse of what people read: "1.5 ms"; NaN for what is no number."""
+    """The inverse of `page.time_text`: seconds of "1.5 ms"; NaN for "impossible"."""
     if text == "impossible":
         return float("nan")
     number, unit = text.removeprefix("≈ ").split()
@@ -269,6 +272,21 @@ def test_every_number_is_in_the_table(opened):
     assert {(case.direction, case.variant) for case in shown} == {(row.direction, row.name) for row in CPU_ROWS} - {
         (WRONG.direction, WRONG.variant)
     }
+
+
+def test_every_column_is_explained(opened):
+    heads = [head.text for head in opened.find_elements(By.CSS_SELECTOR, "#results th")]
+    terms = [term.text for term in opened.find_elements(By.CSS_SELECTOR, "#columns ~ dl dt")]
+    readme = (ROOT / "README.md").read_text().split("Columns of the table")[1].split("\n\n`")[0]
+    assert set(heads) <= set(", ".join(terms).split(", "))
+    assert set(heads) <= set(", ".join(re.findall(r"^- \*\*(.+?)\*\*", readme, re.MULTILINE)).split(", "))
+
+
+def test_explained_columns_of_the_csv_exist(opened):
+    names = {name.text for name in opened.find_elements(By.CSS_SELECTOR, "#columns ~ dl code")}
+    quantities = {"cold", "transient_bytes", "saved_bytes"}
+    assert quantities <= names
+    assert names - quantities <= set(report.OPERATOR_COLUMNS)
 
 
 def test_metrics_stand_beside_the_time(opened):
@@ -359,7 +377,7 @@ def test_sorting_is_by_number_and_what_has_none_comes_last(opened, head):
         assert sorted(numbers) == sorted(number for number in before if number == number)
         assert [h.get_attribute("aria-sort") for h in opened.find_elements(By.CSS_SELECTOR, "[aria-sort]")] == [said]
     if head == "time":
-        # The text that stands there is in the same order.
+        # The visible text is in the same order.
         assert [seconds(row["time"]) for row in rows(opened)] == pytest.approx(shown(), rel=0.006, nan_ok=True)
 
 
@@ -762,7 +780,8 @@ def test_training_steps_are_shown_with_phases_and_memory(tmp_path):
     assert cells["jax.fresh"][7:13] == [*["–"] * 4, "– … –", "2.5 s"]
     assert cells["torch.fresh"][2] == "impossible"
     assert cells["torch"][2:9] == ["4,000,000", "4,000,000", "3,276,548", "9,000,000", "6,750,000", "2,250,000", "–"]
-    assert "mnist_cnn in torch: 2,250,000 bytes at the peak (25 %) and 0 of what is kept." in page
+    reduction = "2,250,000 bytes of the peak (25 %) and 0 of the bytes saved for backward."
+    assert f"mnist_cnn in torch, batch 16: {reduction}" in page
     assert (out / "cnn.mnist_cnn-64.svg").exists()
     table = {row["variant"]: row for row in csv.DictReader(io.StringIO((out / "steps.csv").read_text()))}
     assert float(table["numpy.inplace"]["backward_s"]) == pytest.approx(0.0088)

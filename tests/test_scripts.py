@@ -1,15 +1,26 @@
-"""What people and workflows run: profiles, the choice of builds, the store of results, and the workflows themselves."""
+"""Profiles, the choice of builds, the store of results, the record schema, scripts and workflows."""
 
 import itertools
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import roofs
 from benchmarks.harness.case import ROOFS, LoopCase, OperatorCase
+from benchmarks.harness.measurement import (
+    DeviceTiming,
+    Measurement,
+    Process,
+    RoofTiming,
+    Sampling,
+    StepTiming,
+)
+from benchmarks.harness.processes import records
 from benchmarks.harness.roofline import loops
 from impls.catalog import STEPS, VARIANTS
 from impls.cnn.networks import NETWORKS
@@ -25,7 +36,7 @@ CPU_STEPS = {row.name for row in STEPS if row.device == "cpu"}
 
 
 def of_operators(profile: str, gpu: bool = False) -> list[OperatorCase]:
-    """The cases of a profile that are neither roofs nor training steps."""
+    """Return the cases of a profile that are neither roofs nor training steps."""
     measured = cases(PROFILES[profile], gpu=gpu, cores=2)
     return [case for case in measured if isinstance(case, OperatorCase)]
 
@@ -62,7 +73,7 @@ def test_cuda_rows_are_measured_where_there_is_a_gpu():
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_time_has_its_roofs(profile):
-    """Every loop that its percentage may come from, with one thread and all; streaming stores from 1 MiB on."""
+    """The profile has every loop of a percentage, with one thread and all; non-temporal stores from 1 MiB on."""
     measured = cases(PROFILES[profile], gpu=False, cores=2)
     loops = {(case.kernel, case.array_bytes) for case in measured if case.kind == "loop"}
     sizes = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -155,7 +166,7 @@ def test_versions_are_pinned_once_and_tests_use_them():
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A checkout with a remote of its own."""
+    """A checkout with its own remote."""
     checkout = Checkout(tmp_path / "checkout")
     subprocess.run(["git", "init", "--quiet", "--bare", str(tmp_path / "remote.git")], check=True)
     checkout.git("remote", "add", "origin", str(tmp_path / "remote.git"))
@@ -182,7 +193,7 @@ def test_results_are_kept_on_a_branch_of_their_own(checkout):
     store(checkout, "save")
     files = checkout.git("ls-tree", "-r", "--name-only", "origin/results").splitlines()
     assert files == ["results/vm/one.json", "results/vm/two.json"]
-    # The empty start, and one commit for each time that there was something new.
+    # The initial empty commit, and one for each save with new results.
     assert checkout.git("rev-list", "--count", "origin/results") == "3"
     assert checkout.git("branch", "--show-current") == "main"
     assert checkout.changed() == set()
@@ -199,22 +210,81 @@ def test_workflows_run_what_is_here_and_can_be_run_by_hand(workflow):
         assert (ROOT / command).stat().st_mode & 0o111, f"{command} cannot be executed"
     by_hand = text.splitlines()[0].split("By hand: ")[1].split()[0]
     assert (ROOT / by_hand).is_file()
-    # Text of a pull request never enters a command.
+    # Text of a pull request must not enter a command.
     assert not re.search(r"run:.*\$\{\{", text)
     assert "pull_request_target" not in text
+
+
+def matches(value: Any, schema: dict[str, Any], definitions: dict[str, Any]) -> bool:
+    """Return whether a JSON value has the form of a JSON Schema; objects must have no other properties."""
+    if not schema:
+        return True
+    if "$ref" in schema:
+        return matches(value, definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    if "anyOf" in schema:
+        return any(matches(value, choice, definitions) for choice in schema["anyOf"])
+    if "enum" in schema:
+        return value in schema["enum"]
+    if schema["type"] == "object" and "properties" in schema:
+        properties = schema["properties"]
+        return (
+            isinstance(value, dict)
+            and set(schema.get("required", ())) <= set(value) <= set(properties)
+            and all(matches(item, properties[name], definitions) for name, item in value.items())
+        )
+    if schema["type"] == "object":
+        items = schema.get("additionalProperties", {})
+        return isinstance(value, dict) and all(matches(item, items, definitions) for item in value.values())
+    if schema["type"] == "array":
+        if not isinstance(value, list):
+            return False
+        schemas = schema.get("prefixItems", [schema.get("items", {})] * len(value))
+        return len(value) == len(schemas) and all(
+            matches(item, part, definitions) for item, part in zip(value, schemas, strict=True)
+        )
+    types = {"string": str, "boolean": bool, "null": type(None), "integer": int, "number": (int, float)}
+    return isinstance(value, types[schema["type"]]) and (schema["type"] == "boolean" or not isinstance(value, bool))
+
+
+def test_record_lines_match_the_printed_schema(tmp_path, monkeypatch):
+    monkeypatch.setenv("RELU_BENCH_OUTCOMES", str(tmp_path))
+    processes = [
+        Process(
+            1e-3, 10, True, 2, 0.5, Sampling(samples=30, smt_contended_s=[2e-3], probe_s=1e-5, preempted=[3]),
+            DeviceTiming(5e-4, [5e-4], [0], ["power cap"], {"clock_mhz": 1500}),
+            StepTiming(1e-6, {"forward": 5e-4}, (-0.5, 7.0)), RoofTiming(30, 1e-3, 2e-3, 1e-5),
+        ),
+        Process(value=4096),
+    ]  # fmt: skip
+    case = OperatorCase("time", "relu", "forward", "numpy.out", 1024, "float32")
+    for measurement in (
+        Measurement("ok", value=1e-3, samples_s=[1e-3], number=10, processes=processes, provenance={"cores": 2}),
+        Measurement("crashed", "signal 9", output_tail="killed"),
+    ):
+        records.append(case, measurement, "a" * 40)
+    (path,) = tmp_path.glob("*/*.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    printed = subprocess.run(
+        [sys.executable, "-m", "scripts.report.schema"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    schema = json.loads(printed.stdout)
+    assert [matches(line, schema, schema["$defs"]) for line in lines] == [True, True]
+    assert not matches({**lines[0], "unknown": 1}, schema, schema["$defs"])
+    lines[0]["measurement"]["processes"][0]["sampling"]["samples"] = "30"
+    assert not matches(lines[0], schema, schema["$defs"])
 
 
 @pytest.mark.parametrize("script", ["bench", "compare"])
 def test_scripts_explain_themselves(script):
     ended = subprocess.run(
-        [sys.executable, "-m", f"scripts.{script}", "--help"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", f"scripts.run.{script}", "--help"], cwd=ROOT, capture_output=True, text=True
     )
     assert ended.returncode == 0
     assert f"usage: ./scripts/{script}" in ended.stdout
 
 
 def test_bench_warns_of_uncommitted_changes_and_measures_only_what_is_missing(tmp_path):
-    """The program itself, in an environment that is there: asv is real, the choice of cases is one of each kind."""
+    """Run the real asv on one case in an existing environment."""
     checkout = Checkout(tmp_path)
     commit = checkout.git("rev-parse", "HEAD")
     checkout.measure(r"Forward\.track_time\('numpy.out', 32768, 'float32'\)")
@@ -232,7 +302,7 @@ for processes in (1, 2, 4):
 bench._warn_if_dirty()
 """
     ended = subprocess.run([sys.executable, "-c", script], cwd=checkout.folder, capture_output=True, text=True)
-    # Two processes measured it, which is asv's default and ours, or one more where none had a core to itself.
+    # Two processes measured it (the default of asv and of the harness), or three where each was SMT contended.
     once = "[('time', 'numpy.out', 32768)]"
     assert ended.stdout.splitlines() == [once, once, "[]"], ended.stderr
     assert "1 uncommitted changes" in ended.stderr
@@ -246,7 +316,7 @@ def test_nightly_and_compare_fail_clearly_without_arguments():
 
 
 def test_plain_asv_times_the_same_calls_twice():
-    both = repeatability.plain("relu.forward numpy.out")
-    assert sorted(both.index) == ["'relu.forward numpy.out', 1048576", "'relu.forward numpy.out', 32768"]
+    both = repeatability.plain("relu forward numpy.out")
+    assert sorted(both.index) == ["'relu forward numpy.out', 1048576", "'relu forward numpy.out', 32768"]
     assert (both[["first", "second"]] > 0).all(axis=None)
     assert (both["percent"] >= 0).all()

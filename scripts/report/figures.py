@@ -1,4 +1,4 @@
-"""The figures of the report, each a function from a table to an SVG that works without JavaScript."""
+"""Draw the figures of the report: functions from a table to the text of an SVG without scripts."""
 
 import io
 from collections import Counter
@@ -16,29 +16,33 @@ from matplotlib.ticker import FuncFormatter
 
 from impls.cnn import PHASES
 
-# One colour a framework everywhere (Okabe and Ito's palette, safe for colour-blind readers).
+# One colour per framework in all figures (Okabe and Ito's palette, safe for colour-blind readers).
 COLOURS = {"numpy": "#0072B2", "numba": "#E69F00", "torch": "#D55E00", "jax": "#009E73", "triton": "#56B4E9"}
 COLOURS["numba_cuda"] = COLOURS["numba"]
 OTHER_COLOUR = "#CC79A7"
 MODES = ("fresh", "out", "inplace")
-MODE_TITLES = {"fresh": "fresh: allocates its result", "out": "out: into a given buffer", "inplace": "in place"}
+MODE_TITLES = {
+    "fresh": "fresh: allocates its result",
+    "out": "out: writes into a buffer",
+    "inplace": "inplace: overwrites its input",
+}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 sns.set_theme(style="whitegrid", context="paper", rc={"svg.fonttype": "none", "svg.hashsalt": "relu-bench"})
 
 
 def throughput(rows: pd.DataFrame, roofs: pd.DataFrame, caches_bytes: dict[str, int]) -> str:
-    """Bandwidth against array size for one operator and dtype, a panel for each memory mode.
+    """Draw bandwidth against array size for one operator and dtype, with a panel for each memory mode.
 
-    rows: of metrics.with_metrics, times only. roofs: of metrics.roofs. Grey: what streaming
-    loops reach here; dotted: where the arrays outgrow a cache. Hollow: unstable.
+    rows: of metrics.with_metrics, times only. roofs: of metrics.roofs. caches_bytes: sizes by name.
+    A grey line is the roof, a dotted line the size of a cache, a hollow mark an unstable time.
     """
     modes = [mode for mode in MODES if mode in set(rows["memory"])]
     figure, axes = plt.subplots(1, len(modes), figsize=(4.3 * len(modes), 5.2), sharey=True, squeeze=False)
     for axis, mode in zip(axes[0], modes, strict=True):
         _roof_line(axis, roofs, inplace=mode == "inplace")
-        for framework, flavour, sibling, line in _lines(rows[rows["memory"] == mode]):
-            _throughput_line(axis, framework, flavour, sibling, line)
+        for framework, flavour, index, line in _lines(rows[rows["memory"] == mode]):
+            _throughput_line(axis, framework, flavour, index, line)
         for name, size in caches_bytes.items():
             axis.axvline(size, color="0.6", linestyle=":", linewidth=0.8)
             axis.annotate(
@@ -56,7 +60,7 @@ def throughput(rows: pd.DataFrame, roofs: pd.DataFrame, caches_bytes: dict[str, 
 
 
 def memory_against_time(rows: pd.DataFrame) -> str:
-    """For each flavour of one operator and direction, bytes allocated beside time, memory modes side by side.
+    """Draw allocated bytes and time of each flavour of one operator and direction, a bar for each memory mode.
 
     rows: of metrics.modes.
     """
@@ -66,8 +70,8 @@ def memory_against_time(rows: pd.DataFrame) -> str:
     shades = dict(zip(MODES, sns.color_palette("Blues_r", 4)[:3], strict=True))
     rows = rows.assign(ms=rows["value"] * 1e3)
     for axis, column, label in (
-        (left, "transient_bytes_per_element", "bytes allocated an element during the call"),
-        (right, "ms", "milliseconds a call"),
+        (left, "transient_bytes_per_element", "allocated bytes per element"),
+        (right, "ms", "milliseconds per call"),
     ):
         sns.barplot(
             rows,
@@ -89,41 +93,41 @@ def memory_against_time(rows: pd.DataFrame) -> str:
 
 
 def first_calls(rows: pd.DataFrame) -> str:
-    """Seconds of the first call of each compiled variant, float32."""
+    """Draw the seconds of the first call of each compiled variant, float32."""
     rows = rows.assign(label=_labels(rows)).sort_values("value")
     figure, axis = plt.subplots(figsize=(8, 0.26 * len(rows) + 1))
     palette = {framework: COLOURS.get(framework, OTHER_COLOUR) for framework in set(rows["framework"])}
     sns.barplot(rows, y="label", x="value", hue="framework", palette=palette, dodge=False, ax=axis, errorbar=None)
-    axis.set(xscale="log", xlabel="seconds from call to result, empty caches", ylabel="")
+    axis.set(xscale="log", xlabel="seconds from call to result, empty compilation caches", ylabel="")
     axis.legend(fontsize=8, title=None)
     return _svg(figure)
 
 
 def step_phases(rows: pd.DataFrame) -> str:
-    """Milliseconds a training step by phase, a bar for each variant, the fastest on top; grey: not told apart.
+    """Draw the milliseconds of a training step by phase, a bar for each variant, the fastest on top.
 
-    rows: of metrics.steps, one network and batch.
+    A grey bar is a step whose phases were not timed. rows: of metrics.steps, one network and batch.
     """
     rows = rows.sort_values("value", ascending=False)
     phases = rows[[f"{phase}_s" for phase in PHASES]].fillna(0.0)
     parts = {
         **{phase: phases[f"{phase}_s"] for phase in PHASES},
-        "one program": rows["value"].where(phases.sum(axis=1) == 0),
+        "undivided": rows["value"].where(phases.sum(axis=1) == 0),
     }
     figure, axis = plt.subplots(figsize=(8, 0.3 * len(rows) + 1.2))
     left = pd.Series(0.0, rows.index)
     for (name, seconds), colour in zip(parts.items(), [*sns.color_palette("deep", len(PHASES)), "0.7"], strict=True):
         axis.barh(rows["variant"], 1e3 * seconds.fillna(0.0), left=1e3 * left, label=name, color=colour)
         left += seconds.fillna(0.0)
-    axis.set(xlabel="milliseconds a step", ylabel="")
+    axis.set(xlabel="milliseconds per step", ylabel="")
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return _svg(figure)
 
 
 def accuracies(curves: dict[str, list[float]], frameworks: dict[str, str]) -> str:
-    """Test accuracy after each epoch, a line for each row: {row: [of the first epoch, ...]}.
+    """Draw the test accuracy after each epoch, a line for each row.
 
-    frameworks: the framework of each row, which gives its colour.
+    curves: accuracies by row, from the first epoch on. frameworks: by row; they choose the colour.
     """
     figure, axis = plt.subplots(figsize=(7, 4))
     for (row, curve), marker in zip(curves.items(), cycle(MARKERS)):
@@ -136,7 +140,7 @@ def accuracies(curves: dict[str, list[float]], frameworks: dict[str, str]) -> st
 
 
 def bytes_text(value: float) -> str:
-    """4096 as "4 KiB"."""
+    """Format bytes in binary units: 4096 is "4 KiB"."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024 or unit == "GiB":
             return f"{value:.4g} {unit}"
@@ -145,47 +149,47 @@ def bytes_text(value: float) -> str:
 
 
 def _labels(rows: pd.DataFrame) -> pd.Series:
-    """Operator, direction and variant, without the operator where it is ReLU."""
+    """Return operator, direction and variant of each row as a label, without the operator if it is ReLU."""
     operators = (rows["operator"] + " ").where(rows["operator"] != "relu", "")
     return operators + rows["direction"] + " " + rows["variant"]
 
 
 def _rank(framework: str) -> int:
-    """The place of a framework in the order of COLOURS."""
+    """Return the position of a framework in COLOURS; unknown ones come last."""
     return list(COLOURS).index(framework) if framework in COLOURS else len(COLOURS)
 
 
 def _lines(rows: pd.DataFrame) -> list[tuple[str, str, int, pd.DataFrame]]:
-    """Framework, flavour, its number among that framework's, and its rows by size."""
-    seen: Counter[str] = Counter()
+    """Split rows by flavour: framework, flavour, index among the framework's flavours, and its rows by size."""
+    counts: Counter[str] = Counter()
     lines = []
     for key, line in rows.groupby(["framework", "flavour"], sort=False):
         framework, flavour = map(str, key)
-        lines.append((framework, flavour, seen[framework], line.sort_values("array_bytes")))
-        seen[framework] += 1
+        lines.append((framework, flavour, counts[framework], line.sort_values("array_bytes")))
+        counts[framework] += 1
     return lines
 
 
-def _throughput_line(axis: Axes, framework: str, flavour: str, sibling: int, line: pd.DataFrame) -> None:
-    good = line[~line["impossible"]]
+def _throughput_line(axis: Axes, framework: str, flavour: str, index: int, line: pd.DataFrame) -> None:
+    possible = line[~line["impossible"]]
     error = [
-        good["gb_per_s"] * (1 - good["value"] / good["high"]),
-        good["gb_per_s"] * (good["value"] / good["low"] - 1),
+        possible["gb_per_s"] * (1 - possible["value"] / possible["high"]),
+        possible["gb_per_s"] * (possible["value"] / possible["low"] - 1),
     ]
-    colour, marker = COLOURS.get(framework, OTHER_COLOUR), MARKERS[sibling % len(MARKERS)]
+    colour, marker = COLOURS.get(framework, OTHER_COLOUR), MARKERS[index % len(MARKERS)]
     axis.errorbar(
-        good["array_bytes"],
-        good["gb_per_s"],
+        possible["array_bytes"],
+        possible["gb_per_s"],
         yerr=[part.fillna(0).clip(lower=0) for part in error],
         label=flavour,
         color=colour,
         marker=marker,
-        linestyle=("-", "--", "-.", ":")[sibling % 4],
+        linestyle=("-", "--", "-.", ":")[index % 4],
         markersize=5,
         linewidth=1.1,
         elinewidth=0.8,
     )
-    unstable = good[good["status"] == "unstable"]
+    unstable = possible[possible["status"] == "unstable"]
     axis.plot(
         unstable["array_bytes"], unstable["gb_per_s"], color=colour, marker=marker, linestyle="none",
         markerfacecolor="white", markersize=5, zorder=3,
@@ -205,7 +209,7 @@ def _roof_line(axis: Axes, roofs: pd.DataFrame, inplace: bool) -> None:
 
 def _svg(figure: plt.Figure) -> str:
     figure.tight_layout()
-    sink = io.StringIO()
-    figure.savefig(sink, format="svg", metadata={"Date": None})
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
     plt.close(figure)
-    return sink.getvalue()
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Tell apart the machines whose results share a name, by their fingerprints."""
+"""Distinguish machines whose results share a name, by their fingerprints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from scripts.report import figures, results
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine. commits: the first characters of those measured on it. numbers: how many."""
+    """A machine. commits: abbreviated hashes measured on it. numbers: count of its numbers. facts: the newest."""
 
     fingerprint: str
     commits: list[str]
@@ -20,54 +20,60 @@ class Machine:
     facts: dict[str, Any]
 
 
-def machines_named(found: results.Results, name: str) -> list[Machine]:
-    """The machines whose results are kept under a name, the one that measured last first."""
-    rows = found.table[(found.table["machine"] == name) & found.table["value"].notna()]
+def machines_named(loaded: results.Results, name: str) -> list[Machine]:
+    """Return the machines with results under a name, the one that measured last first."""
+    rows = loaded.table[(loaded.table["machine"] == name) & loaded.table["value"].notna()]
     groups = rows.sort_values("measured", ascending=False).groupby("fingerprint", sort=False)
     return [
         Machine(
             str(fingerprint),
             list(dict.fromkeys(group["commit"].str[:8])),
             len(group),
-            facts(found, name, str(fingerprint)),
+            facts(loaded, name, str(fingerprint)),
         )
         for fingerprint, group in groups
     ]
 
 
-def facts(found: results.Results, name: str, fingerprint: str, commit: str | None = None) -> dict[str, Any]:
-    """The newest recorded facts about a machine; those of a framework from a process that had imported it."""
-    known: dict[str, Any] = {}
-    for record in found.records:
+def facts(loaded: results.Results, name: str, fingerprint: str, commit: str | None = None) -> dict[str, Any]:
+    """Return the newest recorded facts about a machine, of one commit or all.
+
+    Facts about a framework come from a process that imported it.
+    """
+    newest: dict[str, Any] = {}
+    for record in loaded.records:
         if (record.machine, record.fingerprint) == (name, fingerprint) and commit in (None, record.commit):
-            provenance = record.measurement.provenance
-            known |= {
-                key: fact for key, fact in provenance.items() if key not in known or fact != software.NOT_IMPORTED
+            newest |= {
+                name: fact
+                for name, fact in record.measurement.provenance.items()
+                if name not in newest or fact != software.NOT_IMPORTED
             }
-    return known
+    return newest
 
 
 def differences(machines: list[Machine]) -> dict[str, list[str]]:
-    """The facts that count and are not the same on all, with that of each machine."""
-    counting = (*provenance.AFFECTS_SPEED, "memory_bytes", "environment")
-    told = {
-        name: [fact_text(name, machine.facts.get(name, "not recorded")) for machine in machines] for name in counting
+    """Return the facts that affect speed and differ between machines: by name, the text for each machine."""
+    names = (*provenance.AFFECTS_SPEED, "memory_bytes", "environment")
+    texts_by_name = {
+        name: [fact_text(name, machine.facts.get(name, "not recorded")) for machine in machines] for name in names
     }
-    return {name: texts for name, texts in told.items() if len(set(texts)) > 1}
+    return {name: texts for name, texts in texts_by_name.items() if len(set(texts)) > 1}
 
 
-def grouped(known: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """The facts as text, in the groups that the harness has them in."""
+def grouped(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return the facts as text, in the groups of the harness; groups without a fact are left out."""
+    names_by_group = {group: list(names) for group, names in provenance.FACTS.items()}
+    grouped_names = {name for names in names_by_group.values() for name in names}
+    names_by_group["During the measurement, and others"] = [name for name in facts if name not in grouped_names]
     groups = {
-        group: {name: known[name] for name in names if name in known} for group, names in provenance.FACTS.items()
+        group: {name: fact_text(name, facts[name]) for name in names if name in facts}
+        for group, names in names_by_group.items()
     }
-    placed = {name for group in groups.values() for name in group}
-    groups["While it was measured, and others"] = {name: fact for name, fact in known.items() if name not in placed}
-    return {group: {name: fact_text(name, fact) for name, fact in of.items()} for group, of in groups.items() if of}
+    return {group: texts for group, texts in groups.items() if texts}
 
 
 def fact_text(name: str, fact: Any) -> str:
-    """A fact as people read it: bytes in units, parts one after the other."""
+    """Format a fact: bytes in units, booleans as yes or no, parts separated by semicolons."""
     if isinstance(fact, dict):
         return "; ".join(f"{key} {fact_text(name, part)}" for key, part in fact.items())
     if isinstance(fact, bool):
@@ -78,6 +84,6 @@ def fact_text(name: str, fact: Any) -> str:
 
 
 def fingerprints(table: pd.DataFrame, name: str, commits: list[str]) -> set[str]:
-    """The fingerprints of the machines whose numbers of these commits are kept under a name."""
+    """Return the fingerprints of the machines that have numbers of these commits under a name."""
     rows = table[(table["machine"] == name) & table["commit"].isin(commits) & table["value"].notna()]
     return set(rows["fingerprint"])

@@ -1,7 +1,7 @@
-"""Write reports/index.html, reports/results.csv and the figures as SVG files from asv's results.
+"""Write reports/index.html, the CSV tables and the figures (SVG) from asv's results and the outcome records.
 
-python -m scripts.report [--machine NAME] [--commit HASH] [--fingerprint F] [--list]: by default the
-commit measured last on the machine measured last. The page is one file that opens from disk with no network.
+python -m scripts.report [--machine NAME] [--commit HASH] [--fingerprint F] [--list]. The default is the run measured
+last. The page is a single file that needs no network.
 """
 
 import argparse
@@ -29,20 +29,20 @@ from scripts.report.results import Run
 from scripts.setup.pins import ROOT
 
 TEMPLATES = Path(__file__).parent / "templates"
-# Each operator and direction, in the order of the page.
+# Pairs of operator and direction, in the order of the page.
 SUBJECTS = tuple((operator, direction) for operator in OPERATORS for direction in DIRECTIONS)
 OPERATOR_COLUMNS = [
     *results.columns("operator"), *metrics.FACTS, "gb_per_s", "bus_gb_per_s", "roof_s", "percent_of_roof",
     "percent_of_bus", "device_gb_per_s", "device_percent_of_roof", "impossible",
 ]  # fmt: skip
 STEP_COLUMNS = [*results.columns("step"), *results.STEP_COLUMNS, *metrics.STEP_METRICS]
-# Spreadsheets take text that starts so for a formula.
+# Spreadsheets interpret text that starts with one of these as a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of the page, and the file beside it."""
+    """A figure of the page. file: name of its copy beside the page."""
 
     title: str
     file: str
@@ -52,24 +52,24 @@ class Figure:
 def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     try:
-        found = results.load(options.results, options.outcomes)
-        if options.list and not found.table.empty:
-            print(_listed(found.table).to_string(index=False))
+        loaded = results.load(options.results, options.outcomes)
+        if options.list and not loaded.table.empty:
+            print(_listed(loaded.table).to_string(index=False))
             return 0
-        if found.table.empty:
-            raise results.NoResults(f"no results that can be read: {'; '.join(found.problems)}")
-        run = choose(found.table, options.machine, options.commit, options.fingerprint)
+        if loaded.table.empty:
+            raise results.NoResults(f"no readable results: {'; '.join(loaded.problems)}")
+        run = choose(loaded.table, options.machine, options.commit, options.fingerprint)
     except (results.NoResults, LookupError) as error:
         print(f"report: {error.args[0]}", file=sys.stderr)
         return 1
-    for problem in found.problems:
-        print(f"report: passed over {problem}", file=sys.stderr)
-    sharing = fingerprints.machines_named(found, run.machine)
-    if len(sharing) > 1:
-        print(f"report: {len(sharing)} different machines share the name {run.machine!r}", file=sys.stderr)
+    for problem in loaded.problems:
+        print(f"report: skipped {problem}", file=sys.stderr)
+    same_name = fingerprints.machines_named(loaded, run.machine)
+    if len(same_name) > 1:
+        print(f"report: {len(same_name)} different machines share the name {run.machine!r}", file=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, content in build(found, run).items():
-        # Names and reasons come from elsewhere and may be no valid Unicode.
+    for name, content in build(loaded, run).items():
+        # Names and reasons are foreign text and may be invalid Unicode.
         (options.out / name).write_text(content, encoding="utf-8", errors="replace")
     return 0
 
@@ -77,20 +77,20 @@ def main(arguments: list[str] | None = None) -> int:
 def choose(
     table: pd.DataFrame, machine: str | None = None, commit: str | None = None, fingerprint: str | None = None
 ) -> Run:
-    """The newest commit of the newest machine, or those asked for; of its environments the one with most rows.
+    """Return the run measured last, among those of a machine, commit (or its prefix) and fingerprint if given.
 
-    Of several machines of that name, the one with the newest number.
+    Of several environments, the one with most rows; of several machines with one name, the one with the newest number.
 
-    Raises LookupError that lists what there is.
+    Raises LookupError, which lists the machines and commits that have results.
     """
     rows = table
-    for column, wanted in (("machine", machine), ("commit", commit), ("fingerprint", fingerprint)):
-        if wanted:
-            rows = rows[rows[column].str.startswith(wanted) if column == "commit" else rows[column] == wanted]
+    for column, requested in (("machine", machine), ("commit", commit), ("fingerprint", fingerprint)):
+        if requested:
+            rows = rows[rows[column].str.startswith(requested) if column == "commit" else rows[column] == requested]
     if rows.empty:
         listed = _listed(table).to_string(index=False)
-        wanted = f"machine {machine!r}, commit {commit!r}, fingerprint {fingerprint!r}"
-        raise LookupError(f"no results for {wanted}; there are:\n{listed}")
+        request = f"machine {machine!r}, commit {commit!r}, fingerprint {fingerprint!r}"
+        raise LookupError(f"no results for {request}; there are:\n{listed}")
     newest = rows.sort_values("measured", na_position="first").iloc[-1]
     same = rows[(rows["machine"] == newest["machine"]) & (rows["commit"] == newest["commit"])]
     env = same["env"].mode()[0]
@@ -99,21 +99,21 @@ def choose(
     return Run(newest["machine"], newest_fingerprint, newest["commit"], env)
 
 
-def build(found: results.Results, run: Run) -> dict[str, str]:
-    """The files of the report of one run, by name: the page, the tables, and each figure of the page."""
-    table = run.rows(found.table)
+def build(loaded: results.Results, run: Run) -> dict[str, str]:
+    """Return the files of the report of one run by name: the page, the tables and the figures."""
+    table = run.rows(loaded.table)
     measured = metrics.with_metrics(table)
     steps = metrics.steps(table)
-    provenance = fingerprints.facts(found, run.machine, run.fingerprint, run.commit)
-    drawn = {
+    provenance = fingerprints.facts(loaded, run.machine, run.fingerprint, run.commit)
+    sections = {
         "throughput": _throughput_figures(measured, metrics.roofs(table), provenance),
         "gpu": _gpu_figures(measured, metrics.device_roofs(table)),
         "memory": _memory_figures(measured),
         "first_calls": _first_call_figures(measured),
         "steps": _step_figures(steps),
     }
-    page = _page(found, run, table, measured, provenance, drawn)
-    svg_files = {figure.file: figure.svg for group in drawn.values() for figure in group}
+    page = _page(loaded, run, table, measured, provenance, sections)
+    svg_files = {figure.file: figure.svg for group in sections.values() for figure in group}
     return {
         "index.html": page,
         "results.csv": _quoted(measured[OPERATOR_COLUMNS]),
@@ -124,17 +124,17 @@ def build(found: results.Results, run: Run) -> dict[str, str]:
 
 
 def _page(
-    found: results.Results,
+    loaded: results.Results,
     run: Run,
     table: pd.DataFrame,
     measured: pd.DataFrame,
     provenance: dict[str, Any],
-    drawn: dict[str, list[Figure]],
+    sections: dict[str, list[Figure]],
 ) -> str:
     rows = metrics.wide(measured)
-    sharing = fingerprints.machines_named(found, run.machine)
-    others = _listed(found.table)
-    others = others[(others["machine"] != run.machine) | (others["commit"] != run.commit[:8])]
+    same_name = fingerprints.machines_named(loaded, run.machine)
+    listed = _listed(loaded.table)
+    other_runs = listed[(listed["machine"] != run.machine) | (listed["commit"] != run.commit[:8])]
     script = (TEMPLATES / "table.js").read_text()
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -151,7 +151,7 @@ def _page(
         headline=metrics.headline(measured).to_dict("records"),
         subjects=SUBJECTS,
         subject=_subject,
-        figures=drawn,
+        figures=sections,
         memory_rows=_memory_rows(measured),
         rows=rows[rows["value"].notna()].to_dict("records"),
         gpu_rows=measured[
@@ -171,11 +171,11 @@ def _page(
         semantics=_semantics(),
         provenance=provenance,
         facts=fingerprints.grouped(provenance),
-        sharing=sharing if len(sharing) > 1 else [],
-        differences=fingerprints.differences(sharing),
-        machine=found.machines.get(run.machine, {}),
-        others=others.to_dict("records"),
-        problems=found.problems,
+        same_name=same_name if len(same_name) > 1 else [],
+        differences=fingerprints.differences(same_name),
+        machine=loaded.machines.get(run.machine, {}),
+        other_runs=other_runs.to_dict("records"),
+        problems=loaded.problems,
         impossible_percent=metrics.IMPOSSIBLE_PERCENT,
         script=jinja2.utils.markupsafe.Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -183,12 +183,12 @@ def _page(
 
 
 def _labelled(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
-    """The rows, each with the label of its case."""
+    """Return the rows as records, each with the label of its case."""
     return [{**row, "label": from_axes(row).label} for row in table.to_dict("records")]
 
 
 def time_text(seconds: float | None) -> str:
-    """Seconds in the unit that suits, with three digits: "12.3 µs"."""
+    """Format seconds with a suitable unit and three significant digits: "12.3 µs"; None and NaN as a dash."""
     if seconds is None or pd.isna(seconds):
         return "–"
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
@@ -198,7 +198,7 @@ def time_text(seconds: float | None) -> str:
 
 
 def number_text(value: float | None, digits: int = 3) -> str:
-    """A number with so many significant digits and no exponent, or a dash for none."""
+    """Format a number with the given significant digits and no exponent; None and NaN as a dash."""
     if value is None or pd.isna(value):
         return "–"
     return f"{float(f'{value:.{digits}g}'):,.12f}".rstrip("0").rstrip(".")
@@ -208,7 +208,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.report", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--machine", help="asv's name of the machine (default: the one measured last)")
     parser.add_argument("--commit", help="a commit, or its first characters (default: the one measured last)")
-    parser.add_argument("--fingerprint", help="of machines that share a name, which (default: the one measured last)")
+    parser.add_argument(
+        "--fingerprint", help="which of several machines with one name (default: the one measured last)"
+    )
     parser.add_argument("--list", action="store_true", help="list machines and commits that have results, and stop")
     parser.add_argument(
         "--results", type=Path, default=ROOT / ".asv" / "results", help="asv's results (default: %(default)s)"
@@ -221,20 +223,20 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _listed(table: pd.DataFrame) -> pd.DataFrame:
-    """Machines and commits that have results, the newest first."""
+    """Return the machines and commits that have results, the newest first."""
     groups = table.assign(commit=table["commit"].str[:8]).groupby(["machine", "commit"], as_index=False)
     listed = groups.agg(date=("date", "max"), measured=("measured", "max"), numbers=("value", "count"))
     return listed.sort_values("measured", ascending=False)
 
 
 def _image(svg: str) -> str:
-    """As a data URI: an image runs no script, whatever a label holds."""
+    """Return the SVG as a data URI of an image, in which no script runs."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
 def _throughput_figures(measured: pd.DataFrame, roofs: pd.DataFrame, provenance: dict[str, Any]) -> list[Figure]:
     caches = provenance.get("caches_bytes")
-    known_caches = {
+    cache_sizes = {
         name: size
         for name, size in (caches if isinstance(caches, dict) else {}).items()
         if isinstance(size, int) and 0 < size < 2**63
@@ -246,7 +248,7 @@ def _throughput_figures(measured: pd.DataFrame, roofs: pd.DataFrame, provenance:
         Figure(
             f"{operator} {direction}, {dtype}",
             f"{operator}.{direction}-{dtype}.svg",
-            figures.throughput(groups[operator, direction, dtype], roofs, known_caches),
+            figures.throughput(groups[operator, direction, dtype], roofs, cache_sizes),
         )
         for dtype in DTYPES
         for operator, direction in SUBJECTS
@@ -255,24 +257,24 @@ def _throughput_figures(measured: pd.DataFrame, roofs: pd.DataFrame, provenance:
 
 
 def _gpu_figures(measured: pd.DataFrame, roofs: pd.DataFrame) -> list[Figure]:
-    """Figures of a GPU's rows by device time and by host latency, which no figure mixes."""
+    """Draw the GPU rows by device time and by host latency, in separate figures."""
     times = metrics.numbered(measured, "time")
     times = times[times["device"] == "cuda"]
     device_times = times.assign(value=times["device_s"], gb_per_s=times["device_gb_per_s"], low=nan, high=nan)
     kinds = (
         ("device", "device time", device_times[device_times["value"].notna()], roofs),
-        # The roofs are device times.
+        # The roofs are device times: none of them applies.
         ("latency", "host latency", times, roofs[:0]),
     )
     return [
         Figure(
             f"{operator} {direction}, {dtype}: {title}",
             f"{operator}.{direction}-{dtype}-gpu-{name}.svg",
-            figures.throughput(chosen, beside, {}),
+            figures.throughput(chosen, lines, {}),
         )
         for dtype in DTYPES
         for operator, direction in SUBJECTS
-        for name, title, rows, beside in kinds
+        for name, title, rows, lines in kinds
         if len(chosen := _of(rows[rows["dtype"] == dtype], operator, direction))
     ]
 
@@ -304,7 +306,7 @@ def _memory_figures(measured: pd.DataFrame) -> list[Figure]:
 
 
 def _memory_rows(measured: pd.DataFrame) -> list[dict[Hashable, Any]]:
-    """Measured bytes beside those that the catalog's arithmetic predicts."""
+    """Return measured bytes and those that the catalog predicts."""
     rows = measured[measured["quantity"].isin(["transient_bytes", "saved_bytes"]) & measured["value"].notna()]
     predicted = [
         row["row"].transient.bytes(row["elements"], row["array_bytes"] // row["elements"])
@@ -323,7 +325,7 @@ def _first_call_figures(measured: pd.DataFrame) -> list[Figure]:
 
 
 def _step_figures(steps: pd.DataFrame) -> list[Figure]:
-    """Time by phase of what is possible, a figure for each network and batch."""
+    """Draw the possible times by phase, a figure for each network and batch."""
     possible = steps[~steps["impossible"].astype(bool)]
     return [
         Figure(f"{network}, batch {batch}", f"cnn.{network}-{batch}.svg", figures.step_phases(rows))
@@ -332,13 +334,13 @@ def _step_figures(steps: pd.DataFrame) -> list[Figure]:
 
 
 def _unchecked(measured: pd.DataFrame) -> int:
-    """How many times were held against no roof."""
+    """Count the times that were compared with no roof."""
     times = measured[measured["quantity"].isin(metrics.TIMES) & measured["value"].notna()]
     return int(times["percent_of_roof"].isna().sum())
 
 
 def _scaling(measured: pd.DataFrame) -> list[dict[str, Any]]:
-    """One entry for each variant and size, with its times and efficiencies by the number of threads."""
+    """Return an entry for each variant and size, with times and efficiencies by number of threads."""
     rows, key = metrics.scaling(measured), [*metrics.ROW, "elements"]
     return [
         {**dict(zip(key, values, strict=True)), "threads": group.to_dict("records")}
@@ -347,8 +349,8 @@ def _scaling(measured: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _not_run(table: pd.DataFrame, gpus: str | None) -> list[dict[str, str]]:
-    """Rows of the catalog that this run did not measure, with the reason where it is known."""
-    seen = set(zip(table["operator"], table["direction"], table["network"], table["variant"], strict=True))
+    """Return the rows of the catalog that this run did not measure, with the reason."""
+    measured = set(zip(table["operator"], table["direction"], table["network"], table["variant"], strict=True))
     rows: list[tuple[tuple[str, str, str], Row]] = [((row.operator, row.direction, ""), row) for row in VARIANTS]
     rows += [(("", "", network), row) for network in NETWORKS for row in STEPS]
     without_gpu = {"cuda": "not run: no CUDA device"} if gpus == "none" else {}
@@ -356,15 +358,15 @@ def _not_run(table: pd.DataFrame, gpus: str | None) -> list[dict[str, str]]:
         {
             "subject": " ".join(filter(None, subject)),
             "variant": row.name,
-            "reason": without_gpu.get(row.device, "not in the profile that was run"),
+            "reason": without_gpu.get(row.device, "not in the profile"),
         }
         for subject, row in rows
-        if (*subject, row.name) not in seen
+        if (*subject, row.name) not in measured
     ]
 
 
 def _semantics() -> list[dict[str, Any]]:
-    """Each distinct behaviour with the variants that have it; what departs from the definition is marked."""
+    """Return each distinct behaviour with its variants: facts as (name, text, differs from the definition)."""
     grouped: dict[Semantics, list[str]] = {}
     for row in VARIANTS:
         if row.device == "cpu":
@@ -380,7 +382,7 @@ def _semantics() -> list[dict[str, Any]]:
 
 
 def _subject(operator: str, direction: str, variant: str) -> str:
-    """A row in words, without the operator where it is ReLU."""
+    """Return operator, direction and variant as a label, without the operator if it is ReLU."""
     return " ".join(filter(None, (operator if operator != "relu" else "", direction, variant)))
 
 
@@ -389,11 +391,11 @@ def _fact(value: Any) -> str:
 
 
 def _quoted(table: pd.DataFrame) -> str:
-    """A table as CSV in which no text is taken for a formula."""
+    """Return a table as CSV, with text that looks like a formula escaped by an apostrophe."""
     table = table.copy()
     for column in table.select_dtypes(include=["object", "string"]):
         table[column] = [f"'{v}" if isinstance(v, str) and v.startswith(FORMULA_STARTS) else v for v in table[column]]
-    # Quoted, a line break in a text starts no new row.
+    # Quoting keeps a line break in a text from starting a row.
     return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
 
 

@@ -1,4 +1,4 @@
-// Sorting and filtering of the table of results; without it the table is complete, only still.
+// Sorts and filters the table of results. The page is complete without it.
 "use strict";
 const table = document.getElementById("results");
 const body = table.tBodies[0];
