@@ -120,7 +120,7 @@ def _scaling(row: Variant, profile: Profile, cores: int) -> Iterator[Case]:
 
 
 def _steps(profile: Profile, gpu: bool) -> list[Case]:
-    """Return the cases of training steps in float32."""
+    """Return the cases of training steps in float32. Bytes and first calls have the smallest batch only."""
     rows = [row for row in STEPS if _runs(row, profile, gpu)]
     return [
         StepCase(quantity, network, row.name, batch)
