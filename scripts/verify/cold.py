@@ -5,6 +5,7 @@ cold in turn, in new processes. Prints the median ratio of cold to warm times wi
 interval lies below the bound.
 """
 
+import argparse
 import sys
 from statistics import median
 
@@ -21,6 +22,9 @@ SETTINGS = Settings(budget_s=0.3, limit_s=60, threads=1)
 
 
 def main() -> int:
+    argparse.ArgumentParser(
+        prog="python -m scripts.verify.cold", description=(__doc__ or "").split("\n\n")[0]
+    ).parse_args()
     ratios = []
     for _ in tqdm(range(ROUNDS), unit="round", file=sys.stderr):
         cold_s, warm_s = map(_median_s, ("cold", "time"))

@@ -92,6 +92,7 @@ def percent(text: str) -> float:
 
 def main() -> None:
     runner = pyperf.Runner(program_args=("-m", "scripts.verify.independent"), add_cmdline_args=_pass_on)
+    runner.argparser.prog = "python -m scripts.verify.independent"
     for axis in ("operator", "direction", "variant"):
         runner.argparser.add_argument(axis)
     runner.argparser.add_argument("elements", type=int)

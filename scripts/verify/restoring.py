@@ -6,6 +6,7 @@ uses new arrays and keeps the old ones, so that no address is used twice. Prints
 times with its 95 % interval. Fails if an interval lies beyond its bound.
 """
 
+import argparse
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -29,6 +30,9 @@ BUDGET_S = 0.1
 
 
 def main() -> int:
+    argparse.ArgumentParser(
+        prog="python -m scripts.verify.restoring", description=(__doc__ or "").split("\n\n")[0]
+    ).parse_args()
     core = Core()
     within = []
     for elements, bound in BOUNDS.items():
