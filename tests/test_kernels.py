@@ -101,7 +101,7 @@ WIDENED = (
 
 
 def source(body: str, **changes: Any) -> Source:
-    given = Source("a kernel", 90, "float32", KERNEL.format(body=body), 256, 4, ("relu.forward", "numba-cuda.out"))
+    given = Source("a kernel", 90, "float32", KERNEL.format(body=body), 256, 4, ("forward", "numba-cuda.out"))
     return replace(given, **changes)
 
 
