@@ -1,4 +1,4 @@
-"""What is measured: asv's classes. How it is measured is in `benchmarks.harness`.
+"""The benchmarks, as classes of airspeed velocity (asv). The measurement itself is in `benchmarks.harness`.
 
 Importing this package imports no framework; one process drives one framework.
 """

@@ -1,10 +1,10 @@
-"""Types of command-line arguments that several scripts take."""
+"""Argument types for the command lines of several scripts."""
 
 import argparse
 
 
 def positive(text: str) -> int:
-    """An integer of at least 1, for argparse."""
+    """Parse an integer of at least 1. Raises argparse.ArgumentTypeError."""
     try:
         number = int(text)
     except ValueError:

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from benchmarks.harness.case import Settings, StepCase
 from benchmarks.harness.measurement import Measurement
 from benchmarks.harness.processes import isolation
-from benchmarks.harness.quantities import training
-from benchmarks.harness.truth import comparison
+from benchmarks.harness.truth import comparison, training
 from impls.catalog import STEPS as ROWS
 from impls.catalog import find_step
 from impls.cnn import PHASES, reference

@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from benchmarks.harness.frameworks import driver
-from benchmarks.harness.quantities import training
-from benchmarks.harness.truth import comparison, operators
+from benchmarks.harness.truth import comparison, operators, training
 from impls.catalog import find
 from impls.cnn.networks import Batch, Network, fused_saved_bytes, initial_parameters, random_batch
 from impls.cnn.numba_cuda import step as steps_cuda

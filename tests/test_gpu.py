@@ -439,4 +439,4 @@ def test_products_of_a_device_are_no_roof_of_the_processor():
     )
     found = table({device: 1e-3, library: 1e-1})
     assert metrics.gemms(found)["library"].tolist() == ["numpy"]
-    assert metrics.gemms(found, "device_gemm")["gflop_per_s"].tolist() == [pytest.approx(2000)]
+    assert metrics.gemms(found, "device_product")["gflop_per_s"].tolist() == [pytest.approx(2000)]

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from scripts.training import idx
+from scripts.training import mnist
 
 
 def encoded(array: np.ndarray) -> bytes:
@@ -46,7 +46,7 @@ def test_whole_files_are_read(folder, arrays, zipped):
         for path in list(folder.iterdir()):
             path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
             path.unlink()
-    images, labels, test_images, test_labels = idx.mnist(folder)
+    images, labels, test_images, test_labels = mnist.load(folder)
     np.testing.assert_array_equal(images[..., 0], arrays["train-images"])
     np.testing.assert_array_equal(labels, arrays["train-labels"])
     np.testing.assert_array_equal(test_images[..., 0], arrays["t10k-images"])
@@ -69,8 +69,8 @@ def test_whole_files_are_read(folder, arrays, zipped):
 def test_damaged_file_is_refused(folder, damage, reason):
     path = labels_file(folder)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(idx.Damaged, match=reason):
-        idx.mnist(folder)
+    with pytest.raises(mnist.Damaged, match=reason):
+        mnist.load(folder)
 
 
 def test_broken_compression_is_refused(folder):
@@ -79,17 +79,17 @@ def test_broken_compression_is_refused(folder):
     path.unlink()
     for content in (whole[:-5], b"no gzip", whole[:12] + bytes(len(whole) - 12)):
         path.with_name(f"{path.name}.gz").write_bytes(content)
-        with pytest.raises(idx.Damaged, match="train-labels"):
-            idx.mnist(folder)
+        with pytest.raises(mnist.Damaged, match="train-labels"):
+            mnist.load(folder)
 
 
 def test_missing_file_is_named(folder):
     labels_file(folder).unlink()
-    with pytest.raises(idx.Damaged, match="no train-labels"):
-        idx.mnist(folder)
+    with pytest.raises(mnist.Damaged, match="no train-labels"):
+        mnist.load(folder)
 
 
 def test_no_image_at_all_is_damage(tmp_path):
     write_mnist(tmp_path, 5, 0)
-    with pytest.raises(idx.Damaged, match="no t10k images"):
-        idx.mnist(tmp_path)
+    with pytest.raises(mnist.Damaged, match="no t10k images"):
+        mnist.load(tmp_path)

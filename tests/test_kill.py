@@ -72,4 +72,4 @@ def readable(checkout):
     try:
         return results.load(checkout.folder / ".asv/results", checkout.folder / ".asv/outcomes")
     except results.NoResults:
-        return results.Results(results._table([]), results._table([]), {})
+        return results.Results(results.tidy([]), [], {})

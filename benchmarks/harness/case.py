@@ -39,10 +39,10 @@ class Case:
 
     @property
     def varies(self) -> bool:
-        """Whether another process may measure another number, as its memory lies elsewhere: times of rows do.
+        """True for times of rows, which differ between processes because their memory has another layout.
 
-        Bytes do not. The best counts of a roof, which tries several places in memory itself, and compiling takes too
-        long to be repeated.
+        Bytes do not differ. A roof tries several places in memory itself and counts the best. First calls take too long
+        to be repeated.
         """
         return self.quantity in SAMPLED and self.kind not in ROOFS
 
@@ -52,7 +52,10 @@ class Case:
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "quantity"}
 
     def subject(self, threads: int) -> tuple[Any, ...]:
-        """What one process can measure together: the row and its threads, `threads` where the case leaves them open."""
+        """Return the row and its threads: one process can measure cases that agree in these.
+
+        threads: the number for cases that leave it open.
+        """
         axes = {**self.axes, "threads": self.axes.get("threads") or threads}
         return self.kind, *(value for axis, value in axes.items() if axis not in SIZES)
 

@@ -79,7 +79,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class DeviceTiming:
-    """What a GPU says of itself: device time by its own events, and its state while it worked.
+    """Device time by the GPU's events, and the GPU's state while it worked.
 
     device_s: median device time of a call; None where the host never was ahead of the GPU. samples_s: of each round.
     throttled: positions of rounds in which it was throttled. throttled_by: the reasons.
@@ -95,7 +95,7 @@ class DeviceTiming:
 
 @dataclass(frozen=True)
 class StepTiming:
-    """What a training step consists of.
+    """Error, phases and ReLU's share of a training step.
 
     deviation: the largest relative error of an array against the reference.
     phases_s: seconds of each phase that the step marks.
@@ -119,7 +119,7 @@ class RoofTiming:
 
 @dataclass(frozen=True)
 class Process:
-    """What one process measured, and under which circumstances.
+    """The result of one process and its circumstances.
 
     value: its own median or bytes. number: calls in a sample. counted: whether its samples are in the result.
     threads: read back from the framework. import_s: seconds to import the framework and load the row.
@@ -143,7 +143,7 @@ class Process:
         return probe_s if probe_s is not None and SHORTEST_PROBE_S < probe_s < LONGEST_PROBE_S else None
 
     def is_uncontended(self, probe_best_s: float) -> bool:
-        """Whether it had a core to itself, judged by its own probes and the fastest one known."""
+        """Return whether it had a core to itself, judged by its own probes and the fastest probe of all processes."""
         enough = self.sampling.uncontended if self.sampling else True
         return enough and (self.probe_s or 0.0) <= SMT_CONTENDED * probe_best_s
 
@@ -280,7 +280,7 @@ def _absence(processes: Sequence[Process]) -> str:
 
 
 def throttled(parts: Sequence[Measurement]) -> str:
-    """What throttled a GPU during too many samples; empty where nothing did, or the driver does not say."""
+    """Describe what throttled a GPU during too many samples; empty if nothing did or the driver does not report it."""
     processes = [process for part in parts for process in part.processes]
     hosts = [process.sampling for process in processes if process.sampling]
     devices = [process.device for process in processes if process.device]

@@ -1,7 +1,7 @@
 """Measure this commit with asv and write the report: the program behind ./scripts/bench.
 
-asv measures what is committed, in environments of its own. A run measures what is missing for
-this commit on this machine, or everything with --again; a killed run goes on where it stopped.
+asv measures the commit, not the working tree, in environments of its own. A run measures the cases that have no number
+yet for this commit on this machine, or all cases with --again. After an interruption, the next run continues.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from scripts.setup.pins import ROOT
 RESULTS, OUTCOMES, HTML = ROOT / ".asv" / "results", ROOT / ".asv" / "outcomes", ROOT / ".asv" / "html"
 UNFINISHED, LOGS = ROOT / ".asv" / "unfinished", ROOT / ".asv" / "logs"
 ASV = [sys.executable, "-m", "asv"]
-# asv's exit code where a benchmark failed: the rest was measured, and the report says why.
+# asv's exit code if a benchmark failed: the others were measured, and the report says why.
 SOME_FAILED = 2
 
 
@@ -39,19 +39,20 @@ def main() -> int:
     _set_damaged_aside()
     profile = PROFILES[arguments.profile]
     threads = Settings.from_environment().threads
-    wanted = cases(profile, accelerator.has_gpu(), threads)
-    here = provenance.expected_fingerprint(threads)
-    done = set() if arguments.again else _done(commit, arguments.machine, here, profile.processes)
-    todo = [case for case in wanted if case not in done]
-    say(f"{len(wanted)} cases, {len(todo)} to measure")
-    unfinished = UNFINISHED / f"{commit[:8]}-{arguments.profile}-{arguments.machine}-{here}"
+    selected = cases(profile, accelerator.has_gpu(), threads)
+    fingerprint = provenance.expected_fingerprint(threads)
+    done = set() if arguments.again else _done(commit, arguments.machine, fingerprint, profile.processes)
+    todo = [case for case in selected if case not in done]
+    say(f"{len(selected)} cases, {len(todo)} to measure")
+    unfinished = UNFINISHED / f"{commit[:8]}-{arguments.profile}-{arguments.machine}-{fingerprint}"
     if arguments.again:
         shutil.rmtree(unfinished, ignore_errors=True)
     failed = _measure(profile, todo, arguments.machine, unfinished) if todo else False
     _publish()
     report = [sys.executable, "-m", "scripts.report", "--machine", arguments.machine, "--commit", commit]
     code = subprocess.run(report, cwd=ROOT).returncode
-    say(f"report: {ROOT / 'reports' / 'index.html'}")
+    if code == 0:
+        say(f"report: {ROOT / 'reports' / 'index.html'}")
     say(f"asv's site: {HTML / 'index.html'}")
     if failed:
         say("some cases failed; the report says which and why")
@@ -61,38 +62,38 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./scripts/bench", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--profile", choices=PROFILES, default="smoke", help="what to measure (default: %(default)s)")
-    parser.add_argument("--again", action="store_true", help="measure all cases, also those that have a number")
+    parser.add_argument("--again", action="store_true", help="measure all cases, including those that have a number")
     parser.add_argument(
         "--machine",
         default=platform.node(),
-        help="the name to keep results under, for hosts whose own name changes (default: %(default)s)",
+        help="store results under this name; for hosts whose name changes (default: %(default)s)",
     )
     return parser.parse_args()
 
 
 def register(machine: str) -> None:
-    """Make the machine known to asv, without asking."""
+    """Register the machine with asv, without its questions."""
     subprocess.run([*ASV, "machine", "--yes", *_named(machine)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 def _named(machine: str) -> list[str]:
-    # asv finds the processor and the memory out only for a machine that it names itself.
+    # asv detects the processor and the memory only for a machine that it names itself.
     return [] if machine == platform.node() else ["--machine", machine]
 
 
 def git(*arguments: str) -> str:
-    """What git answers in this checkout."""
+    """Return the output of a git command in this checkout. Raises CalledProcessError."""
     return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
 
 
 def _warn_if_dirty() -> None:
-    changed = git("status", "--porcelain")
-    if changed:
-        say(f"warning: {len(changed.splitlines())} uncommitted changes; asv measures the commit, not them")
+    changes = git("status", "--porcelain").splitlines()
+    if changes:
+        say(f"warning: {len(changes)} uncommitted changes, which asv does not measure")
 
 
 def _set_damaged_aside() -> None:
-    """Rename result files that are no JSON, as a killed run may leave them: asv stops at the first."""
+    """Rename result files that are not JSON: a killed run may leave one, and asv would stop at it."""
     for path in RESULTS.glob("*/*.json"):
         try:
             json.loads(path.read_bytes())
@@ -102,9 +103,10 @@ def _set_damaged_aside() -> None:
 
 
 def _done(commit: str, machine: str, fingerprint: str, processes: int) -> set[Case]:
-    """Cases of this commit on this very machine that have a reason why they cannot run, or a number.
+    """Return the cases of this commit on this machine that have a number or a reason why they cannot run.
 
-    A time that fewer processes measured than are asked for, as smoke does, is measured anew.
+    Excludes numbers of a machine with another fingerprint, and times that fewer than `processes` processes measured, as
+    in the profile smoke.
     """
     try:
         table = results.load(RESULTS, OUTCOMES).table
@@ -120,37 +122,39 @@ def _done(commit: str, machine: str, fingerprint: str, processes: int) -> set[Ca
 def _measure(profile: Profile, todo: list[Case], machine: str, unfinished: Path) -> bool:
     """Run asv over the cases; return whether any of them failed.
 
-    unfinished: keeps measurements until asv has saved them, at its end.
+    unfinished: folder that keeps measurements until asv saves them at its end.
+
+    Raises SystemExit with the end of asv's log if asv fails.
     """
     unfinished.mkdir(parents=True, exist_ok=True)
     plan.forget_failures(unfinished)
     plan.write_plan(unfinished, todo)
     selection = [word for pattern in series.asv_patterns(todo) for word in ("--bench", pattern)]
-    # The process that asv launches measures nothing itself (processes/isolation.py), so the quick launcher will do.
+    # Measurements run in processes of their own (processes/isolation.py), so asv may use its fast launcher.
     options = ["--record-samples", "--show-stderr", "--launch-method", "forkserver", *_named(machine)]
     environment = progress.environment(
         **profile.environment(), RELU_BENCH_MACHINE=machine, **{plan.VARIABLE: str(unfinished)}
     )
     log = progress.new_log(LOGS)
     command = [*ASV, "-v", "run", "HEAD^!", *options, *selection]
-    code = progress.run(command, log, len(todo), OUTCOMES, environment, ROOT)
+    code, _ = progress.run(command, log, len(todo), OUTCOMES, environment, ROOT)
     if code not in (0, SOME_FAILED):
-        raise SystemExit(f"asv stopped with code {code}; the end of {log}:\n{progress.tail(log)}")
+        raise SystemExit(f"asv ended with code {code}; the end of {log}:\n{progress.tail(log)}")
     shutil.rmtree(unfinished)
     return code == SOME_FAILED
 
 
 def _publish() -> None:
-    """asv's own site, made to work without a network."""
+    """Write asv's own site, changed to work without a network."""
     for command in ([*ASV, "publish"], [str(Path(sys.executable).with_name("asv-tachyon")), "install", str(HTML)]):
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        if ended.returncode:
-            say(f"warning: {' '.join(command[1:])} failed: {(ended.stderr or ended.stdout).strip()[-300:]}")
+        completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if completed.returncode:
+            say(f"warning: {' '.join(command[1:])} failed: {(completed.stderr or completed.stdout).strip()[-300:]}")
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        say("interrupted; the next run goes on from here")
+        say("interrupted; the next run continues from here")
         sys.exit(130)

@@ -1,7 +1,7 @@
 """Compare two commits with asv continuous and keep its table: ./scripts/compare BASE [HEAD].
 
-Writes reports/compare.txt. Exit code: 0 nothing became slower, 1 something did, 2 a benchmark
-failed (the table of what was measured is written all the same).
+Writes reports/compare.txt. Exit code: 0 nothing became slower; 1 something did; 2 a benchmark failed (the table then
+holds the others) or nothing could be measured.
 """
 
 import argparse
@@ -19,12 +19,14 @@ from scripts.setup import accelerator
 from scripts.setup.pins import ROOT
 
 TABLE = ROOT / "reports" / "compare.txt"
-# A row of asv's table in which before, after and ratio are n/a is of a case that nobody asked for.
+FAILED = 2
+# A row of asv's table whose before, after and ratio are n/a belongs to a case that was not selected.
 NOT_MEASURED = 3
 
 
 def main() -> int:
     options = _options()
+    commits = [_commit(name) for name in (options.base, options.head)]
     selected = cases(PROFILES[options.profile], accelerator.has_gpu(), cores=1)
     times = [case for case in selected if case.quantity == "time"]
     patterns = [options.bench] if options.bench else asv_patterns(times)
@@ -34,29 +36,39 @@ def main() -> int:
     command = [*ASV, "continuous", options.base, options.head, *factor, "--show-stderr", *_bench(patterns)]
     environment = progress.environment(**PROFILES[options.profile].environment())
     log = progress.new_log(LOGS)
-    # Of a regular expression nobody knows the number of cases.
-    code = progress.run(command, log, 0 if options.bench else 2 * len(times), OUTCOMES, environment, ROOT)
-    if code not in (0, 1, 2):
-        say(f"asv stopped with code {code}; the end of {log}:\n{progress.tail(log)}")
-        return code
-    # asv continuous prints no table where a benchmark failed; asv compare does.
+    # The number of cases that a regular expression selects is unknown.
+    expected = None if options.bench else 2 * len(times)
+    code, count = progress.run(command, log, expected, OUTCOMES, environment, ROOT)
+    if code not in (0, 1, FAILED) or not count:
+        say(f"asv ended with code {code} after {count} cases; the end of {log}:\n{progress.tail(log)}")
+        return FAILED
+    # asv continuous prints no table if a benchmark failed; asv compare does.
     table = subprocess.run(
         [*ASV, "compare", options.base, options.head, *factor, "--split"], cwd=ROOT, capture_output=True, text=True
     ).stdout
     TABLE.parent.mkdir(exist_ok=True)
     rows = "".join(line for line in table.splitlines(keepends=True) if line.count("n/a") < NOT_MEASURED)
-    TABLE.write_text(_warning([options.base, options.head]) + rows)
+    TABLE.write_text(_warning(commits) + rows)
     say(f"table: {TABLE}")
     print(TABLE.read_text())
     return code
 
 
-def _warning(names: list[str]) -> str:
-    """A line above the table where earlier results of these commits come from another machine of the same name."""
+def _commit(name: str) -> str:
+    """Return the hash of a commit. Raises SystemExit if git does not know the name."""
+    try:
+        return git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    except subprocess.CalledProcessError:
+        raise SystemExit(f"{name!r} given, a commit of this repository needed") from None
+
+
+def _warning(commits: list[str]) -> str:
+    """Return a warning if results of these commits come from different machines of one name, else an empty text."""
     table = results.load(RESULTS, OUTCOMES).table
-    commits = [git("rev-parse", f"{name}^{{commit}}") for name in names]
-    found = fingerprints.fingerprints(table, platform.node(), commits)
-    return f"Not to be compared: results of {len(found)} different machines are here.\n" if len(found) > 1 else ""
+    machines = fingerprints.fingerprints(table, platform.node(), commits)
+    if len(machines) < 2:
+        return ""
+    return f"Not comparable: the results are from {len(machines)} different machines.\n"
 
 
 def _bench(patterns: list[str]) -> list[str]:
@@ -67,8 +79,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./scripts/compare", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("base", help="the commit to compare with")
     parser.add_argument("head", nargs="?", default="HEAD", help="the commit to judge (default: %(default)s)")
-    parser.add_argument("--profile", choices=PROFILES, default="smoke", help="which times (default: %(default)s)")
-    parser.add_argument("--bench", help="instead of a profile: a regular expression, as asv's --bench takes")
+    parser.add_argument("--profile", choices=PROFILES, default="smoke", help="times to measure (default: %(default)s)")
+    parser.add_argument("--bench", help="a regular expression, as for asv's --bench, instead of a profile")
     parser.add_argument(
         "--factor", type=float, default=1.1, help="ratio that counts as a change (default: %(default)s)"
     )
@@ -76,4 +88,8 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)

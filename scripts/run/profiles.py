@@ -1,4 +1,4 @@
-"""The cases that each profile of ./scripts/bench measures."""
+"""The profiles of ./scripts/bench and the cases that each measures."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,12 +26,12 @@ from scripts.run import series
 class Profile:
     """A selection of cases and how long to sample each.
 
-    memory_elements: where saved and transient bytes are measured; they are exact and proportional to the size, so one
-    size is enough. cold_elements, scaling_elements: where times with cold caches, and over the number of threads, are
-    measured, in float32. processes: how many measure each time, sharing its budget.
-    steps: batch sizes of the training steps that are measured, by network.
-    loops, loop_bytes: streaming loops and sizes of one array that are measured besides those that rows
-    are compared with. gemm: whether matrix products are measured.
+    elements: sizes of warm times. memory_elements: sizes of saved and transient bytes, which are exact and proportional
+    to the size, so one is enough. cold_elements, scaling_elements: sizes of times with cold caches, and of times over
+    the number of threads, in float32. budget_s: sampling time of a case, shared by `processes` processes.
+    first_call: measure first calls. without_needs: leave out rows that need a tool besides the framework.
+    loops, loop_bytes: streaming loops and array sizes to measure besides those that rows are compared with.
+    gemm: measure matrix products. steps: batch sizes of training steps, by network.
     """
 
     dtypes: tuple[str, ...]
@@ -49,16 +49,16 @@ class Profile:
     steps: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
-        """The variables that pass the profile's settings to the harness."""
+        """Return the environment variables that pass the profile's settings to the harness."""
         return {"RELU_BENCH_BUDGET_S": str(self.budget_s), "RELU_BENCH_PROCESSES": str(self.processes)}
 
 
-# Loops that draw a line through the sizes of the rows and those between, from 16 KiB an array on.
+# Loops that the report draws as curves, at array sizes of 16 KiB and more.
 CURVE = ("copy.all", "copy-nt.all", "scale.all", "fill.all", "fill-nt.all")
 CURVE_BYTES = tuple(2**power for power in (14, 16, 18, 20, 22, 24, 26, 27))
-# Rows are compared with loops that read.
+# Loops that rows are compared with: those that read.
 COMPARED = tuple(name for name, loop in LOOPS.items() if loop.pattern.reads)
-# Smaller arrays are in a cache, where a non-temporal store to memory never wins.
+# Smaller arrays fit in a cache, where a non-temporal store to memory is never faster.
 LEAST_NONTEMPORAL_BYTES = 2**20
 
 SMALL, MIDDLE = 2**15, 2**20
@@ -81,7 +81,10 @@ PROFILES = {
 
 
 def cases(profile: Profile, gpu: bool, cores: int) -> list[Case]:
-    """The cases of a profile, roofs first; CUDA rows only where there is a GPU, and no more threads than cores."""
+    """Return the cases of a profile, roofs first.
+
+    gpu: include CUDA rows and roofs. cores: the highest number of threads in scaling cases.
+    """
     rows = [row for row in VARIANTS if _runs(row, profile, gpu) and set(row.dtypes) & set(profile.dtypes)]
     of_rows = [case for row in rows for case in (*_of_row(row, profile), *_scaling(row, profile, cores))]
     return [*_loops(profile), *_products(profile), *(_device(profile) if gpu else []), *of_rows, *_steps(profile, gpu)]
@@ -92,7 +95,7 @@ def _runs(row: Row, profile: Profile, gpu: bool) -> bool:
 
 
 def _of_row(row: Variant, profile: Profile) -> Iterator[Case]:
-    """Times, bytes and first calls of a row in each dtype, where there is a benchmark for them."""
+    """Yield times, bytes and first calls of a row in each dtype, as far as benchmarks exist for them."""
     for dtype in (dtype for dtype in profile.dtypes if dtype in row.dtypes):
         sizes = {
             "time": profile.elements,
@@ -109,7 +112,7 @@ def _of_row(row: Variant, profile: Profile) -> Iterator[Case]:
 
 
 def _scaling(row: Variant, profile: Profile, cores: int) -> Iterator[Case]:
-    """Times in float32 with one thread, two, four and so on."""
+    """Yield times in float32 with 1, 2, 4, ... threads."""
     if row.threaded and "float32" in profile.dtypes:
         for n, threads in product(profile.scaling_elements, THREADS):
             if threads <= cores:
@@ -117,7 +120,7 @@ def _scaling(row: Variant, profile: Profile, cores: int) -> Iterator[Case]:
 
 
 def _steps(profile: Profile, gpu: bool) -> list[Case]:
-    """Training steps in float32, and where the profile has first calls, those of the smallest batch."""
+    """Return the cases of training steps in float32. Bytes and first calls have the smallest batch only."""
     rows = [row for row in STEPS if _runs(row, profile, gpu)]
     return [
         StepCase(quantity, network, row.name, batch)
@@ -131,7 +134,7 @@ def _steps(profile: Profile, gpu: bool) -> list[Case]:
 def _step_quantities(
     row: StepVariant, batches: tuple[int, ...], profile: Profile
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Quantities of a training step and their batches; bytes are proportional to the batch."""
+    """Yield quantities of a training step with their batches. Bytes are proportional to the batch: one is enough."""
     yield "time", batches
     yield "saved_bytes", batches[:1]
     yield "peak_bytes", batches[:1]
@@ -140,22 +143,22 @@ def _step_quantities(
 
 
 def _row_bytes(profile: Profile) -> list[int]:
-    """Bytes of an array at each size and dtype of the rows."""
+    """Return the bytes of an array at each size and dtype of the rows."""
     return sorted({n * ITEMSIZE_BYTES[dtype] for n in profile.elements for dtype in profile.dtypes})
 
 
 def _loops(profile: Profile) -> list[Case]:
-    """The loops that rows are compared with, at the sizes of the rows, and those that the profile adds."""
-    wanted = {*product(COMPARED, _row_bytes(profile)), *product(profile.loops, profile.loop_bytes)}
+    """Return the loops that rows are compared with, at the sizes of the rows, and those that the profile adds."""
+    loops = {*product(COMPARED, _row_bytes(profile)), *product(profile.loops, profile.loop_bytes)}
     return [
         LoopCase("time", name, array_bytes)
-        for name, array_bytes in sorted(wanted)
+        for name, array_bytes in sorted(loops)
         if array_bytes >= LEAST_NONTEMPORAL_BYTES or not LOOPS[name].pattern.nontemporal
     ]
 
 
 def _device(profile: Profile) -> list[Case]:
-    """The roofs of a GPU's rows: an array of their sizes copied and scaled, and a product."""
+    """Return the roofs of a GPU's rows: copying and scaling an array of each of their sizes, and a product."""
     loops = [DeviceLoopCase("time", work, size) for work in ("copy", "scale") for size in _row_bytes(profile)]
     return [*loops, *(DeviceProductCase("time", "torch", n) for n in roofs.GEMM_ELEMENTS if profile.gemm)]
 

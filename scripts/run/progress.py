@@ -1,6 +1,7 @@
-"""Show the progress of an asv run, from the records that its cases leave."""
+"""Run asv and show its progress, from the records that its cases leave."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,22 +16,28 @@ from benchmarks.harness.processes import records
 from benchmarks.harness.processes.records import Record
 
 POLL_S = 1.0
-TAIL_LINES = 20
+# Time between two updates of the bar: on a terminal, and in a log file, where each update adds text.
+TERMINAL_S, FILE_S = 1.0, 15.0
+# Time that asv gets to end its processes before the next signal.
+END_S = 5.0
+TAIL_LINES, STAGE_CHARACTERS = 20, 60
 
 
 def say(text: str) -> None:
-    """Print a line for the person who waits."""
+    """Print a progress message on standard error."""
     tqdm.write(f"relu-bench: {text}", file=sys.stderr)
 
 
-def run(command: Sequence[str], log: Path, cases: int, folder: Path, environment: Mapping[str, str], cwd: Path) -> int:
-    """Run asv with its output in a log and a bar over the cases; return its exit code.
+def run(
+    command: Sequence[str], log: Path, cases: int | None, folder: Path, environment: Mapping[str, str], cwd: Path
+) -> tuple[int, int]:
+    """Run asv with its output in a log and a bar over the cases; return its exit code and the number of new records.
 
-    cases: how many will be recorded. folder: of the records. asv is ended when this process is interrupted.
+    cases: the number to expect; None if unknown. folder: of the records. Ends asv if this process is interrupted.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     say(f"asv's own output: {log}")
-    progress = _Progress(cases, folder)
+    progress = _Progress(cases, folder, log)
     with log.open("wb") as sink:
         process = subprocess.Popen(
             command, cwd=cwd, stdout=sink, stderr=subprocess.STDOUT, env={**environment, "PYTHONUNBUFFERED": "1"}
@@ -40,56 +47,79 @@ def run(command: Sequence[str], log: Path, cases: int, folder: Path, environment
                 time.sleep(POLL_S)
                 progress.update()
         finally:
-            process.terminate()
-            process.wait()
+            _end(process)
             progress.update()
             progress.close()
-    return process.returncode
+    return process.returncode, progress.count
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Wait until asv has ended, with its processes: SIGTERM would leave those running.
+
+    asv gets a terminal's Ctrl-C by itself, so it gets SIGINT only if it does not end.
+    """
+    for number in (signal.SIGINT, signal.SIGKILL):
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+    process.wait()
 
 
 def new_log(folder: Path) -> Path:
-    """The path of a log named after this moment."""
+    """Return the path of a log, named after the current time."""
     return folder / f"{time.strftime('%Y-%m-%dT%H-%M-%S')}.log"
 
 
 def tail(log: Path) -> str:
-    """The last lines of a log."""
+    """Return the last lines of a log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
 
 
 class _Progress:
-    """A bar over the cases. Before the first record, asv installs its environments."""
+    """A bar over the cases. Until the first record, while asv installs environments, it shows the last line of the log.
 
-    def __init__(self, cases: int, folder: Path) -> None:
-        self.folder = folder
+    count: records seen.
+    """
+
+    def __init__(self, cases: int | None, folder: Path, log: Path) -> None:
+        self.folder, self.log = folder, log
+        self.count = 0
         self.read_bytes = {path: path.stat().st_size for path in folder.glob("*/*.jsonl")}
-        # A log file gets a line now and then, a terminal each step.
-        every_s = 0.1 if sys.stderr.isatty() else 15
-        self.bar = tqdm(total=cases, unit="case", file=sys.stderr, smoothing=0.05, mininterval=every_s)
-        self.bar.set_postfix_str("asv installs what it measures")
+        self.every_s = TERMINAL_S if sys.stderr.isatty() else FILE_S
+        self.shown_s = time.monotonic()
+        self.bar = tqdm(total=cases, unit="case", file=sys.stderr, smoothing=0.05, mininterval=self.every_s)
 
     def update(self) -> None:
-        """Count the records that are new."""
+        """Count the new records."""
         for path in self.folder.glob("*/*.jsonl"):
-            done = self.read_bytes.get(path, 0)
-            if path.stat().st_size > done:
-                self._count(path, done)
-        self.bar.refresh()
+            start = self.read_bytes.get(path, 0)
+            if path.stat().st_size > start:
+                self._read(path, start)
+        if time.monotonic() >= self.shown_s + self.every_s:
+            self.shown_s = time.monotonic()
+            if not self.count:
+                self.bar.set_postfix_str(f"asv prepares: {self._stage()}", refresh=False)
+            self.bar.refresh()
 
-    def _count(self, path: Path, done: int) -> None:
+    def _stage(self) -> str:
+        return tail(self.log).rpartition("\n")[2].strip(" ·\t")[:STAGE_CHARACTERS]
+
+    def _read(self, path: Path, start: int) -> None:
         with path.open("rb") as lines:
-            lines.seek(done)
-            new = lines.read()
-        # A line may be written just now.
-        complete = new[: new.rfind(b"\n") + 1]
-        self.read_bytes[path] = done + len(complete)
-        if not self.bar.n:
-            # Estimate the time left from the pace of the cases, without the installation before them.
+            lines.seek(start)
+            content = lines.read()
+        # The last line may be incomplete: its writer may still be at it.
+        complete = content[: content.rfind(b"\n") + 1]
+        self.read_bytes[path] = start + len(complete)
+        if not self.count:
+            # Leave the installation out of the estimate of the time left.
             self.bar.unpause()
         for record in filter(None, map(records.parse, complete.splitlines())):
             self._show(record)
 
     def _show(self, record: Record) -> None:
+        self.count += 1
         label, measurement = from_axes(record.case).label, record.measurement
         if measurement.status not in (*MEASURED, *NOT_APPLICABLE):
             say(f"{label}: {measurement.status}: {measurement.reason}")
@@ -102,5 +132,5 @@ class _Progress:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's environment with further variables."""
+    """Return this process's environment with further variables."""
     return {**os.environ, **variables}

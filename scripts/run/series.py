@@ -1,4 +1,4 @@
-"""asv's benchmarks and the cases behind them: from a case to asv's name and parameters, and back."""
+"""Convert between cases and the names and parameters of asv's benchmarks."""
 
 import inspect
 import re
@@ -12,13 +12,13 @@ from benchmarks.harness.case import INTEGER_AXES, Case, to_axes
 
 MODULES = (relu, activations, roofs, cnn)
 METHOD = "track_"
-# The axes that tell the benchmarks of one quantity apart.
+# The axes that identify a benchmark among those of one quantity.
 IDENTITY = ("kind", "operator", "direction", "network")
 
 
 @dataclass(frozen=True)
 class Series:
-    """One benchmark of asv's: its name, the quantity that it measures, and its class."""
+    """A benchmark of asv: its name, the quantity that it measures, and its class."""
 
     name: str
     quantity: str
@@ -26,14 +26,14 @@ class Series:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """The quantity and IDENTITY of its cases."""
+        """The quantity and the IDENTITY axes of its cases."""
         axes = {"kind": self.benchmark.kind.kind, **self.benchmark.fixed}
         return self.quantity, *(axes.get(axis, "") for axis in IDENTITY)
 
     def case(self, parameters: Sequence[str]) -> Case:
-        """The case of parameters as asv writes them: integers, and texts in quotes.
+        """Return the case of parameters as asv writes them: integers, and strings in quotes.
 
-        Raises ValueError where they are no parameters of this benchmark.
+        Raises ValueError if they are not parameters of this benchmark.
         """
         names = self.benchmark.param_names
         if len(names) != len(parameters):
@@ -44,11 +44,11 @@ class Series:
         return self.benchmark.case(self.quantity, *values)
 
     def parameters(self, case: Case) -> str:
-        """The parameters of a case as asv writes them."""
+        """Return the parameters of a case as asv writes them."""
         return ", ".join(repr(case.axes[name]) for name in self.benchmark.param_names)
 
 
-def _found() -> list[Series]:
+def _all_series() -> list[Series]:
     return [
         Series(f"{module.__name__.rpartition('.')[2]}.{name}.{method}", method.removeprefix(METHOD), cls)
         for module in MODULES
@@ -59,17 +59,17 @@ def _found() -> list[Series]:
     ]
 
 
-SERIES = {series.name: series for series in _found()}
+SERIES = {series.name: series for series in _all_series()}
 _BY_IDENTITY = {series.identity: series for series in SERIES.values()}
 
 
 def exists(case: Case) -> bool:
-    """Whether a benchmark measures cases of this quantity and kind."""
+    """Return whether a benchmark measures cases of this quantity and kind."""
     return _identity(case) in _BY_IDENTITY
 
 
 def of(case: Case) -> Series:
-    """The benchmark that measures a case. Raises KeyError where there is none."""
+    """Return the benchmark that measures a case. Raises KeyError if there is none."""
     return _BY_IDENTITY[_identity(case)]
 
 
@@ -79,7 +79,7 @@ def _identity(case: Case) -> tuple[str, ...]:
 
 
 def asv_patterns(cases: Iterable[Case]) -> list[str]:
-    """Regular expressions for asv's --bench that match these cases and no others."""
+    """Return regular expressions for asv's --bench that match these cases and no others."""
     parameters: dict[str, list[str]] = defaultdict(list)
     for case in cases:
         series = of(case)

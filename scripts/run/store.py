@@ -1,7 +1,7 @@
-"""Keep results on a branch of their own: python -m scripts.run.store save|restore [--branch results] [--remote origin].
+"""Keep results on a separate branch: python -m scripts.run.store save|restore [--branch results] [--remote origin].
 
-`restore` brings what the branch holds into .asv, beside what is there; `save` commits .asv's results
-and outcomes to the branch and pushes it. The work tree and the current branch are left alone.
+`restore` copies the branch's files into .asv and keeps other files there. `save` commits .asv's results and outcomes to
+the branch and pushes it. Neither changes the work tree or the current branch.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.run.store", description=(__doc__ or "").split(":")[0])
     parser.add_argument("action", choices=("save", "restore"))
     parser.add_argument("--branch", default="results", help="the branch that holds results (default: %(default)s)")
-    parser.add_argument("--remote", default="origin", help="where it lives (default: %(default)s)")
+    parser.add_argument("--remote", default="origin", help="the git remote of the branch (default: %(default)s)")
     options = parser.parse_args()
     with _branch(ROOT, options.remote, options.branch) as tree:
         if options.action == "restore":
@@ -32,20 +32,14 @@ def main() -> int:
         copy(ROOT / ".asv", tree)
         _git(tree, "add", "--all")
         if _git(tree, "status", "--porcelain"):
-            _git(
-                tree,
-                *IDENTITY,
-                "commit",
-                "--quiet",
-                "--message",
-                f"Results of {_git(ROOT, 'rev-parse', '--short', 'HEAD')}",
-            )
+            message = f"Results of {_git(ROOT, 'rev-parse', '--short', 'HEAD')}"
+            _git(tree, *IDENTITY, "commit", "--quiet", "--message", message)
         _git(tree, "push", "--quiet", options.remote, f"HEAD:refs/heads/{options.branch}")
     return 0
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy the folders of results; files of the same name are replaced, others stay."""
+    """Copy the folders of results. Replaces files of the same name and keeps others."""
     for folder in FOLDERS:
         if (source / folder).is_dir():
             shutil.copytree(source / folder, target / folder, dirs_exist_ok=True)
@@ -53,12 +47,12 @@ def copy(source: Path, target: Path) -> None:
 
 @contextmanager
 def _branch(root: Path, remote: str, branch: str) -> Iterator[Path]:
-    """A work tree of the branch, apart from the main one; empty where the branch does not exist yet."""
+    """Yield a temporary work tree of the branch; it is empty if the branch does not exist yet."""
     if _git(root, "ls-remote", "--heads", remote, branch):
         _git(root, "fetch", "--quiet", remote, branch)
         start = _git(root, "rev-parse", "FETCH_HEAD")
     else:
-        # A history of its own, from an empty commit: results share nothing with the code.
+        # Start an unrelated history with an empty commit.
         empty = _git(root, "hash-object", "-t", "tree", "-w", "/dev/null")
         start = _git(root, *IDENTITY, "commit-tree", empty, "-m", "Results")
     with tempfile.TemporaryDirectory(prefix="relu-bench-results-") as folder:
@@ -71,10 +65,10 @@ def _branch(root: Path, remote: str, branch: str) -> Iterator[Path]:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    ended = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
-    if ended.returncode:
-        raise SystemExit(f"git {' '.join(arguments)} failed in {folder}: {ended.stderr.strip()}")
-    return ended.stdout.strip()
+    completed = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+    if completed.returncode:
+        raise SystemExit(f"git {' '.join(arguments)} failed in {folder}: {completed.stderr.strip()}")
+    return completed.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Which builds of torch and JAX this machine gets: the one place that decides between CPU and CUDA.
+"""Choose between the CPU and CUDA builds of torch and JAX for this machine; no other module does.
 
-asv loads this module as a plugin and calls `setup`, so that plain `asv run` decides as the scripts
-do. On a machine with an NVIDIA driver pip takes the CUDA builds; on any other, nothing of CUDA is
-downloaded but a compiler, for tests. Standard library only.
+asv loads this module as a plugin and calls `setup`, so that plain `asv run` installs the same builds as the scripts.
+A machine with an NVIDIA driver gets the CUDA builds. Any other machine downloads only a CUDA compiler, for the tests.
+Standard library only.
 """
 
 import os
@@ -12,11 +12,10 @@ from pathlib import Path
 
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 NUMBA_CUDA = "0.30.4"
-# Of CUDA 13, as torch's own wheels are, which also bring Triton and pin NVIDIA's compiler. {jax} is the version that
-# asv.conf.json pins.
+# For CUDA 13, like torch's wheels, which also bring Triton and pin NVIDIA's compiler. {jax}: version in asv.conf.json.
 CUDA_PACKAGES = ("jax[cuda13]=={jax}", f"numba-cuda[cu13]=={NUMBA_CUDA}", "nvidia-ml-py==13.615.71")
-# What simulates GPU kernels and compiles them for the tests where there is no GPU: of CUDA its compiler alone, and it
-# and Triton in the versions that a GPU machine gets with the CUDA build of torch.
+# Packages that simulate and compile GPU kernels for the tests on a machine without a GPU. CUDA's compiler and Triton
+# have the versions that the CUDA build of torch brings.
 SIMULATING_PACKAGES = (
     f"numba-cuda=={NUMBA_CUDA}",
     "nvidia-nvvm==13.0.88",
@@ -26,36 +25,35 @@ SIMULATING_PACKAGES = (
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA driver is loaded."""
+    """Return whether an NVIDIA driver is loaded."""
     return Path("/proc/driver/nvidia/version").exists()
 
 
 def pip_environment(gpu: bool, sources_configured: bool) -> dict[str, str]:
-    """Variables for every pip call.
+    """Return the environment variables for every pip call.
 
-    PyPI's torch for Linux is the CUDA build, so a machine without a GPU also looks where the CPU
-    builds are: of one version, pip prefers the one marked "+cpu". Someone who has told pip where to
-    look has decided already.
+    PyPI's torch for Linux is the CUDA build. A machine without a GPU therefore adds the index of the CPU builds; of
+    equal versions, pip prefers the one marked "+cpu". A user's own package sources take precedence.
     """
     return {} if gpu or sources_configured else {"PIP_EXTRA_INDEX_URL": CPU_WHEELS}
 
 
 def cuda_requirements(pins: dict[str, str], gpu: bool) -> list[str]:
-    """What a GPU machine installs beside the pinned packages."""
+    """Return what a GPU machine installs beside the pinned packages."""
     return [package.format(**pins) for package in CUDA_PACKAGES] if gpu else []
 
 
 def test_requirements(pins: dict[str, str], gpu: bool) -> list[str]:
-    """What the tests of GPU kernels need, which run without a GPU too."""
+    """Return the packages that tests of GPU kernels need; they also run without a GPU."""
     return cuda_requirements(pins, gpu) or list(SIMULATING_PACKAGES)
 
 
 def sources_configured() -> bool:
-    """Whether pip was told, by variable or configuration file, where to look for packages."""
+    """Return whether an environment variable or a configuration file sets pip's package sources."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True)
     return any(key in listed.stdout for key in ("index-url", "index_url", "find-links", "find_links"))
 
 
 def setup() -> None:
-    """Called by asv when it loads its plugins."""
+    """Set pip's environment variables; asv calls this when it loads its plugins."""
     os.environ.update(pip_environment(has_gpu(), sources_configured()))

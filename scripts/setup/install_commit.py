@@ -1,8 +1,8 @@
-"""asv's install command: put the wheel of a commit into asv's environment, with the packages of the harness.
+"""Install the wheel of a commit and the packages of the harness into asv's environment; asv's install command.
 
-python -m scripts.setup.install_commit WHEEL, run by the environment's Python. Also installs CUDA packages where there
-is a GPU, and packages that add rows. They are no part of asv's matrix, as they are not what its series are told apart
-by. Standard library only.
+python -m scripts.setup.install_commit WHEEL: run by the environment's Python. It also installs the packages that add
+rows and, on a machine with a GPU, CUDA packages. asv's matrix excludes them because each distinct matrix starts a new
+series. Standard library only.
 """
 
 import subprocess

@@ -8,23 +8,23 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def frameworks() -> dict[str, str]:
-    """Package to version, of the frameworks and the packages that they compute with."""
+    """Return the version of each framework, and of each package that they compute with."""
     matrix = json.loads((ROOT / "asv.conf.json").read_text())["matrix"]["req"]
     return {name: versions[0] for name, versions in matrix.items() if not name.startswith("pip+")}
 
 
 def extra(name: str) -> list[str]:
-    """The requirements of an extra of pyproject.toml."""
+    """Return the requirements of an extra of pyproject.toml."""
     return _pyproject()["project"]["optional-dependencies"][name]
 
 
 def row_packages() -> list[str]:
-    """The requirements of packages that add rows to the catalog."""
+    """Return the requirements of packages that add rows to the catalog."""
     return _pyproject()["tool"]["relu-bench"]["packages"]
 
 
 def _pyproject() -> dict[str, Any]:
-    # Imported here: an older Python lacks it, and is to be told so in words.
+    # Imported here so that a Python older than 3.11, which lacks it, gets as far as environment.main's error message.
     import tomllib
 
     return tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -1,9 +1,9 @@
-"""Time the training steps of all rows in turn, some rounds, and hold them against the fastest eager PyTorch row.
+"""Time the training steps of all rows in alternating rounds and compare them with the fastest eager PyTorch row.
 
-python -m scripts.training.steps [--networks mnist_cnn convnet_relu] [--batch 64] [--rounds 5]: run by an environment
-that has the frameworks (.venv/test). Each round measures every row in a process of its own, in another order. Fails
-where a framework's fastest row takes more than its target, as a multiple of that row's time. Targets are for a batch of
-64.
+python -m scripts.training.steps [--networks mnist_cnn convnet_relu] [--batch 64] [--rounds 5]: needs an environment
+with the frameworks (.venv/test). Each round measures every row in a process of its own, in random order. Targets are
+multiples of the fastest eager PyTorch row's time, at a batch of 64. Fails if a framework's fastest row misses its
+target.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> int:
 def _in_turn(
     cases: dict[StepVariant, StepCase], settings: Settings, rounds: int
 ) -> dict[StepVariant, list[Measurement]]:
-    """The measurements of each row in every round; failures are printed and left out."""
+    """Return the measurements of each row in all rounds; print failures and leave them out."""
     measurements = defaultdict(list)
     core = Core()
     for row in tqdm([row for _ in range(rounds) for row in random.sample(list(cases), len(cases))], unit="case"):
@@ -67,7 +67,9 @@ def _print(network: str, batch: int, measurements: dict[StepVariant, list[Measur
     """Print a line for each row, the fastest first; return whether a target is missed."""
     medians = {row: median(_seconds(rounds)) for row, rounds in measurements.items()}
     eager_s = min((s for row, s in medians.items() if row.framework == "torch" and not row.compiled), default=nan)
-    print(f"\n{network}, batch {batch}: ms a step, median (least, most) of the rounds; times the fastest eager row")
+    print(
+        f"\n{network}, batch {batch}: ms a step, median (least, most) of the rounds; multiple of the fastest eager row"
+    )
     for row, median_s in sorted(medians.items(), key=lambda pair: pair[1]):
         times_ms = [1e3 * seconds for seconds in _seconds(measurements[row])]
         least, most = min(times_ms), max(times_ms)
@@ -75,7 +77,7 @@ def _print(network: str, batch: int, measurements: dict[StepVariant, list[Measur
         deviation = max(timing.deviation for timing in timings)
         print(
             f"{row.name:30} {1e3 * median_s:8.2f} ({least:8.2f}, {most:8.2f}) {median_s / eager_s:6.2f}"
-            f"   off the reference by {deviation:.1e}; {_composition(timings)}"
+            f"   error {deviation:.1e}; {_composition(timings)}"
         )
     if batch != TARGET_BATCH:
         return False
@@ -98,7 +100,7 @@ def _timings(rounds: list[Measurement]) -> list[StepTiming]:
 
 
 def _composition(timings: list[StepTiming]) -> str:
-    """Milliseconds of the phases, and ReLU's share, as medians of the rounds."""
+    """Describe the milliseconds of the phases and ReLU's share, as medians of the rounds."""
     phases = {phase: 1e3 * median(timing.phases_s[phase] for timing in timings) for phase in timings[0].phases_s}
     shares = [timing.relu_percent for timing in timings if timing.relu_percent]
     relu = "ReLU unknown"

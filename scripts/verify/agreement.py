@@ -1,7 +1,7 @@
-"""Time rows by the harness and by pyperf in turn, and compare the medians.
+"""Time rows with the harness and with pyperf in turn, and compare the medians.
 
-python -m scripts.verify.agreement: run by an environment that has the frameworks (.venv/test). Fails where
-the ratio of two medians is further than the limit (percent) from 1.
+python -m scripts.verify.agreement: needs an environment with the frameworks (.venv/test). Fails if the ratio of two
+medians differs from 1 by more than the limit (percent).
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def _timed(cases: list[OperatorCase], failed: list[OperatorCase]) -> Iterator[tuple[OperatorCase, float]]:
-    """The cases with the harness's times; those that have none are printed, and added to `failed`."""
+    """Yield cases with the seconds that the harness measures. Print those that fail and add them to `failed`."""
     core = Core()
     for case in cases:
         core.settle(independent.WAIT_S)
@@ -52,15 +52,20 @@ def _options() -> argparse.Namespace:
         prog="python -m scripts.verify.agreement", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument(
-        "--only", type=re.compile, default="", help="a regular expression on operator and variant (default: all rows)"
+        "--only",
+        type=re.compile,
+        default="",
+        help="regular expression for operator, direction and row, such as 'forward numpy' (default: all rows)",
     )
-    parser.add_argument("--elements", type=int, nargs="+", default=[2**15, 2**20], help="(default: %(default)s)")
+    parser.add_argument(
+        "--elements", type=int, nargs="+", default=[2**15, 2**20], help="array sizes (default: %(default)s)"
+    )
     parser.add_argument("--frameworks", nargs="+", default=["numpy", "torch"], help="(default: %(default)s)")
     parser.add_argument(
         "--limit",
         type=independent.percent,
         default=5.0,
-        help="percent that medians may differ by (default: %(default)s)",
+        help="accepted difference of medians in percent (default: %(default)s)",
     )
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
-"""Measure some published times again with another timer (pyperf), and fail where they do not agree.
+"""Measure a sample of the published times again with another timer (pyperf), and fail if they disagree.
 
-python -m scripts.verify.audit [--count 10] [--limit 5]: on the machine that was measured, with nothing else
-running, by an environment that has the frameworks (.venv/test).
+python -m scripts.verify.audit [--count 10] [--limit 5]: run on the machine that was measured, with nothing else
+running. Needs an environment with the frameworks (.venv/test).
 """
 
 import argparse
@@ -21,18 +21,19 @@ from scripts.verify import independent
 def main() -> int:
     options = _options()
     try:
-        found = results.load(ROOT / ".asv" / "results", ROOT / ".asv" / "outcomes")
-        choice = choose(found.table, options.machine, options.commit)
+        stored = results.load(ROOT / ".asv" / "results", ROOT / ".asv" / "outcomes")
+        choice = choose(stored.table, options.machine, options.commit)
     except (results.NoResults, LookupError) as error:
         print(f"audit: {error.args[0]}", file=sys.stderr)
         return 1
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     if choice.commit != head:
         print(
-            f"audit: the results are of commit {choice.commit[:8]}, this is {head[:8]}: check it out", file=sys.stderr
+            f"audit: the results are of commit {choice.commit[:8]}, but HEAD is {head[:8]}; check out that commit",
+            file=sys.stderr,
         )
         return 1
-    table = found.table[(found.table[list(vars(choice))] == pd.Series(vars(choice))).all(axis=1)]
+    table = stored.table[(stored.table[list(vars(choice))] == pd.Series(vars(choice))).all(axis=1)]
     rows = published(table)
     picked = rows.sample(min(options.count, len(rows)), random_state=options.seed)
     print(f"{choice.machine}, commit {choice.commit[:8]}: {len(picked)} of {len(rows)} times, --seed {options.seed}")
@@ -47,7 +48,7 @@ def main() -> int:
 
 
 def published(table: pd.DataFrame) -> pd.DataFrame:
-    """The times of a report that it shows as numbers: of the processor's rows, possible and steady."""
+    """Return the times that a report shows as numbers: of CPU rows, steady, and possible by the roofs."""
     times = metrics.numbered(metrics.with_metrics(table), "time")
     return times[(times["device"] == "cpu") & ~times["impossible"] & (times["status"] == "ok")]
 
@@ -56,20 +57,20 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.verify.audit", description=(__doc__ or "").split("\n\n")[0]
     )
-    parser.add_argument("--count", type=int, default=10, help="how many (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=10, help="number of times (default: %(default)s)")
     parser.add_argument(
         "--seed",
         type=int,
         default=random.randrange(2**32),
-        help="which: the same seed picks the same (default: random)",
+        help="seed of the selection (default: random)",
     )
-    parser.add_argument("--machine", default=platform.node(), help="whose results (default: %(default)s)")
-    parser.add_argument("--commit", help="which commit's (default: the one measured last)")
+    parser.add_argument("--machine", default=platform.node(), help="the machine of the results (default: %(default)s)")
+    parser.add_argument("--commit", help="the commit of the results (default: the one measured last)")
     parser.add_argument(
         "--limit",
         type=independent.percent,
         default=5.0,
-        help="percent that medians may differ by (default: %(default)s)",
+        help="accepted difference of medians in percent (default: %(default)s)",
     )
     return parser.parse_args()
 

@@ -1,10 +1,11 @@
-"""Show that cold calls are slower than warm ones where the arguments fit a cache.
+"""Show that cold calls are slower than warm ones if the arguments fit in a cache.
 
-python -m scripts.verify.cold: run by an environment that has the frameworks (.venv/test). Measures a NumPy row warm
-and cold in turn, in new processes. Prints the median ratio of the rounds, cold to warm, with its 95 % interval. Fails
-where the interval lies below the bound.
+python -m scripts.verify.cold: needs an environment with the frameworks (.venv/test). Measures a NumPy row warm and
+cold in turn, in new processes. Prints the median ratio of cold to warm times with its 95 % interval. Fails if the
+interval lies below the bound.
 """
 
+import argparse
 import sys
 from statistics import median
 
@@ -21,6 +22,9 @@ SETTINGS = Settings(budget_s=0.3, limit_s=60, threads=1)
 
 
 def main() -> int:
+    argparse.ArgumentParser(
+        prog="python -m scripts.verify.cold", description=(__doc__ or "").split("\n\n")[0]
+    ).parse_args()
     ratios = []
     for _ in tqdm(range(ROUNDS), unit="round", file=sys.stderr):
         cold_s, warm_s = map(_median_s, ("cold", "time"))
@@ -35,7 +39,7 @@ def main() -> int:
 
 
 def _median_s(quantity: str) -> float:
-    """Median seconds of a call. Raises SystemExit with the reason where none was measured."""
+    """Return the median seconds of a call. Raises SystemExit with the reason if it cannot be measured."""
     case = OperatorCase(quantity, "relu", "forward", "numpy-clip.out", ELEMENTS, "float32")
     outcome = plan.measured([case], SETTINGS)[case]
     if outcome.value is None:

@@ -1,8 +1,8 @@
 """Check every GPU row, measure ReLU and both training steps, and compare them with targets: ./scripts/gpu_check.
 
-First lists what the machine lacks, and ends there where nothing can run. Rows of ReLU are compared with targets by
-device time, without launching, and training steps by host latency; the table shows both. Exit code: 0 all targets met,
-1 a target missed or a row wrong, 2 nothing to run.
+Ends with a list of what is missing if the machine cannot run GPU rows. Targets of ReLU apply to device time, which
+excludes launching; targets of training steps apply to host latency. Exit code: 0 all targets met, 1 a target missed or
+a row wrong, 2 nothing can run.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from itertools import product
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
-# Other modules are imported where they are used, so that any Python can list what a machine lacks, before anything is
-# installed.
+# Import other modules in the functions that use them, so that any Python can list what a machine lacks before packages
+# are installed.
 from benchmarks.harness.case import Case, DeviceLoopCase, OperatorCase, StepCase
 from benchmarks.harness.machine import gpu, linux
 from scripts.arguments import positive
@@ -32,10 +32,10 @@ BATCH = 64
 BUDGET_S, CHECKING_S, LIMIT_S = 1.0, 0.02, 600.0
 LEAST_DRIVER = 580
 FLOAT32_BYTES = 4
-# Of the bandwidth of a copy on the device, at the largest size.
+# Percent of the bandwidth of a copy on the device, at the largest size.
 LEAST_PERCENT = 92.0
 RELU_TARGETS = tuple(product(("numba_cuda", "triton", "torch"), ("forward", "backward")))
-# At most so many times the fastest row of PyTorch on CUDA.
+# Largest multiple of the time of PyTorch's fastest row on CUDA.
 STEP_TARGETS = {("numba_cuda", "mnist_cnn"): 3.0}
 
 say = partial(print, flush=True)
@@ -43,11 +43,11 @@ say = partial(print, flush=True)
 
 @dataclass(frozen=True)
 class Time:
-    """The times of a row at a size; nan: unknown.
+    """The times of a row at a size; NaN if unknown.
 
     subject: the direction of ReLU, or the network. size: elements, or images of a batch.
     latency_s: host latency of a call. device_s: device time. moved_bytes: required traffic.
-    remark: why there is no time, or what disturbed it.
+    remark: the reason for a missing time, or what disturbed it.
     """
 
     framework: str
@@ -67,7 +67,7 @@ class Time:
 
 @dataclass(frozen=True)
 class Target:
-    """A target with the figure that was reached."""
+    """A target; `text` includes the figure that was reached."""
 
     text: str
     met: bool
@@ -78,10 +78,10 @@ class Target:
 
 def main() -> int:
     options = _options()
-    lacking = list(lacks())
-    for line in lacking:
-        say(f"gpu_check: {line}")
-    if lacking:
+    problems = list(lacks())
+    for problem in problems:
+        say(f"gpu_check: {problem}")
+    if problems:
         return 2
     if options.lacks:
         return 0
@@ -102,26 +102,26 @@ def main() -> int:
 
 
 def lacks() -> Iterator[str]:
-    """List what this machine lacks, so that nothing can run."""
+    """Yield a message for each thing that this machine lacks; nothing can run if there is one."""
     if linux.gpu_driver() is None:
         yield "no NVIDIA driver is loaded (/proc/driver/nvidia/version is missing): there is nothing to run"
     elif not linux.gpus():
-        yield "an NVIDIA driver is loaded, and it has no device: there is nothing to run"
+        yield "an NVIDIA driver is loaded, but it has no device: there is nothing to run"
     elif gpu.hidden():
         yield f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, which hides every device: unset it"
-    elif (found := re.search(r"\b(\d{3,})\.\d", linux.gpu_driver() or "")) and int(found[1]) < LEAST_DRIVER:
-        yield f"the NVIDIA driver is {found[1]}; builds for CUDA 13 need {LEAST_DRIVER} or newer: update it"
+    elif (version := re.search(r"\b(\d{3,})\.\d", linux.gpu_driver() or "")) and int(version[1]) < LEAST_DRIVER:
+        yield f"the NVIDIA driver is {version[1]}; builds for CUDA 13 need {LEAST_DRIVER} or newer: update it"
 
 
 def relu_rows(device: str) -> list[Any]:
-    """The rows of ReLU on a device."""
+    """Return the rows of ReLU on a device."""
     from impls.catalog import variants
 
     return [row for row in variants("relu") if row.device == device]
 
 
 def step_rows(device: str) -> list[tuple[str, Any]]:
-    """Networks with the rows of training steps on a device."""
+    """Return pairs of a network and a row of training steps on a device."""
     from impls.catalog import STEPS
     from impls.cnn.networks import NETWORKS
 
@@ -129,7 +129,7 @@ def step_rows(device: str) -> list[tuple[str, Any]]:
 
 
 def _truth() -> int:
-    """Check each row in each dtype; return how many are wrong."""
+    """Check each row in each dtype; return the number that are wrong."""
     groups: list[list[Case]] = [
         [OperatorCase("time", row.operator, row.direction, row.name, CHECKED_ELEMENTS, dtype) for dtype in row.dtypes]
         for row in relu_rows("cuda")
@@ -146,7 +146,7 @@ def _truth() -> int:
             if measurement.value is None:
                 wrong += 1
                 say(f"{case.label}: {measurement.status}: {measurement.reason}")
-    say(f"truth: {checked} rows and dtypes, {wrong} not right")
+    say(f"truth: {checked} rows and dtypes, {wrong} wrong")
     return wrong
 
 
@@ -183,7 +183,7 @@ def _steps() -> list[Target]:
 
 
 def measured(cases: Sequence[Case], budget_s: float = BUDGET_S) -> dict[Case, "Measurement"]:
-    """The measurements of cases of one row in one process; where a case ends that, the others in another one."""
+    """Measure cases of one row in one process; if a case ends it, measure the others in a new one."""
     from benchmarks.harness.case import Settings
     from benchmarks.harness.measurement import pooled
     from benchmarks.harness.processes import isolation
@@ -198,18 +198,18 @@ def measured(cases: Sequence[Case], budget_s: float = BUDGET_S) -> dict[Case, "M
 
 
 def relu_time(row: Any, case: OperatorCase, measurement: "Measurement") -> Time:
-    """The times of a row of ReLU."""
+    """Return the times of a row of ReLU."""
     moved_bytes = row.required_traffic.algorithmic_bytes(case.elements, FLOAT32_BYTES)
     return Time(row.framework, case.direction, case.variant, case.elements, *_times(measurement, moved_bytes))
 
 
 def step_time(row: Any, case: StepCase, measurement: "Measurement") -> Time:
-    """The times of a training step."""
+    """Return the times of a training step."""
     return Time(row.framework, case.network, case.variant, case.batch, *_times(measurement, nan))
 
 
 def _times(measurement: "Measurement", moved_bytes: float) -> tuple[float, float, float, str]:
-    """Host latency, device time, bytes, and a remark."""
+    """Return host latency in seconds, device time in seconds, bytes, and a remark."""
     devices = [process.device for process in measurement.processes if process.device]
     device_s = next((timing.device_s for timing in devices if timing.device_s), nan)
     latency_s = nan if measurement.value is None else measurement.value
@@ -218,7 +218,7 @@ def _times(measurement: "Measurement", moved_bytes: float) -> tuple[float, float
 
 
 def relu_head() -> str:
-    """The head of the table of ReLU."""
+    """Return the head of the table of ReLU."""
     return (
         f"{'direction':<15}{'row':<26}{'elements':>12}{'latency us':>12}{'device us':>11}"
         f"{'GB/s':>7}{'% copy':>8}{'% sheet':>9}"
@@ -226,7 +226,7 @@ def relu_head() -> str:
 
 
 def relu_line(time: Time, copy_s: Mapping[int, float], sheet_gb_per_s: float) -> str:
-    """A line of the table of ReLU."""
+    """Return a line of the table of ReLU."""
     gb_per_s = time.moved_bytes / time.used_s / 1e9
     by_latency = " by latency" if time.used_s == time.latency_s else ""
     return (
@@ -237,12 +237,12 @@ def relu_line(time: Time, copy_s: Mapping[int, float], sheet_gb_per_s: float) ->
 
 
 def percent_of_copy(time: Time, copy_s: Mapping[int, float]) -> float:
-    """Bandwidth in percent of that of a copy of as many elements."""
+    """Return the bandwidth as a percentage of that of a copy of as many elements."""
     return 100 * copy_s[time.size] * time.moved_bytes / (2 * time.size * FLOAT32_BYTES) / time.used_s
 
 
 def relu_targets(times: Sequence[Time], copy_s: Mapping[int, float]) -> list[Target]:
-    """Targets of the fastest row of each framework at the largest size, where that was measured."""
+    """Return the targets of each framework's fastest row at the largest size, if that size was measured."""
     n = max(copy_s)
     targets = []
     for framework, direction in RELU_TARGETS if n == max(ELEMENTS) else ():
@@ -260,7 +260,7 @@ def relu_targets(times: Sequence[Time], copy_s: Mapping[int, float]) -> list[Tar
 
 
 def step_lines(times: Sequence[Time]) -> Iterator[str]:
-    """The table of training steps."""
+    """Yield the lines of the table of training steps."""
     for time in times:
         ratio = time.latency_s / _torch_s(times, time.subject)
         yield (
@@ -269,7 +269,7 @@ def step_lines(times: Sequence[Time]) -> Iterator[str]:
 
 
 def step_targets(times: Sequence[Time]) -> list[Target]:
-    """Targets of the fastest training step of each framework, as multiples of PyTorch's fastest."""
+    """Return the targets of each framework's fastest training step, as multiples of PyTorch's fastest."""
     targets = []
     for (framework, network), most in STEP_TARGETS.items():
         fastest_s = _fastest_s(times, framework, network)
@@ -283,9 +283,9 @@ def _torch_s(times: Sequence[Time], network: str) -> float:
 
 
 def _fastest_s(times: Sequence[Time], framework: str, subject: str) -> float:
-    """Host latency of the fastest row of a framework; nan where none has a time."""
-    chosen = (time.latency_s for time in times if (time.framework, time.subject) == (framework, subject))
-    return min((seconds for seconds in chosen if not isnan(seconds)), default=nan)
+    """Return the host latency in seconds of the fastest row of a framework; NaN if none has a time."""
+    latencies_s = (time.latency_s for time in times if (time.framework, time.subject) == (framework, subject))
+    return min((seconds for seconds in latencies_s if not isnan(seconds)), default=nan)
 
 
 def _all_measured(times: Sequence[Time]) -> Target:
@@ -296,9 +296,14 @@ def _all_measured(times: Sequence[Time]) -> Target:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./scripts/gpu_check", description=(__doc__ or "").split(": ./scripts")[0])
     parser.add_argument("--lacks", action="store_true", help="only list what the machine lacks")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="(default: all)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to run (default: all)")
     parser.add_argument(
-        "--elements", nargs="+", type=positive, default=ELEMENTS, metavar="N", help="of ReLU (default: 2^20 2^24 2^28)"
+        "--elements",
+        nargs="+",
+        type=positive,
+        default=ELEMENTS,
+        metavar="N",
+        help="array sizes of ReLU (default: 2^20 2^24 2^28)",
     )
     return parser.parse_args()
 

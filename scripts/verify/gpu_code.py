@@ -1,8 +1,8 @@
-"""What the GPU kernels become: each compiled for several architectures, which takes no GPU, and looked at.
+"""Compile the GPU kernels for several architectures, which needs no GPU, and check the generated code.
 
-python -m scripts.verify.gpu_code [--architectures 80 90 100] [--json]: run by an environment that has numba-cuda,
-NVIDIA's libNVVM and Triton (.venv/test). Fails where a kernel keeps registers in memory, computes in float64 though its
-arrays are float32, calls a function, needs more registers than its launch leaves it, or moves other bytes an element
+python -m scripts.verify.gpu_code [--architectures 80 90 100] [--json]: needs an environment with numba-cuda, NVIDIA's
+libNVVM and Triton (.venv/test). Fails if a kernel spills registers, computes in float64 although its arrays have
+another dtype, calls a function, needs more registers than its launch allows, or moves more or fewer bytes per element
 than its row of the catalog declares.
 """
 
@@ -31,7 +31,7 @@ from impls.variant import ITEMSIZE_BYTES
 
 ARCHITECTURES = (80, 90, 100)
 BATCH = 64
-# Of a multiprocessor of each of these architectures.
+# Registers of a multiprocessor of each of these architectures.
 REGISTERS = 65536
 _ACCESS = r"\b(ld|st)\.(?:\w+\.)*?{}\.(?:[\w:]+\.)*?(?:(v[248])\.)?[bfus](8|16|32|64)\b"
 _GLOBAL, _SHARED = (re.compile(_ACCESS.format(space)) for space in ("global", "shared"))
@@ -42,10 +42,11 @@ _SPILLED = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+)
 
 @dataclass(frozen=True)
 class Source:
-    """A kernel's PTX for an architecture. row: direction and name of the row of ReLU where its bytes are declared.
+    """A kernel's PTX for an architecture.
 
-    resident: blocks that its launch wants on a multiprocessor at a time. shared: elements of a packed mask for which
-    one byte is read more than once, in one access of the warp: how many times.
+    threads: of a block. resident: blocks that its launch wants on a multiprocessor at a time.
+    row: direction and name of the row of ReLU that declares its bytes.
+    shared: threads that read the same byte of a packed mask, in one access of the warp.
     """
 
     kernel: str
@@ -60,9 +61,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Found:
-    """What a kernel became. load_bytes, store_bytes: of its widest accesses to global memory. shared_bytes: of its
-    narrowest load of shared memory, 0 where it has none. element_bytes: that its widest accesses, and those of masks,
-    move for each element it stores.
+    """Properties of a compiled kernel.
+
+    registers: of a thread; most_registers: as its launch allows. load_bytes, store_bytes: size of its widest access to
+    global memory. shared_bytes: size of its narrowest load from shared memory; 0 without one. element_bytes: bytes that
+    its widest accesses and those of masks move for each stored element. declared_bytes: the same by the catalog; both
+    are None for a kernel without a row.
     """
 
     kernel: str
@@ -81,8 +85,8 @@ class Found:
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong with it, in words."""
-        wrong = {
+        """A message for each failed check."""
+        faults = {
             f"{self.spilled_bytes} bytes spilled": self.spilled_bytes,
             f"{self.local_accesses} accesses to local memory": self.local_accesses,
             f"{self.float64_instructions} instructions of float64": self.float64_instructions,
@@ -91,7 +95,7 @@ class Found:
             f"{self.element_bytes} bytes an element, {self.declared_bytes} declared": self.element_bytes
             != self.declared_bytes,
         }
-        return [text for text, is_wrong in wrong.items() if is_wrong]
+        return [text for text, failed in faults.items() if failed]
 
 
 def main() -> int:
@@ -102,33 +106,32 @@ def main() -> int:
         triton_relu,
     ]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(looked_at, make, tuple(options.architectures)) for make in makers]
-        found = [one for job in jobs for one in job.result()]
+        jobs = [pool.submit(examined, make, tuple(options.architectures)) for make in makers]
+        kernels = [kernel for job in jobs for kernel in job.result()]
     if options.json:
-        print(json.dumps([asdict(one) for one in found]))
+        print(json.dumps([asdict(kernel) for kernel in kernels]))
     else:
-        _print(found)
-    return int(any(one.faults for one in found))
+        _print(kernels)
+    return int(any(kernel.faults for kernel in kernels))
 
 
-def looked_at(make: Callable[..., Iterator[Source]], architectures: Sequence[int]) -> list[Found]:
-    """Examine the kernels that `make` yields for each architecture."""
+def examined(make: Callable[..., Iterator[Source]], architectures: Sequence[int]) -> list[Found]:
+    """Return the properties of the kernels that `make` yields for each architecture."""
     return [look_at(source) for architecture in architectures for source in make(architecture=architecture)]
 
 
 def numba_relu(architecture: int) -> Iterator[Source]:
-    """ReLU in Numba, in each dtype."""
+    """Yield ReLU's kernels in Numba, in each dtype."""
     import numpy as np
     from numba import from_dtype, types
 
     from impls import cuda_vectors
     from impls.relu import numba_cuda
 
-    names = {
-        "forward": (1, ("forward", "numba-cuda.out")),
-        "backward": (2, ("backward", "numba-cuda.out")),
-        "backward_bits": (1, ("backward", "numba-cuda-bits.out")),
-        "forward_bits": (1, None),
+    rows = {
+        "forward": ("forward", "numba-cuda.out"),
+        "backward": ("backward", "numba-cuda.out"),
+        "backward_bits": ("backward", "numba-cuda-bits.out"),
     }
     for dtype in numba_cuda.DTYPES:
         array, bits = types.Array(from_dtype(np.dtype(dtype)), 1, "C"), types.Array(types.uint8, 1, "C")
@@ -146,8 +149,8 @@ def numba_relu(architecture: int) -> Iterator[Source]:
                 _numba_ptx(kernel, (*arguments[name], types.int64), architecture),
                 numba_cuda.THREADS,
                 numba_cuda.BLOCKS_EACH,
-                names[name][1],
-                # Neighbouring threads have parts of one byte.
+                rows.get(name),
+                # Neighbouring threads read bits of the same byte.
                 shared=8 // cuda_vectors.lanes(dtype) if name == "backward_bits" else 1,
             )
 
@@ -155,7 +158,7 @@ def numba_relu(architecture: int) -> Iterator[Source]:
 def numba_step(
     network: Network, n: int, dtype: str, relu: bool = True, side: int | None = None, *, architecture: int
 ) -> Iterator[Source]:
-    """What a training step launches (`impls.cnn.numba_cuda`)."""
+    """Yield the kernels that a training step launches (`impls.cnn.numba_cuda`)."""
     from impls.cnn.numba_cuda import products
 
     for kernel in _step_kernels(network, n, dtype, relu, side or products.SIDE):
@@ -173,17 +176,17 @@ def _step_kernels(network: Network, n: int, dtype: str, relu: bool, side: int) -
 
 
 def _numba_ptx(kernel: Any, arguments: tuple[Any, ...], architecture: int) -> str:
-    """PTX of a Numba kernel."""
+    """Return the PTX of a Numba kernel."""
     (ptx,) = _lowered(kernel.py_func, arguments).get_asm_strs(cc=divmod(architecture, 10))
     return ptx
 
 
 @cache
 def _lowered(function: Any, arguments: tuple[Any, ...]) -> Any:
-    """Type a kernel and lower it to LLVM IR, once for all architectures; only libNVVM's part depends on them.
+    """Type a kernel and lower it to LLVM IR, once for all architectures; only libNVVM's output depends on them.
 
-    This is `numba.cuda.compile` without its last step. Numba would ask the device for the architecture of the functions
-    that a kernel calls.
+    This is `numba.cuda.compile` without its last step. The patch answers Numba's query for the device's architecture,
+    which it makes for the functions that a kernel calls.
     """
     from numba.cuda import compiler, dispatcher
 
@@ -194,48 +197,51 @@ def _lowered(function: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def triton_relu(architecture: int, config: Any = None, addresses: bool = True, length: bool = True) -> Iterator[Source]:
-    """ReLU in Triton, in each dtype. addresses, length: whether they are multiples of 16, as a launch asks."""
+    """Yield ReLU's kernels in Triton, in each dtype.
+
+    config: block size and warps; by default the last of `triton_.CONFIGS`. addresses, length: compile for addresses and
+    an array length that are multiples of 16, as a launch specialises kernels.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
 
     from impls.relu import triton_
 
     kernels = {
-        "forward": (triton_.forward_kernel, ("x", "out"), ("forward", "triton-cuda.out")),
-        "backward": (triton_.backward_kernel, ("grad", "saved", "out"), ("backward", "triton-cuda.out")),
+        "forward": (triton_.forward_kernel, ("x", "out"), None, ("forward", "triton-cuda.out")),
+        "backward": (triton_.backward_kernel, ("grad", "saved", "out"), None, ("backward", "triton-cuda.out")),
         "backward_bits": (
             triton_.backward_bits_kernel,
             ("grad", "saved", "out"),
+            "saved",
             ("backward", "triton-cuda-bits.out"),
         ),
-        "forward_bits": (triton_.forward_bits_kernel, ("x", "bits", "out"), None),
+        "forward_bits": (triton_.forward_bits_kernel, ("x", "bits", "out"), "bits", None),
     }
     short = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
-    target, chosen = GPUTarget("cuda", architecture, 32), config or triton_.CONFIGS[-1]
+    target, config = GPUTarget("cuda", architecture, 32), config or triton_.CONFIGS[-1]
     for dtype in triton_.DTYPES:
-        for name, (kernel, pointers, row) in kernels.items():
-            pointed = {
-                p: "*u8" if p == "bits" or (p == "saved" and "bits" in name) else f"*{short[dtype]}" for p in pointers
-            }
-            signature = {**pointed, "n": "i64", "magnitude": "i32", "BLOCK": "constexpr"}
+        for name, (kernel, pointers, mask, row) in kernels.items():
+            types = {pointer: "*u8" if pointer == mask else f"*{short[dtype]}" for pointer in pointers}
+            signature = {**types, "n": "i64", "magnitude": "i32", "BLOCK": "constexpr"}
             names = list(signature)
-            known = (*(pointers if addresses else ()), *(("n",) if length else ()))
+            divisible = (*(pointers if addresses else ()), *(("n",) if length else ()))
             source = triton.compiler.ASTSource(
                 kernel.fn,
                 signature,
-                {(names.index("BLOCK"),): chosen.kwargs["BLOCK"]},
-                {(names.index(p),): [["tt.divisibility", 16]] for p in known},
+                {(names.index("BLOCK"),): config.kwargs["BLOCK"]},
+                {(names.index(argument),): [["tt.divisibility", 16]] for argument in divisible},
             )
-            compiled = triton.compile(source, target=target, options={"num_warps": chosen.num_warps})
-            threads = 32 * chosen.num_warps
+            compiled = triton.compile(source, target=target, options={"num_warps": config.num_warps})
+            threads = 32 * config.num_warps
             yield Source(f"triton.{name}.{dtype}", architecture, dtype, compiled.asm["ptx"], threads, 2, row)
 
 
 def look_at(source: Source) -> Found:
-    """Assemble a kernel, and read its PTX and what the assembler says."""
+    """Return the properties of a kernel, from its PTX and the assembler's report."""
     registers, spilled_bytes = _assembled(source.ptx)
     accesses = _accesses(_GLOBAL, source.ptx)
-    widest = {kind: max((size for found, size in accesses if found == kind), default=0) for kind in ("ld", "st")}
+    widest = {kind: max((size for other, size in accesses if other == kind), default=0) for kind in ("ld", "st")}
     shared = [size for kind, size in _accesses(_SHARED, source.ptx) if kind == "ld"]
     is_float64 = source.dtype == "float64"
     return Found(
@@ -256,21 +262,21 @@ def look_at(source: Source) -> Found:
 
 
 def _accesses(pattern: re.Pattern[str], ptx: str) -> list[tuple[str, int]]:
-    """Each load ("ld") and store ("st") with its bytes."""
-    found = filter(None, map(pattern.search, ptx.splitlines()))
-    return [(one[1], int(one[2][1:] if one[2] else 1) * int(one[3]) // 8) for one in found]
+    """Return each load ("ld") and store ("st") with its bytes."""
+    matches = filter(None, map(pattern.search, ptx.splitlines()))
+    return [(match[1], int(match[2][1:] if match[2] else 1) * int(match[3]) // 8) for match in matches]
 
 
 def _element_bytes(source: Source, accesses: list[tuple[str, int]], widest: dict[str, int]) -> float:
-    """Bytes of the main loop's accesses, by those elements that its widest stores write.
+    """Return the bytes that the main loop moves for each element that its widest stores write.
 
-    Unrolling multiplies both. What is narrower than the widest is the tail's, but for a mask.
+    Unrolling multiplies both. Narrower accesses belong to the tail, except those of masks.
     """
     stored = sum(size for kind, size in accesses if kind == "st" and size == widest["st"])
     loaded = sum(size for kind, size in accesses if kind == "ld" and size == widest["ld"])
     itemsize_bytes = ITEMSIZE_BYTES[source.dtype]
     narrow = [size for kind, size in accesses if kind == "ld" and size < widest["ld"]]
-    # The tail has one byte of a mask for each element.
+    # The tail loads one byte of a mask for each element.
     masks = max(0, narrow.count(1) - narrow.count(itemsize_bytes)) / source.shared
     return (stored + loaded + masks) / (stored / itemsize_bytes)
 
@@ -282,46 +288,49 @@ def _declared_bytes(source: Source) -> float | None:
 
 
 def _assembled(ptx: str) -> tuple[int, int]:
-    """Registers a thread, and bytes of registers that are kept in memory."""
+    """Return the registers of a thread, and the bytes of its stack frame and spills.
+
+    Raises RuntimeError if ptxas fails.
+    """
     target = _TARGET.search(ptx)
     assert target
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.ptx"
         path.write_text(ptx.rstrip("\0"))
-        told = subprocess.run(
+        assembled = subprocess.run(
             [_assembler(), f"-arch={target[1]}", "-v", str(path), "-o", os.devnull],
             capture_output=True,
             text=True,
         )
-    used, spilled = _USED.search(told.stderr), _SPILLED.search(told.stderr)
-    if told.returncode or not used or not spilled:
-        raise RuntimeError(f"ptxas failed: {told.stderr or told.stdout}")
+    used, spilled = _USED.search(assembled.stderr), _SPILLED.search(assembled.stderr)
+    if assembled.returncode or not used or not spilled:
+        raise RuntimeError(f"ptxas failed: {assembled.stderr or assembled.stdout}")
     return int(used[1]), sum(map(int, spilled.groups()))
 
 
 def _assembler() -> str:
-    """NVIDIA's assembler, of those that Triton brings, or on the PATH."""
+    """Return the path of NVIDIA's assembler: Triton's, or the one on the PATH. Raises SystemExit if there is none."""
     import triton
 
     folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    # The newer one also takes older architectures.
+    # The newer one also supports older architectures.
     for path in (str(folder / "ptxas-blackwell"), str(folder / "ptxas"), "ptxas"):
-        if found := shutil.which(path):
-            return found
+        if executable := shutil.which(path):
+            return executable
     raise SystemExit("ptxas is missing: install triton, or NVIDIA's CUDA toolkit")
 
 
-def _print(found: list[Found]) -> None:
+def _print(kernels: list[Found]) -> None:
     print(
         f"{'kernel':<42} {'sm':>4} {'registers':>9} {'of':>4} {'spills':>6} {'load':>5} {'store':>5} "
         f"{'shared':>6} {'B/element':>9}"
     )
-    for one in sorted(found, key=lambda one: (one.kernel, one.architecture)):
-        moved = "" if one.element_bytes is None else f"{one.element_bytes:.3f}"
+    for kernel in sorted(kernels, key=lambda kernel: (kernel.kernel, kernel.architecture)):
+        moved = "" if kernel.element_bytes is None else f"{kernel.element_bytes:.3f}"
         print(
-            f"{one.kernel:<42} {one.architecture:>4} {one.registers:>9} {one.most_registers:>4} "
-            f"{one.spilled_bytes:>6} {one.load_bytes:>5} {one.store_bytes:>5} {one.shared_bytes:>6} {moved:>9}"
-            f"   {'; '.join(one.faults)}".rstrip()
+            f"{kernel.kernel:<42} {kernel.architecture:>4} {kernel.registers:>9} {kernel.most_registers:>4} "
+            f"{kernel.spilled_bytes:>6} {kernel.load_bytes:>5} {kernel.store_bytes:>5} {kernel.shared_bytes:>6} "
+            f"{moved:>9}   {'; '.join(kernel.faults)}".rstrip()
         )
 
 
@@ -332,7 +341,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--architectures", type=int, nargs="+", default=ARCHITECTURES, help="compute capabilities (default: 80 90 100)"
     )
-    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+    parser.add_argument("--json", action="store_true", help="print the properties as JSON")
     return parser.parse_args()
 
 

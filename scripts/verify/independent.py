@@ -1,4 +1,4 @@
-"""Time the same calls by another timer: pyperf, in processes of its own, with none of the harness's sampling.
+"""Time the calls of a row with pyperf, in separate processes and without the harness's sampling.
 
 python -m scripts.verify.independent OPERATOR DIRECTION VARIANT ELEMENTS DTYPE PROBE_BEST_S [pyperf's own options]
 """
@@ -20,42 +20,42 @@ from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth.calls import Calls
 from impls.catalog import find
 
-# Each process has another layout of its memory, as in the harness; pyperf adds one that calibrates.
+# Each process has a different memory layout, as in the harness. pyperf adds a process for calibration.
 PROCESSES = 4
-# Many short values rather than few long ones: SMT contention seldom leaves a core alone for long.
+# Many short values instead of few long ones, because uncontended periods of a core are short.
 VALUES = ("--values", "10", "--min-time", "0.01")
-# A value is taken again at most so often, after waiting at most so long, where SMT contention slowed the core.
+# Attempts at a value that SMT contention slows, and the longest wait before each attempt.
 TRIES, WAIT_S = 10, 0.2
 
 
 def median_s(case: OperatorCase, probe_best_s: float) -> float:
-    """Median seconds of a call by pyperf, with the threads that the harness uses.
+    """Return the median seconds of a call measured with pyperf, with the number of threads that the harness uses.
 
-    probe_best_s: the fastest probe of a core seen on this machine (`timing.contention`).
+    probe_best_s: the fastest probe of a core measured on this machine (`timing.contention`).
 
-    Raises RuntimeError with pyperf's message where it fails.
+    Raises RuntimeError with pyperf's message if it fails.
     """
     row = [case.operator, case.direction, case.variant, str(case.elements), case.dtype, str(probe_best_s)]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "pyperf.json")
         options = ["--quiet", "--copy-env", "--processes", str(PROCESSES), *VALUES, "--output", str(file)]
-        ended = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-m", "scripts.verify.independent", *row, *options], capture_output=True, text=True
         )
-        if ended.returncode:
-            raise RuntimeError(f"pyperf failed on {' '.join(row)}: {ended.stderr.strip()[-500:]}")
+        if completed.returncode:
+            raise RuntimeError(f"pyperf failed on {' '.join(row)}: {completed.stderr.strip()[-500:]}")
         return float(pyperf.Benchmark.load(str(file)).median())
 
 
 def compare(times_s: Iterable[tuple[OperatorCase, float]], limit_percent: float) -> int:
-    """Print each time beside pyperf's and their ratio; return how many differ by more than the limit, or failed.
+    """Print each time, pyperf's time and their ratio; return the number that differ by more than the limit or failed.
 
-    times_s: cases with seconds, taken one by one, so that measuring on demand alternates with pyperf.
+    times_s: cases with seconds. Its items are requested one by one, so that lazy measurements alternate with pyperf.
 
-    Raises SystemExit where there is nothing to compare.
+    Raises SystemExit if there is nothing to compare.
     """
     print(f"{'row':44} {'elements':>9} {'dtype':9} {'suite':>12} {'pyperf':>12} {'ratio':>6}")
-    apart: list[float] = []
+    differences_percent: list[float] = []
     failed = 0
     core = Core()
     for case, ours_s in times_s:
@@ -66,24 +66,25 @@ def compare(times_s: Iterable[tuple[OperatorCase, float]], limit_percent: float)
             failed += 1
             print(error, flush=True)
             continue
-        apart.append(100 * abs(ours_s / theirs_s - 1))
+        differences_percent.append(100 * abs(ours_s / theirs_s - 1))
         print(
             f"{f'{case.operator} {case.direction} {case.variant}':44} {case.elements:9} {case.dtype:9} "
             f"{ours_s * 1e6:9.2f} us {theirs_s * 1e6:9.2f} us {ours_s / theirs_s:6.3f}",
             flush=True,
         )
-    if not apart:
+    if not differences_percent:
         raise SystemExit("nothing could be compared")
-    beyond = sum(percent > limit_percent for percent in apart)
+    beyond = sum(percent > limit_percent for percent in differences_percent)
     print(
-        f"{len(apart)} compared: median {median(apart):.1f} % apart, worst {max(apart):.1f} %, "
+        f"{len(differences_percent)} compared: median {median(differences_percent):.1f} % apart, "
+        f"worst {max(differences_percent):.1f} %, "
         f"{beyond} beyond {limit_percent:g} %, {failed} failed"
     )
     return beyond + failed
 
 
 def percent(text: str) -> float:
-    """Parse a limit of the command line. Raises ValueError outside 0 to 100, and for NaN, which passes anything."""
+    """Parse a limit of the command line. Raises ValueError outside 0 to 100, and for NaN, which nothing exceeds."""
     if not 0 <= (value := float(text)) <= 100:
         raise ValueError(text)
     return value
@@ -91,11 +92,14 @@ def percent(text: str) -> float:
 
 def main() -> None:
     runner = pyperf.Runner(program_args=("-m", "scripts.verify.independent"), add_cmdline_args=_pass_on)
+    runner.argparser.prog = "python -m scripts.verify.independent"
     for axis in ("operator", "direction", "variant"):
         runner.argparser.add_argument(axis)
     runner.argparser.add_argument("elements", type=int)
     runner.argparser.add_argument("dtype")
-    runner.argparser.add_argument("probe_best_s", type=float, help="the fastest probe of a core, 0 where unknown")
+    runner.argparser.add_argument(
+        "probe_best_s", type=float, help="the fastest probe of a core in seconds, 0 if unknown"
+    )
     options = runner.parse_args()
     case = OperatorCase("time", options.operator, options.direction, options.variant, options.elements, options.dtype)
     if not options.worker:
@@ -116,7 +120,7 @@ def _pass_on(command: list[str], options: argparse.Namespace) -> None:
 
 
 def _seconds(calls: Calls, core: Core) -> Callable[[int], float]:
-    """A function that makes a number of calls and returns their seconds."""
+    """Return a function that makes a number of calls and returns their seconds."""
     pool, pristine, call = calls.pool(calls.pooled_calls), calls.pristine(), calls.call
 
     def repeated(count: int) -> float:
@@ -139,7 +143,7 @@ def _seconds(calls: Calls, core: Core) -> Callable[[int], float]:
     timed = restored if calls.mutated_args else repeated
 
     def uncontended(count: int) -> float:
-        """Times under SMT contention say nothing of the row, and another timer would not reproduce them."""
+        """Repeat under SMT contention, whose times no other timer would reproduce."""
         for _ in range(TRIES):
             before_s = core.settle(WAIT_S)
             seconds = timed(count)

@@ -1,9 +1,9 @@
-"""How far the times of two runs of one commit lie apart, row by row.
+"""Compare the times of two runs of one commit, row by row.
 
-python -m scripts.verify.repeatability FIRST SECOND: two names that the runs were kept under, as by
+python -m scripts.verify.repeatability FIRST SECOND: the names that the runs were stored under, for example with
 ./scripts/bench --profile core --machine FIRST.
-python -m scripts.verify.repeatability --plain: runs asv's own timing of the same calls (scripts/verify/plain/) twice,
-by an environment that has the frameworks and asv (.venv/test), and compares that.
+python -m scripts.verify.repeatability --plain: runs asv's own timing of the same calls (scripts/verify/plain/) twice
+and compares these. Needs an environment with the frameworks and asv (.venv/test).
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main() -> int:
         failed = both["percent"].isna().sum()
         _print("asv's own timing", both["percent"].dropna())
         if failed or both.empty:
-            print(f"repeatability: {failed} rows failed, of {len(both)} chosen", file=sys.stderr)
+            print(f"repeatability: {failed} of {len(both)} selected rows failed", file=sys.stderr)
         return int(failed > 0 or both.empty)
     try:
         table = results.load(ROOT / ".asv" / "results", ROOT / ".asv" / "outcomes").table
@@ -42,8 +42,8 @@ def main() -> int:
         return 1
     pairs = paired(table, options.first, options.second)
     if pairs.empty:
-        known = ", ".join(sorted(table["machine"].unique()))
-        print(f"repeatability: no commit was measured under both names; there are: {known}", file=sys.stderr)
+        names = ", ".join(sorted(table["machine"].unique()))
+        print(f"repeatability: no commit was measured under both names; stored names: {names}", file=sys.stderr)
         return 1
     pairs = pairs[_row(pairs).str.contains(options.only)]
     _print("all", pairs["percent"])
@@ -60,7 +60,7 @@ def _print(name: str, percent: pd.Series) -> None:
 
 
 def paired(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
-    """Times that both runs have: ROW, `percent` that the second is from the first, `steady` in both."""
+    """Return the times that both runs have: ROW, `percent` between the two, and `steady` if both are."""
     times = table[(table["quantity"] == "time") & table["value"].notna() & ~table["kind"].isin(ROOFS)]
     runs = [times[times["machine"] == name][[*ROW, "value", "status"]] for name in (first, second)]
     both = runs[0].merge(runs[1], on=ROW, suffixes=("_1", "_2"))
@@ -70,15 +70,15 @@ def paired(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
 
 
 def _row(pairs: pd.DataFrame) -> pd.Series:
-    """Operator, direction or network, and the name of the row."""
+    """Return operator and direction, or network, followed by the name of the row."""
     subject = (pairs["operator"] + " " + pairs["direction"]).where(pairs["operator"] != "", pairs["network"])
     return subject + " " + pairs["variant"]
 
 
 def plain(only: str) -> pd.DataFrame:
-    """Medians of two runs of asv's own timing: `first`, `second`, and `percent` that they are apart; NaN: failed.
+    """Return the medians of two runs of asv's own timing: `first`, `second`, and `percent` between them; NaN: failed.
 
-    only: a regular expression on operator and variant.
+    only: a regular expression for operator, direction and row.
     """
     with tempfile.TemporaryDirectory() as folder:
         first, second = (_plain_run(Path(folder, name), only) for name in ("first", "second"))
@@ -88,7 +88,7 @@ def plain(only: str) -> pd.DataFrame:
 
 
 def _plain_run(folder: Path, only: str) -> dict[str, float | None]:
-    """Seconds by the parameters of what was chosen; None of what failed."""
+    """Return seconds by parameters of the selected calls; None for those that failed."""
     folder.mkdir()
     settings = {
         "version": 1,
@@ -105,32 +105,35 @@ def _plain_run(folder: Path, only: str) -> dict[str, float | None]:
     subprocess.run([*command, "machine", "--yes", *machine], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
     python = ["--environment", f"existing:{sys.executable}", "--set-commit-hash", head.stdout.strip()]
-    # asv's pattern chooses from the parameters, written as it writes them, and so does ours.
-    chosen = ["--bench", rf"time_call\('.*(?:{only.removeprefix('^')})"]
-    subprocess.run([*command, "run", *machine, *python, *chosen], cwd=folder, env=environment, stdout=sys.stderr)
-    stored = [path for path in (folder / "results" / "plain").glob("*.json") if path.name != "machine.json"]
-    if not stored:
+    # asv matches the pattern against the name and the parameters as it writes them.
+    selection = ["--bench", rf"time_call\('.*(?:{only.removeprefix('^')})"]
+    subprocess.run([*command, "run", *machine, *python, *selection], cwd=folder, env=environment, stdout=sys.stderr)
+    paths = [path for path in (folder / "results" / "plain").glob("*.json") if path.name != "machine.json"]
+    if not paths:
         return {}
-    content = json.loads(stored[0].read_text())
-    found = dict(zip(content["result_columns"], content["results"]["time_relu.Relu.time_call"], strict=False))
-    combinations = map(", ".join, itertools.product(*found["params"]))
-    # NaN was not chosen.
-    return {name: number for name, number in zip(combinations, found["result"], strict=True) if number == number}
+    content = json.loads(paths[0].read_text())
+    columns = dict(zip(content["result_columns"], content["results"]["time_relu.Relu.time_call"], strict=False))
+    combinations = map(", ".join, itertools.product(*columns["params"]))
+    # NaN: not selected.
+    return {name: number for name, number in zip(combinations, columns["result"], strict=True) if number == number}
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.verify.repeatability", description=(__doc__ or "").split("\n\n")[0]
     )
-    parser.add_argument("first", nargs="?", help="the name of a run (./scripts/bench --machine)")
-    parser.add_argument("second", nargs="?", help="the name of the other")
+    parser.add_argument("first", nargs="?", help="name of a run (./scripts/bench --machine)")
+    parser.add_argument("second", nargs="?", help="name of the other run")
     parser.add_argument(
-        "--only", type=re.compile, default="", help="a regular expression on operator and variant (default: all rows)"
+        "--only",
+        type=re.compile,
+        default="",
+        help="regular expression for operator, direction and row, such as 'forward numpy' (default: all rows)",
     )
-    parser.add_argument("--plain", action="store_true", help="run asv's own timing twice, and compare that")
+    parser.add_argument("--plain", action="store_true", help="run asv's own timing twice and compare these runs")
     options = parser.parse_args()
     if options.plain == bool(options.second) or options.plain == bool(options.first):
-        parser.error("either the names of two runs or --plain needed")
+        parser.error("give either the names of two runs or --plain")
     return options
 
 

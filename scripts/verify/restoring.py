@@ -1,11 +1,12 @@
-"""Show that restoring arguments outside the clock does not change the time inside it.
+"""Show that restoring arguments outside the timed region does not change the time inside it.
 
-python -m scripts.verify.restoring: run by an environment that has the frameworks (.venv/test). Times a row that
-overwrites nothing, with the same arguments for every call and with arguments that are restored before every call, in
-turn. Each placement has new arrays and keeps the old ones, so that no address is used twice. Prints the median ratio
-of the rounds, restored to same, with its 95 % interval. Fails where an interval lies beyond its bound.
+python -m scripts.verify.restoring: needs an environment with the frameworks (.venv/test). Times a row that overwrites
+nothing, in turn with the same arguments for every call and with arguments restored before every call. Each placement
+uses new arrays and keeps the old ones, so that no address is used twice. Prints the median ratio of restored to same
+times with its 95 % interval. Fails if an interval lies beyond its bound.
 """
 
+import argparse
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -22,13 +23,16 @@ from benchmarks.harness.truth.calls import Calls
 from impls.catalog import find
 
 # Largest deviation of the ratio from 1, by elements. At 2^20 the arrays fit the last-level cache, and the ratio depends
-# on which of them restoring leaves there: -14 % to +4 % was seen.
+# on which of them restoring leaves there: -14 % to +4 % was measured.
 BOUNDS = {2**20: 0.20, 2**25: 0.02}
 PLACEMENTS, ROUNDS_EACH = 4, 10
 BUDGET_S = 0.1
 
 
 def main() -> int:
+    argparse.ArgumentParser(
+        prog="python -m scripts.verify.restoring", description=(__doc__ or "").split("\n\n")[0]
+    ).parse_args()
     core = Core()
     within = []
     for elements, bound in BOUNDS.items():
@@ -50,7 +54,7 @@ def verdict(ratios: list[float], bound: float) -> tuple[str, bool]:
 
 
 def ratios(elements: int, core: Core) -> Iterator[float]:
-    """Yield the ratio of the median times of each round: arguments restored for every call, to the same ones."""
+    """Yield, for each round, the median time with restored arguments divided by that with the same arguments."""
     row = find("relu", "forward", "numpy-clip.out")
     bench = Calls(
         row,
@@ -67,7 +71,7 @@ def ratios(elements: int, core: Core) -> Iterator[float]:
             "restored": (partial(_restored, bench, arguments, pristine), 1),
         }
         for number in range(ROUNDS_EACH):
-            # Each goes first in every other round, so that a drift favours neither.
+            # Alternate the order, so that a drift favours neither.
             order = supplies if number % 2 else reversed(supplies)
             medians = {name: _median_s(bench, *supplies[name], core) for name in order}
             yield medians["restored"] / medians["same"]

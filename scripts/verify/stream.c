@@ -1,5 +1,5 @@
-/* STREAM, in float, after McCalpin (1995); besides its copy, scale, add and triad: fill, the forms in place, and,
- * where the processor is known to have them, streaming stores.
+/* STREAM in float, after McCalpin (1995): copy, scale, add and triad, and besides them fill, loops in place, and, with
+ * SSE or AVX, loops with non-temporal stores.
  *
  * stream ELEMENTS PASSES prints a line for each loop: its name and the seconds of a pass, lower quartile.
  */
@@ -66,7 +66,7 @@ static int ascending(const void *left, const void *right) {
 static float *array(long n, float value) {
     float *made = aligned_alloc(1 << 21, n * sizeof(float));
     if (!made) exit(1);
-    /* NumPy asks for large pages too. */
+    /* NumPy requests huge pages too. */
     madvise(made, n * sizeof(float), MADV_HUGEPAGE);
     fill(made, NULL, NULL, value, n);
     return made;

@@ -1,10 +1,10 @@
-"""Run our streaming loops and a C STREAM, compiled on the spot, in turn, and compare the times.
+"""Compare the streaming loops of the roofs with STREAM in C, compiled when this runs.
 
-python -m scripts.verify.stream [--array-bytes N] [--rounds 3] [--limit 10]: run by an environment that has Numba
-(.venv/test). Each round measures in new processes, with one thread and with all. GB/s count what STREAM
-counts: bytes read and written, none fetched before a store. Times are lower quartiles: the best, which STREAM
-takes, is luck on a virtual machine, where passes of twice the speed come and go; the median shows every disturbance.
-Fails where ours is further than the limit (percent) from C; where there is no C compiler, says so and compares nothing.
+python -m scripts.verify.stream [--array-bytes N] [--rounds 3] [--limit 10]: needs an environment with Numba
+(.venv/test). Each round measures both in new processes, with one thread and with all. GB/s count bytes as STREAM does:
+those read and written, without lines fetched before a store. Times are lower quartiles of the passes. STREAM's best
+pass is unrepeatable on a virtual machine, where some passes are twice as fast; the median includes disturbances.
+Fails if a loop differs from its C counterpart by more than the limit (percent). Compares nothing without a C compiler.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from benchmarks.harness.roofline.loops import PATTERNS
 SOURCE = Path(__file__).with_suffix(".c")
 BUDGET_S = 0.2
 PASSES = 20
-# Loops of stream.c, and those of ours with the same reads, writes and stores. STREAM's scale is out of place: a copy.
+# Loops of stream.c and the roofs with the same reads, writes and stores. STREAM's scale is out of place, as a copy.
 LIKE = {
     "fill": "fill",
     "copy": "copy",
@@ -46,7 +46,7 @@ LIKE = {
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled stream.c. openmp: whether it can use several threads. memcpy: whether its copy is a call of that."""
+    """A compiled stream.c. openmp: it can use several threads. memcpy: its copy calls memcpy."""
 
     path: Path
     openmp: bool
@@ -55,7 +55,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A loop of stream.c and the one of ours that is like it, in GB/s."""
+    """A loop of stream.c and its counterpart among ours, in GB/s."""
 
     theirs: str
     ours: str
@@ -71,68 +71,73 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     compiler = os.environ.get("CC", "cc")
     if not shutil.which(compiler):
-        print(f"nothing compared: no C compiler, {compiler!r} is not on the PATH (CC names another)")
+        print(f"nothing compared: no C compiler, {compiler!r} is not on the PATH (set CC to name another)")
         return 0
     with tempfile.TemporaryDirectory(prefix="relu-bench-stream-") as folder:
         program = compiled(compiler, Path(folder))
         counts = sorted({1, Settings.from_environment().threads if program.openmp else 1})
-        found = {count: _in_turn(program, count, options) for count in counts}
+        rounds = {count: _in_turn(program, count, options) for count in counts}
     print(_circumstances(compiler, program, options.array_bytes))
     print(f"{'threads':>7}  {'C':15} {'ours':11} {'ours GB/s':>9} {'C GB/s':>9} {'ratio':>6}")
-    for count, comparisons in found.items():
-        for one in comparisons:
-            speeds = f"{one.ours_gb_per_s:9.2f} {one.theirs_gb_per_s:9.2f} {one.ratio:6.3f}"
-            print(f"{count:7}  {one.theirs:15} {one.ours:11} {speeds}")
-    off = [abs(one.ratio - 1) * 100 for comparisons in found.values() for one in comparisons]
-    beyond = sum(percent > options.limit for percent in off)
-    print(f"{len(off)} comparisons: worst {max(off):.1f} % apart, {beyond} beyond {options.limit:g} %")
+    for count, comparisons in rounds.items():
+        for comparison in comparisons:
+            speeds = f"{comparison.ours_gb_per_s:9.2f} {comparison.theirs_gb_per_s:9.2f} {comparison.ratio:6.3f}"
+            print(f"{count:7}  {comparison.theirs:15} {comparison.ours:11} {speeds}")
+    differences_percent = [
+        100 * abs(comparison.ratio - 1) for comparisons in rounds.values() for comparison in comparisons
+    ]
+    beyond = sum(percent > options.limit for percent in differences_percent)
+    print(
+        f"{len(differences_percent)} comparisons: worst {max(differences_percent):.1f} % apart, "
+        f"{beyond} beyond {options.limit:g} %"
+    )
     return int(beyond > 0)
 
 
 def compiled(compiler: str, folder: Path) -> Program:
-    """stream.c, compiled into the folder, with OpenMP where the compiler has it.
+    """Compile stream.c into the folder, with OpenMP if the compiler supports it.
 
-    Raises SystemExit with the compiler's message where it cannot be compiled.
+    Raises SystemExit with the compiler's message if it cannot be compiled.
     """
     path = folder / "stream"
     for openmp in (["-fopenmp"], []):
         command = [compiler, "-O3", "-march=native", *openmp, str(SOURCE)]
-        ended = subprocess.run([*command, "-o", str(path)], capture_output=True, text=True)
-        if ended.returncode == 0:
+        completed = subprocess.run([*command, "-o", str(path)], capture_output=True, text=True)
+        if completed.returncode == 0:
             assembly = subprocess.run([*command, "-S", "-o", "-"], capture_output=True, text=True, check=True).stdout
             return Program(path, bool(openmp), memcpy="memcpy" in assembly or "memmove" in assembly)
-    raise SystemExit(f"{compiler} cannot compile {SOURCE.name}:\n{ended.stderr}")
+    raise SystemExit(f"{compiler} cannot compile {SOURCE.name}:\n{completed.stderr}")
 
 
 def theirs_s(program: Program, count: int, array_bytes: int, passes: int = PASSES) -> dict[str, float]:
-    """Seconds of a pass, lower quartile, of each loop of stream.c with `count` threads, by its name."""
+    """Return seconds of a pass, lower quartile, of each loop of stream.c by name. count: threads."""
     command = [str(program.path), str(array_bytes // 4), str(passes)]
-    # On the cores that ours have, so that a disturbance of one core slows both.
-    kept = partial(threads.limit, count)
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=kept).stdout
+    # Use the same cores as our loops, so that a disturbance of one core slows both.
+    limit = partial(threads.limit, count)
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=limit).stdout
     return {name: float(seconds) for name, seconds in map(str.split, printed.splitlines())}
 
 
 def ours_s(count: int, array_bytes: int) -> dict[str, float]:
-    """Seconds of a pass, lower quartile, of each of our loops with `count` threads, by its name.
+    """Return seconds of a pass, lower quartile, of each of our loops by name. count: threads.
 
-    Raises SystemExit where one cannot be measured.
+    Raises SystemExit if one cannot be measured.
     """
     cases = [LoopCase("time", f"{name}.all", array_bytes) for name in PATTERNS]
-    found = {}
+    quartiles_s = {}
     for name, measurement in zip(PATTERNS, isolation.run(cases, Settings(BUDGET_S, threads=count)), strict=False):
         if measurement.status != "ok":
             raise SystemExit(f"{name}: {measurement.status}: {measurement.reason}")
         (process,) = measurement.processes
         assert process.roof
-        found[name] = process.roof.quartile_s
-    return found
+        quartiles_s[name] = process.roof.quartile_s
+    return quartiles_s
 
 
 def compare(theirs: dict[str, float], ours: dict[str, float], array_bytes: int, memcpy: bool) -> list[Comparison]:
-    """Each loop of stream.c beside ours, from the seconds of a pass over arrays of `array_bytes`.
+    """Compare each loop of stream.c with ours, given the seconds of a pass over arrays of `array_bytes`.
 
-    memcpy: whether the copy of stream.c is one; as that may choose streaming stores, our faster copy counts.
+    memcpy: the copy of stream.c calls memcpy, which may use non-temporal stores; our faster copy then counts.
     """
     like = LIKE | ({"copy": min("copy", "copy-nt", key=ours.__getitem__)} if memcpy else {})
     return [
@@ -155,11 +160,11 @@ def _in_turn(program: Program, count: int, options: argparse.Namespace) -> list[
 
 
 def _medians(rounds: list[dict[str, float]]) -> dict[str, float]:
-    return {name: median(found[name] for found in rounds) for name in rounds[0]}
+    return {name: median(times_s[name] for times_s in rounds) for name in rounds[0]}
 
 
 def _circumstances(compiler: str, program: Program, array_bytes: int) -> str:
-    copy = "a call of memcpy, which may use streaming stores" if program.memcpy else "a loop"
+    copy = "a call of memcpy, which may use non-temporal stores" if program.memcpy else "a loop"
     openmp = "with OpenMP" if program.openmp else "without OpenMP, so one thread"
     return f"arrays of {array_bytes:,} bytes; {compiler} {openmp}; its copy is {copy}"
 
@@ -176,9 +181,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         metavar="N",
         help="bytes of each of the three arrays, a power of two (default: %(default)s)",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="times that each takes its turn (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: %(default)s)")
     parser.add_argument(
-        "--limit", type=float, default=10.0, help="percent that ours may be off by (default: %(default)s)"
+        "--limit", type=float, default=10.0, help="accepted difference from C in percent (default: %(default)s)"
     )
     return parser.parse_args(arguments)
 

@@ -61,9 +61,10 @@ def _interpreted(name: str, steps: list[Step]) -> Any:
 
 
 def _as_pass(function: Callable[..., Any], steps: list[Step]) -> Callable[..., Any]:
-    def call(*arrays: np.ndarray) -> Any:
+    def call(*arguments: Any) -> Any:
         steps.append(Step(set(), set()))
-        return function(*(_noting(array, steps[-1]) for array in arrays))
+        # The overlap check takes spans of arrays, not arrays.
+        return function(*(_noting(a, steps[-1]) if isinstance(a, np.ndarray) else a for a in arguments))
 
     return call
 

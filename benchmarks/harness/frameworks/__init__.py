@@ -45,18 +45,18 @@ def started(
     Raises LookupError for an unknown framework, Unavailable where the machine lacks cores or the device, and
     ThreadMismatch where the framework does not use `threads`.
     """
-    chosen = driver(framework)
+    framework_driver = driver(framework)
     if threads is not None:
         limit_threads(threads)
     # CUDA numbers devices as NVIDIA's management library does (machine/gpu.py).
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    os.environ.update(chosen.environment(compile_cache_dir))
-    chosen.start(device)
+    os.environ.update(framework_driver.environment(compile_cache_dir))
+    framework_driver.start(device)
     if threads is not None:
-        check_threads(framework, threads, chosen.threads())
-    yield chosen
+        check_threads(framework, threads, framework_driver.threads())
+    yield framework_driver
     if threads is not None:
-        check_threads(framework, threads, chosen.threads())
+        check_threads(framework, threads, framework_driver.threads())
 
 
 def device_driver(framework: Driver) -> DeviceDriver:

@@ -1,4 +1,4 @@
-"""Base classes of drivers: what the harness calls of a framework.
+"""Base classes of drivers, through which the harness uses a framework.
 
 A driver is a file named after the framework and "_". It subclasses `Driver`, adds `DeviceDriver` for a GPU and
 `StepDriver` for training steps, and ends with `DRIVER = NameDriver()`. Arrays are the framework's own. A driver

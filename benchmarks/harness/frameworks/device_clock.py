@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# Queuing a call usually takes the host less than QUEUING_S; each of TRIES allows that many times as long.
+# The host usually queues a call in less than QUEUING_S. Each try allows a multiple of that.
 QUEUING_S, TRIES = 2e-4, (1, 4, 16)
 
 

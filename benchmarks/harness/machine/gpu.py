@@ -1,6 +1,6 @@
-"""State of the first NVIDIA GPU that this process may use, by NVIDIA's management library (NVML).
+"""Read the state of the first NVIDIA GPU that this process may use from NVIDIA's management library (NVML).
 
-NVML asks the driver and initialises no CUDA. Without a driver or the library, all values are unknown.
+NVML queries the driver and does not initialise CUDA. Without a driver or the library, all values are unknown.
 """
 
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.harness.machine import linux
 
-# Bits of NVML's "clocks event reasons" that make a device slower than it can be. Source: nvml.h.
+# Bits of NVML's "clocks event reasons" that mean a slowdown. Source: nvml.h.
 SLOWED = {
     0x04: "power cap",
     0x08: "hardware slowdown",
@@ -22,47 +22,47 @@ LARGEST_CACHE_BYTES = 128 * 2**20
 
 
 class Device:
-    """A GPU that answers questions. It keeps NVML's handle: the first question takes milliseconds, others microseconds.
+    """A GPU to query. It keeps NVML's handle: creation takes milliseconds, a query microseconds.
 
-    All answers are unknown without a driver or the library, or where these do not report them.
+    A value is unknown without a driver or the library, or if these do not report it.
     """
 
     def __init__(self) -> None:
         self._nvml, self._handle = _opened()
 
     def state(self) -> dict[str, Any]:
-        """Clocks (MHz), temperature (degrees C), power and its cap (W), and reasons of slowdowns; without unknowns."""
-        answers = {name: self._asked(question, None) for name, question in STATE.items()}
-        return {name: answer for name, answer in answers.items() if answer is not None}
+        """Return clocks (MHz), temperature (degrees C), power and its cap (W), and reasons of slowdowns, if known."""
+        values = {name: self._query(read, None) for name, read in STATE.items()}
+        return {name: value for name, value in values.items() if value is not None}
 
     def slowed_by(self) -> list[str]:
-        """The reasons for which the device runs slower than it can, now. An idle device reports none."""
-        return self._asked(lambda nvml, handle: slowed_by(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)), [])
+        """Return the reasons of current slowdowns. An idle device reports none."""
+        return self._query(lambda nvml, handle: slowed_by(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)), [])
 
     def bandwidth_gb_per_s(self) -> float | None:
-        """Memory bandwidth at the highest memory clock, two transfers a clock: the datasheet's figure."""
-        return self._asked(
+        """Return the datasheet's bandwidth, at two transfers per cycle of the highest memory clock; None if unknown."""
+        return self._query(
             lambda nvml, handle: bandwidth_gb_per_s(
                 nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM), nvml.nvmlDeviceGetMemoryBusWidth(handle)
             ),
             None,
         )
 
-    def _asked(self, question: Callable[[Any, Any], Any], unknown: Any) -> Any:
+    def _query(self, read: Callable[[Any, Any], Any], unknown: Any) -> Any:
         if self._nvml is None:
             return unknown
         try:
-            return question(self._nvml, self._handle)
+            return read(self._nvml, self._handle)
         except self._nvml.NVMLError:
             return unknown
 
 
 def bandwidth_gb_per_s(clock_mhz: float, bus_bits: int) -> float:
-    """Bandwidth of a memory that transfers twice a clock."""
+    """Return the bandwidth of a memory with two transfers per clock cycle."""
     return 2 * clock_mhz * 1e6 * bus_bits / 8 / 1e9
 
 
-# Asked one by one, because a device may not answer all.
+# Readers of each value. A device may not report all.
 STATE: dict[str, Callable[[Any, Any], Any]] = {
     "sm_clock_mhz": lambda nvml, handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
     "memory_clock_mhz": lambda nvml, handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
@@ -80,12 +80,12 @@ def hidden() -> bool:
 
 
 def slowed_by(reasons: int) -> list[str]:
-    """The slowdowns among NVML's "clocks event reasons"."""
+    """Return the names of the slowdowns in NVML's "clocks event reasons"."""
     return [name for bit, name in SLOWED.items() if reasons & bit]
 
 
 def _opened() -> tuple[Any, Any]:
-    """The library, and its handle of CUDA's device 0; None for both where there is none."""
+    """Return the library and its handle of CUDA's device 0, or None for both."""
     if linux.gpu_driver() is None:
         return None, None
     try:

@@ -1,4 +1,4 @@
-"""Read what Linux reports about the machine. A reader raises, or returns an empty value, where the kernel is silent."""
+"""Read what Linux reports about the machine. A reader of an unreported fact raises or returns an empty value."""
 
 import os
 import platform

@@ -64,7 +64,7 @@ def libraries() -> dict[str, str] | str:
 
 
 def _thread_pools() -> dict[str, str]:
-    # A commit under test may not have threadpoolctl, which asks the libraries themselves and so may fail in many ways.
+    # A commit under test may lack threadpoolctl, and its calls into the libraries may fail in many ways.
     try:
         from threadpoolctl import threadpool_info
 
@@ -88,7 +88,7 @@ def _allocators() -> dict[str, str]:
 
 
 def numpy_simd() -> str:
-    """The vector extensions that NumPy has code for and finds on this processor."""
+    """The vector extensions of this processor that NumPy has code for."""
     return from_module("numpy", lambda numpy: " ".join(numpy.show_config(mode="dicts")["SIMD Extensions"]["found"]))
 
 

@@ -8,7 +8,7 @@ VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMB
 
 
 class ThreadMismatch(RuntimeError):
-    """A framework does not use the number of threads that it was asked to."""
+    """A framework does not use the requested number of threads."""
 
 
 def limit(threads: int) -> None:

@@ -81,7 +81,7 @@ def _in_order(cases: Sequence[Case]) -> list[Case]:
 
 
 def _is_wanted(folder: Path, case: Case, process: int, processes: int) -> bool:
-    """Whether this process is to measure a case: not if it has, nor again a case that does not vary or has failed.
+    """Return whether this process measures a case: not if it has, nor again if the case does not vary or has failed.
 
     More than `processes` measure it where none had a core to itself.
     """

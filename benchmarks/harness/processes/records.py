@@ -45,7 +45,7 @@ class Record:
 
 
 def folder() -> Path:
-    """Where records are kept: .asv/outcomes below the folder of asv.conf.json."""
+    """Return the folder of the records: .asv/outcomes below the folder of asv.conf.json."""
     root = os.environ.get("ASV_CONF_DIR") or Path(__file__).parents[3]
     return Path(os.environ.get("RELU_BENCH_OUTCOMES", Path(root) / ".asv" / "outcomes"))
 

@@ -1,4 +1,4 @@
-"""Measure the limits of the machine: streaming loops and matrix products, whose best sample counts, as in STREAM."""
+"""Measure the limits of the machine with streaming loops and matrix products. The best sample counts, as in STREAM."""
 
 import operator
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth.comparison import WrongResult
 
 PLACEMENTS = 4
-# A GPU times so many copies or products in a row together; of the samples so many must succeed.
+# Calls that a GPU times together, samples, and the least number of samples that must succeed.
 DEVICE_CALLS, DEVICE_SAMPLES, LEAST_SAMPLES = 10, 30, 5
 DTYPE = "float32"
 
@@ -34,12 +34,12 @@ Work = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 def loop(case: LoopCase, settings: Settings) -> Measurement:
-    """Seconds of the best pass of a streaming loop."""
+    """Measure the seconds of the best pass of a streaming loop."""
     with started("numba", threads=settings.threads) as framework:
         from benchmarks.harness.roofline import streaming
 
         streaming.check(case.kernel, passes=3)
-        # Some placements in memory are twice as slow as others: try several, all kept, so that each is another one.
+        # Some placements in memory are twice as slow as others. Keep all, so that each is at another address.
         placements = [streaming.arrays(case.array_bytes) for _ in range(PLACEMENTS)]
         core = Core(settings.probe_best_s, settings.threads)
         passes = _passes(partial(streaming.run, case.kernel, placements[0]))
@@ -57,10 +57,10 @@ def loop(case: LoopCase, settings: Settings) -> Measurement:
 
 
 def _passes(run: Callable[[int], None]) -> int:
-    """Passes that take 2 ms together, in which starting the threads is lost; even, so that signs cancel."""
+    """Return the number of passes that take 2 ms, which hides the start of the threads; even, so that signs cancel."""
     passes = 2
     while passes < 1_000_000:
-        # The best of three: one stall would otherwise leave all samples with too few passes.
+        # Take the best of three: after a stall, all samples would have too few passes.
         duration_s = min(_duration_s(run, passes) for _ in range(3))
         if duration_s > 0.002:
             break
@@ -75,7 +75,10 @@ def _duration_s(run: Callable[[int], None], passes: int) -> float:
 
 
 def product(case: ProductCase, settings: Settings) -> Measurement:
-    """Seconds of the best product of two square matrices by a library, checked before and after."""
+    """Measure the seconds of a library's best product of two square matrices; check it before and after.
+
+    Raises WrongResult.
+    """
     with started(case.library, threads=settings.threads) as framework:
         a, b = matmul.matrices(case.n)
         arguments = framework.array(a, DTYPE), framework.array(b, DTYPE)
@@ -88,19 +91,19 @@ def product(case: ProductCase, settings: Settings) -> Measurement:
 
 
 def device_loop(case: DeviceLoopCase, settings: Settings) -> Measurement:
-    """Device time of copying an array on a GPU, or of scaling it in place."""
+    """Measure the device time of copying an array on a GPU, or of scaling it in place."""
     return _on_device(partial(DEVICE_LOOPS[case.kernel], array_bytes=case.array_bytes), settings)
 
 
 def device_product(case: DeviceProductCase, settings: Settings) -> Measurement:
-    """Device time of a product of two square matrices on a GPU."""
+    """Measure the device time of a product of two square matrices on a GPU."""
     return _on_device(partial(_device_matmul, n=case.n), settings)
 
 
 def _on_device(make: Callable[[Driver], Work], settings: Settings) -> Measurement:
-    """Device time of the best of several samples, by PyTorch and the GPU's events.
+    """Measure the device time of the best of several samples with PyTorch and the GPU's events.
 
-    Raises Unavailable where the host could not keep ahead of the GPU.
+    Raises Unavailable if the host did not keep ahead of the GPU.
     """
     with started("torch", device="cuda", threads=settings.threads) as framework:
         call, arguments = make(framework)
@@ -113,21 +116,21 @@ def _on_device(make: Callable[[Driver], Work], settings: Settings) -> Measuremen
         ]
         samples_s = [seconds / DEVICE_CALLS for seconds in elapsed_s if seconds is not None]
         if len(samples_s) < LEAST_SAMPLES:
-            raise Unavailable("the host was hardly ever ahead of the GPU, whose time alone cannot be told")
+            raise Unavailable("the host was hardly ever ahead of the GPU: device time cannot be measured")
         timing = DeviceTiming(throttled_by=sorted(set(reasons)), state=device.state())
         return best(samples_s, DEVICE_CALLS, framework.threads(), None, timing)
 
 
 def _device_copy(framework: Driver, array_bytes: int) -> Work:
-    x = _counted(array_bytes)
+    x = _ascending(array_bytes)
     arguments = framework.array(np.zeros_like(x), DTYPE), framework.array(x, DTYPE)
     _require_same(framework.to_numpy(framework.restore(*arguments)), x, "copied")
     return framework.restore, arguments
 
 
 def _device_scale(framework: Driver, array_bytes: int) -> Work:
-    x = _counted(array_bytes)
-    # A factor of 1 might leave nothing to do.
+    x = _ascending(array_bytes)
+    # A factor of 1 might be optimised away.
     arguments = framework.array(x, DTYPE), -1.0
     _require_same(framework.to_numpy(operator.imul(*arguments)), -x, "scaled")
     return operator.imul, arguments
@@ -140,13 +143,13 @@ def _device_matmul(framework: Driver, n: int) -> Work:
     return operator.matmul, arguments
 
 
-def _counted(array_bytes: int) -> np.ndarray:
+def _ascending(array_bytes: int) -> np.ndarray:
     return np.arange(array_bytes // np.dtype(DTYPE).itemsize, dtype=np.float32)
 
 
-def _require_same(result: np.ndarray, wanted: np.ndarray, done: str) -> None:
-    if not np.array_equal(result, wanted):
-        raise WrongResult(f"an array {done} on the device is wrong")
+def _require_same(result: np.ndarray, expected: np.ndarray, operation: str) -> None:
+    if not np.array_equal(result, expected):
+        raise WrongResult(f"an array {operation} on the device is wrong")
 
 
 DEVICE_LOOPS: dict[str, Callable[..., Work]] = {"copy": _device_copy, "scale": _device_scale}

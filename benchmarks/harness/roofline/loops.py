@@ -1,4 +1,4 @@
-"""The streaming loops that measure the memory of this machine, as data; `streaming` runs them.
+"""Streaming loops that measure memory bandwidth, as data; `streaming` runs them.
 
 fill        out[i] = s                 reads 0, writes 1
 copy        out[i] = s x[i]            reads 1, writes 1
@@ -20,8 +20,8 @@ from typing import Literal
 class Pattern:
     """The arithmetic and stores of a loop.
 
-    name: as above, without "-nt". reads, writes: arrays a pass. inplace: whether it writes what it reads.
-    nontemporal: whether its stores are non-temporal.
+    name: as above, without "-nt". reads, writes: arrays per pass. inplace: it overwrites an array that it reads.
+    nontemporal: its stores are non-temporal.
     """
 
     name: str
@@ -36,18 +36,18 @@ class Pattern:
         return f"{self.name}-nt" if self.nontemporal else self.name
 
     def pass_bytes(self, array_bytes: int) -> int:
-        """Bytes of a pass over arrays of `array_bytes` each, as STREAM counts: read or written, none fetched."""
+        """Return the bytes of a pass over arrays of `array_bytes` each, as STREAM counts: without fetched lines."""
         return (self.reads + self.writes) * array_bytes
 
     def bus_bytes(self, array_bytes: int) -> int:
-        """Bytes of a pass, with the lines that ordinary stores fetch."""
+        """Return the bytes of a pass, including the lines that ordinary stores fetch."""
         fetched = 0 if self.inplace or self.nontemporal else self.writes
         return self.pass_bytes(array_bytes) + fetched * array_bytes
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A pattern on one thread or on all; "all" are as many as RELU_BENCH_THREADS asks for."""
+    """A pattern on one thread or on all, whose number RELU_BENCH_THREADS sets."""
 
     pattern: Pattern
     threads: Literal["one", "all"]
@@ -68,7 +68,7 @@ ORDINARY = {
         Pattern("accumulate", 2, 1, inplace=True),
     )
 }
-# An array that is written in place was read, and so fetched: a non-temporal store would save nothing.
+# Loops in place fetch the array when they read it, so non-temporal stores would save nothing.
 NONTEMPORAL = {
     f"{name}-nt": replace(pattern, nontemporal=True) for name, pattern in ORDINARY.items() if not pattern.inplace
 }

@@ -1,4 +1,4 @@
-"""What the arithmetic of this machine can do: the product of two matrices, checked."""
+"""Operands and check of the matrix product that measures this machine's arithmetic."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ CHECKED_ROWS = 8
 
 
 def matrices(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two n x n float32 matrices, the same each time."""
+    """Return two n x n float32 matrices, the same in every call."""
     rng = np.random.default_rng(0)
     return rng.standard_normal((n, n), np.float32), rng.standard_normal((n, n), np.float32)
 
@@ -16,8 +16,8 @@ def matrices(n: int) -> tuple[np.ndarray, np.ndarray]:
 def check(product: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
     """Raise WrongResult unless some rows of `product`, first and last among them, are those of a @ b in float32.
 
-    An element may be off by sqrt(n) eps of the sum of its terms' sizes, which sums in float32 keep to
-    in any order, and products of fewer bits do not. Source: Higham and Mary, "A new approach to
+    An element may be off by sqrt(n) eps times the sum of the absolute values of its terms. Float32 sums in any order
+    meet this bound; products of fewer bits do not. Source: Higham and Mary, "A new approach to
     probabilistic rounding error analysis", SIAM J. Sci. Comput. 41, 2019.
     """
     n = len(a)
@@ -25,7 +25,7 @@ def check(product: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
     left, right = a[rows].astype(np.float64), b.astype(np.float64)
     error = np.abs(product[rows] - left @ right)
     allowed = np.sqrt(n) * np.finfo(np.float32).eps * (np.abs(left) @ np.abs(right))
-    # Written so that a NaN is wrong too.
+    # NaN fails this comparison.
     wrong = ~(error <= allowed)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]

@@ -1,7 +1,7 @@
-"""The streaming loops of `loops` in Numba, with the call overhead left out.
+"""The streaming loops of `loops` in Numba, without call overhead.
 
-Each thread keeps to its own slice and passes over it many times within one call, so that starting
-threads costs nothing and small slices stay in their core's cache.
+Each thread passes over its own slice many times within one call. This amortises the start of the threads, and small
+slices stay in the cache of their core.
 """
 
 from collections.abc import Callable
@@ -23,14 +23,14 @@ _LINE = ir.VectorType(ir.FloatType(), LANES)
 
 @njit(cache=True)
 def _slice(array, part, slices):  # type: ignore[no-untyped-def]
-    """Whole lines, so that no two threads write to one, and each slice is aligned as its array is."""
+    """Return a slice of whole lines: no two threads write to one line, and slices are aligned like their array."""
     lines = array.size // LANES
     return array[lines * part // slices * LANES : lines * (part + 1) // slices * LANES]
 
 
 @njit(cache=True)
 def _sign(k):  # type: ignore[no-untyped-def]
-    """1 or -1: changing, it keeps the compiler from doing the passes at once, or by memcpy."""
+    """Return 1 or -1. The alternation keeps the compiler from merging passes or calling memcpy."""
     return np.float32(1 - 2 * (k % 2))
 
 
@@ -84,13 +84,13 @@ def _accumulate(out, x, y, passes, slices):  # type: ignore[no-untyped-def]
 
 
 def _streamed(value: Callable[..., Any]) -> Any:
-    """A function for compiled code, (out, x, y, s, start), that stores `value` into the line of `out` at `start`.
+    """Return an intrinsic (out, x, y, s, start) that stores `value` non-temporally into the line of `out` at `start`.
 
-    value(builder, x, y, s): LLVM code for that line, from the same lines of x and y and from s in
-    every lane. The arrays must be float32 and aligned to LINE_BYTES, and `start` a multiple of LANES.
-    LLVM splits the line where vectors are narrower, and stores it in the ordinary way where a
-    processor has no such store. No fence follows: on x86-64 only other threads could see these stores
-    late, and the locked instructions that end a parallel region drain them first.
+    value(builder, x, y, s): returns LLVM code for the line, from the same lines of x and y and from s in every lane.
+    The arrays must be float32 and aligned to LINE_BYTES, and `start` a multiple of LANES. LLVM splits the line on a
+    processor with narrower vectors, and uses an ordinary store on one without non-temporal stores. No fence is needed:
+    on x86-64 only other threads could see these stores late, and the locked instructions that end a parallel region
+    drain them first.
     """
 
     @intrinsic
@@ -114,12 +114,12 @@ def _streamed(value: Callable[..., Any]) -> Any:
 
 
 def _line(builder: ir.IRBuilder, data: ir.Value, index: ir.Value) -> ir.Value:
-    """A pointer to the line of an array that begins with element `index`."""
+    """Return a pointer to the line of an array that begins with element `index`."""
     return builder.bitcast(builder.gep(data, [index]), _LINE.as_pointer())
 
 
 def _spread(builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
-    """The scalar in every lane."""
+    """Return a vector with the scalar in every lane."""
     first = builder.insert_element(ir.Constant(_LINE, ir.Undefined), scalar, ir.Constant(_INDEX, 0))
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_INDEX, LANES), 0))
 
@@ -180,9 +180,9 @@ _AFTER = {
 
 
 def arrays(array_bytes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """out, x and y, float32, of `array_bytes` each, touched, and aligned to LINE_BYTES.
+    """Allocate and touch out, x and y: float32, of `array_bytes` each, aligned to LINE_BYTES.
 
-    Raises ValueError where `array_bytes` is no multiple of LINE_BYTES.
+    Raises ValueError if `array_bytes` is not a multiple of LINE_BYTES.
     """
     if array_bytes % LINE_BYTES:
         raise ValueError(f"array_bytes: {array_bytes} given, a multiple of {LINE_BYTES} needed")
@@ -198,19 +198,19 @@ def _aligned(elements: int, value: float) -> np.ndarray:
 
 
 def run(name: str, streams: tuple[np.ndarray, np.ndarray, np.ndarray], passes: int) -> None:
-    """Pass `passes` times over the result of `arrays` with a loop of `loops.LOOPS`, such as "copy.all"."""
+    """Run `passes` passes of a loop of `loops.LOOPS`, such as "copy.all", over the result of `arrays`."""
     loop = LOOPS[name]
     slices = get_num_threads() if loop.threads == "all" else 1
     _COMPILED[loop.pattern.label](*streams, passes, slices)
 
 
 def check(name: str, passes: int) -> None:
-    """Raise RuntimeError where a loop leaves out work: the arrays must hold what the passes make of them."""
+    """Raise RuntimeError if a loop omits work: compare the arrays with their values after the passes."""
     for count in (passes, passes + 1):
-        # Lines that no number of threads but 1, 3, 7 and 9 divides evenly.
+        # 63 lines: of thread counts up to 9, only 1, 3, 7 and 9 divide them evenly.
         streams = arrays(63 * LINE_BYTES)
         run(name, streams, count)
-        for stream, wanted in zip(streams, _AFTER[LOOPS[name].pattern.name][count % 2], strict=True):
-            wrong = stream[stream != wanted]
+        for stream, expected in zip(streams, _AFTER[LOOPS[name].pattern.name][count % 2], strict=True):
+            wrong = stream[stream != expected]
             if wrong.size:
-                raise RuntimeError(f"roof {name}: {count} passes left {wrong[0]}, {wanted} needed")
+                raise RuntimeError(f"roof {name}: {count} passes left {wrong[0]}, {expected} needed")

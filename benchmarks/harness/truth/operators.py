@@ -158,7 +158,8 @@ def _saved(variant: Variant, x: np.ndarray, learnable: tuple[np.ndarray, ...]) -
 def _output(variant: Variant, x: np.ndarray, learnable: tuple[np.ndarray, ...]) -> np.ndarray:
     """The reference's output, rounded to the dtype of x."""
     operator = operator_of(variant)
-    reference, y = import_module(operator.reference), np.empty_like(x)
+    reference, flat = import_module(operator.reference), x.reshape(-1)
+    y = np.empty_like(flat)
     for block in blocks(x.size):
-        y[block] = reference.forward(x[block], *learnable, **operator.parameters)
-    return y
+        y[block] = reference.forward(flat[block], *learnable, **operator.parameters)
+    return y.reshape(x.shape)

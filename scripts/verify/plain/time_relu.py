@@ -1,7 +1,6 @@
-"""The rows of the catalog as asv's documentation would have them timed: a setup, and a method that makes the call.
+"""Time the rows of the catalog as in asv's documentation: a setup method, and a method that makes the call.
 
-Not a part of the suite: `python -m scripts.verify.repeatability --plain` runs it twice, to show what the harness
-is for.
+Not part of the suite. `python -m scripts.verify.repeatability --plain` runs it twice to show what the harness improves.
 """
 
 import os
@@ -10,22 +9,22 @@ from contextlib import ExitStack
 from benchmarks.harness.case import OperatorCase
 from benchmarks.harness.frameworks import started
 from benchmarks.harness.truth.calls import Calls
-from impls.catalog import VARIANTS, find
+from impls.catalog import VARIANTS
 
-# JAX's in-place rows lose their arguments in a call, which a setup that serves several cannot mend.
-ROWS = [
-    f"{row.operator} {row.direction} {row.name}"
+# Without JAX: its in-place rows donate their arguments, and asv makes several calls for each setup.
+ROWS = {
+    f"{row.operator} {row.direction} {row.name}": row
     for row in VARIANTS
     if row.framework in ("numpy", "numba", "torch") and row.device == "cpu" and not row.needs
-]
+}
 
 
 class Relu:
-    params = (ROWS, [2**15, 2**20])
+    params = (list(ROWS), [2**15, 2**20])
     param_names = ("row", "elements")
 
     def setup(self, row, elements):
-        variant = find(*row.split())
+        variant = ROWS[row]
         self.stack = ExitStack()
         framework = self.stack.enter_context(started(variant.framework, variant.device, len(os.sched_getaffinity(0))))
         case = OperatorCase("time", variant.operator, variant.direction, variant.name, elements)

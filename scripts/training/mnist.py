@@ -1,7 +1,7 @@
 """Read MNIST from its IDX files.
 
-An IDX file: two zero bytes, a type (8: unsigned bytes), the number of dimensions, each of them as four bytes, big
-end first, then the elements. Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
+An IDX file holds two zero bytes, a type (8: unsigned bytes), the number of dimensions, the size of each dimension as
+four big-endian bytes, and the elements. Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
 """
 
 import gzip
@@ -19,24 +19,19 @@ MOST_BYTES = 2**30
 
 
 class Damaged(Exception):
-    """A file is missing or is no IDX file of MNIST; the message says which and why."""
+    """A file is missing or is not an IDX file of MNIST; the message names the file and the reason."""
 
 
-def mnist(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Images (n, 28, 28, 1) in float64 and labels (n,) in int64: to learn from, and to test with.
+def load(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Read the files in a folder: training images and labels, test images and labels.
+
+    Images have shape (n, 28, 28, 1) and float64 values 0 to 255; labels have shape (n,) and int64 values 0 to 9.
 
     Raises Damaged.
     """
     images, labels, test_images, test_labels = (_read(_path(folder, name)) for name in FILES)
-    for name, some, their in (("train", images, labels), ("t10k", test_images, test_labels)):
-        if some.ndim != 3 or some.shape[1:] != (SIDE, SIDE):
-            raise Damaged(f"{folder}: {name} images are {some.shape}, (n, {SIDE}, {SIDE}) needed")
-        if not len(some):
-            raise Damaged(f"{folder}: no {name} images in the file")
-        if their.shape != some.shape[:1]:
-            raise Damaged(f"{folder}: {len(some)} {name} images with labels {their.shape}")
-        if their.size and their.max() > 9:
-            raise Damaged(f"{folder}: {name} label {their.max()}, 0 to 9 needed")
+    _check("train", images, labels, folder)
+    _check("t10k", test_images, test_labels, folder)
     return (
         images[..., None].astype(np.float64),
         labels.astype(np.int64),
@@ -45,12 +40,23 @@ def mnist(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     )
 
 
+def _check(name: str, images: np.ndarray, labels: np.ndarray, folder: Path) -> None:
+    if images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
+        raise Damaged(f"{folder}: {name} images are {images.shape}, (n, {SIDE}, {SIDE}) needed")
+    if not len(images):
+        raise Damaged(f"{folder}: no {name} images in the file")
+    if labels.shape != images.shape[:1]:
+        raise Damaged(f"{folder}: {len(images)} {name} images with labels {labels.shape}")
+    if labels.max() > 9:
+        raise Damaged(f"{folder}: {name} label {labels.max()}, 0 to 9 needed")
+
+
 def _path(folder: Path, name: str) -> Path:
-    """The file, whose name ends in -idx3-ubyte or .idx3-ubyte, and perhaps .gz."""
-    found = sorted(folder.glob(f"{name}[-.]idx?-ubyte*"))
-    if not found:
+    """Return the file whose name ends in -idx3-ubyte or .idx3-ubyte, with or without .gz. Raises Damaged."""
+    paths = sorted(folder.glob(f"{name}[-.]idx?-ubyte*"))
+    if not paths:
         raise Damaged(f"{folder}: no {name}-idx?-ubyte or {name}-idx?-ubyte.gz there")
-    return found[0]
+    return paths[0]
 
 
 def _read(path: Path) -> np.ndarray:

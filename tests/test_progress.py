@@ -1,0 +1,78 @@
+"""The bar over an asv run: it counts records, ends asv with its processes, and reports a run that measured nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks.harness.case import OperatorCase
+from benchmarks.harness.measurement import Measurement
+from scripts.run import compare, progress
+
+CASE = OperatorCase("time", "relu", "forward", "numpy.out", 2**10)
+RECORD = f"""
+from benchmarks.harness.case import OperatorCase
+from benchmarks.harness.measurement import Measurement
+from benchmarks.harness.processes import records
+print("· Building for virtualenv")
+records.append({CASE!r}, {Measurement("timeout", "too slow")!r}, "0123456789")
+"""
+
+
+@pytest.mark.parametrize("cases", [None, 1])
+def test_new_records_are_counted(cases, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(progress, "POLL_S", 0.1)
+    folder, log = tmp_path / "outcomes", tmp_path / "missing" / "logs" / "asv.log"
+    environment = progress.environment(RELU_BENCH_OUTCOMES=str(folder))
+    command = [sys.executable, "-c", RECORD]
+    assert progress.run(command, log, cases, folder, environment, compare.ROOT) == (0, 1)
+    # Records of earlier runs do not count.
+    assert progress.run([sys.executable, "-c", ""], log, cases, folder, environment, compare.ROOT) == (0, 0)
+    assert f"{CASE.label}: timeout: too slow" in capfd.readouterr().err
+
+
+def test_the_bar_shows_what_asv_prepares(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(progress, "POLL_S", 0.1)
+    monkeypatch.setattr(progress, "FILE_S", 0.2)
+    command = [sys.executable, "-c", "import time; print('·· Installing requirements', flush=True); time.sleep(1)"]
+    progress.run(command, tmp_path / "asv.log", None, tmp_path / "outcomes", os.environ, tmp_path)
+    assert "asv prepares: Installing requirements" in capfd.readouterr().err
+
+
+def test_asv_ends_its_processes_when_the_run_is_interrupted(tmp_path):
+    """Only this process gets the signal, as from `kill -INT`; a terminal would send it to asv too."""
+    asv = "import time\nprint('started', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('ended')"
+    script = f"""
+import sys
+from pathlib import Path
+from scripts.run import progress
+progress.END_S = 0.5
+folder = Path({str(tmp_path)!r})
+progress.run([sys.executable, "-c", {asv!r}], folder / "asv.log", None, folder / "outcomes", {{}}, folder)
+"""
+    runner = subprocess.Popen([sys.executable, "-c", script], cwd=compare.ROOT, stderr=subprocess.DEVNULL)
+    log = tmp_path / "asv.log"
+    while runner.poll() is None and not (log.exists() and "started" in log.read_text()):
+        time.sleep(0.1)
+    runner.send_signal(signal.SIGINT)
+    runner.wait(30)
+    assert log.read_text().split() == ["started", "ended"]
+
+
+def test_a_comparison_that_measures_nothing_fails_with_the_end_of_the_log(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(compare, "ASV", [sys.executable, "-c", "print('No benchmarks selected'); exit(1)"])
+    monkeypatch.setattr(compare, "LOGS", tmp_path)
+    monkeypatch.setattr(compare, "OUTCOMES", tmp_path)
+    monkeypatch.setattr(compare, "register", lambda machine: None)
+    monkeypatch.setattr(sys, "argv", ["compare", "HEAD", "--bench", "none"])
+    assert compare.main() == compare.FAILED
+    assert "No benchmarks selected" in capfd.readouterr().err
+
+
+def test_a_comparison_with_an_unknown_commit_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["compare", "no-such-commit"])
+    with pytest.raises(SystemExit, match="'no-such-commit' given, a commit of this repository needed"):
+        compare.main()
