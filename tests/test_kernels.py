@@ -116,7 +116,7 @@ def test_a_copy_has_no_fault():
     ("given", "fault"),
     [
         (source(WIDENED), "2 instructions of float64"),
-        (source(COPY, row=("relu.backward", "numba-cuda.out")), "8.0 bytes an element, 12 declared"),
+        (source(COPY, row=("backward", "numba-cuda.out")), "8.0 bytes an element, 12 declared"),
         (source(COPY, threads=1024, resident=64), "registers, 1 are left"),
         (source(f"{COPY}\n st.local.f32 [%rd2], %f1;"), "1 accesses to local memory"),
     ],
