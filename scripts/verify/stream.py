@@ -179,7 +179,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         choices=roofs.ARRAY_BYTES,
         default=max(roofs.ARRAY_BYTES),
         metavar="N",
-        help="bytes of each of the three arrays, a power of two (default: %(default)s)",
+        help="bytes of each of the three arrays, a power of two (default: %(default)s); use sizes beyond the caches, "
+        "because stream.c alternates its loops and starts the threads in every pass",
     )
     parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: %(default)s)")
     parser.add_argument(
