@@ -13,7 +13,7 @@ import pytest
 
 from impls.cnn.networks import DTYPES
 from scripts.verify import gpu_code
-from scripts.verify.gpu_code import Found, Source
+from scripts.verify.gpu_code import CompiledKernel, Source
 
 ROOT = Path(__file__).resolve().parents[1]
 # In the simulator and the interpreter nothing is compiled.
@@ -26,7 +26,7 @@ NARROW_STORES = ("moments", "sums")
 
 
 @pytest.fixture(scope="module")
-def found() -> list[Found]:
+def found() -> list[CompiledKernel]:
     environment = {name: value for name, value in os.environ.items() if name not in WITHOUT}
     told = subprocess.run(
         [sys.executable, "-m", "scripts.verify.gpu_code", "--json"],
@@ -36,7 +36,7 @@ def found() -> list[Found]:
         text=True,
     )
     assert told.returncode == 0, told.stderr[-2000:]
-    return [Found(**one) for one in json.loads(told.stdout)]
+    return [CompiledKernel(**one) for one in json.loads(told.stdout)]
 
 
 def test_every_kernel_is_compiled_for_every_architecture(found):
@@ -107,9 +107,9 @@ def source(body: str, **changes: Any) -> Source:
 
 def test_a_copy_has_no_fault():
     for body in (COPY, TWICE):
-        one = gpu_code.look_at(source(body))
+        one = gpu_code.examine(source(body))
         assert (one.faults, one.load_bytes, one.store_bytes, one.element_bytes) == ([], 16, 16, 8)
-    assert gpu_code.look_at(source(BYTE_BY_BYTE)).load_bytes == 4
+    assert gpu_code.examine(source(BYTE_BY_BYTE)).load_bytes == 4
 
 
 @pytest.mark.parametrize(
@@ -122,4 +122,4 @@ def test_a_copy_has_no_fault():
     ],
 )
 def test_a_fault_is_named(given, fault):
-    assert any(fault in text for text in gpu_code.look_at(given).faults), gpu_code.look_at(given)
+    assert any(fault in text for text in gpu_code.examine(given).faults), gpu_code.examine(given)

@@ -60,7 +60,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Found:
+class CompiledKernel:
     """Properties of a compiled kernel.
 
     registers: of a thread; most_registers: as its launch allows. load_bytes, store_bytes: size of its widest access to
@@ -115,9 +115,9 @@ def main() -> int:
     return int(any(kernel.faults for kernel in kernels))
 
 
-def examined(make: Callable[..., Iterator[Source]], architectures: Sequence[int]) -> list[Found]:
+def examined(make: Callable[..., Iterator[Source]], architectures: Sequence[int]) -> list[CompiledKernel]:
     """Return the properties of the kernels that `make` yields for each architecture."""
-    return [look_at(source) for architecture in architectures for source in make(architecture=architecture)]
+    return [examine(source) for architecture in architectures for source in make(architecture=architecture)]
 
 
 def numba_relu(architecture: int) -> Iterator[Source]:
@@ -237,14 +237,14 @@ def triton_relu(architecture: int, config: Any = None, addresses: bool = True, l
             yield Source(f"triton.{name}.{dtype}", architecture, dtype, compiled.asm["ptx"], threads, 2, row)
 
 
-def look_at(source: Source) -> Found:
+def examine(source: Source) -> CompiledKernel:
     """Return the properties of a kernel, from its PTX and the assembler's report."""
     registers, spilled_bytes = _assembled(source.ptx)
     accesses = _accesses(_GLOBAL, source.ptx)
     widest = {kind: max((size for other, size in accesses if other == kind), default=0) for kind in ("ld", "st")}
     shared = [size for kind, size in _accesses(_SHARED, source.ptx) if kind == "ld"]
     is_float64 = source.dtype == "float64"
-    return Found(
+    return CompiledKernel(
         kernel=source.kernel,
         architecture=source.architecture,
         registers=registers,
@@ -320,7 +320,7 @@ def _assembler() -> str:
     raise SystemExit("ptxas is missing: install triton, or NVIDIA's CUDA toolkit")
 
 
-def _print(kernels: list[Found]) -> None:
+def _print(kernels: list[CompiledKernel]) -> None:
     print(
         f"{'kernel':<42} {'sm':>4} {'registers':>9} {'of':>4} {'spills':>6} {'load':>5} {'store':>5} "
         f"{'shared':>6} {'B/element':>9}"
