@@ -1,4 +1,4 @@
-"""How a number is measured, checked and recorded.
+"""Measure, check and record a number.
 
 case.py            the number to measure, one type for each kind, and the settings
 measurement.py     the record of a measured case

@@ -217,7 +217,7 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
     joined["bus_gb_per_s"] = joined["bus_bytes"] / time_s / 1e9
     joined["percent_of_roof"] = 100 * joined["roof_s"] / time_s
     joined = joined.merge(bus_roofs(table), on=ROOF_KEY, how="left")
-    # That bus is the processor's; a GPU's rows have none here.
+    # The bus is the processor's; GPU rows have no such roof.
     joined["percent_of_bus"] = (100 * joined["bus_gb_per_s"] / joined["bus_roof_gb_per_s"]).where(on_cpu)
     joined["device_gb_per_s"] = joined["required_bytes"] / joined["device_s"] / 1e9
     joined["device_percent_of_roof"] = 100 * joined["roof_s"] / joined["device_s"]

@@ -1,28 +1,19 @@
 """Read asv's results and the harness's records into one tidy table.
 
-asv keeps, below its results folder, benchmarks.json (what each benchmark is) and, for each machine,
-machine.json and one file for each commit and environment. A result file holds, for each benchmark,
-flat lists over the product of its parameters, the last one fastest: null is a failure, NaN was
-skipped or not asked for. (asv, docs/source/dev.rst; api version 2.) Files that cannot be read are
-passed over and named. Profiles inside result files are never opened: they are marshalled code.
-
-asv's results are the source of every number. A record belongs to a number when it has the digest of the samples that
-asv stored; where one of both has none, when it has the very same value.
+asv's results are the source of every number. A record belongs to a number if it has the digest of the samples that
+asv stored, or, without one of the two digests, the very same value.
 """
 
-import itertools
-import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.harness.case import AXES, INTEGER_AXES, KINDS, SIZES, UNITS, to_axes
+from benchmarks.harness.case import AXES, INTEGER_AXES, KINDS, UNITS
 from benchmarks.harness.measurement import (
     MEASURED,
     NOT_APPLICABLE,
@@ -30,21 +21,14 @@ from benchmarks.harness.measurement import (
     UNKNOWN,
     UNSTABLE,
     Process,
-    digest_of,
 )
 from benchmarks.harness.processes import records
 from benchmarks.harness.processes.records import Record
 from impls.cnn import PHASES
-from scripts.run.series import SERIES, Series
+from scripts.report import asv_files
 
-RESULT_VERSION = 2
-# A larger file is no result of ours, and would take all memory.
-LARGEST_BYTES = 256 * 2**20
-MOST_CASES = 100_000
-LARGEST_SIZE = 2**48
+# Records from after the year 6000 are damaged.
 LATEST_S = 2**37
-# Exceptions that foreign and damaged content may raise.
-DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -90,15 +74,15 @@ TYPES = {
 
 
 class NoResults(Exception):
-    """There is nothing to report; the message says which folder was read and what to do."""
+    """There is nothing to report; the message names the folder that was read and what to do."""
 
 
 @dataclass
 class Results:
-    """Everything found: the table, the records, asv's machine descriptions, and files that could not be read.
+    """All results, from every machine and commit.
 
     table: a row for each number, failure or skip, with COLUMNS and STEP_COLUMNS. records: the newest last.
-    problems: a line for each file passed over.
+    machines: asv's description of each machine, by name. problems: a line for each file that could not be read.
     """
 
     table: pd.DataFrame
@@ -108,7 +92,7 @@ class Results:
 
 
 def load(results_folder: Path, outcomes_folder: Path) -> Results:
-    """Read all that asv and the harness wrote.
+    """Read the results of asv and the records of the harness.
 
     Raises NoResults where there is no number at all, not even a failed one.
     """
@@ -116,23 +100,23 @@ def load(results_folder: Path, outcomes_folder: Path) -> Results:
     rows: list[dict[str, Any]] = []
     machines: dict[str, dict[str, Any]] = {}
     for path in sorted(results_folder.glob("*/*.json")):
-        content = _read(path, problems)
+        content = asv_files.read(path, problems)
         if content is None:
             continue
         if path.name == "machine.json":
             machines[path.parent.name] = content
             continue
         try:
-            rows += list(_rows(path, content))
-        except DAMAGE as error:
+            rows += list(asv_files.rows(path, content))
+        except asv_files.DAMAGE as error:
             problems.append(f"{path}: not a result of asv as known here ({type(error).__name__}: {error})")
-    # The name of an environment that asv did not make is in its results alone.
+    # Records cannot name an environment that asv did not make; results can.
     unnamed = {(row["machine"], row["commit"]): row["env"] for row in rows if row["env"].startswith("existing-")}
-    found = _records(outcomes_folder, problems)
-    if not rows and not found:
+    all_records = _records(outcomes_folder, problems)
+    if not rows and not all_records:
         looked = "; ".join(problems) or f"no result files in {results_folder}"
         raise NoResults(f"nothing to report: {looked}. Measure first: ./scripts/bench")
-    return Results(_joined(rows, found, unnamed), found, machines, problems)
+    return Results(_joined(rows, all_records, unnamed), all_records, machines, problems)
 
 
 def columns(kind: str) -> list[str]:
@@ -146,122 +130,32 @@ def tidy(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=[*COLUMNS, *STEP_COLUMNS]).astype(TYPES)
 
 
-def _read(path: Path, problems: list[str]) -> dict[str, Any] | None:
-    try:
-        if path.stat().st_size > LARGEST_BYTES:
-            raise ValueError(f"larger than {LARGEST_BYTES} bytes")
-        content = json.loads(path.read_text())
-        if not isinstance(content, dict):
-            raise ValueError("not a JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        problems.append(f"{path}: {error}")
-        return None
-    return content
-
-
-def _rows(path: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The numbers and failures of a result file, with the digest of their samples."""
-    if content.get("version") != RESULT_VERSION:
-        raise ValueError(f"version {content.get('version')!r}, {RESULT_VERSION} needed")
-    run = {**asdict(Run(path.parent.name, UNKNOWN, str(content["commit_hash"]), str(content["env_name"])))}
-    run["date"] = _date(content["date"])
-    for name, row in content["results"].items():
-        if name in SERIES and row is not None:
-            yield from _series_rows(SERIES[name], dict(zip(content["result_columns"], row, strict=False)), run)
-
-
-def _series_rows(series: Series, columns: dict[str, Any], run: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if math.prod(map(len, columns["params"])) > MOST_CASES:
-        raise ValueError(f"{series.name}: more than {MOST_CASES} combinations of parameters")
-    combinations = list(itertools.product(*columns["params"]))
-    values = columns["result"] or [None] * len(combinations)
-    started = _date(columns["started_at"]) if columns.get("started_at") else run["date"]
-    for position, (value, parameters) in enumerate(zip(values, combinations, strict=True)):
-        if isinstance(value, float) and math.isnan(value):
-            continue
-        case = series.case(parameters)
-        number = _finite(value)
-        possible = number is not None and (number > 0 or (number == 0 and UNITS[case.quantity] == "bytes"))
-        yield {
-            **run,
-            "measured": started,
-            **_sized(to_axes(case)),
-            "value": number if possible else None,
-            "low": _low(_at(columns, "stats_ci_99_a", position), case.quantity),
-            "high": _number_at(columns, "stats_ci_99_b", position),
-            "q25": _number_at(columns, "stats_q_25", position),
-            "q75": _number_at(columns, "stats_q_75", position),
-            "number": _number_at(columns, "stats_number", position),
-            "samples": _number_at(columns, "stats_repeat", position),
-            "samples_digest": _digest(_at(columns, "samples", position)),
-            "status": "ok" if possible else "failed",
-            "reason": "",
-        }
-
-
-def _sized(axes: dict[str, Any]) -> dict[str, Any]:
-    """The axes; raises ValueError where a size cannot be."""
-    for name in SIZES:
-        if name in INTEGER_AXES and not 0 <= axes[name] <= LARGEST_SIZE:
-            raise ValueError(f"{axes[name]} {name}")
-    if not any(axes[name] for name in SIZES if name in INTEGER_AXES):
-        raise ValueError("no size")
-    return axes
-
-
-def _date(milliseconds: float) -> pd.Timestamp:
-    return pd.Timestamp(datetime.fromtimestamp(int(milliseconds) // 1000, UTC))
-
-
-def _low(low: Any, quantity: str) -> float | None:
-    """The lower end of an interval; an interval of asv that reaches below 0 s says nothing of a time."""
-    number = _finite(low)
-    return None if number is not None and number <= 0 and UNITS[quantity] == "seconds" else number
-
-
-def _at(columns: dict[str, Any], name: str, position: int) -> Any:
-    values = columns.get(name)
-    return values[position] if values else None
-
-
-def _number_at(columns: dict[str, Any], name: str, position: int) -> float | None:
-    return _finite(_at(columns, name, position))
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _digest(samples_s: Any) -> str:
-    return digest_of(samples_s) if isinstance(samples_s, list) and samples_s else ""
-
-
 def _records(folder: Path, problems: list[str]) -> list[Record]:
     """All records, the newest last."""
-    found: list[Record] = []
+    all_records: list[Record] = []
     for path in sorted(folder.glob("*/*.jsonl")):
         try:
-            found += filter(_is_possible, records.read(path))
-        except DAMAGE as error:
+            all_records += filter(_is_possible, records.read(path))
+        except asv_files.DAMAGE as error:
             problems.append(f"{path}: {error}")
-    return sorted(found, key=lambda record: record.time_s)
+    return sorted(all_records, key=lambda record: record.time_s)
 
 
 def _is_possible(record: Record) -> bool:
     try:
-        _sized(record.case)
-    except DAMAGE:
+        asv_files.sized(record.case)
+    except asv_files.DAMAGE:
         return False
     return 0 < record.time_s < LATEST_S
 
 
-def _joined(rows: list[dict[str, Any]], found: list[Record], unnamed: dict[tuple[str, str], str]) -> pd.DataFrame:
-    """The table: numbers with what records add (the machine, why a case failed), and rows for skipped cases.
+def _joined(rows: list[dict[str, Any]], all_records: list[Record], unnamed: dict[tuple[str, str], str]) -> pd.DataFrame:
+    """Return the table: numbers and failures, joined with their records, and skipped cases.
 
     unnamed: by machine and commit, the environments that records cannot name.
     """
     by_key: dict[tuple[Any, ...], list[tuple[Record, dict[str, Any]]]] = {}
-    for record in found:
+    for record in all_records:
         env = unnamed.get((record.machine, record.commit), UNKNOWN) if record.env == UNKNOWN else record.env
         key = {"machine": record.machine, "commit": record.commit, "env": env, **record.case}
         by_key.setdefault(tuple(key[name] for name in KEY), []).append((record, key))
@@ -295,7 +189,7 @@ def _with_contended_cores(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _recorded(row: dict[str, Any], same_case: list[Record]) -> dict[str, Any]:
-    """What the records of a case, the newest last, add to its row."""
+    """Return the columns that the records of a case, the newest last, add to its row."""
     newest = same_case[-1].measurement if same_case else None
     if row["status"] == "failed":
         if newest is None:
@@ -303,7 +197,7 @@ def _recorded(row: dict[str, Any], same_case: list[Record]) -> dict[str, Any]:
         lost = {"status": "failed", "reason": "asv lost the result"}
         return lost if newest.status in MEASURED else {"status": newest.status, "reason": newest.reason}
     if newest and newest.status not in (*MEASURED, *NOT_APPLICABLE):
-        # It had a number once, and has failed since.
+        # The case has failed since asv stored its number.
         return {"value": None, "status": newest.status, "reason": newest.reason}
     # A run that was killed leaves records of numbers that asv never stored.
     own = [record for record in same_case if _belongs(record, row)]
@@ -314,20 +208,20 @@ def _recorded(row: dict[str, Any], same_case: list[Record]) -> dict[str, Any]:
         "fingerprint": record.fingerprint,
         "status": record.measurement.status,
         "reason": record.measurement.reason,
-        "measured": _date(1000 * record.time_s),
+        "measured": asv_files.date(1000 * record.time_s),
         **_circumstances(record.measurement.processes),
     }
 
 
 def _belongs(record: Record, row: dict[str, Any]) -> bool:
-    """Whether a record is of the number that asv stored."""
+    """Return whether a record belongs to the number that asv stored."""
     if record.samples_digest and row["samples_digest"]:
         return record.samples_digest == row["samples_digest"]
     return record.measurement.value == row["value"]
 
 
 def _without_record(row: dict[str, Any]) -> dict[str, Any]:
-    """What asv's own quartiles say of a number whose record is lost."""
+    """Judge a number without a record by asv's own quartiles."""
     low, high = row["q25"], row["q75"]
     if low is None or high is None or UNITS[row["quantity"]] != "seconds":
         return {}

@@ -1,1 +1,1 @@
-"""What is measured of a row: times, first calls and bytes of an operator and of a training step."""
+"""The quantities of a row: times, first calls and bytes, of an operator and of a training step."""
