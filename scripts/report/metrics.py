@@ -127,8 +127,8 @@ def steps(table: pd.DataFrame) -> pd.DataFrame:
     first = first.sort_values("batch").drop_duplicates(key)[[*key, "first_call_s"]]
     rows = rows.merge(first, on=key, how="left").merge(_gemm_roofs(table), on=[*RUN, "device"], how="left")
     figures: list[Work] = [work(NETWORKS[network]) for network in rows["network"]]
-    nominal = pd.Series([one.forward_flops + one.backward_flops for one in figures], rows.index, dtype="float64")
-    fewest = pd.Series([one.least_flops for one in figures], rows.index, dtype="float64")
+    nominal = pd.Series([each.forward_flops + each.backward_flops for each in figures], rows.index, dtype="float64")
+    fewest = pd.Series([each.least_flops for each in figures], rows.index, dtype="float64")
     rows["images_per_s"] = rows["batch"] / rows["value"]
     rows["gflop_per_s"] = rows["images_per_s"] * nominal / 1e9
     rows["percent_of_gemm"] = 100 * rows["gflop_per_s"] / rows["gemm_gflop_per_s"]

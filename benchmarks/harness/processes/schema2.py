@@ -97,8 +97,8 @@ def _process(details: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
 
 def _renamed(details: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     """The values that have the type of their new name."""
-    found = {new: details[old] for new, old in names.items() if old in details}
-    return {name: value for name, value in found.items() if CHECKS[name](value)}
+    renamed = {new: details[old] for new, old in names.items() if old in details}
+    return {name: value for name, value in renamed.items() if CHECKS[name](value)}
 
 
 def _if(check: Callable[[Any], bool], value: Any) -> Any:

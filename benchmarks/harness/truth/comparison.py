@@ -121,11 +121,11 @@ def check_sums(variant: Variant, dtype: str, sums: Sequence[np.ndarray], terms: 
     names = operators.result_names(variant)
     names = names[len(names) - len(terms) :]
     for name, result, (wanted, magnitude) in zip(names, sums, terms, strict=True):
-        found = float(result.reshape(-1)[0])
-        same = found == wanted or (np.isnan(found) and np.isnan(wanted))
+        value = float(result.reshape(-1)[0])
+        same = value == wanted or (np.isnan(value) and np.isnan(wanted))
         # Written so that a NaN is wrong too.
-        if not (same or abs(found - wanted) <= relative * magnitude):
-            raise WrongResult(f"{name}: {found!s}, {wanted!s} needed, within {relative * magnitude:.3g}")
+        if not (same or abs(value - wanted) <= relative * magnitude):
+            raise WrongResult(f"{name}: {value!s}, {wanted!s} needed, within {relative * magnitude:.3g}")
 
 
 def check_form(variant: Variant, results: Sequence[np.ndarray], shape: tuple[int, ...]) -> None:
