@@ -17,7 +17,7 @@ from benchmarks.harness.processes import isolation
 from benchmarks.harness.truth import comparison, training
 from impls.catalog import STEPS as ROWS
 from impls.catalog import find_step
-from impls.cnn import PHASES, reference
+from impls.cnn import PHASES, operations, reference
 from impls.cnn.networks import (
     DTYPES,
     LEARNING_RATE,
@@ -338,7 +338,7 @@ def test_a_shorter_mantissa_inside_gets_no_number(network):
 
 def to_float16(step, before, loss):
     """What the products of the last layer in float16 would leave of its gradient."""
-    last = max(name for name in step.parameters.arrays if name.startswith("dense") and name.endswith(".weight"))
+    last = [parameter for parameter in operations.parameters(step.network) if parameter.kind == "weight"][-1].name
     velocity = step.memory.velocities[last]
     wrong = velocity.astype(np.float16).astype(np.float32)
     step.parameters[last][...] = before.parameters[last] - np.float32(LEARNING_RATE) * wrong

@@ -9,14 +9,14 @@ from math import prod, sqrt
 
 import numpy as np
 
-from impls.cnn.architecture import Conv, Dense, Network, Shape, blocks, layers
+from impls.cnn import operations
+from impls.cnn.architecture import Conv, Dense, Network, blocks, layers
 from impls.cnn.operations import (
     autograd_saved_bytes,
     fused_saved_bytes,
     inplace_bytes,
     parameter_shapes,
     saved_bytes,
-    statistic_shapes,
     work,
 )
 
@@ -87,13 +87,14 @@ def initial_parameters(network: Network, seed: int = 0) -> dict[str, Array]:
     Source: He et al., "Delving deep into rectifiers", ICCV 2015, section 2.2.
     """
     rng = np.random.default_rng(seed)
-    return {name: _initial(name, shape, rng) for name, shape in parameter_shapes(network).items()}
+    return {parameter.name: _initial(parameter, rng) for parameter in operations.parameters(network)}
 
 
-def _initial(name: str, shape: Shape, rng: np.random.Generator) -> Array:
-    if name.endswith(".weight"):
+def _initial(parameter: operations.Variable, rng: np.random.Generator) -> Array:
+    shape = parameter.shape
+    if parameter.kind == "weight":
         return _rounded_to_float32(rng.standard_normal(shape) * sqrt(2 / prod(shape[:-1])))
-    return np.ones(shape) if name.endswith(".scale") else np.zeros(shape)
+    return np.ones(shape) if parameter.kind == "scale" else np.zeros(shape)
 
 
 def _rounded_to_float32(value: Array) -> Array:
@@ -102,8 +103,10 @@ def _rounded_to_float32(value: Array) -> Array:
 
 def initial_statistics(network: Network) -> dict[str, Array]:
     """Return running means of 0 and variances of 1, float64."""
-    shapes = statistic_shapes(network)
-    return {name: np.full(shape, float(name.endswith(".variance"))) for name, shape in shapes.items()}
+    return {
+        statistic.name: np.full(statistic.shape, float(statistic.kind == "variance"))
+        for statistic in operations.statistics(network)
+    }
 
 
 @dataclass(frozen=True)

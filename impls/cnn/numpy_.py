@@ -25,10 +25,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from threadpoolctl import threadpool_limits
 
-from impls.cnn import winograd
+from impls.cnn import operations, winograd
 from impls.cnn.architecture import KERNEL, Network
 from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_EPSILON, NORM_MOMENTUM, Array
-from impls.cnn.operations import parameter_shapes
 from impls.cnn.reference import cross_entropy
 from impls.cnn.workspace import Convolution, Framed, HandWritten, Named, parts
 
@@ -65,9 +64,9 @@ class Step(HandWritten):
         self.parts = parts(n, min(n, len(os.sched_getaffinity(0))))
         # Parameters of each channel: biases, scales and shifts.
         shapes: dict[str, tuple[int, ...]] = {
-            name: shape
-            for name, shape in parameter_shapes(network).items()
-            if not name.startswith("dense") and len(shape) == 1
+            parameter.name: parameter.shape
+            for parameter in operations.parameters(network)
+            if parameter.operation.kind != "dense" and parameter.kind != "weight"
         }
         self.scratch = [Scratch(self.convs, shapes, dtype) for _ in self.parts]
         self.filters: dict[str, Array] = {}

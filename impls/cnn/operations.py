@@ -35,7 +35,7 @@ class Operation:
     """An operation of the forward pass.
 
     kind: "conv", "norm", "relu", "pool", "average", "dense", "dropout" or "loss".
-    parameters: names and shapes of what it learns.
+    parameters, statistics: shapes of what it learns and of its running statistics, by kind (`Variable`).
     flops: for one image, 2 for each multiplication with its addition.
     least_flops: the same with Winograd's algorithm, without outputs that pooling drops.
     padding: pixels of zeros on each side of its input.
@@ -46,9 +46,26 @@ class Operation:
     input: Tensor
     output: Tensor
     parameters: Mapping[str, Shape] = field(default_factory=dict)
+    statistics: Mapping[str, Shape] = field(default_factory=dict)
     flops: int = 0
     least_flops: float = 0
     padding: int = 0
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A parameter of an operation, or a running statistic.
+
+    kind: "weight", "bias", "scale" or "shift"; "mean" or "variance" of a statistic.
+    """
+
+    kind: str
+    shape: Shape
+    operation: Operation
+
+    @property
+    def name(self) -> str:
+        return f"{self.operation.name}.{self.kind}"
 
 
 def operations(network: Network, pool_first: bool = False) -> list[Operation]:
@@ -68,13 +85,15 @@ def operations(network: Network, pool_first: bool = False) -> list[Operation]:
         weight = (KERNEL, KERNEL, block.image[-1], conv.filters)
         append(
             "conv", name, block.convolved, padding=block.conv.padding,
-            parameters={f"{name}.weight": weight} | ({} if conv.norm else {f"{name}.bias": channels}),
+            parameters={"weight": weight} | ({} if conv.norm else {"bias": channels}),
             flops=2 * prod(block.convolved) * KERNEL**2 * block.image[-1],
             least_flops=WINOGRAD_RATIO * 2 * prod(block.used) * KERNEL**2 * block.image[-1],
         )  # fmt: skip
         if conv.norm:
-            norm = f"norm{number}"
-            append("norm", norm, block.convolved, parameters={f"{norm}.scale": channels, f"{norm}.shift": channels})
+            append(
+                "norm", f"norm{number}", block.convolved,
+                parameters={"scale": channels, "shift": channels}, statistics={"mean": channels, "variance": channels},
+            )  # fmt: skip
         if not pool_first:
             append("relu", f"{name}.relu", block.convolved)
         if conv.pool:
@@ -88,7 +107,7 @@ def operations(network: Network, pool_first: bool = False) -> list[Operation]:
         flops = 2 * layer.inputs * layer.units
         append(
             "dense", name, units, flops=flops, least_flops=flops,
-            parameters={f"{name}.weight": (layer.inputs, layer.units), f"{name}.bias": units},
+            parameters={"weight": (layer.inputs, layer.units), "bias": units},
         )  # fmt: skip
         if layer.hidden:
             append("relu", f"{name}.relu", units)
@@ -97,19 +116,27 @@ def operations(network: Network, pool_first: bool = False) -> list[Operation]:
     return sequence
 
 
+def parameters(network: Network) -> list[Variable]:
+    """Return all parameters in the order of the forward pass; the last is of the last dense layer."""
+    return [
+        Variable(kind, shape, operation)
+        for operation in operations(network)
+        for kind, shape in operation.parameters.items()
+    ]
+
+
+def statistics(network: Network) -> list[Variable]:
+    """Return the running statistics of the batch norms in the order of the forward pass."""
+    return [
+        Variable(kind, shape, operation)
+        for operation in operations(network)
+        for kind, shape in operation.statistics.items()
+    ]
+
+
 def parameter_shapes(network: Network) -> dict[str, Shape]:
     """Return names and shapes of all parameters, in the order of the forward pass."""
-    return {name: shape for operation in operations(network) for name, shape in operation.parameters.items()}
-
-
-def statistic_shapes(network: Network) -> dict[str, Shape]:
-    """Return names and shapes of the running statistics of the batch norms."""
-    return {
-        f"{operation.name}.{statistic}": operation.output.shape[-1:]
-        for operation in operations(network)
-        if operation.kind == "norm"
-        for statistic in ("mean", "variance")
-    }
+    return {parameter.name: parameter.shape for parameter in parameters(network)}
 
 
 # Saved tensors: the name of the array, and its bytes for n images and the item size of the step's dtype.

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from impls.cnn import unmarked
+from impls.cnn import operations, unmarked
 from impls.cnn.architecture import KERNEL, Network, blocks, layers
 from impls.cnn.networks import (
     LEARNING_RATE,
@@ -28,7 +28,11 @@ from impls.cnn.networks import (
     require,
     require_batch,
 )
+from impls.cnn.operations import Variable
 from impls.cnn.reference import State
+
+# torch's attributes for the kinds of a norm's parameters and statistics; other kinds have the same name.
+NORM_ATTRIBUTES = {"scale": "weight", "shift": "bias", "mean": "running_mean", "variance": "running_var"}
 
 
 def build(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, device: str = "cpu") -> "Step":
@@ -63,7 +67,7 @@ build_cuda, build_channels_last_cuda, build_compile_cuda = (
 
 
 class Net(nn.Module):
-    """The network as a module. Its children have the names in `operations.parameter_shapes`."""
+    """The network as a module. Its children have the names of the `operations`."""
 
     def __init__(self, network: Network, relu: str) -> None:
         super().__init__()
@@ -125,10 +129,10 @@ class Step:
         self.network, self.n, self.dtype, self.layout = network, n, getattr(torch, dtype), layout
         self.device = device
         self.net = Net(network, relu).to(device, self.dtype)
-        tensors = self._named()
         with torch.no_grad():
-            for name, value in parameters.items():
-                tensors[name].copy_(torch.from_numpy(self._theirs(name, value)))
+            for parameter in operations.parameters(network):
+                value = _to_torch(parameter, parameters[parameter.name])
+                self._tensor(parameter).copy_(torch.from_numpy(value))
         self.net = self.net.to(memory_format=layout)  # type: ignore[call-overload]
         self.loss_of: Callable[..., Tensor] = self.net.loss
         self.optimizer = torch.optim.SGD(self.net.parameters(), LEARNING_RATE, MOMENTUM, fused=True)
@@ -157,45 +161,44 @@ class Step:
         self.optimizer.step()
 
     def state(self) -> State:
-        tensors = self._named()
-        momenta = {
-            name: self.optimizer.state[tensor].get("momentum_buffer", torch.zeros_like(tensor))
-            for name, tensor in tensors.items()
-        }
-        names = [f"norm{number}" for number, block in enumerate(blocks(self.network), 1) if block.conv.norm]
-        statistics: dict[str, Tensor] = {}
-        for name in names:
-            norm = self.net.get_submodule(name)
-            statistics |= {f"{name}.mean": norm.running_mean, f"{name}.variance": norm.running_var}  # type: ignore[dict-item]
-        return State(*(self._ours(group) for group in (tensors, momenta, statistics)))
+        learned, statistics = operations.parameters(self.network), operations.statistics(self.network)
+        return State(
+            {parameter.name: _from_torch(parameter, self._tensor(parameter)) for parameter in learned},
+            {parameter.name: _from_torch(parameter, self._momentum(parameter)) for parameter in learned},
+            {statistic.name: _from_torch(statistic, self._tensor(statistic)) for statistic in statistics},
+        )
 
-    def _named(self) -> dict[str, Tensor]:
-        """Return the parameters by the names of `parameter_shapes`; torch names only those of a norm differently."""
-        return {_our_name(name): tensor for name, tensor in self.net.named_parameters()}
+    def _tensor(self, variable: Variable) -> Tensor:
+        module = self.net.get_submodule(variable.operation.name)
+        return getattr(module, NORM_ATTRIBUTES.get(variable.kind, variable.kind))
 
-    def _theirs(self, name: str, value: Array) -> Array:
-        """Return a parameter in torch's layout: outputs first, channels before rows and columns."""
-        if name == "dense1.weight" and not self.network.average:
-            value = value.reshape(*blocks(self.network)[-1].output, -1).transpose(2, 0, 1, 3).reshape(value.shape)
-        if name.startswith("conv") and value.ndim > 1:
-            value = value.transpose(3, 2, 0, 1)
-        return np.ascontiguousarray(value.T if name.startswith("dense") else value)
+    def _momentum(self, parameter: Variable) -> Tensor:
+        tensor = self._tensor(parameter)
+        return self.optimizer.state[tensor].get("momentum_buffer", torch.zeros_like(tensor))
 
-    def _ours(self, tensors: dict[str, Tensor]) -> dict[str, Array]:
-        """Return copies as NumPy arrays in this package's layout, the inverse of `_theirs`."""
-        return {name: self._back(name, tensor.detach().cpu().numpy()) for name, tensor in tensors.items()}
 
-    def _back(self, name: str, value: Array) -> Array:
-        if name.startswith("conv") and value.ndim > 1:
-            return np.array(value.transpose(2, 3, 1, 0), order="C")
-        value = value.T if name.startswith("dense") else value
-        if name == "dense1.weight" and not self.network.average:
-            height, width, channels = blocks(self.network)[-1].output
-            value = value.reshape(channels, height, width, -1).transpose(1, 2, 0, 3).reshape(value.shape)
+def _to_torch(parameter: Variable, value: Array) -> Array:
+    """Return a parameter in torch's layout: outputs first, channels before rows and columns."""
+    if parameter.kind != "weight":
+        return np.ascontiguousarray(value)
+    if parameter.operation.kind == "conv":
+        return np.ascontiguousarray(value.transpose(3, 2, 0, 1))
+    image = parameter.operation.input.shape
+    if len(image) == 3:
+        # The layer's inputs are a flattened image: channels last here, channels first in torch.
+        value = value.reshape(*image, -1).transpose(2, 0, 1, 3).reshape(value.shape)
+    return np.ascontiguousarray(value.T)
+
+
+def _from_torch(variable: Variable, tensor: Tensor) -> Array:
+    """Return a copy as a NumPy array in this package's layout, the inverse of `_to_torch`."""
+    value = tensor.detach().cpu().numpy()
+    if variable.kind != "weight":
         return np.array(value)
-
-
-def _our_name(name: str) -> str:
-    if name.startswith("norm"):
-        return name.replace(".weight", ".scale").replace(".bias", ".shift")
-    return name
+    if variable.operation.kind == "conv":
+        return np.array(value.transpose(2, 3, 1, 0), order="C")
+    value, image = value.T, variable.operation.input.shape
+    if len(image) == 3:
+        height, width, channels = image
+        value = value.reshape(channels, height, width, -1).transpose(1, 2, 0, 3).reshape(value.shape)
+    return np.array(value)

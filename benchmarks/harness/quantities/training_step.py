@@ -16,7 +16,7 @@ from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth import training
 from benchmarks.harness.truth.comparison import WrongResult
-from impls.cnn import PHASES
+from impls.cnn import PHASES, operations
 from impls.cnn.networks import NETWORKS, Batch, Network, initial_parameters, random_batch, saved_bytes, work
 from impls.variant import ITEMSIZE_BYTES, StepVariant
 
@@ -147,8 +147,9 @@ def _built(variant: StepVariant, case: StepCase, relu: str) -> Any:
     network = network_of(case)
     # Without ReLU, half the variance keeps the scale of what passes through the network.
     gain = sqrt(0.5) if relu == "none" else 1.0
+    weights = {parameter.name for parameter in operations.parameters(network) if parameter.kind == "weight"}
     parameters = {
-        name: gain * value if name.endswith(".weight") else value for name, value in initial_parameters(network).items()
+        name: gain * value if name in weights else value for name, value in initial_parameters(network).items()
     }
     return variant.load()(network, parameters, case.batch, case.dtype, relu)
 

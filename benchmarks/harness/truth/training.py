@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.truth.comparison import WrongResult
-from impls.cnn import reference
-from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_MOMENTUM, Batch, Network, layers
+from impls.cnn import operations, reference
+from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_MOMENTUM, Batch, Network
 
 # Relative error of the loss, and of gradients of the last layer: rounding, which a shorter mantissa anywhere
 # (bfloat16, TF32, float16) exceeds.
@@ -31,7 +31,8 @@ def verify(network: Network, dtype: str, step: Any, arrays: Any, batch: Batch) -
     Raises WrongResult where the loss, a gradient or statistics are beyond their tolerances, or parameters do not
     follow their velocities.
     """
-    tolerance, last = TOLERANCE[dtype], f"dense{len(layers(network))}."
+    tolerance, learned = TOLERANCE[dtype], operations.parameters(network)
+    of_last_layer = {parameter.name for parameter in learned if parameter.operation == learned[-1].operation}
     before = step.state()
     state = reference.State(
         *({name: value.astype(np.float64) for name, value in part.items()} for part in vars(before).values())
@@ -47,13 +48,13 @@ def verify(network: Network, dtype: str, step: Any, arrays: Any, batch: Batch) -
     for name, gradient in gradients.items():
         velocity = MOMENTUM * state.velocities[name] + gradient
         off = np.linalg.norm(after.velocities[name] - velocity)
-        bound, floor = (tolerance, LEARNT_NORM) if name.startswith(last) else (GRADIENT_TOLERANCE[dtype], LEAST_NORM)
+        bound, floor = (tolerance, LEARNT_NORM) if name in of_last_layer else (GRADIENT_TOLERANCE[dtype], LEAST_NORM)
         errors.append(_require_within(f"gradient of {name}", off, np.linalg.norm(gradient) + floor, bound))
         _require_update(name, before.parameters[name], after.velocities[name], after.parameters[name])
-    for name, statistic in statistics.items():
-        off, variance = after.statistics[name] - statistic, statistics[f"{name.split('.')[0]}.variance"]
-        scale = np.sqrt(variance) if name.endswith(".mean") else variance
-        of_batch = np.linalg.norm(off) / NORM_MOMENTUM
+    for statistic in operations.statistics(network):
+        name, variance = statistic.name, statistics[f"{statistic.operation.name}.variance"]
+        scale = np.sqrt(variance) if statistic.kind == "mean" else variance
+        of_batch = np.linalg.norm(after.statistics[name] - statistics[name]) / NORM_MOMENTUM
         errors.append(_require_within(name, of_batch, np.linalg.norm(scale), STATISTIC_TOLERANCE[dtype]))
     return max(errors)
 

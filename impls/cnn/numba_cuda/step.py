@@ -8,14 +8,13 @@ import numpy as np
 from numba import cuda
 
 from impls import cuda_vectors
-from impls.cnn import unmarked
+from impls.cnn import operations, unmarked
 from impls.cnn.architecture import Network, blocks, layers
 from impls.cnn.networks import LEARNING_RATE, MOMENTUM, Array, Batch, initial_statistics, require, require_batch
 from impls.cnn.numba_cuda.convolution import Convolution
 from impls.cnn.numba_cuda.dense import Dense, average, cross_entropy
 from impls.cnn.numba_cuda.norm import NORM_PARTS, Norm
 from impls.cnn.numba_cuda.products import SIDE, WINDOW, Kernel, Maker, padded
-from impls.cnn.operations import parameter_shapes
 from impls.cnn.reference import State
 
 
@@ -65,10 +64,9 @@ class Kernels:
         splits |= {norm.name: NORM_PARTS for norm in self.norms if norm}
         # A dense layer sums its gradients over the images only.
         self.splits = splits | {layer.name: 1 for layer in self.dense}
-        self.sizes = {
-            group: sum(prod(shape) for name, shape in parameter_shapes(network).items() if name.startswith(f"{group}."))
-            for group in self.splits
-        }
+        learned = operations.parameters(network)
+        self.groups = {group: [p for p in learned if p.operation.name == group] for group in self.splits}
+        self.sizes = {group: sum(prod(p.shape) for p in members) for group, members in self.groups.items()}
         self.updates = {group: _update(make, group, self.sizes[group], self.splits[group]) for group in self.splits}
 
     def listed(self) -> list[Kernel]:
@@ -88,9 +86,8 @@ class Step:
         require(network, parameters, n, dtype, relu, ("inplace", "none"))
         self.network, self.n, self.dtype = network, n, np.dtype(dtype)
         self.kernels = Kernels(network, n, dtype, relu != "none", side)
-        self.shapes = parameter_shapes(network)
         self.parameters = {group: self._grouped(group, parameters) for group in self.kernels.sizes}
-        zeros = {name: np.zeros(shape) for name, shape in self.shapes.items()}
+        zeros = {name: np.zeros_like(value) for name, value in parameters.items()}
         self.velocities = {group: self._grouped(group, zeros) for group in self.kernels.sizes}
         self.parts = {
             # Zeros: the padding of a part is summed with it.
@@ -135,7 +132,7 @@ class Step:
     def _grouped(self, group: str, values: dict[str, Array]) -> Any:
         """Return a layer's arrays concatenated on the device, padded."""
         whole = np.zeros(padded(self.kernels.sizes[group]), self.dtype)
-        flat = np.concatenate([values[name].ravel() for name in self.shapes if name.startswith(f"{group}.")])
+        flat = np.concatenate([values[parameter.name].ravel() for parameter in self.kernels.groups[group]])
         whole[: flat.size] = flat
         return cuda.to_device(whole)
 
@@ -220,11 +217,11 @@ class Step:
         arrays: dict[str, Array] = {}
         for group, array in groups.items():
             whole, start = array.copy_to_host(), 0
-            for name, shape in self.shapes.items():
-                if name.startswith(f"{group}."):
-                    arrays[name] = whole[start : start + prod(shape)].reshape(shape).copy()
-                    start += prod(shape)
-        return {name: arrays[name] for name in self.shapes}
+            for parameter in self.kernels.groups[group]:
+                end = start + prod(parameter.shape)
+                arrays[parameter.name] = whole[start:end].reshape(parameter.shape).copy()
+                start = end
+        return {parameter.name: arrays[parameter.name] for parameter in operations.parameters(self.network)}
 
     def saved(self) -> list[Any]:
         """Return the arrays that the backward pass reads of the forward pass and its input, without parameters."""
