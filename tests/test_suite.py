@@ -1,4 +1,4 @@
-"""Real asv runs: wrong rows get a reason and no number, broken rows stop no others, and a report is written."""
+"""Test real asv runs: wrong rows get a reason and no number, broken rows stop no others, and a report is written."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tests.conftest import needs_two_cores
 
 @dataclass(frozen=True)
 class Bad:
-    """A row that is wrong in one way. status, reason: how it must end; reason is a regular expression."""
+    """A faulty row. status and reason are the expected ones; reason is a regular expression."""
 
     status: str
     reason: str
@@ -47,7 +47,7 @@ BAD_ROWS = {
     "skips_what_seems_done": Bad("wrong", "are wrong"),
     "ring_of_two": Bad("wrong", "overwritten by the next call", memory="fresh"),
     "flushes_small_numbers": Bad("wrong", "are wrong"),
-    # On a busy machine its times may also vary too much, which is told first.
+    # On a busy machine its times may also vary too much, which takes precedence.
     "sleeps": Bad("unstable", "asleep: the process used .* of a core|lie (further apart than|between)"),
     "left_on_one_thread": Bad("error", r"ThreadMismatch: threads: \d+ asked, numba uses 1", framework="numba"),
     "understates_its_bytes": Bad("wrong", "0 declared, 131072 measured", quantity="transient_bytes"),
@@ -170,7 +170,7 @@ def checkout(tmp_path_factory):
     )
     checkout.commit("rows that are wrong")
     names = {*BAD_ROWS, "numpy", "torch-cuda", "numba-threads"}
-    # Only the row that hangs has a limit that a busy machine may reach.
+    # A busy machine may reach the short time limit; only the row that hangs has it.
     checkout.run = checkout.measure(pattern(names - {"hangs"}))
     checkout.measure(pattern({"hangs"}), RELU_BENCH_LIMIT_S="3")
     assert checkout.report().returncode == 0
@@ -183,7 +183,7 @@ def pattern(names):
 
 
 def value(checkout, quantity, direction, variant):
-    """What asv stored for a case: a number, None for a failure, NaN for a skip."""
+    """Return the value that asv stored for a case: a number, None for a failure, NaN for a skip."""
     (path,) = [p for p in (checkout.folder / ".asv/results").glob("*/*.json") if p.name != "machine.json"]
     content = json.loads(path.read_text())
     name = f"relu.{direction.capitalize()}.track_{quantity}"
@@ -199,56 +199,59 @@ def value(checkout, quantity, direction, variant):
     "name",
     [pytest.param(name, marks=[needs_two_cores] if name == "left_on_one_thread" else []) for name in BAD_ROWS],
 )
-def test_bad_row_is_refused_or_marked_and_the_reason_is_told(checkout, name):
+def test_faulty_row_has_its_status_and_reason(checkout, name):
     bad = BAD_ROWS[name]
     variant = f"{name}.{bad.memory}"
-    (outcome,) = [o for o in checkout.records() if (o.case["variant"], o.case["quantity"]) == (variant, bad.quantity)]
-    assert outcome.measurement.status == bad.status
-    assert re.search(bad.reason, outcome.measurement.reason)
+    (record,) = [
+        candidate
+        for candidate in checkout.records()
+        if (candidate.case["variant"], candidate.case["quantity"]) == (variant, bad.quantity)
+    ]
+    assert record.measurement.status == bad.status
+    assert re.search(bad.reason, record.measurement.reason)
     stored = value(checkout, bad.quantity, bad.direction, variant)
     if bad.status == "unstable":
         assert stored > 0
-        assert (
-            max(process.sampling.cpu_share for process in outcome.measurement.processes) < measurement.LEAST_CPU_SHARE
-        )
+        assert max(process.sampling.cpu_share for process in record.measurement.processes) < measurement.LEAST_CPU_SHARE
     else:
         # asv: NaN is n/a, null a failure.
         assert stored != stored if bad.status == "skipped" else stored is None
     assert (
-        outcome.measurement.reason in checkout.folder.joinpath("reports/results.csv").read_text()
+        record.measurement.reason in checkout.folder.joinpath("reports/results.csv").read_text()
         or bad.status == "skipped"
     )
 
 
-def test_bad_rows_stop_no_others(checkout):
+def test_faulty_rows_do_not_stop_others(checkout):
     assert checkout.run.returncode == 2
     assert value(checkout, "time", "forward", "numpy.out") > 0
     assert value(checkout, "time", "forward", "numba-threads.out") > 0
     assert value(checkout, "time", "backward", "numpy.fresh") > 0
 
 
-def test_what_cannot_run_here_says_why(checkout):
-    (outcome,) = [
-        o
-        for o in checkout.records()
-        if (o.case["quantity"], o.case["direction"], o.case["variant"]) == ("time", "forward", "torch-cuda.fresh")
+def test_cuda_row_is_skipped_with_a_reason(checkout):
+    (record,) = [
+        candidate
+        for candidate in checkout.records()
+        if (candidate.case["quantity"], candidate.case["direction"], candidate.case["variant"])
+        == ("time", "forward", "torch-cuda.fresh")
     ]
-    if outcome.measurement.status == "ok":
+    if record.measurement.status == "ok":
         pytest.skip("this machine has a CUDA device")
-    assert outcome.measurement.status == "skipped"
-    assert "no CUDA device" in outcome.measurement.reason
+    assert record.measurement.status == "skipped"
+    assert "no CUDA device" in record.measurement.reason
     stored = value(checkout, "time", "forward", "torch-cuda.fresh")
     assert stored != stored
 
 
-def test_samples_reach_asv_as_a_timing(checkout):
-    """asv must go on treating samples that a track benchmark returns as a timing: median, interval, quartiles."""
+def test_asv_computes_statistics_of_the_samples(checkout):
+    """asv treats the samples that a track benchmark returns as a timing: median, interval, quartiles."""
     (path,) = [p for p in (checkout.folder / ".asv/results").glob("*/*.json") if p.name != "machine.json"]
     content = json.loads(path.read_text())
     row = dict(zip(content["result_columns"], content["results"]["relu.Forward.track_time"], strict=False))
-    taken = [i for i, samples in enumerate(row["samples"]) if samples]
-    assert taken
-    for i in taken:
+    sampled = [i for i, samples in enumerate(row["samples"]) if samples]
+    assert sampled
+    for i in sampled:
         ordered = sorted(row["samples"][i])
         assert ordered[0] <= row["stats_q_25"][i] * 1.0001
         assert ordered[0] <= row["result"][i] <= ordered[-1]
@@ -257,7 +260,7 @@ def test_samples_reach_asv_as_a_timing(checkout):
     assert benchmarks["relu.Forward.track_time"]["unit"] == "seconds"
 
 
-def test_asv_check_and_publish_work(checkout):
+def test_asv_check_and_publish_succeed(checkout):
     checked = checkout.asv("check", "--python=same")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     published = checkout.asv("publish")
