@@ -1,4 +1,4 @@
-"""Drivers: the members that every framework implements, those that only some do, and starting a framework."""
+"""Test drivers: required and optional members, and starting a framework."""
 
 import os
 import subprocess
@@ -45,7 +45,7 @@ print({{"numba", "torch", "jax", "triton"}} & set(sys.modules))
     assert ended.stdout.strip() == "set()", ended.stderr
 
 
-def test_frameworks_of_gpu_rows_and_of_steps_have_the_members_for_them():
+def test_drivers_of_gpu_rows_and_steps_implement_their_interfaces():
     for row in VARIANTS:
         assert row.device != "cuda" or isinstance(driver(row.framework), DeviceDriver), row.name
     for step in STEPS:
@@ -53,7 +53,7 @@ def test_frameworks_of_gpu_rows_and_of_steps_have_the_members_for_them():
         assert step.device != "cuda" or isinstance(driver(step.framework), DeviceDriver), step.name
 
 
-def test_a_driver_without_a_member_cannot_be_made():
+def test_a_driver_without_a_member_cannot_be_instantiated():
     class Incomplete(PythonDriver):
         saved_bytes = Driver.saved_bytes
 
@@ -61,7 +61,7 @@ def test_a_driver_without_a_member_cannot_be_made():
         Incomplete()
 
 
-def test_accessors_return_the_same_driver_or_say_what_it_lacks():
+def test_accessors_return_the_driver_or_name_missing_members():
     torch, cuda, numpy, python = TorchDriver(), NumbaCudaDriver(), NumpyDriver(), PythonDriver()
     assert device_driver(torch) is step_driver(torch) is torch
     assert device_driver(cuda) is step_driver(cuda) is cuda
@@ -81,14 +81,14 @@ def test_memory_of_steps_is_unsupported_without_step_members(quantity):
 
 def test_device_time_is_unsupported_without_device_members():
     row = find("relu", "forward", "numpy.out")
-    bench = Calls(
+    calls = Calls(
         row, OperatorCase("time", row.operator, row.direction, row.name, 2**10, "float32"), NumpyDriver(), row.load()
     )
     with pytest.raises(Unsupported, match="NumpyDriver is no DeviceDriver"):
-        operator_row._device_timing(bench, None, bench.pool(1), {}, 1)
+        operator_row._device_timing(calls, None, calls.pool(1), {}, 1)
 
 
-def test_unsupported_members_are_an_outcome(monkeypatch):
+def test_unsupported_members_give_an_unsupported_measurement(monkeypatch):
     def unsupported(*_):
         return device_driver(NumpyDriver())
 
@@ -133,7 +133,7 @@ with started("torch", threads=1):
     assert "ThreadMismatch: threads: 1 asked, torch uses 7" in at_once.stderr
 
 
-def test_an_error_of_the_caller_hides_no_other():
+def test_an_error_of_the_caller_is_not_replaced():
     body = "framework.threads = lambda: 3; raise KeyError('own')"
     ended = in_new_process(STARTED.format(body=body))
     assert ended.stderr.strip().endswith("KeyError: 'own'")
@@ -153,7 +153,7 @@ finally:
     assert "Unavailable: 4096 threads asked" in ended.stderr
 
 
-def test_the_example_driver_holds_values():
+def test_the_example_driver_stores_values():
     python = PythonDriver()
     array = python.array(np.array([1.0, -2.0]), "float64")
     assert python.dtype(array) == "float64"
