@@ -70,7 +70,7 @@ class Guarded:
         framework = driver(row.framework)
         self.to_numpy = framework.to_numpy
         if row.framework == "jax":
-            # JAX has no writable views; an array that can still be read was not donated.
+            # JAX has no views of a larger array; an array that can still be read was not donated.
             self.whole = self.array = framework.array(values, values.dtype.name)
         else:
             self.whole = framework.array(np.pad(values.ravel(), GUARD, constant_values=1), values.dtype.name)

@@ -292,10 +292,10 @@ RELU_BUGS = [
 
 
 @pytest.mark.parametrize(("file", "name", "direction", "old", "new"), RELU_BUGS)
-def test_a_bug_in_a_kernel_is_seen(file, name, direction, old, new, tmp_path, monkeypatch):
+def test_a_bug_in_a_kernel_is_detected(file, name, direction, old, new, tmp_path, monkeypatch):
     row = find("relu", direction, name)
     x, grad = (values.astype("float32") for values in comparison.ordinary(TILES[row.framework]))
-    # Other values than below: what is not written is often what was written before.
+    # Run with other values first: memory that is not written often holds an earlier result.
     check(row, "float32", -x, grad)
     wrong = planted(f"impls.relu.{file}", old, new, tmp_path, monkeypatch)
     if file == "numba_cuda":
@@ -304,7 +304,7 @@ def test_a_bug_in_a_kernel_is_seen(file, name, direction, old, new, tmp_path, mo
         check(row, "float32", x, grad)
 
 
-def test_an_unaligned_access_is_seen(tmp_path, monkeypatch):
+def test_an_unaligned_access_is_detected(tmp_path, monkeypatch):
     old = "tiles = source.size // tile if cuda_vectors.aligned(source, *others) else 0"
     wrong = planted("impls.relu.numba_cuda", old, "tiles = source.size // tile", tmp_path, monkeypatch)
     _small_blocks(wrong, monkeypatch)

@@ -544,7 +544,7 @@ ODD = st.recursive(ODD_LEAVES, lambda part: st.lists(part) | st.dictionaries(st.
 
 
 def _places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path to each part of a JSON document below its root."""
+    """Yield the path of each part of a JSON document below its root."""
     parts = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, part in parts:
         yield (*path, key)
@@ -553,11 +553,11 @@ def _places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @settings(max_examples=150)
 @given(st.lists(st.tuples(st.sampled_from(list(_places(SMALL))), st.just(DROP) | ODD), min_size=1, max_size=4))
-def test_no_damage_is_an_exception(changes):
-    """Whatever is dropped or replaced, loading ends in rows or in NoResults, and metrics can be had of the rows."""
+def test_damaged_files_give_rows_or_no_results(changes):
+    """Dropped or replaced parts give rows, from which metrics can be computed, or NoResults."""
     damaged: dict[str, Any] = copy.deepcopy(SMALL)
     for path, value in changes:
-        # An earlier change may have taken the place away.
+        # An earlier change may have removed the place.
         with contextlib.suppress(LookupError, TypeError):
             _put(damaged, path, value)
     with tempfile.TemporaryDirectory() as name:
@@ -567,11 +567,11 @@ def test_no_damage_is_an_exception(changes):
         lines = damaged.get("outcomes")
         write_outcomes(folder / "outcomes", lines if isinstance(lines, list) else [lines])
         try:
-            found = results.load(folder / "results", folder / "outcomes")
+            loaded = results.load(folder / "results", folder / "outcomes")
         except results.NoResults:
             return
-        metrics.headline(metrics.with_metrics(found.table))
-        assert found.table["status"].isin(measurement.MEASURED).any() or found.table["value"].isna().all()
+        metrics.headline(metrics.with_metrics(loaded.table))
+        assert loaded.table["status"].isin(measurement.MEASURED).any() or loaded.table["value"].isna().all()
 
 
 RAISES = "\ndef raises(x, out):\n    return 1 / 0\n"

@@ -15,7 +15,7 @@ from benchmarks.harness.truth import operators
 from impls.variant import Variant
 from tests.tracing import Moved, Span, Step, moved, positive
 
-# A multiple of 8, as a byte holds the bits of so many.
+# A multiple of 8, the number of elements in a byte of bits.
 ELEMENTS = 1024
 
 

@@ -1,7 +1,7 @@
 """NumPy: arrays that record the functions they are passed to; each function is one pass through whole arrays.
 
 This does not see methods that copy, such as `astype`, nor the buffers in which NumPy converts one dtype to another.
-`test_memory.py` finds what either allocates.
+`test_memory.py` measures the bytes that both allocate.
 """
 
 from collections.abc import Iterable
@@ -14,10 +14,10 @@ from tests.conftest import results
 from tests.tracing import Moved, Span, Step, moved, positive
 
 ELEMENTS = 2**20
-# No array is smaller than packed bits; temporaries of a block are, and stay in a cache.
+# Packed bits are the smallest array; temporaries of a block are smaller and stay in a cache.
 LEAST_BYTES = ELEMENTS // 8
-# Functions that are no ufuncs: those that read their arguments and write a result, those that only write
-# one, and those that do neither by themselves (`clip` calls a ufunc).
+# Functions that are not ufuncs: those that read their arguments and write a result, those that only write
+# one, and those that do neither themselves (`clip` calls a ufunc).
 READ_AND_WRITE = (np.where, np.packbits, np.unpackbits)
 WRITE = (np.zeros_like,)
 NEITHER = (np.clip, np.shares_memory)
