@@ -128,7 +128,7 @@ def changed(line: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return line
 
 
-def write_outcomes(folder: Path, records: Iterable[Any], name: str = "box/aaaaaaaa.jsonl") -> Path:
+def write_records(folder: Path, records: Iterable[Any], name: str = "box/aaaaaaaa.jsonl") -> Path:
     return _write(folder / name, "".join(json.dumps(line) + "\n" for line in records))
 
 

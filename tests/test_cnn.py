@@ -100,7 +100,10 @@ def assert_follows_the_reference(builder: str, relu: str, network: Network, dtyp
 @pytest.mark.parametrize("n", [1, 37])
 @pytest.mark.parametrize(
     ("network", "dtype"),
-    [*((network, dtype) for network in SMALL for dtype in DTYPES), *((one, "float32") for one in NETWORKS.values())],
+    [
+        *((network, dtype) for network in SMALL for dtype in DTYPES),
+        *((large, "float32") for large in NETWORKS.values()),
+    ],
     ids=lambda of: of if isinstance(of, str) else of.name,
 )
 @pytest.mark.parametrize(("builder", "relu"), BUILDERS)
@@ -361,11 +364,11 @@ def test_inplace_saves_the_memory_of_each_relu_input(network):
 
 
 def measured(quantity: str, network: str, variant: str, batch: int) -> Measurement:
-    (outcome,) = isolation.run(
+    (measurement,) = isolation.run(
         [StepCase(quantity, network, variant, batch)], Settings(budget_s=0.2, limit_s=600, threads=THREADS)
     )
-    assert outcome.status in ("ok", "unstable"), outcome.reason
-    return outcome
+    assert measurement.status in ("ok", "unstable"), measurement.reason
+    return measurement
 
 
 @pytest.mark.parametrize("variant", ["numpy.inplace", "numba.inplace", "torch.inplace", "jax.fresh"])

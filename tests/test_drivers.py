@@ -41,8 +41,8 @@ for framework in {FRAMEWORKS}:
     driver(framework)
 print({{"numba", "torch", "jax", "triton"}} & set(sys.modules))
 """
-    ended = in_new_process(code)
-    assert ended.stdout.strip() == "set()", ended.stderr
+    process = in_new_process(code)
+    assert process.stdout.strip() == "set()", process.stderr
 
 
 def test_drivers_of_gpu_rows_and_steps_implement_their_interfaces():
@@ -94,9 +94,9 @@ def test_unsupported_members_give_an_unsupported_measurement(monkeypatch):
 
     monkeypatch.setattr(dispatch, "measure", unsupported)
     request = {"case": to_axes(OperatorCase("time", "relu", "forward", "numpy.out", 8)), "settings": {}}
-    outcome = _measured(request)
-    assert (outcome.status, outcome.value) == ("unsupported", None)
-    assert outcome.reason.startswith("NumpyDriver is no DeviceDriver")
+    measurement = _measured(request)
+    assert (measurement.status, measurement.value) == ("unsupported", None)
+    assert measurement.reason.startswith("NumpyDriver is no DeviceDriver")
 
 
 def test_a_missing_driver_is_named():
@@ -115,13 +115,13 @@ with started("numba", threads=1, compile_cache_dir="/nowhere") as framework:
 
 
 def test_a_started_framework_has_its_threads_and_environment():
-    ended = in_new_process(STARTED.format(body="pass"), CUDA_DEVICE_ORDER="FASTEST_FIRST")
-    assert ended.stdout.splitlines() == ["1 1 True", "1 /nowhere FASTEST_FIRST"], ended.stderr
+    process = in_new_process(STARTED.format(body="pass"), CUDA_DEVICE_ORDER="FASTEST_FIRST")
+    assert process.stdout.splitlines() == ["1 1 True", "1 /nowhere FASTEST_FIRST"], process.stderr
 
 
 def test_threads_are_checked_after_the_start_and_at_the_end():
-    changed = in_new_process(STARTED.format(body="framework.threads = lambda: 3"))
-    assert "ThreadMismatch: threads: 1 asked, numba uses 3" in changed.stderr
+    changed_later = in_new_process(STARTED.format(body="framework.threads = lambda: 3"))
+    assert "ThreadMismatch: threads: 1 asked, numba uses 3" in changed_later.stderr
     code = """
 from benchmarks.harness.frameworks import driver, started
 driver("torch").threads = lambda: 7
@@ -135,8 +135,8 @@ with started("torch", threads=1):
 
 def test_an_error_of_the_caller_is_not_replaced():
     body = "framework.threads = lambda: 3; raise KeyError('own')"
-    ended = in_new_process(STARTED.format(body=body))
-    assert ended.stderr.strip().endswith("KeyError: 'own'")
+    process = in_new_process(STARTED.format(body=body))
+    assert process.stderr.strip().endswith("KeyError: 'own'")
 
 
 def test_more_threads_than_cores_are_refused_before_the_import():
@@ -148,9 +148,9 @@ try:
 finally:
     print("torch" in sys.modules)
 """
-    ended = in_new_process(code)
-    assert ended.stdout.strip() == "False"
-    assert "Unavailable: 4096 threads asked" in ended.stderr
+    process = in_new_process(code)
+    assert process.stdout.strip() == "False"
+    assert "Unavailable: 4096 threads asked" in process.stderr
 
 
 def test_the_example_driver_stores_values():

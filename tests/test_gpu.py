@@ -89,7 +89,7 @@ def test_gpu_check_reports_a_missing_driver_and_imports_no_framework():
         ("Kernel Module  580.65.06", "NVIDIA H200", None, ""),
     ],
 )
-def test_gpu_check_lacks(loaded, names, visible, words, monkeypatch):
+def test_gpu_check_reports_missing_requirements(loaded, names, visible, words, monkeypatch):
     monkeypatch.setattr(linux, "gpu_driver", lambda: loaded)
     monkeypatch.setattr(linux, "gpus", lambda: names)
     if visible is None:

@@ -224,11 +224,11 @@ def test_interval_contains_the_median(samples):
 
 
 def test_measuring_process_returns_a_measurement():
-    (outcome,) = isolation.run([NUMPY_OUT], QUICK)
-    assert outcome.status == "ok", outcome
-    assert outcome.value > 0
-    assert outcome.processes[0].threads == 1
-    assert outcome.provenance["environment"]["OMP_NUM_THREADS"] == "1"
+    (measured,) = isolation.run([NUMPY_OUT], QUICK)
+    assert measured.status == "ok", measured
+    assert measured.value > 0
+    assert measured.processes[0].threads == 1
+    assert measured.provenance["environment"]["OMP_NUM_THREADS"] == "1"
 
 
 def test_another_interpreter_measures_its_own_installation(tmp_path):
@@ -244,7 +244,7 @@ def test_another_interpreter_measures_its_own_installation(tmp_path):
         for python in (sys.executable, str(tmp_path / "venv/bin/python"))
     )
     assert own.status == other.status == "ok", (own, other)
-    versions = [outcome.provenance["packages"]["asv_runner"] for outcome in (own, other)]
+    versions = [measured.provenance["packages"]["asv_runner"] for measured in (own, other)]
     assert versions[0] != versions[1] == "99.1"
 
 
@@ -255,15 +255,15 @@ def test_pythonpath_is_not_passed_to_another_interpreter(tmp_path, monkeypatch):
         f'#!/bin/sh\necho "path: ${{PYTHONPATH-unset}}"\nexec {sys.executable} -c "raise SystemExit(3)"\n'
     )
     wrapper.chmod(0o755)
-    (outcome,) = isolation.run([NUMPY_OUT], QUICK, python=str(wrapper))
-    assert (outcome.status, outcome.reason) == ("crashed", "the process ended with code 3 and no result")
-    assert outcome.output_tail == "path: unset\n"
+    (measured,) = isolation.run([NUMPY_OUT], QUICK, python=str(wrapper))
+    assert (measured.status, measured.reason) == ("crashed", "the process ended with code 3 and no result")
+    assert measured.output_tail == "path: unset\n"
 
 
 def test_case_too_large_for_memory_is_not_started_and_reports_its_bytes():
     too_large = OperatorCase("time", "relu", "forward", "numpy.out", 2**50, "float32")
     measurements = isolation.run([NUMPY_OUT, too_large], QUICK)
-    assert [outcome.status for outcome in measurements] == ["ok", "memory"]
+    assert [measured.status for measured in measurements] == ["ok", "memory"]
     assert re.fullmatch(r"needs \d+\.\d GB, \d+\.\d GB are free; not started", measurements[1].reason)
 
 
@@ -286,9 +286,9 @@ def test_cold_calls_reuse_arguments_after_twice_the_cache_size(name, monkeypatch
 
 
 def test_scaling_uses_the_thread_count_of_the_case():
-    outcome = scaling(1, usable=1)
-    assert outcome.status == "ok", outcome
-    assert outcome.processes[0].threads == 1
+    measured = scaling(1, usable=1)
+    assert measured.status == "ok", measured
+    assert measured.processes[0].threads == 1
 
 
 @needs_two_cores
@@ -298,34 +298,36 @@ def test_fingerprint_does_not_depend_on_the_thread_count():
 
 
 def test_scaling_beyond_the_number_of_cores_is_skipped():
-    outcome = scaling(2**20, usable=1)
-    assert outcome.status == "skipped"
-    assert outcome.reason.startswith(f"{2**20} threads asked")
+    measured = scaling(2**20, usable=1)
+    assert measured.status == "skipped"
+    assert measured.reason.startswith(f"{2**20} threads asked")
 
 
 def scaling(count, usable):
     case = OperatorCase("scaling", "relu", "forward", "torch.out", 2**15, "float32", count)
-    (outcome,) = isolation.run([case], replace(QUICK, threads=usable))
-    return outcome
+    (measured,) = isolation.run([case], replace(QUICK, threads=usable))
+    return measured
 
 
 def test_unknown_variant_lists_the_known_ones():
-    (outcome,) = isolation.run([OperatorCase("time", "relu", "forward", "numpy.typo", 1024, "float32")], QUICK)
-    assert outcome.status == "skipped"
-    assert "numpy.typo" in outcome.reason
-    assert "numpy.out" in outcome.reason
+    (measured,) = isolation.run([OperatorCase("time", "relu", "forward", "numpy.typo", 1024, "float32")], QUICK)
+    assert measured.status == "skipped"
+    assert "numpy.typo" in measured.reason
+    assert "numpy.out" in measured.reason
 
 
 def test_dtype_missing_in_a_framework_is_unsupported():
-    (outcome,) = isolation.run([OperatorCase("time", "relu", "forward", "numba.out", 1024, "float16")], QUICK)
-    assert (outcome.status, outcome.reason) == ("unsupported", "numba has no float16 here")
+    (measured,) = isolation.run([OperatorCase("time", "relu", "forward", "numba.out", 1024, "float16")], QUICK)
+    assert (measured.status, measured.reason) == ("unsupported", "numba has no float16 here")
 
 
 def test_missing_compiler_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    (outcome,) = isolation.run([OperatorCase("time", "relu", "forward", "torch-compile.fresh", 1024, "float32")], QUICK)
-    assert outcome.status == "skipped"
-    assert "no-such-compiler" in outcome.reason
+    (measured,) = isolation.run(
+        [OperatorCase("time", "relu", "forward", "torch-compile.fresh", 1024, "float32")], QUICK
+    )
+    assert measured.status == "skipped"
+    assert "no-such-compiler" in measured.reason
 
 
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=needs_two_cores)])
@@ -333,9 +335,9 @@ def test_missing_compiler_is_named(monkeypatch):
 def test_framework_uses_the_requested_threads(framework, threads):
     name = {"jax": "jax.fresh"}.get(framework, f"{framework}.out")
     case = OperatorCase("time", "relu", "forward", name, 1024, "float32")
-    (outcome,) = isolation.run([case], replace(QUICK, threads=threads))
-    assert outcome.status == "ok", outcome
-    assert outcome.processes[0].threads == threads
+    (measured,) = isolation.run([case], replace(QUICK, threads=threads))
+    assert measured.status == "ok", measured
+    assert measured.processes[0].threads == threads
 
 
 def test_thread_mismatch_names_both_figures():
@@ -414,9 +416,9 @@ def part(samples_s, **circumstances):
     ],
 )
 def test_pooled_status_and_reason(parts, status, reason):
-    outcome = measurement.pooled(parts)
-    assert (outcome.status, outcome.reason) == (status, reason)
-    assert (outcome.value is not None) == (status in measurement.MEASURED)
+    pooled = measurement.pooled(parts)
+    assert (pooled.status, pooled.reason) == (status, reason)
+    assert (pooled.value is not None) == (status in measurement.MEASURED)
 
 
 def test_a_killed_run_resumes_with_the_missing_measurements(tmp_path, monkeypatch):
@@ -435,16 +437,16 @@ def test_times_are_measured_by_several_processes_and_bytes_by_one():
     saved = OperatorCase("saved_bytes", "relu", "roundtrip", "numpy-bool.inplace", 1024, "float32")
     timed = replace(saved, quantity="time")
     measurements = plan.measured([saved, timed], replace(QUICK, processes=3))
-    outcome, exact = measurements[timed], measurements[saved]
-    processes = outcome.processes
+    measured_time, measured_bytes = measurements[timed], measurements[saved]
+    processes = measured_time.processes
     # One process more where the core was contended.
     assert len(processes) in (3, 4)
     counted = [process for process in processes if process.counted]
-    assert len(outcome.samples_s) == sum(process.sampling.samples for process in counted)
-    assert outcome.value == median(outcome.samples_s)
-    assert outcome.provenance["cpu"]
-    assert len(exact.processes) == 1
-    assert exact.processes[0].sampling is None
+    assert len(measured_time.samples_s) == sum(process.sampling.samples for process in counted)
+    assert measured_time.value == median(measured_time.samples_s)
+    assert measured_time.provenance["cpu"]
+    assert len(measured_bytes.processes) == 1
+    assert measured_bytes.processes[0].sampling is None
 
 
 def test_a_failing_case_does_not_affect_the_others():

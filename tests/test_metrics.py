@@ -50,9 +50,9 @@ ROOF_S = {
 def table(numbers: dict[Case, float | None], **others: str) -> pd.DataFrame:
     """Return rows as the loader does; None is a failure."""
     place = {"machine": "box", "fingerprint": "f", "commit": "c", "env": "e"}
-    shared = {**place, "low": math.nan, "high": math.nan, "reason": "", **others}
+    common = {**place, "low": math.nan, "high": math.nan, "reason": "", **others}
     rows = [
-        {**to_axes(case), "value": number, "status": "failed" if number is None else "ok", **shared}
+        {**to_axes(case), "value": number, "status": "failed" if number is None else "ok", **common}
         for case, number in numbers.items()
     ]
     return results.tidy(rows)

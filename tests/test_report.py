@@ -40,7 +40,7 @@ from tests.synthetic import (
     roof,
     time,
     write,
-    write_outcomes,
+    write_records,
 )
 
 CPU_ROWS = [row for row in VARIANTS if row.device == "cpu"]
@@ -94,7 +94,7 @@ def page(tmp_path_factory):
         record(time("forward", "numpy.out"), commit=LATER_COMMIT, provenance=PROVENANCE),
         record(time("forward", "numpy.out"), provenance={"cpu": "Of Another Commit"}, time_s=9.0),
     ]
-    write_outcomes(folder / "outcomes", lines)
+    write_records(folder / "outcomes", lines)
     return build(folder)
 
 
@@ -124,7 +124,7 @@ def gpu_page(tmp_path_factory):
             status = "unstable" if throttled else "ok"
             lines.append(record(case, status, reason, numbers[case], processes, GPU))
     write(folder / "results", content(numbers))
-    write_outcomes(folder / "outcomes", lines)
+    write_records(folder / "outcomes", lines)
     return build(folder)
 
 
@@ -486,13 +486,13 @@ def attack(tmp_path):
     )
     foreign = record(time("backward", "numpy.fresh"), hostile("status"), **about)
     lines = [failed, record(skipped, "skipped", hostile("skip"), **about), foreign]
-    write_outcomes(tmp_path / "outcomes", lines, "a/a.jsonl")
+    write_records(tmp_path / "outcomes", lines, "a/a.jsonl")
     about["machine"] = FORMULAS[0]
     formulas = [
         record(time("forward", "torch.out", 2**number), "error", formula, **about)
         for number, formula in enumerate(FORMULAS)
     ]
-    write_outcomes(tmp_path / "outcomes", formulas, "b/b.jsonl")
+    write_records(tmp_path / "outcomes", formulas, "b/b.jsonl")
     return tmp_path
 
 
@@ -570,13 +570,13 @@ def test_csv_contains_no_formulas(attack):
 def test_foreign_provenance_raises_no_exception(tmp_path, provenance):
     write(tmp_path / "results", content({time("forward", "numpy.out"): 1e-3}))
     line = changed(record(time("forward", "numpy.out")), "measurement.provenance", provenance)
-    write_outcomes(tmp_path / "outcomes", [line])
+    write_records(tmp_path / "outcomes", [line])
     assert "processor unknown" in (build(tmp_path) / "index.html").read_text()
 
 
 def test_text_with_a_lone_surrogate_is_written(tmp_path):
     write(tmp_path / "results", content({WRONG: None}))
-    write_outcomes(tmp_path / "outcomes", [record(WRONG, "error", "undecodable \ud800")])
+    write_records(tmp_path / "outcomes", [record(WRONG, "error", "undecodable \ud800")])
     out = build(tmp_path)
     assert "undecodable" in (out / "index.html").read_text()
     assert "undecodable" in (out / "results.csv").read_text()
@@ -601,7 +601,7 @@ def shared_name(tmp_path):
             numbers.items(), [{"fingerprint": "0ld", "cpu": "An Old One"}, {"fingerprint": "new"}], strict=True
         )
     ]
-    write_outcomes(tmp_path / "outcomes", [*lines, record(WRONG, "wrong", REASON)])
+    write_records(tmp_path / "outcomes", [*lines, record(WRONG, "wrong", REASON)])
     return tmp_path
 
 
@@ -636,7 +636,7 @@ def test_all_provenance_of_the_machine_is_shown(tmp_path):
     case = time("forward", "numpy.out")
     facts = provenance.collect()
     write(tmp_path / "results", content({case: 1e-3}))
-    write_outcomes(tmp_path / "outcomes", [record(case, value=1e-3, provenance=facts)])
+    write_records(tmp_path / "outcomes", [record(case, value=1e-3, provenance=facts)])
     html = (build(tmp_path) / "index.html").read_text()
     assert [name for name in facts if f"<td>{name.replace('_', ' ')}</td>" not in html] == []
     assert '<td class="differs">unknown</td>' in html
@@ -644,7 +644,7 @@ def test_all_provenance_of_the_machine_is_shown(tmp_path):
 
 
 def test_skipped_cases_alone_are_shown(tmp_path):
-    write_outcomes(tmp_path / "outcomes", [record(SKIPPED, "skipped", "no CUDA device")])
+    write_records(tmp_path / "outcomes", [record(SKIPPED, "skipped", "no CUDA device")])
     html = (build(tmp_path) / "index.html").read_text()
     assert "no CUDA device" in html
     assert "NaT" not in html
@@ -768,7 +768,7 @@ def test_training_steps_are_shown_with_phases_and_memory(tmp_path):
     ]
     processes = [replace(process(), step=timing) for timing in timings]
     write(tmp_path / "results", content(numbers))
-    write_outcomes(
+    write_records(
         tmp_path / "outcomes",
         [record(StepCase("time", "mnist_cnn", "numpy.inplace", 64), value=0.016, processes=processes)],
     )

@@ -52,7 +52,7 @@ from tests.synthetic import (
     roof,
     time,
     write,
-    write_outcomes,
+    write_records,
 )
 
 FORWARD, BACKWARD = time("forward", "numpy.out"), time("backward", "numpy.inplace")
@@ -83,7 +83,7 @@ def test_a_number_becomes_a_row_with_all_columns(folders):
         replace(first, device=DeviceTiming(device_s=1e-3), step=step),
         replace(second, device=DeviceTiming(device_s=3e-3)),
     ]
-    write_outcomes(folders[1], [record(FORWARD, value=2e-3, time_s=1_700_086_400.0, processes=processes)])
+    write_records(folders[1], [record(FORWARD, value=2e-3, time_s=1_700_086_400.0, processes=processes)])
     assert only_row(folders) == {
         "machine": "box", "fingerprint": "unknown", "commit": COMMIT, "env": ENV,
         "date": pd.Timestamp("2023-11-14 22:13:20Z"), "measured": pd.Timestamp("2023-11-15 22:13:20Z"),
@@ -104,7 +104,7 @@ def test_a_time_with_slower_probes_than_the_rest_of_the_run_is_unstable(folders)
     write(folders[0], content({FORWARD: 2e-3, other: 3e-3}))
     processes = {FORWARD: [process(probe_s=1.6e-5)], other: [process(probe_s=1e-5)]}
     numbers = {FORWARD: 2e-3, other: 3e-3}
-    write_outcomes(folders[1], [record(case, value=numbers[case], processes=processes[case]) for case in numbers])
+    write_records(folders[1], [record(case, value=numbers[case], processes=processes[case]) for case in numbers])
     table = results.load(*folders).table.set_index("variant")
     assert table["status"].to_dict() == {"numpy.out": "unstable", "numpy.inplace": "ok"}
     assert table.loc["numpy.out", "reason"] == "the core was slower all the time than for other numbers"
@@ -116,7 +116,7 @@ def test_contended_samples_of_an_uncounted_process_are_reported(folders):
         process(counted=False, smt_contended_s=[3e-3, 3e-3], preempted=[0], probe_s=1.9e-5),
         process(probe_s=1e-5),
     ]
-    write_outcomes(folders[1], [record(FORWARD, value=2e-3, processes=processes)])
+    write_records(folders[1], [record(FORWARD, value=2e-3, processes=processes)])
     row = only_row(folders)
     assert (row["processes"], row["smt_contended"], row["preempted"], row["probe_s"]) == (1, 2, 0, 1e-5)
 
@@ -145,7 +145,7 @@ def test_every_benchmark_is_read(folders, name):
 def test_unstable_number_keeps_its_status_and_reason(folders):
     write(folders[0], content({FORWARD: 2e-3}))
     reason = "half of the samples lie further apart than 1 and 3 s"
-    write_outcomes(folders[1], [record(FORWARD, "unstable", reason, value=2e-3)])
+    write_records(folders[1], [record(FORWARD, "unstable", reason, value=2e-3)])
     row = only_row(folders)
     assert (row["value"], row["status"]) == (2e-3, "unstable")
     assert row["reason"] == reason
@@ -153,7 +153,7 @@ def test_unstable_number_keeps_its_status_and_reason(folders):
 
 def test_failure_has_the_recorded_reason(folders):
     write(folders[0], content({FORWARD: None}))
-    write_outcomes(folders[1], [record(FORWARD, "wrong", "3 of 9 elements are wrong")])
+    write_records(folders[1], [record(FORWARD, "wrong", "3 of 9 elements are wrong")])
     row = only_row(folders)
     assert (row["status"], row["reason"]) == ("wrong", "3 of 9 elements are wrong")
     assert pd.isna(row["value"])
@@ -161,7 +161,7 @@ def test_failure_has_the_recorded_reason(folders):
 
 def test_failure_without_a_record_has_a_default_reason(folders):
     write(folders[0], content({FORWARD: None, BACKWARD: None}))
-    write_outcomes(folders[1], [record(BACKWARD, "ok")])
+    write_records(folders[1], [record(BACKWARD, "ok")])
     assert status_and_reason(folders) == {
         ("box", ENV, "forward"): ("failed", "no record of the reason"),
         ("box", ENV, "backward"): ("failed", "asv lost the result"),
@@ -173,7 +173,7 @@ def test_benchmark_without_results_has_a_failure_for_each_case(folders):
     params = stored["results"][FORWARD_NAME][1]
     stored["results"][FORWARD_NAME] = [None, params, "1", DATE_MS, 1.5]
     write(folders[0], stored)
-    write_outcomes(folders[1], [record(FORWARD, "timeout", "still running")])
+    write_records(folders[1], [record(FORWARD, "timeout", "still running")])
     table = results.load(*folders).table
     assert len(table) == len(params[0]) * len(params[1]) * len(params[2])
     assert set(table["status"]) == {"failed", "timeout"}
@@ -221,7 +221,7 @@ def test_reasons_are_matched_by_machine(folders):
     for machine in ("box", "den"):
         write(folders[0], content({FORWARD: None}), machine)
         lines = [record(FORWARD, "wrong", f"seen on {machine}", machine=machine)]
-        write_outcomes(folders[1], lines, f"{machine}/aaaaaaaa.jsonl")
+        write_records(folders[1], lines, f"{machine}/aaaaaaaa.jsonl")
     assert status_and_reason(folders) == {
         ("box", ENV, "forward"): ("wrong", "seen on box"),
         ("den", ENV, "forward"): ("wrong", "seen on den"),
@@ -235,7 +235,7 @@ def test_records_without_an_environment_are_matched_by_machine_and_commit(folder
         # A second environment, created by asv; its records carry its name.
         write(folders[0], content({BACKWARD: 1.0}, env="virtualenv-py3.11"), machine)
         lines = [record(FORWARD, "error", f"raised on {machine}", machine=machine, env="unknown")]
-        write_outcomes(folders[1], lines, f"{machine}/aaaaaaaa.jsonl")
+        write_records(folders[1], lines, f"{machine}/aaaaaaaa.jsonl")
     statuses = status_and_reason(folders)
     assert statuses["box", "existing-py_box", "forward"] == ("error", "raised on box")
     assert statuses["den", "existing-py_den", "forward"] == ("error", "raised on den")
@@ -244,7 +244,7 @@ def test_records_without_an_environment_are_matched_by_machine_and_commit(folder
 
 def test_a_skipped_case_becomes_a_row(folders):
     write(folders[0], content({BACKWARD: 1.0}))
-    write_outcomes(folders[1], [record(FORWARD, "skipped", "no CUDA device"), record(BACKWARD, "ok")])
+    write_records(folders[1], [record(FORWARD, "skipped", "no CUDA device"), record(BACKWARD, "ok")])
     loaded = results.load(*folders)
     assert status_and_reason(folders)["box", ENV, "forward"] == ("skipped", "no CUDA device")
     assert len(loaded.table) == 2
@@ -254,14 +254,14 @@ def test_a_skipped_case_becomes_a_row(folders):
 def test_a_record_whose_number_asv_did_not_save_makes_no_row(folders):
     """A killed run leaves the record without the result file."""
     write(folders[0], content({BACKWARD: 1.0}))
-    write_outcomes(folders[1], [record(FORWARD, "ok", value=1.0)])
+    write_records(folders[1], [record(FORWARD, "ok", value=1.0)])
     assert status_and_reason(folders) == {("box", ENV, "backward"): ("ok", "")}
 
 
 def test_a_later_failure_replaces_an_earlier_number(folders):
     write(folders[0], content({FORWARD: 1.0}))
     lines = [record(FORWARD, value=1.0, time_s=1.0), record(FORWARD, "wrong", "a race", time_s=2.0)]
-    write_outcomes(folders[1], lines)
+    write_records(folders[1], lines)
     row = only_row(folders)
     assert pd.isna(row["value"])
     assert (row["status"], row["reason"]) == ("wrong", "a race")
@@ -289,7 +289,7 @@ def test_a_number_is_matched_to_the_machine_that_measured_it(folders):
         record(BACKWARD, value=2.0, provenance=first, time_s=10.0),
         record(BACKWARD, value=2.0, provenance=second, time_s=20.0),
     ]
-    write_outcomes(folders[1], lines)
+    write_records(folders[1], lines)
     table = results.load(*folders).table.set_index("direction")
     assert table["fingerprint"].to_dict() == {"forward": "first", "backward": "second"}
     assert table.loc["forward", "measured"] == pd.Timestamp(10, unit="s", tz="UTC")
@@ -299,13 +299,13 @@ def test_a_number_is_matched_to_the_machine_that_measured_it(folders):
 def test_the_newest_record_counts(folders, newest_first):
     write(folders[0], content({FORWARD: None}))
     lines = [record(FORWARD, "timeout", "old", time_s=10.0), record(FORWARD, "crashed", "new", time_s=20.5)]
-    write_outcomes(folders[1], lines[::-1] if newest_first else lines)
+    write_records(folders[1], lines[::-1] if newest_first else lines)
     assert status_and_reason(folders)["box", ENV, "forward"] == ("crashed", "new")
 
 
 def test_a_torn_last_line_does_not_affect_other_lines(folders):
     write(folders[0], content({FORWARD: None}))
-    path = write_outcomes(folders[1], [record(FORWARD, "crashed", "died"), record(BACKWARD, "wrong", "torn")])
+    path = write_records(folders[1], [record(FORWARD, "crashed", "died"), record(BACKWARD, "wrong", "torn")])
     path.write_bytes(path.read_bytes()[:-40])
     assert status_and_reason(folders) == {("box", ENV, "forward"): ("crashed", "died")}
 
@@ -332,7 +332,7 @@ def test_records_of_schema_2_are_read(folders):
     second = {"disturbed": [2], "shared_s": [], "core_s": 1.1e-5, "empty_call_s": 4e-8, "slowed": [5], "device_s": 3e-3}
     uncounted = {"counted": False, "shared_s": [3e-3], "disturbed": [1], "core_s": 1.9e-5}
     details = {"processes": [first, second, uncounted, "damaged", {"core_s": "x"}], "provenance": {"fingerprint": "f"}}
-    write_outcomes(folders[1], [schema2(FORWARD, "unstable", "apart", value=2e-3, details=details)])
+    write_records(folders[1], [schema2(FORWARD, "unstable", "apart", value=2e-3, details=details)])
     row = only_row(folders)
     assert (row["status"], row["reason"], row["fingerprint"]) == ("unstable", "apart", "f")
     assert (row["processes"], row["preempted"], row["smt_contended"], row["throttled"]) == (3, 3, 2, 3)
@@ -371,14 +371,14 @@ def test_a_record_is_matched_to_its_stored_samples(folders):
         record(FORWARD, "unstable", "its own", value=2e-3, samples_digest=own, time_s=1.0),
         record(FORWARD, "ok", "another", value=2e-3, samples_digest=other, time_s=2.0),
     ]
-    write_outcomes(folders[1], lines)
+    write_records(folders[1], lines)
     row = only_row(folders)
     assert (row["status"], row["reason"]) == ("unstable", "its own")
 
 
 def test_a_number_is_not_matched_to_a_record_with_a_close_value(folders):
     write(folders[0], content({FORWARD: 2e-3}))
-    write_outcomes(
+    write_records(
         folders[1], [record(FORWARD, "ok", "close", value=2e-3 * (1 + 1e-12), provenance={"fingerprint": "f"})]
     )
     assert only_row(folders)["fingerprint"] == "unknown"
@@ -409,8 +409,8 @@ def test_a_number_is_not_matched_to_a_record_with_a_close_value(folders):
 )  # fmt: skip
 def test_foreign_record_is_ignored(folders, line):
     write(folders[0], content({FORWARD: None}))
-    write_outcomes(folders[1], [], "den/foreign.jsonl").write_bytes(line + b"\n")
-    write_outcomes(folders[1], [record(FORWARD, "crashed", "died")])
+    write_records(folders[1], [], "den/foreign.jsonl").write_bytes(line + b"\n")
+    write_records(folders[1], [record(FORWARD, "crashed", "died")])
     assert status_and_reason(folders) == {("box", ENV, "forward"): ("crashed", "died")}
 
 
@@ -565,7 +565,7 @@ def test_damaged_files_give_rows_or_no_results(changes):
         write(folder / "results", damaged.get("file"), name="file.json")
         write(folder / "results", damaged.get("machine"), name="machine.json")
         lines = damaged.get("outcomes")
-        write_outcomes(folder / "outcomes", lines if isinstance(lines, list) else [lines])
+        write_records(folder / "outcomes", lines if isinstance(lines, list) else [lines])
         try:
             loaded = results.load(folder / "results", folder / "outcomes")
         except results.NoResults:

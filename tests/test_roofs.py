@@ -60,8 +60,8 @@ def test_non_temporal_stores_are_only_in_kernels_named_nt(name):
 def test_all_roofs_are_measured_in_one_process():
     cases = [LoopCase("time", variant, 2**16) for variant in LOOPS]
     measurements = isolation.run(cases, QUICK)
-    assert [outcome.status for outcome in measurements] == ["ok"] * len(cases), measurements
-    assert all(outcome.number > 1 for outcome in measurements)
+    assert [measurement.status for measurement in measurements] == ["ok"] * len(cases), measurements
+    assert all(measurement.number > 1 for measurement in measurements)
 
 
 @pytest.mark.parametrize(
@@ -128,17 +128,17 @@ def test_bytes_of_a_pass_equal_those_of_stream():
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_products_are_checked_and_timed(library):
-    (outcome,) = isolation.run([ProductCase("time", library, 64)], QUICK)
-    assert outcome.status == "ok", outcome
-    (process,) = outcome.processes
+    (measurement,) = isolation.run([ProductCase("time", library, 64)], QUICK)
+    assert measurement.status == "ok", measurement
+    (process,) = measurement.processes
     assert process.threads == QUICK.threads
-    assert 0 < outcome.value <= process.roof.quartile_s <= process.roof.median_s
+    assert 0 < measurement.value <= process.roof.quartile_s <= process.roof.median_s
 
 
 def test_unknown_library_of_a_product_is_named():
-    (outcome,) = isolation.run([ProductCase("time", "abacus", 64)], QUICK)
-    assert outcome.status == "error"
-    assert "abacus" in outcome.reason
+    (measurement,) = isolation.run([ProductCase("time", "abacus", 64)], QUICK)
+    assert measurement.status == "error"
+    assert "abacus" in measurement.reason
 
 
 def bfloat16(values: np.ndarray) -> np.ndarray:
