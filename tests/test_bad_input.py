@@ -81,7 +81,7 @@ class Guarded:
         np.testing.assert_array_equal(self.to_numpy(self.whole), self.before)
 
 
-# NumPy's message names the output of a ufunc differently.
+# NumPy's message calls `out` "output array".
 NUMPY_READ_ONLY = "output array is read-only"
 
 

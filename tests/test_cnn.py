@@ -491,5 +491,5 @@ def test_parity_measures_both_dtypes():
     options = argparse.Namespace(networks=["mnist_cnn"], batch=2)
     deviations = [parity.Deviations(**row) for row in parity._in_own_process(find_step("jax.fresh"), options)]
     assert all(row.within(dtype) for row, dtype in zip(deviations, DTYPES, strict=True))
-    # Were it float32 in both, they would be equal.
+    # If both ran in float32, the deviations would be equal.
     assert deviations[1].gradient < deviations[0].gradient / 1000

@@ -1,4 +1,4 @@
-"""Check the machine code of the GPU kernels, which compiles without a GPU, for what makes them fast."""
+"""Check the performance of compiled GPU kernels from their machine code; compiling needs no GPU."""
 
 import json
 import os

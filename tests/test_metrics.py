@@ -267,7 +267,7 @@ def test_headline_is_the_fastest_possible_row_of_each_framework():
     numbers = {
         time("forward", "numpy.fresh"): 3e-3,
         time("forward", "numpy.out"): 2e-3,
-        # Impossible, and else the fastest.
+        # Impossible, otherwise the fastest.
         time("forward", "numpy.inplace"): 1e-9,
         time("forward", "torch.out"): None,
         time("forward", "torch.fresh"): 4e-3,

@@ -313,7 +313,7 @@ def test_roofs_are_shown(opened):
     table = opened.find_element(By.XPATH, "//h3[.='Roofs']/following::table[1]")
     head, row = (line.text for line in table.find_elements(By.TAG_NAME, "tr"))
     assert head == "array fill copy triad scale in place accumulate in place"
-    # 4 MiB an array in 10 µs.
+    # 4 MiB per array in 10 µs.
     assert row == "4 MiB 419 839 1,260 839 1,260"
     assert "torch 172 (n = 2,048)" in opened.find_element(By.TAG_NAME, "body").text
 

@@ -119,7 +119,7 @@ def test_each_kernel_has_a_loop_and_an_expected_result():
 
 
 def test_bytes_of_a_pass_equal_those_of_stream():
-    """McCalpin: copy and scale 16 bytes an iteration of 8-byte elements, add and triad 24."""
+    """McCalpin's STREAM, 8-byte elements: copy and scale move 16 bytes per iteration, add and triad 24."""
     assert {name: PATTERNS[ours].pass_bytes(8) for name, ours in stream.LIKE.items()} == {
         "copy": 16, "scale": 16, "add": 24, "triad": 24,
         "fill": 8, "scale-in-place": 16, "accumulate": 24, "fill-nt": 8, "copy-nt": 16, "triad-nt": 24,
