@@ -95,9 +95,9 @@ class Checkout:
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
 
     def records(self) -> list[Record]:
-        """All records, oldest first; each line is one."""
+        """Return all records, oldest first; each line is one."""
         files = sorted((self.folder / ".asv" / "outcomes").glob("*/*.jsonl"))
         lines = [line for path in files for line in path.read_bytes().splitlines()]
-        found = [record for line in lines if (record := parse(line))]
-        assert len(found) == len(lines)
-        return found
+        parsed = [record for line in lines if (record := parse(line))]
+        assert len(parsed) == len(lines)
+        return parsed

@@ -1,4 +1,4 @@
-"""A clock that advances only when a test says so, for tests of what the harness does with times."""
+"""A clock that advances only on request, for tests of the sampler and of `Core`."""
 
 from collections.abc import Callable
 
@@ -33,7 +33,7 @@ class Clock:
         return seconds
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Replace every clock and counter that the sampler and `Core` read; nobody preempts the process."""
+        """Replace every clock and counter that the sampler and `Core` read; the process is never preempted."""
         monkeypatch.setattr(sampler, "perf_counter_ns", lambda: self.wall_ns)
         monkeypatch.setattr(sampler, "process_time_ns", lambda: self.cpu_ns)
         monkeypatch.setattr(sampler, "steal_s", lambda: 0.0)

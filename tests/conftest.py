@@ -47,13 +47,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-# How an array is laid out: what is done to NumPy's values first, and the view that undoes it.
+# Layout of an array: a function that rearranges NumPy's values, and the view that undoes it.
 Layout = tuple[Callable[[np.ndarray], np.ndarray], Callable[[Any], Any]]
 PLAIN: Layout = (lambda values: values, lambda array: array)
 
 
-def cases(wanted: Callable[[Variant], bool] = lambda row: True, device: str = "cpu") -> list[Any]:
-    """Each row of a device that is wanted with each of its dtypes, named as in "relu.forward-numpy.out-float32"."""
+def cases(selects: Callable[[Variant], bool] = lambda row: True, device: str = "cpu") -> list[Any]:
+    """Return the selected rows of a device with each dtype, named as in "relu.forward-numpy.out-float32"."""
     return [
         pytest.param(
             row,
@@ -62,26 +62,26 @@ def cases(wanted: Callable[[Variant], bool] = lambda row: True, device: str = "c
             marks=[needs_compiler] if row.needs else [],
         )
         for row in VARIANTS
-        if row.device == device and wanted(row)
+        if row.device == device and selects(row)
         for dtype in row.dtypes
     ]
 
 
 def eager(row: Variant) -> bool:
-    """All rows but torch.compile's, which take seconds to compile for each shape and dtype."""
+    """Return False for rows of torch.compile, which take seconds to compile for each shape and dtype."""
     return row.needs is None
 
 
-def arguments(row: Variant, given: operators.Inputs, layouts: Sequence[Layout] = (PLAIN,)) -> list[Any]:
-    """The framework's arrays for one call, with a poisoned buffer where the form writes into one.
+def arguments(row: Variant, inputs: operators.Inputs, layouts: Sequence[Layout] = (PLAIN,)) -> list[Any]:
+    """Return the framework's arrays for one call, with a poisoned buffer if the row writes into one.
 
-    layouts: taken in turn, and from the start again.
+    layouts: of the arrays, repeated in turn.
     """
     framework = driver(row.framework)
-    pairs = list(zip(given.values, given.dtypes, strict=True))
+    pairs = list(zip(inputs.values, inputs.dtypes, strict=True))
     if row.memory == "out":
-        pairs.append((np.full_like(given.values[0], operators.POISON), given.dtypes[0]))
-    # A driver may give one dimension to what has none: hence the shape.
+        pairs.append((np.full_like(inputs.values[0], operators.POISON), inputs.dtypes[0]))
+    # A driver may return one dimension for a scalar; restore the shape.
     return [
         view(framework.array(spread(values), dtype).reshape(np.shape(spread(values))))
         for (values, dtype), (spread, view) in zip(pairs, cycle(layouts), strict=False)
@@ -89,6 +89,6 @@ def arguments(row: Variant, given: operators.Inputs, layouts: Sequence[Layout] =
 
 
 def results(row: Variant, arrays: list[Any]) -> tuple[Any, ...]:
-    """(y,), (gradient,) or (y, gradient) of one call, in the framework's own arrays."""
+    """Return (y,), (gradient,) or (y, gradient) of one call, in the framework's arrays."""
     result = operators.call(row, row.load())(*arrays)
     return result if isinstance(result, tuple) else (result,)

@@ -89,10 +89,10 @@ def parse(ptx: str) -> Program:
 
 
 def _instruction(line: str) -> Instruction:
-    found = _INSTRUCTION.fullmatch(line)
-    assert found, line
+    match = _INSTRUCTION.fullmatch(line)
+    assert match, line
     return Instruction(
-        found[2] or "", bool(found[1]), tuple(found[3].split(".")), tuple(_OPERAND.findall(found[4])), line
+        match[2] or "", bool(match[1]), tuple(match[3].split(".")), tuple(_OPERAND.findall(match[4])), line
     )
 
 
@@ -133,15 +133,15 @@ class Memory:
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield for each array the mask of addresses in it, its words, and word numbers, shape (count, addresses)."""
         self.moved_bytes += len(addresses) * width * count
-        left = np.ones(len(addresses), bool)
+        missing = np.ones(len(addresses), bool)
         for start, stop, content in self.spans:
-            inside = left & (addresses >= start) & (addresses + width * count <= stop)
+            inside = missing & (addresses >= start) & (addresses + width * count <= stop)
             if inside.any():
-                left &= ~inside
+                missing &= ~inside
                 words = content[: len(content) // width * width].view(f"u{width}")
                 yield inside, words, ((addresses[inside] - start) // width) + np.arange(count)[:, None]
-        if left.any():
-            raise Fault(f"{width * count} bytes at {addresses[left][0]:#x} are in no array of the kernel")
+        if missing.any():
+            raise Fault(f"{width * count} bytes at {addresses[missing][0]:#x} are in no array of the kernel")
 
 
 class Launch:
@@ -187,7 +187,7 @@ class Launch:
             while not self.ended.all():
                 ready = ~self.ended & ~self.waiting
                 if not ready.any():
-                    # Whoever has ended is not waited for.
+                    # A barrier does not wait for threads that have ended.
                     self.waiting[:] = False
                     continue
                 position = int(self.at[ready].min())
@@ -208,21 +208,21 @@ class Launch:
 
     def _step(self, position: int, lanes: np.ndarray) -> int:
         """Run an instruction for some threads. Return the index of the next one, or -1 where they diverge or stop."""
-        one = self.program.instructions[position]
+        instruction = self.program.instructions[position]
         try:
-            return self._run(one, position, lanes)
+            return self._run(instruction, position, lanes)
         except Fault as fault:
-            raise Fault(f"{fault}: {one.text}") from None
+            raise Fault(f"{fault}: {instruction.text}") from None
 
-    def _run(self, one: Instruction, position: int, lanes: np.ndarray) -> int:
+    def _run(self, instruction: Instruction, position: int, lanes: np.ndarray) -> int:
         guarded = lanes
-        if one.guard:
-            chosen = self._read(one.guard, TYPES["pred"], lanes) ^ one.negated
+        if instruction.guard:
+            chosen = self._read(instruction.guard, TYPES["pred"], lanes) ^ instruction.negated
             guarded = lanes[chosen]
         self.at[lanes] = position + 1
-        match one.name:
+        match instruction.name:
             case ("bra", *_):
-                self.at[guarded] = self.program.labels[one.operands[0]]
+                self.at[guarded] = self.program.labels[instruction.operands[0]]
                 return -1
             case ("ret",):
                 self.ended[guarded] = True
@@ -232,16 +232,16 @@ class Launch:
                 return -1
             case ("ld", *qualifiers):
                 if len(guarded):
-                    self._load(qualifiers, one.operands, guarded)
+                    self._load(qualifiers, instruction.operands, guarded)
             case ("st", *qualifiers):
                 if len(guarded):
-                    self._store(qualifiers, one.operands, guarded)
+                    self._store(qualifiers, instruction.operands, guarded)
             case ("shfl", "sync", "bfly", "b32"):
-                self._shuffle(one.operands, guarded)
-            case ("mov", kind) if "{" in one.text:
-                self._repack(kind, one.operands, guarded)
+                self._shuffle(instruction.operands, guarded)
+            case ("mov", kind) if "{" in instruction.text:
+                self._repack(kind, instruction.operands, guarded)
             case _:
-                self._compute(one, guarded)
+                self._compute(instruction, guarded)
         return position + 1
 
     # Operands.
@@ -275,30 +275,30 @@ class Launch:
     # Memory.
 
     def _load(self, qualifiers: Sequence[str], operands: Sequence[str], lanes: np.ndarray) -> None:
-        into, dtype = _list(operands[0]), TYPES[qualifiers[-1]]
+        targets, dtype = _list(operands[0]), TYPES[qualifiers[-1]]
         if "param" in qualifiers:
-            found = _ADDRESS.fullmatch(operands[1])
-            assert found
-            assert found[2] is None
-            value = np.array(self.parameters[found[1]] & (2 ** (8 * dtype.itemsize) - 1), f"u{dtype.itemsize}")
-            self._write(into[0], np.full(len(lanes), value).view(dtype), lanes)
+            match = _ADDRESS.fullmatch(operands[1])
+            assert match
+            assert match[2] is None
+            value = np.array(self.parameters[match[1]] & (2 ** (8 * dtype.itemsize) - 1), f"u{dtype.itemsize}")
+            self._write(targets[0], np.full(len(lanes), value).view(dtype), lanes)
             return
-        words = np.empty((len(into), len(lanes)), f"u{dtype.itemsize}")
-        for inside, source, numbers in self._places(qualifiers, operands[1], dtype.itemsize, len(into), lanes):
+        words = np.empty((len(targets), len(lanes)), f"u{dtype.itemsize}")
+        for inside, source, numbers in self._places(qualifiers, operands[1], dtype.itemsize, len(targets), lanes):
             words[:, inside] = source[numbers]
-        for name, value in zip(into, words, strict=True):
+        for name, value in zip(targets, words, strict=True):
             self._write(name, value.view(dtype), lanes)
 
     def _store(self, qualifiers: Sequence[str], operands: Sequence[str], lanes: np.ndarray) -> None:
-        given, dtype = _list(operands[1]), TYPES[qualifiers[-1]]
-        words = np.stack([self._read(name, dtype, lanes).view(f"u{dtype.itemsize}") for name in given])
-        for inside, target, numbers in self._places(qualifiers, operands[0], dtype.itemsize, len(given), lanes):
+        sources, dtype = _list(operands[1]), TYPES[qualifiers[-1]]
+        words = np.stack([self._read(name, dtype, lanes).view(f"u{dtype.itemsize}") for name in sources])
+        for inside, target, numbers in self._places(qualifiers, operands[0], dtype.itemsize, len(sources), lanes):
             target[numbers] = words[:, inside]
 
     def _places(self, qualifiers: Sequence[str], operand: str, width: int, count: int, lanes: np.ndarray) -> Any:
-        found = _ADDRESS.fullmatch(operand)
-        assert found, operand
-        addresses = self._read(found[1], self._address_type(found[1]), lanes).astype(np.int64) + int(found[2] or 0)
+        match = _ADDRESS.fullmatch(operand)
+        assert match, operand
+        addresses = self._read(match[1], self._address_type(match[1]), lanes).astype(np.int64) + int(match[2] or 0)
         if (addresses % (width * count)).any():
             raise Fault(f"{width * count} bytes at {addresses[addresses % (width * count) > 0][0]:#x} are not aligned")
         if "shared" not in qualifiers:
@@ -316,36 +316,36 @@ class Launch:
     # Instructions that use other threads or parts of registers.
 
     def _shuffle(self, operands: Sequence[str], lanes: np.ndarray) -> None:
-        into, source, mask = operands[0].split("|")[0], operands[1], int(operands[2], 0)
+        target, source, mask = operands[0].split("|")[0], operands[1], int(operands[2], 0)
         partner = self.warp_start[lanes] + (self.lane[lanes] ^ mask)
         if not np.isin(partner, lanes).all():
             raise Fault("a shuffle with a thread that is not there")
-        self._write(into, self._register(source)[partner].copy(), lanes)
+        self._write(target, self._register(source)[partner].copy(), lanes)
 
     def _repack(self, kind: str, operands: Sequence[str], lanes: np.ndarray) -> None:
         """Run a mov that splits a register into parts or joins them, lowest part first."""
-        into, given = map(_list, operands)
-        whole, parts = TYPES[kind], len(into) * len(given)
+        targets, sources = map(_list, operands)
+        whole, parts = TYPES[kind], len(targets) * len(sources)
         part = np.dtype(f"u{whole.itemsize // parts}")
-        if len(into) == 1:
-            joined = np.stack([self._read(name, part, lanes) for name in given], axis=1)
-            self._write(into[0], joined.reshape(-1).view(whole), lanes)
+        if len(targets) == 1:
+            joined = np.stack([self._read(name, part, lanes) for name in sources], axis=1)
+            self._write(targets[0], joined.reshape(-1).view(whole), lanes)
         else:
-            split = self._read(given[0], whole, lanes).view(part).reshape(-1, parts)
-            for name, value in zip(into, split.T, strict=True):
+            split = self._read(sources[0], whole, lanes).view(part).reshape(-1, parts)
+            for name, value in zip(targets, split.T, strict=True):
                 self._write(name, np.ascontiguousarray(value), lanes)
 
-    def _compute(self, one: Instruction, lanes: np.ndarray) -> None:
-        base, *modifiers = one.name
+    def _compute(self, instruction: Instruction, lanes: np.ndarray) -> None:
+        base, *modifiers = instruction.name
         if base not in OPERATIONS:
-            raise LookupError(f"no such instruction here: {one.text}")
-        into, *given = one.operands
+            raise LookupError(f"no such instruction here: {instruction.text}")
+        target, *sources = instruction.operands
 
         def read(number: int, kind: str) -> np.ndarray:
-            return self._read(given[number], TYPES[kind], lanes)
+            return self._read(sources[number], TYPES[kind], lanes)
 
         results = OPERATIONS[base](modifiers, read)
-        for name, value in zip(into.split("|"), results if isinstance(results, tuple) else (results,), strict=True):
+        for name, value in zip(target.split("|"), results if isinstance(results, tuple) else (results,), strict=True):
             self._write(name, value, lanes)
 
 
@@ -360,7 +360,7 @@ def _immediate(text: str, dtype: np.dtype) -> Any:
     return np.array(int(text.rstrip("U"), 0) & (2**bits - 1), f"u{dtype.itemsize}").view(dtype)
 
 
-# What instructions do: (their modifiers, read(number, type) of an operand) -> the value, or two.
+# Instructions as functions: (modifiers, read(number, type) of an operand) -> one value or two.
 
 Read = Callable[[int, str], np.ndarray]
 

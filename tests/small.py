@@ -1,4 +1,4 @@
-"""Small networks with every feature of the two that are measured."""
+"""Small networks with every feature of the two measured ones."""
 
 from impls.cnn.networks import Conv, Dense, Network
 

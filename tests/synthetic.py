@@ -1,4 +1,4 @@
-"""Result files as asv writes them and the harness's records, from a few numbers: cases that real runs rarely have."""
+"""Make result files in asv's format and the harness's records, for cases that are rare in real runs."""
 
 import copy
 import itertools
@@ -26,12 +26,12 @@ RESULT_COLUMNS = [
 
 
 def time(direction: str, variant: str, elements: int = 2**20, dtype: str = "float32") -> OperatorCase:
-    """The time of a row of ReLU."""
+    """Return the case of the time of a ReLU row."""
     return OperatorCase("time", "relu", direction, variant, elements, dtype)
 
 
 def roof(kernel: str, array_bytes: int = 2**22) -> LoopCase:
-    """The time of a streaming loop."""
+    """Return the case of the time of a streaming loop."""
     return LoopCase("time", kernel, array_bytes)
 
 
@@ -42,7 +42,7 @@ def content(
     date_ms: int = DATE_MS,
     started_ms: int = DATE_MS + DAY_MS,
 ) -> dict[str, Any]:
-    """Return a result file with these numbers. None means that a case failed; other cases were not asked for."""
+    """Return a result file with these numbers. None means that a case failed; other cases were not requested."""
     benchmarks: dict[str, dict[str, float | None]] = defaultdict(dict)
     for case, number in numbers.items():
         benchmarks[series.of(case).name][series.of(case).parameters(case)] = number
@@ -55,7 +55,9 @@ def content(
         "requirements": {},
         "env_vars": {},
         "result_columns": RESULT_COLUMNS,
-        "results": {name: benchmark(parameters(name), some, started_ms) for name, some in benchmarks.items()},
+        "results": {
+            name: benchmark(parameters(name), case_numbers, started_ms) for name, case_numbers in benchmarks.items()
+        },
         "durations": {},
         "version": 2,
     }
@@ -74,7 +76,7 @@ def benchmark(params: Sequence[Iterable[Any]], numbers: Mapping[str, float | Non
 
 
 def parameters(name: str) -> Sequence[Iterable[Any]]:
-    """The parameters of a benchmark, by asv's name of it."""
+    """Return the parameters of a benchmark, by asv's name."""
     return SERIES[name].benchmark.params
 
 
@@ -86,7 +88,7 @@ def write(results: Path, stored: Any, machine: str = "box", name: str | None = N
 
 
 def process(value: float | None = None, counted: bool = True, samples: int = 30, **circumstances: Any) -> Process:
-    """One process that sampled a time."""
+    """Return a process that sampled a time."""
     sampling = Sampling(samples, **circumstances)
     return Process(value=value, number=7, counted=counted, sampling=sampling)
 
@@ -100,7 +102,7 @@ def record(
     provenance: Mapping[str, Any] | None = None,
     **others: Any,
 ) -> dict[str, Any]:
-    """One line of a record, as JSON has it. others: further fields of a `Record`."""
+    """Return a record as JSON. others: further fields of a `Record`."""
     measurement = Measurement(status, reason, value=value, processes=list(processes), provenance=dict(provenance or {}))
     fields: dict[str, Any] = {
         "schema": SCHEMA,
@@ -116,7 +118,7 @@ def record(
 
 
 def changed(line: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """The record with another value at a path such as "case.elements"."""
+    """Return the record with another value at a path such as "case.elements"."""
     line = copy.deepcopy(line)
     *parents, last = path.split(".")
     part = line
@@ -126,7 +128,7 @@ def changed(line: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return line
 
 
-def write_outcomes(folder: Path, records: Iterable[Any], name: str = "box/aaaaaaaa.jsonl") -> Path:
+def write_records(folder: Path, records: Iterable[Any], name: str = "box/aaaaaaaa.jsonl") -> Path:
     return _write(folder / name, "".join(json.dumps(line) + "\n" for line in records))
 
 

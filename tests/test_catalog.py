@@ -1,4 +1,4 @@
-"""The catalog is sound: names, functions, and the arithmetic of what is predicted."""
+"""Test the catalog: names, functions, and the arithmetic of predicted bytes."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ def test_names_are_unique(operator: str, direction: Direction) -> None:
 
 
 @every_row
-def test_row_is_sound(row: Variant) -> None:
+def test_row_is_valid(row: Variant) -> None:
     assert row.name == f"{row.flavour}.{row.memory}"
     assert find(row.operator, row.direction, row.name) is row
     assert callable(row.load())
@@ -45,26 +45,26 @@ def test_row_is_sound(row: Variant) -> None:
     assert set(row.semantics.keeps_minus_zero + row.semantics.flushes_subnormals) <= set(DTYPES)
 
 
-def test_in_place_is_refused_where_the_input_is_needed() -> None:
+def test_inplace_is_refused_if_backward_needs_the_input() -> None:
     row = find("relu", "roundtrip", "numpy.inplace")
     with pytest.raises(ValueError, match="overwrites the input that backward needs"):
         replace(row, saved_for_backward="input")
 
 
-def test_find_lists_what_there_is() -> None:
+def test_find_lists_the_existing_names() -> None:
     with pytest.raises(LookupError, match=r"numpy\.out"):
         find("relu", "forward", "no such name")
 
 
 @every_row
-def test_declared_traffic_is_no_less_than_required(row: Variant) -> None:
+def test_declared_traffic_is_at_least_the_required(row: Variant) -> None:
     for name, required in vars(row.required_traffic).items():
         assert getattr(row.traffic, name) >= required, name
 
 
 @every_row
 def test_traffic_fits_the_memory_mode(row: Variant) -> None:
-    """Only memory that was not read just before is fetched by a store, and CUDA fetches none."""
+    """A store fetches at most the written memory on a CPU, and none on CUDA."""
     assert row.traffic.write_allocate <= (row.traffic.writes if row.device == "cpu" else 0)
 
 
@@ -87,7 +87,7 @@ def test_required_traffic(direction, saved, traffic) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../up", "a b", "a.b", "-a", "a\0", "ä"])
-def test_names_that_no_file_name_can_hold_are_refused(name: str) -> None:
+def test_names_invalid_in_file_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"flavour: .* given; letters, digits"):
         replace(VARIANTS[0], flavour=name)
     with pytest.raises(ValueError, match=r"operator: .* given; letters, digits"):
@@ -99,7 +99,7 @@ def test_names_that_no_file_name_can_hold_are_refused(name: str) -> None:
     [(find("relu", "forward", "numpy.out"), "output"), (find("relu", "backward", "numpy.out"), "none")],
     ids=["forward", "backward"],
 )
-def test_forward_saves_nothing_and_backward_something(row: Variant, saved) -> None:
+def test_forward_with_and_backward_without_saved_values_are_refused(row: Variant, saved) -> None:
     with pytest.raises(ValueError, match=f"saved_for_backward='{saved}' given"):
         replace(row, saved_for_backward=saved)
 
@@ -107,7 +107,7 @@ def test_forward_saves_nothing_and_backward_something(row: Variant, saved) -> No
 @pytest.mark.parametrize(
     ("traffic", "algorithmic", "bus"),
     [
-        # 1000 float32: 4000 bytes an array, 1000 a mask, 125 packed bits.
+        # 1000 float32: 4000 bytes per array, 1000 per mask, 125 as packed bits.
         (Traffic(1, 1), 8000, 8000),
         (Traffic(1, 1, write_allocate=1), 8000, 12000),
         (Traffic(2, 1, write_allocate=1), 12000, 16000),
@@ -123,7 +123,7 @@ def test_bytes_of_traffic(traffic: Traffic, algorithmic: int, bus: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "elements", "itemsize_bytes", "wanted"),
+    ("size", "elements", "itemsize_bytes", "expected_bytes"),
     [
         (Size(), 1000, 4, 0),
         (Size(arrays=2), 1000, 8, 16000),
@@ -135,21 +135,21 @@ def test_bytes_of_traffic(traffic: Traffic, algorithmic: int, bus: int) -> None:
         (Size(arrays=2, element_bytes=1 + 1 / 8), 9, 4, 72 + 11),
     ],
 )
-def test_bytes_of_size(size: Size, elements: int, itemsize_bytes: int, wanted: int) -> None:
-    assert size.bytes(elements, itemsize_bytes) == wanted
+def test_bytes_of_size(size: Size, elements: int, itemsize_bytes: int, expected_bytes: int) -> None:
+    assert size.bytes(elements, itemsize_bytes) == expected_bytes
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "expected_bytes"),
     [("numpy.fresh", 4004), ("numpy-bool.inplace", 1001), ("numpy-bits.fresh", 126), ("jax-vjp.fresh", 5005)],
 )
-def test_bytes_kept_by_a_roundtrip(name: str, wanted: int) -> None:
-    assert find("relu", "roundtrip", name).saved_size.bytes(1001, ITEMSIZE_BYTES["float32"]) == wanted
+def test_bytes_saved_by_a_roundtrip(name: str, expected_bytes: int) -> None:
+    assert find("relu", "roundtrip", name).saved_size.bytes(1001, ITEMSIZE_BYTES["float32"]) == expected_bytes
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_importing_imports_no_framework(module: str) -> None:
-    """asv reads the benchmarks in a process that may have none; one process drives one framework."""
+    """asv discovers benchmarks in a process that may have no framework; one process drives one framework."""
     program = f"import sys, {module}; print(*sorted({{'torch', 'jax', 'jaxlib', 'numba'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert done.stdout == "\n"
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert process.stdout == "\n"

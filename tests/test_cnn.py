@@ -1,4 +1,4 @@
-"""Training steps: the reference against differences, every implementation against the reference."""
+"""Test training steps: the reference against finite differences, each implementation against the reference."""
 
 import argparse
 import os
@@ -37,7 +37,7 @@ from scripts.report.metrics import OBJECTS_BYTES
 from scripts.training import parity
 from tests.small import SMALL
 
-# One of several threads has memory and sums of its own; a machine with one core runs one.
+# With several threads, each has its own memory and partial sums; a machine with one core runs one thread.
 THREADS = min(2, len(os.sched_getaffinity(0)))
 
 
@@ -51,8 +51,8 @@ def started(network: Network) -> reference.State:
 
 
 @pytest.mark.parametrize("network", [*SMALL, *NETWORKS.values()], ids=lambda network: network.name)
-def test_gradients_of_the_reference_are_the_slopes_of_its_loss(network):
-    """By central differences, along directions of every parameter: random ones, and single elements."""
+def test_gradients_of_the_reference_equal_central_differences(network):
+    """Differentiate along random directions and along single elements of each parameter."""
     state, batch = started(network), random_batch(network, 3)
     _, gradients, _ = reference.loss_and_gradients(network, state, batch)
     rng = np.random.default_rng(2)
@@ -71,7 +71,7 @@ def test_gradients_of_the_reference_are_the_slopes_of_its_loss(network):
             )
 
 
-# file:function, and what it takes for `relu`.
+# file:function, and the value of its argument `relu`.
 BUILDERS = [
     ("numpy_:build", "fresh"),
     ("numpy_:build", "inplace"),
@@ -91,16 +91,19 @@ def loaded(name: str):
 
 
 def assert_follows_the_reference(builder: str, relu: str, network: Network, dtype: str, n: int) -> None:
-    """Loss, each gradient (from the velocities) and the running statistics over 20 steps."""
+    """Compare loss, each gradient (from the velocities) and the running statistics over 20 steps."""
     step = loaded(builder)(network, initial_parameters(network), n, dtype, relu)
-    found = parity.deviations(step, network, n)
-    assert found.within(dtype), found
+    deviations = parity.deviations(step, network, n)
+    assert deviations.within(dtype), deviations
 
 
 @pytest.mark.parametrize("n", [1, 37])
 @pytest.mark.parametrize(
     ("network", "dtype"),
-    [*((network, dtype) for network in SMALL for dtype in DTYPES), *((one, "float32") for one in NETWORKS.values())],
+    [
+        *((network, dtype) for network in SMALL for dtype in DTYPES),
+        *((large, "float32") for large in NETWORKS.values()),
+    ],
     ids=lambda of: of if isinstance(of, str) else of.name,
 )
 @pytest.mark.parametrize(("builder", "relu"), BUILDERS)
@@ -115,7 +118,7 @@ def test_compiled_step_follows_the_reference(network):
 
 @st.composite
 def networks(draw) -> Network:
-    """Small ones that can be built."""
+    """Draw small valid networks."""
     convs = st.builds(
         Conv, st.sampled_from([1, 3, 16, 19]), padding=st.integers(0, 2), norm=st.booleans(), pool=st.booleans()
     )  # fmt: skip
@@ -147,7 +150,7 @@ def test_any_network_follows_the_reference(builder, network, n, relu, dtype):
 
 @pytest.mark.parametrize("network", SMALL, ids=lambda network: network.name)
 @pytest.mark.parametrize("builder", ["numpy_:build", "numba_cpu:build", "torch_:build", "jax_:build"])
-def test_without_relu_a_step_is_that_of_the_linear_network(builder, network, monkeypatch, request):
+def test_a_step_without_relu_follows_the_linear_network(builder, network, monkeypatch, request):
     parity._reference.cache_clear()
     request.addfinalizer(parity._reference.cache_clear)
     monkeypatch.setattr(reference, "relu", lambda x: x)
@@ -165,19 +168,19 @@ def test_without_relu_a_step_is_that_of_the_linear_network(builder, network, mon
         ("jax_:build", ()),
     ],
 )
-def test_a_step_marks_the_phases_it_can_tell_apart(builder, marked):
+def test_a_step_marks_its_phases(builder, marked):
     network = SMALL[0]
     step = loaded(builder)(network, initial_parameters(network), 2, "float32", "fresh")
-    found: list[str] = []
-    step(step.put(random_batch(network, 2)), found.append)
-    assert tuple(found) == marked
+    phases: list[str] = []
+    step(step.put(random_batch(network, 2)), phases.append)
+    assert tuple(phases) == marked
 
 
 EVERY = ["numpy_:build", "numba_cpu:build", "torch_:build", "jax_:build"]
 
 
 @pytest.mark.parametrize(
-    ("n", "dtype", "relu", "said"),
+    ("n", "dtype", "relu", "message"),
     [
         (2, "float32", "out", "relu: 'out' given"),
         (2, "float32", None, "relu: None given"),
@@ -187,13 +190,13 @@ EVERY = ["numpy_:build", "numba_cpu:build", "torch_:build", "jax_:build"]
     ],
 )
 @pytest.mark.parametrize("builder", EVERY)
-def test_what_cannot_be_built_is_refused(builder, n, dtype, relu, said):
+def test_invalid_step_arguments_are_refused(builder, n, dtype, relu, message):
     network = NETWORKS["mnist_cnn"]
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         loaded(builder)(network, initial_parameters(network), n, dtype, relu)
 
 
-def test_jax_refuses_what_it_cannot_promise():
+def test_jax_refuses_inplace_relu():
     network = NETWORKS["mnist_cnn"]
     with pytest.raises(ValueError, match="relu: 'inplace' given"):
         loaded("jax_:build")(network, initial_parameters(network), 2, "float32", "inplace")
@@ -203,7 +206,7 @@ def test_jax_refuses_what_it_cannot_promise():
     "change", [{"conv1.weight": None}, {"conv1.weight": np.ones((1, 1, 1, 32))}, {"more": np.ones(1)}]
 )
 @pytest.mark.parametrize("builder", EVERY)
-def test_parameters_that_are_not_those_of_the_network_are_refused(builder, change):
+def test_parameters_of_another_network_are_refused(builder, change):
     network = NETWORKS["mnist_cnn"]
     parameters = {k: v for k, v in (initial_parameters(network) | change).items() if v is not None}
     with pytest.raises(ValueError, match=f"parameters: {next(iter(change))} with shape"):
@@ -211,19 +214,19 @@ def test_parameters_that_are_not_those_of_the_network_are_refused(builder, chang
 
 
 @pytest.mark.parametrize("builder", EVERY)
-def test_a_step_keeps_what_it_was_given(builder):
-    """Whatever becomes of the arrays of a batch, or of their kind, after `put`."""
+def test_put_copies_the_batch(builder):
+    """Changes to the arrays of a batch after `put`, and their dtypes and strides, do not affect the step."""
     labels = GOOD.labels.astype(np.int8)[::-1].copy()[::-1]
     batch = Batch(GOOD.images.astype(np.float32), labels, tuple(mask.astype(np.float32) for mask in GOOD.masks))
     step = loaded(builder)(SMALL[1], initial_parameters(SMALL[1]), 4, "float32", "fresh")
-    given = step.put(batch)
+    stored = step.put(batch)
     for array in (batch.images, batch.labels, *batch.masks):
         array[...] = 0
-    training.verify(SMALL[1], "float32", step, given, GOOD)
+    training.verify(SMALL[1], "float32", step, stored, GOOD)
 
 
 @pytest.mark.parametrize("builder", EVERY)
-def test_what_is_no_number_shows_in_the_loss(builder):
+def test_nan_in_an_image_makes_the_loss_nan(builder):
     images = GOOD.images.copy()
     images[0] = np.nan
     step = loaded(builder)(SMALL[1], initial_parameters(SMALL[1]), 4, "float32", "fresh")
@@ -233,7 +236,7 @@ def test_what_is_no_number_shows_in_the_loss(builder):
 
 
 @pytest.mark.parametrize("builder", EVERY)
-def test_a_norm_of_one_value_is_refused(builder):
+def test_a_norm_over_a_single_value_is_refused(builder):
     network = Network("one", (3, 3, 1), (Conv(2, norm=True),))
     with pytest.raises(ValueError, match="a batch of at least 2"):
         loaded(builder)(network, initial_parameters(network), 1, "float32", "fresh")
@@ -243,7 +246,7 @@ GOOD = random_batch(SMALL[1], 4)
 
 
 @pytest.mark.parametrize(
-    ("batch", "said"),
+    ("batch", "message"),
     [
         (random_batch(SMALL[1], 3), "3 images given, 4 needed"),
         (replace(GOOD, images=GOOD.images[:3]), "images: shape"),
@@ -256,21 +259,21 @@ GOOD = random_batch(SMALL[1], 4)
     ],
 )
 @pytest.mark.parametrize("builder", EVERY)
-def test_a_batch_that_does_not_fit_is_refused(builder, batch, said):
+def test_an_invalid_batch_is_refused(builder, batch, message):
     step = loaded(builder)(SMALL[1], initial_parameters(SMALL[1]), 4, "float32", "fresh")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         step.put(batch)
 
 
-def test_in_place_is_refused_where_the_input_of_a_relu_is_needed():
-    """PyTorch tells by the version of a tensor: behind a sigmoid, whose gradient needs its result."""
+def test_torch_refuses_inplace_relu_after_sigmoid():
+    """The gradient of a sigmoid needs its output; PyTorch detects the change by the tensor's version."""
     x = torch.ones(3, requires_grad=True)
     torch.relu(torch.sigmoid(x)).sum().backward()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.relu_(torch.sigmoid(x)).sum().backward()
 
 
-def test_pooling_that_drops_what_a_norm_counted_is_refused():
+def test_pooling_of_odd_sizes_after_a_norm_is_refused():
     with pytest.raises(ValueError, match="needs even sizes, not 7 x 8"):
         initial_parameters(Network("odd", (7, 8, 1), (Conv(2, padding=1, norm=True, pool=True),)))
 
@@ -289,55 +292,55 @@ def test_an_image_that_is_too_small_is_refused():
 @pytest.mark.parametrize("builder", ["numpy_:build", "numba_cpu:build"])
 @pytest.mark.parametrize("relu", ["fresh", "inplace"])
 @pytest.mark.parametrize("network", [*SMALL, *NETWORKS.values()], ids=lambda network: network.name)
-def test_what_is_saved_is_what_the_table_predicts_and_all_that_backward_needs(network, builder, relu):
-    """All other memory is overwritten between forward and backward pass: the gradients are the same."""
+def test_saved_arrays_have_the_predicted_bytes_and_suffice_for_backward(network, builder, relu):
+    """Overwriting all other memory between the forward and the backward pass does not change the gradients."""
     step = loaded(builder)(network, initial_parameters(network), 3, "float64", relu)
-    given = step.put(random_batch(network, 3))
+    stored = step.put(random_batch(network, 3))
     _, gradients, _ = reference.loss_and_gradients(
         network, reference.initial_state(network, initial_parameters(network)), random_batch(network, 3)
     )
-    scores = step.forward(given)
+    scores = step.forward(stored)
     saved = step.saved()
     assert sum(array.nbytes for array in saved) == saved_bytes(network, 3, 8)
-    _, grad = step.loss(scores, given)
-    kept = {id(array) for array in saved}
+    _, grad = step.loss(scores, stored)
+    saved_ids = {id(array) for array in saved}
     for conv in step.convs:
         for array in (conv.frame_grad, conv.target.frame, conv.convolved):
-            if array is not None and id(array) not in kept:
+            if array is not None and id(array) not in saved_ids:
                 array[...] = np.nan
     for dense in step.dense:
         for array in (dense.output, dense.before_relu):
-            if id(array) not in kept:
+            if id(array) not in saved_ids:
                 array[...] = np.nan
     step.memory.last_grad[...] = np.nan
     step.memory.gradients.vector[...] = np.nan
-    step.backward(grad, given)
+    step.backward(grad, stored)
     for name, gradient in gradients.items():
         np.testing.assert_allclose(step.memory.gradients[name], gradient, rtol=1e-7, atol=1e-10)
 
 
-class Shortened:
-    """A step that computes in bfloat16 where PyTorch may, and keeps float32."""
+class Autocast:
+    """A step that computes in bfloat16 under autocast and stores float32."""
 
     def __init__(self, step):
         self.step = step
         self.state = step.state
 
-    def __call__(self, given):
+    def __call__(self, batch):
         with torch.autocast("cpu", torch.bfloat16):
-            return self.step(given)
+            return self.step(batch)
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda network: network.name)
-def test_a_shorter_mantissa_inside_gets_no_number(network):
+def test_computing_in_bfloat16_is_refused(network):
     batch = random_batch(network, 16)
     step = loaded("torch_:build")(network, initial_parameters(network), 16, "float32", "fresh")
     with pytest.raises(comparison.WrongResult, match=r"loss|dense"):
-        training.verify(network, "float32", Shortened(step), step.put(batch), batch)
+        training.verify(network, "float32", Autocast(step), step.put(batch), batch)
 
 
 def to_float16(step, before, loss):
-    """What the products of the last layer in float16 would leave of its gradient."""
+    """Round the last layer's gradient as products in float16 would."""
     last = [parameter for parameter in operations.parameters(step.network) if parameter.kind == "weight"][-1].name
     velocity = step.memory.velocities[last]
     wrong = velocity.astype(np.float16).astype(np.float32)
@@ -347,146 +350,146 @@ def to_float16(step, before, loss):
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda network: network.name)
-def test_in_place_spares_the_input_of_each_relu_and_nothing_that_is_saved(network):
+def test_inplace_saves_the_memory_of_each_relu_input(network):
     builds = {
         relu: loaded("numpy_:build")(network, initial_parameters(network), 5, "float32", relu)
         for relu in ("fresh", "inplace")
     }
-    own = {
+    relu_input_bytes = {
         relu: sum(conv.target.frame.nbytes for conv in step.convs if conv.target.frame is not conv.output.frame)
         + sum(dense.before_relu.nbytes for dense in step.dense if dense.before_relu is not dense.output)
         for relu, step in builds.items()
     }
-    assert own == {"fresh": inplace_bytes(network, 5, 4), "inplace": 0}
+    assert relu_input_bytes == {"fresh": inplace_bytes(network, 5, 4), "inplace": 0}
 
 
 def measured(quantity: str, network: str, variant: str, batch: int) -> Measurement:
-    (outcome,) = isolation.run(
+    (measurement,) = isolation.run(
         [StepCase(quantity, network, variant, batch)], Settings(budget_s=0.2, limit_s=600, threads=THREADS)
     )
-    assert outcome.status in ("ok", "unstable"), outcome.reason
-    return outcome
+    assert measurement.status in ("ok", "unstable"), measurement.reason
+    return measurement
 
 
 @pytest.mark.parametrize("variant", ["numpy.inplace", "numba.inplace", "torch.inplace", "jax.fresh"])
-def test_a_time_comes_with_phases_the_share_of_relu_and_how_far_it_is_off(variant):
-    # A batch of 4 is learnt by heart in as few steps as are timed, after which a gradient is a difference of roundings.
+def test_a_step_time_includes_phases_relu_share_and_deviation(variant):
+    # A smaller batch, such as 4, is memorised during timing; its gradients are then rounding errors.
     (process,) = measured("time", "mnist_cnn", variant, 16).processes
     step = process.step
     assert set(step.phases_s) == (set() if variant.startswith("jax") else set(PHASES))
     assert all(seconds > 0 for seconds in step.phases_s.values())
-    # None where the network without ReLU diverged, which a fast machine with more rounds may reach.
+    # None if the network without ReLU diverged, as in the many rounds of a fast machine.
     if step.relu_percent is not None:
         low, high = step.relu_percent
         assert low <= high < 100
-    # Ten times nearer than what a gradient through ReLUs near a tie is allowed.
+    # A tenth of the tolerance of a gradient through ReLUs near a tie.
     assert 0 < step.deviation < 2e-3
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("flavour", ["numpy", "numba"])
-def test_in_place_spares_at_the_peak_what_the_table_predicts(flavour, network):
+def test_inplace_reduces_the_peak_by_the_predicted_bytes(flavour, network):
     peaks = [measured("peak_bytes", network, f"{flavour}.{memory}", 5).value for memory in ("fresh", "inplace")]
-    # Threads and calls of compiled functions leave some objects of Python in the count.
+    # Threads and calls of compiled functions add some Python objects to the count.
     assert peaks[0] - peaks[1] == pytest.approx(inplace_bytes(NETWORKS[network], 5, 4), rel=0, abs=OBJECTS_BYTES)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("variant", [row.name for row in ROWS if row.device == "cpu" and not row.needs])
-def test_kept_bytes_are_counted(network, variant):
+def test_saved_bytes_equal_the_prediction(network, variant):
     row = find_step(variant)
-    kept = measured("saved_bytes", network, variant, 5).value
+    bytes_saved = measured("saved_bytes", network, variant, 5).value
     by_hand, eager = (predict(NETWORKS[network], 5, 4) for predict in (saved_bytes, autograd_saved_bytes))
-    assert kept == {"numpy": by_hand, "numba": by_hand, "torch": eager}.get(row.framework, kept)
-    assert kept > by_hand / 2
+    assert bytes_saved == {"numpy": by_hand, "numba": by_hand, "torch": eager}.get(row.framework, bytes_saved)
+    assert bytes_saved > by_hand / 2
 
 
-class Tampered:
-    """A step with a fault."""
+class Faulty:
+    """A step that applies a fault after each call."""
 
     def __init__(self, step, fault):
         self.step, self.fault = step, fault
 
-    def __call__(self, given):
+    def __call__(self, batch):
         before = self.step.state()
-        loss = self.step(given)
+        loss = self.step(batch)
         return self.fault(self.step, before, loss)
 
     def state(self):
         return self.step.state()
 
 
-def gradient_is_off(step, before, loss):
+def gradient_scaled(step, before, loss):
     step.memory.velocities["conv1.weight"][..., 0] *= 1.5
     return loss
 
 
-def nothing_learnt(step, before, loss):
+def update_skipped(step, before, loss):
     step.parameters["dense1.weight"][...] = before.parameters["dense1.weight"]
     return loss
 
 
-def convolutions_stay(step, before, loss):
+def convolution_updates_skipped(step, before, loss):
     for name in ("conv1.weight", "conv2.weight", "conv3.weight"):
         step.parameters[name][...] = before.parameters[name]
     return loss
 
 
-def uphill(step, before, loss):
+def update_negated(step, before, loss):
     step.parameters["conv3.weight"][...] += 2 * LEARNING_RATE * step.memory.velocities["conv3.weight"]
     return loss
 
 
-def variance_is_biased(step, before, loss):
+def variance_biased(step, before, loss):
     rows = 2 * 8 * 8
-    kept = (1 - NORM_MOMENTUM) * before.statistics["norm3.variance"]
-    added = step.statistics["norm3.variance"] - kept
-    step.statistics["norm3.variance"][...] = kept + added * (rows - 1) / rows
+    decayed = (1 - NORM_MOMENTUM) * before.statistics["norm3.variance"]
+    added = step.statistics["norm3.variance"] - decayed
+    step.statistics["norm3.variance"][...] = decayed + added * (rows - 1) / rows
     return loss
 
 
-def statistics_forgotten(step, before, loss):
+def statistics_not_updated(step, before, loss):
     step.statistics["norm1.variance"][...] = before.statistics["norm1.variance"]
     return loss
 
 
-def other_loss(step, before, loss):
+def loss_scaled(step, before, loss):
     return loss * 1.001
 
 
-def no_number(step, before, loss):
+def loss_nan(step, before, loss):
     return float("nan")
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
-        (gradient_is_off, "gradient of conv1.weight"),
-        (nothing_learnt, "update of dense1.weight"),
-        (convolutions_stay, "update of conv3.weight"),
-        (uphill, "update of conv3.weight"),
-        (variance_is_biased, "norm3.variance"),
+        (gradient_scaled, "gradient of conv1.weight"),
+        (update_skipped, "update of dense1.weight"),
+        (convolution_updates_skipped, "update of conv3.weight"),
+        (update_negated, "update of conv3.weight"),
+        (variance_biased, "norm3.variance"),
         (to_float16, "gradient of dense2.weight"),
-        (statistics_forgotten, "norm1.variance"),
-        (other_loss, "loss"),
-        (no_number, "loss"),
+        (statistics_not_updated, "norm1.variance"),
+        (loss_scaled, "loss"),
+        (loss_nan, "loss"),
         (lambda step, before, loss: loss, ""),
     ],
 )
-def test_a_wrong_step_gets_no_number(fault, said):
+def test_a_faulty_step_is_refused(fault, message):
     network = NETWORKS["convnet_relu"]
     batch = random_batch(network, 2)
-    step = Tampered(loaded("numpy_:build")(network, initial_parameters(network), 2, "float32", "inplace"), fault)
-    if not said:
+    step = Faulty(loaded("numpy_:build")(network, initial_parameters(network), 2, "float32", "inplace"), fault)
+    if not message:
         training.verify(network, "float32", step, step.step.put(batch), batch)
         return
-    with pytest.raises(comparison.WrongResult, match=said):
+    with pytest.raises(comparison.WrongResult, match=message):
         training.verify(network, "float32", step, step.step.put(batch), batch)
 
 
-def test_parity_is_told_of_both_dtypes():
+def test_parity_measures_both_dtypes():
     options = argparse.Namespace(networks=["mnist_cnn"], batch=2)
-    found = [parity.Deviations(**one) for one in parity._in_own_process(find_step("jax.fresh"), options)]
-    assert all(one.within(dtype) for one, dtype in zip(found, DTYPES, strict=True))
-    # Were it float32 in both, they would be equal.
-    assert found[1].gradient < found[0].gradient / 1000
+    deviations = [parity.Deviations(**row) for row in parity._in_own_process(find_step("jax.fresh"), options)]
+    assert all(row.within(dtype) for row, dtype in zip(deviations, DTYPES, strict=True))
+    # If both ran in float32, the deviations would be equal.
+    assert deviations[1].gradient < deviations[0].gradient / 1000

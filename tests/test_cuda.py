@@ -1,7 +1,7 @@
-"""GPU rows with no GPU: Numba's kernels in its simulator with shuffled threads, Triton's in its interpreter.
+"""Test GPU rows without a GPU: Numba's kernels in its simulator with shuffled threads, Triton's in its interpreter.
 
-Each row gives what the float64 reference gives, and the training step follows the reference. Bugs planted in the
-kernels show that these tests see them. What kernels compile to is looked at in `test_kernels.py`.
+Each row equals the float64 reference, and the training step follows the reference. Bugs planted in the kernels show
+that these tests detect them. `test_kernels.py` checks the compiled kernels.
 """
 
 import importlib.util
@@ -32,21 +32,21 @@ from tests.conftest import arguments, cases, results
 from tests.small import SIDE, SMALL, UNPOOLED
 from tests.test_implementations import LENGTHS, any_bits, bits, check, floats, host, special
 
-# A block has fewer threads in the simulator, which takes a thread of Python for each.
+# Blocks are small, as the simulator runs every GPU thread as a Python thread.
 THREADS = 32
 TILE = THREADS * 4 * 4
-# More than as many tiles as blocks run at a time in the simulator, and no multiple of them.
+# More tiles than the simulator runs blocks at a time, and a tail.
 TILES = {"numba_cuda": 5 * TILE + 13, "triton": 2 * 4096 + 13}
 NETWORKS = (*SMALL, UNPOOLED)
 FOLLOWED = 2
-# Files of the step's kernels; each imports some of those before it.
+# Modules of the step's kernels; each imports some of those before it.
 IMPORTED = ("products", "convolution", "norm", "dense", "step")
 SHAPES = npst.array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=40)
 
 
 @pytest.fixture(autouse=True)
 def simulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Blocks that are small and run their threads in shuffled order."""
+    """Use small blocks and shuffle their threads."""
     _small_blocks(importlib.import_module("impls.relu.numba_cuda"), monkeypatch)
     with simulator.shuffled(seed=0):
         yield
@@ -81,32 +81,32 @@ def test_any_floats(row: Variant, dtype: str, data: st.DataObject) -> None:
 
 @cuda_cases
 def test_special_values(row: Variant, dtype: str) -> None:
-    """In arrays shorter than a tile, and in one of several with a tail."""
+    """Test arrays shorter than a tile, and one of several tiles with a tail."""
     x, grad = special(row, dtype)
     for length in (*LENGTHS, TILES[row.framework]):
         check(row, dtype, np.resize(x, length), np.resize(grad, length))
 
 
 @numba_cases
-def test_what_is_not_aligned_is_right(row: Variant, dtype: str) -> None:
+def test_unaligned_arrays_give_the_reference_result(row: Variant, dtype: str) -> None:
     x, grad = (values.astype(host(dtype)) for values in comparison.ordinary(TILE + 21))
-    one_on = (lambda values: np.concatenate([values[:1], values]), lambda array: array[1:])
-    check(row, dtype, x, grad, [one_on])
+    shifted = (lambda values: np.concatenate([values[:1], values]), lambda array: array[1:])
+    check(row, dtype, x, grad, [shifted])
 
 
 @numba_cases
-def test_numba_equals_numpy_to_the_bit(row: Variant, dtype: str) -> None:
+def test_numba_equals_numpy_bitwise(row: Variant, dtype: str) -> None:
     x, grad = (any_bits(dtype, TILE + 21, seed) for seed in (1, 2))
     inputs = operators.inputs(row, x, grad, dtype)
     y, gradient = np.where((x > 0) | np.isnan(x), x, 0), np.where(x > 0, grad, 0)
-    wanted = {"forward": (y,), "backward": (gradient,), "roundtrip": (y, gradient)}[row.direction]
+    expected = {"forward": (y,), "backward": (gradient,), "roundtrip": (y, gradient)}[row.direction]
     to_numpy = driver(row.framework).to_numpy
-    for result, values in zip(results(row, arguments(row, inputs)), wanted, strict=True):
+    for result, values in zip(results(row, arguments(row, inputs)), expected, strict=True):
         np.testing.assert_array_equal(bits(to_numpy(result)), bits(values))
 
 
-# Direction, memory mode and what is saved; how three arrays, of which the second is saved or `out`, are spoilt; the
-# words of the refusal.
+# Direction; suffix of the row; a function that spoils three arrays, of which the second is saved or `out`; the error and
+# its message.
 REFUSALS = [
     ("forward", ".out", lambda a, b, c, host: (host, b), TypeError, "x: ndarray given"),
     ("forward", ".out", lambda a, b, c, host: (a, host), TypeError, "out: ndarray given"),
@@ -132,16 +132,16 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize("framework", ["numba", "triton"])
-@pytest.mark.parametrize(("direction", "kind", "spoil", "error", "words"), REFUSALS)
-def test_bad_arguments_are_refused_by_name(framework, direction, kind, spoil, error, words):
+@pytest.mark.parametrize(("direction", "kind", "spoil", "error", "message"), REFUSALS)
+def test_bad_arguments_are_refused_by_name(framework, direction, kind, spoil, error, message):
     row = find("relu", direction, f"{framework}-cuda{kind}")
     arrays = [driver(row.framework).array(np.ones(64), "float32") for _ in range(3)]
-    with pytest.raises(error, match=words):
+    with pytest.raises(error, match=message):
         row.load()(*spoil(*arrays, np.ones(64, np.float32)))
 
 
-def test_what_triton_would_not_see_of_a_tensor_is_refused():
-    """Values that are negated only when they are read, and a gradient that is to be recorded."""
+def test_triton_refuses_negated_views_and_tensors_that_require_a_gradient():
+    """Triton would ignore a lazy negation and the recording of a gradient."""
     with pytest.raises(ValueError, match="x: a view of negated values given"):
         triton_.forward(torch._neg_view(torch.ones(4)))
     x = torch.ones(4, requires_grad=True)
@@ -152,7 +152,7 @@ def test_what_triton_would_not_see_of_a_tensor_is_refused():
 
 
 @pytest.mark.parametrize("name", ["numba-cuda-bits.inplace", "triton-cuda-bits.inplace"])
-def test_bits_that_are_part_of_the_gradient_are_refused(name):
+def test_bits_that_overlap_the_gradient_are_refused(name):
     row = find("relu", "backward", name)
     grad = driver(row.framework).array(np.ones(64), "float32")
     bits = grad.view(np.uint8) if row.framework == "numba_cuda" else grad.view(torch.uint8)
@@ -161,12 +161,12 @@ def test_bits_that_are_part_of_the_gradient_are_refused(name):
 
 
 @pytest.mark.parametrize("name", ["numba-cuda.out", "triton-cuda.out"])
-def test_the_result_may_be_what_was_saved(name):
+def test_out_may_be_the_saved_array(name):
     row = find("relu", "backward", name)
     framework = driver(row.framework)
     grad, saved = (framework.array(np.array(values), "float32") for values in ([-1, 2, 3], [1, 0, 2]))
     assert framework.to_numpy(row.load()(grad, saved, saved)).tolist() == [-1, 0, 3]
-    # Triton tunes by running a kernel again and again, here on a result that it would take for what was saved.
+    # Triton's autotuner runs a kernel repeatedly; it must restore a saved array that is also the output.
     if row.framework == "triton":
         assert triton_.backward_kernel.restore_value == ["out"]
 
@@ -185,22 +185,22 @@ def step(network: Network, n: int, dtype: str, relu: str = "inplace", module: An
 @pytest.mark.parametrize(("n", "dtype"), [(2, "float32"), (5, "float64")])
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
 def test_the_step_follows_the_reference(network: Network, n: int, dtype: str) -> None:
-    found = parity.deviations(step(network, n, dtype), network, n, FOLLOWED)
-    assert found.within(dtype), found
+    deviations = parity.deviations(step(network, n, dtype), network, n, FOLLOWED)
+    assert deviations.within(dtype), deviations
 
 
 def tied(network: Network, n: int) -> tuple[dict[str, np.ndarray], Batch]:
-    """Weights and images with few digits, so that many a max-pool compares equals."""
+    """Return weights and images with few digits, so that many max-pools compare equal values."""
     parameters = {name: np.round(4 * value) / 4 for name, value in initial_parameters(network).items()}
     batch = random_batch(network, n)
     return parameters, replace(batch, images=np.round(batch.images))
 
 
 @pytest.mark.parametrize("network", [SMALL[0], SMALL[1]], ids=lambda network: network.name)
-def test_of_equals_the_first_is_the_largest(network):
+def test_max_pool_selects_the_first_of_equal_values(network):
     parameters, batch = tied(network, 3)
-    one = steps_cuda.Step(network, parameters, 3, "float64", "inplace", side=SIDE)
-    assert training.verify(network, "float64", one, one.put(batch), batch) < 1e-9
+    tied_step = steps_cuda.Step(network, parameters, 3, "float64", "inplace", side=SIDE)
+    assert training.verify(network, "float64", tied_step, tied_step.put(batch), batch) < 1e-9
 
 
 def test_nan_reaches_the_loss():
@@ -208,40 +208,40 @@ def test_nan_reaches_the_loss():
     for place in ((0, 2, 3, 0), (1, 3, 2, 1)):
         batch = random_batch(network, 2)
         batch.images[place] = np.nan
-        one = step(network, 2, "float32")
-        assert np.isnan(one(one.put(batch)))
+        stepper = step(network, 2, "float32")
+        assert np.isnan(stepper(stepper.put(batch)))
 
 
-def test_squares_of_other_sizes_are_refused():
+def test_unsupported_tile_sides_are_refused():
     with pytest.raises(ValueError, match="side: 48 given, 16, 32 or 64 needed"):
         steps_cuda.Step(SMALL[0], initial_parameters(SMALL[0]), 2, "float32", "inplace", side=48)
 
 
-def test_any_order_of_threads_gives_the_same_bits():
+def test_thread_order_does_not_change_the_result():
     states = []
     for seed in (1, 2):
         with simulator.shuffled(seed):
-            one = step(SMALL[0], 2, "float32")
-            one(one.put(random_batch(SMALL[0], 2)))
-            states.append(one.state())
+            stepper = step(SMALL[0], 2, "float32")
+            stepper(stepper.put(random_batch(SMALL[0], 2)))
+            states.append(stepper.state())
     for first, second in zip(*(vars(state)["parameters"].items() for state in states), strict=True):
         np.testing.assert_array_equal(first[1], second[1])
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
-def test_what_a_step_saves_is_what_the_table_predicts(network: Network) -> None:
-    one = step(network, 2, "float32")
-    given = one.put(random_batch(network, 2))
-    assert driver("numba_cuda").step_saved_bytes(one, given) == fused_saved_bytes(network, 2, 4)
+def test_saved_bytes_of_a_step_equal_the_prediction(network: Network) -> None:
+    stepper = step(network, 2, "float32")
+    stored = stepper.put(random_batch(network, 2))
+    assert driver("numba_cuda").step_saved_bytes(stepper, stored) == fused_saved_bytes(network, 2, 4)
 
 
-def test_a_step_has_no_relu_with_memory_of_its_own():
+def test_fresh_relu_is_refused():
     with pytest.raises(ValueError, match=r"relu: 'fresh' given, one of 'inplace', 'none' needed"):
         step(SMALL[0], 2, "float32", "fresh")
 
 
 def planted(name: str, old: str, new: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A copy of a module with a bug, which those that are imported after it get too."""
+    """Import a copy of a module with a bug; modules that are imported later use it."""
     source = Path(sys.modules[name].__file__ or "").read_text()
     assert source.count(old) == 1, f"{source.count(old)} places have: {old}"
     path = folder / f"{name.split('.')[-1]}.py"
@@ -250,10 +250,10 @@ def planted(name: str, old: str, new: str, folder: Path, monkeypatch: pytest.Mon
 
 
 def with_a_bug(file: str, old: str, new: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module of the training step, where one of those that it is made of has a bug."""
+    """Return the module of the training step, with a bug in one of its modules."""
     package = "impls.cnn.numba_cuda"
     planted(f"{package}.{file}", old, new, folder, monkeypatch)
-    # Those that import it have taken the right one.
+    # Modules that import it still refer to the correct one.
     for name in IMPORTED[IMPORTED.index(file) + 1 :]:
         _imported(f"{package}.{name}", Path(sys.modules[f"{package}.{name}"].__file__ or ""), monkeypatch)
     return sys.modules[f"{package}.step"]
@@ -292,10 +292,10 @@ RELU_BUGS = [
 
 
 @pytest.mark.parametrize(("file", "name", "direction", "old", "new"), RELU_BUGS)
-def test_a_bug_in_a_kernel_is_seen(file, name, direction, old, new, tmp_path, monkeypatch):
+def test_a_bug_in_a_kernel_is_detected(file, name, direction, old, new, tmp_path, monkeypatch):
     row = find("relu", direction, name)
     x, grad = (values.astype("float32") for values in comparison.ordinary(TILES[row.framework]))
-    # Other values than below: what is not written is often what was written before.
+    # Run with other values first: memory that is not written often holds an earlier result.
     check(row, "float32", -x, grad)
     wrong = planted(f"impls.relu.{file}", old, new, tmp_path, monkeypatch)
     if file == "numba_cuda":
@@ -304,7 +304,7 @@ def test_a_bug_in_a_kernel_is_seen(file, name, direction, old, new, tmp_path, mo
         check(row, "float32", x, grad)
 
 
-def test_an_unaligned_access_is_seen(tmp_path, monkeypatch):
+def test_an_unaligned_access_is_detected(tmp_path, monkeypatch):
     old = "tiles = source.size // tile if cuda_vectors.aligned(source, *others) else 0"
     wrong = planted("impls.relu.numba_cuda", old, "tiles = source.size // tile", tmp_path, monkeypatch)
     _small_blocks(wrong, monkeypatch)
@@ -320,12 +320,12 @@ def test_an_unaligned_access_is_seen(tmp_path, monkeypatch):
         ("norm", SMALL[1], "value > best[i] or", "value >= best[i] or"),
     ],
 )
-def test_a_max_pool_that_takes_the_last_of_equals_is_seen(file, network, old, new, tmp_path, monkeypatch):
+def test_a_max_pool_that_selects_the_last_of_equal_values_is_detected(file, network, old, new, tmp_path, monkeypatch):
     wrong = with_a_bug(file, old, new, tmp_path, monkeypatch)
     parameters, batch = tied(network, 3)
-    one = wrong.Step(network, parameters, 3, "float64", "inplace", side=SIDE)
+    wrong_step = wrong.Step(network, parameters, 3, "float64", "inplace", side=SIDE)
     with pytest.raises(comparison.WrongResult):
-        training.verify(network, "float64", one, one.put(batch), batch)
+        training.verify(network, "float64", wrong_step, wrong_step.put(batch), batch)
 
 
 PLAIN, NORMED, _ = SMALL
@@ -362,14 +362,14 @@ STEP_BUGS = [
 
 @pytest.mark.parametrize(("file", "network", "old", "new"), STEP_BUGS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_bug_in_a_kernel_of_the_step_is_seen(file, network, old, new, tmp_path, monkeypatch):
+def test_a_bug_in_a_kernel_of_the_step_is_detected(file, network, old, new, tmp_path, monkeypatch):
     wrong = with_a_bug(file, old, new, tmp_path, monkeypatch)
     # Most bugs show in the first step; those in the momentum show in the second.
     for followed in (1, FOLLOWED):
         try:
-            found = parity.deviations(step(network, 2, "float64", module=wrong), network, 2, followed)
+            deviations = parity.deviations(step(network, 2, "float64", module=wrong), network, 2, followed)
         except IndexError:
             return
-        if not found.within("float64"):
+        if not deviations.within("float64"):
             return
-    pytest.fail(f"within the tolerance: {found}")
+    pytest.fail(f"within the tolerance: {deviations}")

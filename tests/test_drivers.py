@@ -1,4 +1,4 @@
-"""Drivers: the members that every framework implements, those that only some do, and starting a framework."""
+"""Test drivers: required and optional members, and starting a framework."""
 
 import os
 import subprocess
@@ -41,11 +41,11 @@ for framework in {FRAMEWORKS}:
     driver(framework)
 print({{"numba", "torch", "jax", "triton"}} & set(sys.modules))
 """
-    ended = in_new_process(code)
-    assert ended.stdout.strip() == "set()", ended.stderr
+    process = in_new_process(code)
+    assert process.stdout.strip() == "set()", process.stderr
 
 
-def test_frameworks_of_gpu_rows_and_of_steps_have_the_members_for_them():
+def test_drivers_of_gpu_rows_and_steps_implement_their_interfaces():
     for row in VARIANTS:
         assert row.device != "cuda" or isinstance(driver(row.framework), DeviceDriver), row.name
     for step in STEPS:
@@ -53,7 +53,7 @@ def test_frameworks_of_gpu_rows_and_of_steps_have_the_members_for_them():
         assert step.device != "cuda" or isinstance(driver(step.framework), DeviceDriver), step.name
 
 
-def test_a_driver_without_a_member_cannot_be_made():
+def test_a_driver_without_a_member_cannot_be_instantiated():
     class Incomplete(PythonDriver):
         saved_bytes = Driver.saved_bytes
 
@@ -61,7 +61,7 @@ def test_a_driver_without_a_member_cannot_be_made():
         Incomplete()
 
 
-def test_accessors_return_the_same_driver_or_say_what_it_lacks():
+def test_accessors_return_the_driver_or_name_missing_members():
     torch, cuda, numpy, python = TorchDriver(), NumbaCudaDriver(), NumpyDriver(), PythonDriver()
     assert device_driver(torch) is step_driver(torch) is torch
     assert device_driver(cuda) is step_driver(cuda) is cuda
@@ -81,22 +81,22 @@ def test_memory_of_steps_is_unsupported_without_step_members(quantity):
 
 def test_device_time_is_unsupported_without_device_members():
     row = find("relu", "forward", "numpy.out")
-    bench = Calls(
+    calls = Calls(
         row, OperatorCase("time", row.operator, row.direction, row.name, 2**10, "float32"), NumpyDriver(), row.load()
     )
     with pytest.raises(Unsupported, match="NumpyDriver is no DeviceDriver"):
-        operator_row._device_timing(bench, None, bench.pool(1), {}, 1)
+        operator_row._device_timing(calls, None, calls.pool(1), {}, 1)
 
 
-def test_unsupported_members_are_an_outcome(monkeypatch):
+def test_unsupported_members_give_an_unsupported_measurement(monkeypatch):
     def unsupported(*_):
         return device_driver(NumpyDriver())
 
     monkeypatch.setattr(dispatch, "measure", unsupported)
     request = {"case": to_axes(OperatorCase("time", "relu", "forward", "numpy.out", 8)), "settings": {}}
-    outcome = _measured(request)
-    assert (outcome.status, outcome.value) == ("unsupported", None)
-    assert outcome.reason.startswith("NumpyDriver is no DeviceDriver")
+    measurement = _measured(request)
+    assert (measurement.status, measurement.value) == ("unsupported", None)
+    assert measurement.reason.startswith("NumpyDriver is no DeviceDriver")
 
 
 def test_a_missing_driver_is_named():
@@ -115,13 +115,13 @@ with started("numba", threads=1, compile_cache_dir="/nowhere") as framework:
 
 
 def test_a_started_framework_has_its_threads_and_environment():
-    ended = in_new_process(STARTED.format(body="pass"), CUDA_DEVICE_ORDER="FASTEST_FIRST")
-    assert ended.stdout.splitlines() == ["1 1 True", "1 /nowhere FASTEST_FIRST"], ended.stderr
+    process = in_new_process(STARTED.format(body="pass"), CUDA_DEVICE_ORDER="FASTEST_FIRST")
+    assert process.stdout.splitlines() == ["1 1 True", "1 /nowhere FASTEST_FIRST"], process.stderr
 
 
 def test_threads_are_checked_after_the_start_and_at_the_end():
-    changed = in_new_process(STARTED.format(body="framework.threads = lambda: 3"))
-    assert "ThreadMismatch: threads: 1 asked, numba uses 3" in changed.stderr
+    changed_later = in_new_process(STARTED.format(body="framework.threads = lambda: 3"))
+    assert "ThreadMismatch: threads: 1 asked, numba uses 3" in changed_later.stderr
     code = """
 from benchmarks.harness.frameworks import driver, started
 driver("torch").threads = lambda: 7
@@ -133,10 +133,10 @@ with started("torch", threads=1):
     assert "ThreadMismatch: threads: 1 asked, torch uses 7" in at_once.stderr
 
 
-def test_an_error_of_the_caller_hides_no_other():
+def test_an_error_of_the_caller_is_not_replaced():
     body = "framework.threads = lambda: 3; raise KeyError('own')"
-    ended = in_new_process(STARTED.format(body=body))
-    assert ended.stderr.strip().endswith("KeyError: 'own'")
+    process = in_new_process(STARTED.format(body=body))
+    assert process.stderr.strip().endswith("KeyError: 'own'")
 
 
 def test_more_threads_than_cores_are_refused_before_the_import():
@@ -148,12 +148,12 @@ try:
 finally:
     print("torch" in sys.modules)
 """
-    ended = in_new_process(code)
-    assert ended.stdout.strip() == "False"
-    assert "Unavailable: 4096 threads asked" in ended.stderr
+    process = in_new_process(code)
+    assert process.stdout.strip() == "False"
+    assert "Unavailable: 4096 threads asked" in process.stderr
 
 
-def test_the_example_driver_holds_values():
+def test_the_example_driver_stores_values():
     python = PythonDriver()
     array = python.array(np.array([1.0, -2.0]), "float64")
     assert python.dtype(array) == "float64"

@@ -1,4 +1,4 @@
-"""The parts of the harness, each with real work: sampler, isolation, records, threads, truth."""
+"""Test the parts of the harness with real work: sampler, isolation, records, threads, verification."""
 
 import json
 import os
@@ -37,13 +37,13 @@ from scripts.verify import restoring
 from tests.conftest import needs_two_cores
 
 NUMPY_OUT = OperatorCase("time", "relu", "forward", "numpy.out", 1024, "float32")
-# Seconds after which something hangs, on the slowest and busiest machine.
+# Seconds after which a test counts as hanging, on the slowest and busiest machine.
 HANGS_S = 600
 QUICK = Settings(budget_s=0.05, limit_s=HANGS_S, threads=1)
 
 
 @pytest.mark.parametrize("counter", ["_switches", "steal_s"])
-def test_disturbed_samples_are_marked_and_none_is_dropped(counter, clock, monkeypatch):
+def test_preempted_samples_are_marked_and_none_is_dropped(counter, clock, monkeypatch):
     """The process loses its core during every third call, to another process or to the hypervisor."""
     calls, lost = count(), [0]
 
@@ -52,15 +52,15 @@ def test_disturbed_samples_are_marked_and_none_is_dropped(counter, clock, monkey
         lost[0] += next(calls) % 3 == 0
 
     monkeypatch.setattr(sampler, counter, lambda: lost[0])
-    taken = sampler.sample(work, sampler.in_turn([(0.002,)]), 0.3, Core())
-    assert taken.number == 1
-    assert len(taken.samples_s) == sampler.SETTLED_SAMPLES
-    assert len(taken.sampling.preempted) == sampler.SETTLED_SAMPLES // 3
-    assert {later - earlier for earlier, later in pairwise(taken.sampling.preempted)} == {3}
+    timing = sampler.sample(work, sampler.in_turn([(0.002,)]), 0.3, Core())
+    assert timing.number == 1
+    assert len(timing.samples_s) == sampler.SETTLED_SAMPLES
+    assert len(timing.sampling.preempted) == sampler.SETTLED_SAMPLES // 3
+    assert {later - earlier for earlier, later in pairwise(timing.sampling.preempted)} == {3}
 
 
-def test_the_kernel_counts_how_often_it_preempts_this_process():
-    """Two processes that compute on one core are switched sooner or later."""
+def test_kernel_counts_context_switches_of_this_process():
+    """The kernel switches between two processes that compute on one core."""
     before = os.sched_getaffinity(0)
     core = min(before)
     rival = subprocess.Popen(
@@ -77,24 +77,24 @@ def test_the_kernel_counts_how_often_it_preempts_this_process():
         rival.wait()
 
 
-def test_samples_on_a_shared_core_are_set_aside_and_kept(clock):
-    """The core was twice as fast before: always, then every third time."""
+def test_samples_on_a_contended_core_are_recorded_apart(clock):
+    """The core was twice as fast before all samples, then before every third one."""
     core = Core(0.5e-5)
-    taken = sampler.sample(clock.compute, sampler.in_turn([(1e-4,)]), 0.05, core)
-    assert not taken.sampling.uncontended
-    assert len(taken.samples_s) >= sampler.LEAST_SAMPLES
-    assert not taken.sampling.smt_contended_s
+    timing = sampler.sample(clock.compute, sampler.in_turn([(1e-4,)]), 0.05, core)
+    assert not timing.sampling.uncontended
+    assert len(timing.samples_s) >= sampler.LEAST_SAMPLES
+    assert not timing.sampling.smt_contended_s
 
     core = Core(1e-5)
     turns = cycle((1e-5, 1e-5, 2e-5))
     core.settle = lambda limit_s: next(turns)  # type: ignore[method-assign]
     core.probe = lambda: 1e-5  # type: ignore[method-assign]
-    taken = sampler.sample(clock.compute, sampler.in_turn([(1e-4,)]), 0.3, core)
-    assert taken.sampling.uncontended
-    assert 0.3 < len(taken.sampling.smt_contended_s) / len(taken.samples_s) < 0.7
+    timing = sampler.sample(clock.compute, sampler.in_turn([(1e-4,)]), 0.3, core)
+    assert timing.sampling.uncontended
+    assert 0.3 < len(timing.sampling.smt_contended_s) / len(timing.samples_s) < 0.7
 
 
-def test_a_core_that_is_slower_than_it_was_is_not_free(clock):
+def test_core_is_contended_when_probes_slow_down(clock):
     before = os.sched_getaffinity(0)
     alone = Core()
     assert all(alone.is_uncontended(alone.probe()) for _ in range(200))
@@ -104,8 +104,8 @@ def test_a_core_that_is_slower_than_it_was_is_not_free(clock):
     assert os.sched_getaffinity(0) == before
 
 
-def test_a_thread_beside_others_goes_to_no_core_of_theirs(monkeypatch):
-    """Where it went it would take turns with one that waits there, some ms each."""
+def test_thread_beside_others_is_not_pinned_to_a_single_core(monkeypatch):
+    """On a single core it would alternate with a waiting thread, some ms each."""
     chosen = []
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: chosen.append(set(cores)))
     monkeypatch.setattr(linux, "cores_are_shared", lambda: False)
@@ -114,68 +114,70 @@ def test_a_thread_beside_others_goes_to_no_core_of_theirs(monkeypatch):
     assert set(map(frozenset, chosen)) == {frozenset(os.sched_getaffinity(0))}
 
 
-def test_beside_threads_that_may_share_the_core_no_loop_tells_anything(clock, monkeypatch):
+def test_no_probe_runs_where_threads_of_the_process_may_share_a_core(clock, monkeypatch):
     monkeypatch.setattr(linux, "cores_are_shared", lambda: True)
     core = Core(1e-9, threads=2)
-    taken = sampler.sample(clock.compute, sampler.in_turn([(1e-4,)]), 0.05, core)
-    assert taken.sampling.uncontended
-    assert taken.sampling.probe_s is None
-    both = measurement.pooled([part([1.0] * 4, probe_s=1e-5), part([1.0] * 4, probe_s=None)])
-    assert both.samples_s == [1.0] * 8
+    timing = sampler.sample(clock.compute, sampler.in_turn([(1e-4,)]), 0.05, core)
+    assert timing.sampling.uncontended
+    assert timing.sampling.probe_s is None
+    pooled = measurement.pooled([part([1.0] * 4, probe_s=1e-5), part([1.0] * 4, probe_s=None)])
+    assert pooled.samples_s == [1.0] * 8
 
 
-def test_a_core_that_was_found_faster_later_was_shared_before(clock):
-    """The loop gets twice as fast on the way: what was taken before is set aside."""
+def test_samples_before_a_faster_probe_are_smt_contended(clock):
+    """The probe gets twice as fast during sampling; earlier samples are set aside."""
     probes = iter([2e-5] * 40 + [1e-5] * 100_000)
     clock.probe_s = lambda: next(probes)
-    taken = sampler.sample(clock.compute, sampler.in_turn([(1e-3,)]), 0.2, Core(1.0))
-    assert taken.sampling.uncontended
-    assert taken.sampling.probe_s == 1e-5
-    assert taken.sampling.smt_contended_s
-    late = replace(taken, samples_s=[1.0] * 9, sampling=replace(taken.sampling, probe_s=2e-5, preempted=[]))
-    together = sampler.pooled([late, taken])
-    assert together.samples_s == taken.samples_s
-    assert together.sampling.smt_contended_s == [
-        *taken.sampling.smt_contended_s,
-        *taken.sampling.smt_contended_s,
+    timing = sampler.sample(clock.compute, sampler.in_turn([(1e-3,)]), 0.2, Core(1.0))
+    assert timing.sampling.uncontended
+    assert timing.sampling.probe_s == 1e-5
+    assert timing.sampling.smt_contended_s
+    contended = replace(timing, samples_s=[1.0] * 9, sampling=replace(timing.sampling, probe_s=2e-5, preempted=[]))
+    pooled = sampler.pooled([contended, timing])
+    assert pooled.samples_s == timing.samples_s
+    assert pooled.sampling.smt_contended_s == [
+        *timing.sampling.smt_contended_s,
+        *timing.sampling.smt_contended_s,
         *[1.0] * 9,
     ]
 
 
-@pytest.mark.parametrize(("frees", "ran"), [([True], 2), ([False, True], 2), ([False, False, False], 3)])
-def test_one_process_more_measures_what_none_had_a_core_for(monkeypatch, tmp_path, frees, ran):
-    """Each is told the fastest loop of those before it."""
-    told, left = [], iter([*frees, *[True] * 9])
+@pytest.mark.parametrize(
+    ("uncontended_flags", "processes"), [([True], 2), ([False, True], 2), ([False, False, False], 3)]
+)
+def test_an_extra_process_runs_when_none_had_an_uncontended_core(monkeypatch, tmp_path, uncontended_flags, processes):
+    """Each process receives the fastest probe of the processes before it."""
+    probes_s, uncontended = [], iter([*uncontended_flags, *[True] * 9])
 
     def run(cases, settings, paths):
-        told.append(settings.probe_best_s)
-        found = part([1.0] * 9, uncontended=next(left), probe_s=2e-5 / len(told))
+        probes_s.append(settings.probe_best_s)
+        measured = part([1.0] * 9, uncontended=next(uncontended), probe_s=2e-5 / len(probes_s))
         for path in paths:
-            isolation.write(path, found)
-        return [found] * len(cases)
+            isolation.write(path, measured)
+        return [measured] * len(cases)
 
     monkeypatch.setattr(isolation, "run", run)
     monkeypatch.setenv(plan.VARIABLE, str(tmp_path))
     plan.write_plan(tmp_path, [NUMPY_OUT])
     plan.measurement(NUMPY_OUT, QUICK)
-    assert told == [0.0, 2e-5, 1e-5][:ran]
+    assert probes_s == [0.0, 2e-5, 1e-5][:processes]
 
 
 @pytest.mark.parametrize("content", ["1e-9", "-1", "nan", "inf", "", "x"])
-def test_a_loop_that_cannot_be_is_not_believed(monkeypatch, tmp_path, content):
+def test_an_invalid_stored_probe_time_is_ignored(monkeypatch, tmp_path, content):
     (tmp_path / "probe-unknown.txt").write_text(content)
     assert plan._probe_best_s(tmp_path) == 0
 
 
-def test_the_time_of_an_empty_call_is_that_of_one_of_many(clock, monkeypatch):
+def test_empty_call_time_is_divided_by_the_number_of_calls(clock, monkeypatch):
     monkeypatch.setattr(sampler, "_nothing", lambda first, second: clock.compute(5e-9))
     assert sampler.empty_call_s((1, 2), 1000) == pytest.approx(5e-9)
 
 
-def test_sampler_finds_a_known_duration(clock):
-    taken = sampler.sample(clock.compute, sampler.in_turn([(2e-4,)]), 0.3, Core())
-    assert taken.number == 5
-    assert taken.samples_s == pytest.approx([2e-4] * sampler.SETTLED_SAMPLES)
+def test_sampler_measures_a_given_duration(clock):
+    timing = sampler.sample(clock.compute, sampler.in_turn([(2e-4,)]), 0.3, Core())
+    assert timing.number == 5
+    assert timing.samples_s == pytest.approx([2e-4] * sampler.SETTLED_SAMPLES)
 
 
 def test_sampler_repeats_short_calls_and_not_long_ones(clock):
@@ -185,13 +187,13 @@ def test_sampler_repeats_short_calls_and_not_long_ones(clock):
     assert long.number == 1
 
 
-def test_one_stall_while_calibrating_leaves_samples_as_long_as_ever(clock):
+def test_a_stall_during_calibration_does_not_change_calls_per_sample(clock):
     stalls = iter([0.0, 0.01])
     stalling = lambda: clock.compute(1e-7 + next(stalls, 0.0))  # noqa: E731
     assert sampler.sample(stalling, sampler.in_turn([()]), 0.05, Core()).number == 10_000
 
 
-def test_sampler_never_reuses_the_arguments_of_consuming_calls():
+def test_sampler_never_reuses_mutated_arguments():
     made = []
 
     def supply(calls):
@@ -204,33 +206,33 @@ def test_sampler_never_reuses_the_arguments_of_consuming_calls():
     assert all(len(item) <= 1 for item in made)
 
 
-def test_sampler_takes_no_more_calls_than_can_be_made_ready(clock):
-    taken = sampler.sample(clock.compute, sampler.in_turn([(1e-7,)]), 0.05, Core(), most_calls=8)
-    assert taken.number == 8
+def test_calls_per_sample_do_not_exceed_prepared_calls(clock):
+    timing = sampler.sample(clock.compute, sampler.in_turn([(1e-7,)]), 0.05, Core(), most_calls=8)
+    assert timing.number == 8
 
 
-def test_sampler_stops_by_budget_when_calls_do_not_settle(clock):
+def test_sampler_stops_at_the_budget_when_samples_vary(clock):
     rng = np.random.default_rng(0)
-    taken = sampler.sample(lambda: clock.sleep(float(rng.uniform(0.001, 0.01))), sampler.in_turn([()]), 0.2, Core())
-    assert taken.sampling.stopped == "budget"
+    timing = sampler.sample(lambda: clock.sleep(float(rng.uniform(0.001, 0.01))), sampler.in_turn([()]), 0.2, Core())
+    assert timing.sampling.stopped == "budget"
 
 
 @given(st.lists(st.floats(1e-9, 1e3), min_size=7, max_size=300))
-def test_interval_holds_the_median(samples):
+def test_interval_contains_the_median(samples):
     low, high = sampler.interval(samples)
     assert low <= np.median(samples) <= high
 
 
-def test_measuring_process_answers():
-    (outcome,) = isolation.run([NUMPY_OUT], QUICK)
-    assert outcome.status == "ok", outcome
-    assert outcome.value > 0
-    assert outcome.processes[0].threads == 1
-    assert outcome.provenance["environment"]["OMP_NUM_THREADS"] == "1"
+def test_measuring_process_returns_a_measurement():
+    (measured,) = isolation.run([NUMPY_OUT], QUICK)
+    assert measured.status == "ok", measured
+    assert measured.value > 0
+    assert measured.processes[0].threads == 1
+    assert measured.provenance["environment"]["OMP_NUM_THREADS"] == "1"
 
 
 def test_another_interpreter_measures_its_own_installation(tmp_path):
-    """A virtual environment that borrows all packages but one."""
+    """A virtual environment uses this environment's packages, but another version of one."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     (packages,) = (tmp_path / "venv/lib").glob("python*/site-packages")
     borrowed = [str(Path(__file__).parents[1]), *site.getsitepackages()]
@@ -242,98 +244,100 @@ def test_another_interpreter_measures_its_own_installation(tmp_path):
         for python in (sys.executable, str(tmp_path / "venv/bin/python"))
     )
     assert own.status == other.status == "ok", (own, other)
-    versions = [outcome.provenance["packages"]["asv_runner"] for outcome in (own, other)]
+    versions = [measured.provenance["packages"]["asv_runner"] for measured in (own, other)]
     assert versions[0] != versions[1] == "99.1"
 
 
-def test_the_import_path_of_this_process_stays_out_of_another_interpreter(tmp_path, monkeypatch):
+def test_pythonpath_is_not_passed_to_another_interpreter(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     wrapper = tmp_path / "python"
     wrapper.write_text(
         f'#!/bin/sh\necho "path: ${{PYTHONPATH-unset}}"\nexec {sys.executable} -c "raise SystemExit(3)"\n'
     )
     wrapper.chmod(0o755)
-    (outcome,) = isolation.run([NUMPY_OUT], QUICK, python=str(wrapper))
-    assert (outcome.status, outcome.reason) == ("crashed", "the process ended with code 3 and no result")
-    assert outcome.output_tail == "path: unset\n"
+    (measured,) = isolation.run([NUMPY_OUT], QUICK, python=str(wrapper))
+    assert (measured.status, measured.reason) == ("crashed", "the process ended with code 3 and no result")
+    assert measured.output_tail == "path: unset\n"
 
 
-def test_case_that_does_not_fit_is_not_started_and_says_what_it_needs():
-    impossible = OperatorCase("time", "relu", "forward", "numpy.out", 2**50, "float32")
-    ended = isolation.run([NUMPY_OUT, impossible], QUICK)
-    assert [outcome.status for outcome in ended] == ["ok", "memory"]
-    assert re.fullmatch(r"needs \d+\.\d GB, \d+\.\d GB are free; not started", ended[1].reason)
+def test_case_too_large_for_memory_is_not_started_and_reports_its_bytes():
+    too_large = OperatorCase("time", "relu", "forward", "numpy.out", 2**50, "float32")
+    measurements = isolation.run([NUMPY_OUT, too_large], QUICK)
+    assert [measured.status for measured in measurements] == ["ok", "memory"]
+    assert re.fullmatch(r"needs \d+\.\d GB, \d+\.\d GB are free; not started", measurements[1].reason)
 
 
 @pytest.mark.parametrize("name", ["numpy-clip.out", "numpy.inplace"])
-def test_cold_calls_use_twice_what_the_caches_hold_before_they_come_back(name, monkeypatch):
-    """Bytes of the arguments, or of those that are restored, between two uses of the same ones."""
+def test_cold_calls_reuse_arguments_after_twice_the_cache_size(name, monkeypatch):
+    """Count bytes of the arguments, or of the restored ones, between two uses of the same arrays."""
     row, cache_bytes = find("relu", "forward", name), 2**20
-    bench = Calls(
+    calls = Calls(
         row, OperatorCase("cold", row.operator, row.direction, row.name, 2**10, "float32"), driver("numpy"), row.load()
     )
-    monkeypatch.setattr(bench.framework, "cache_bytes", lambda: cache_bytes)
-    asked = []
-    monkeypatch.setattr(operator_row, "_timed", lambda *arguments: asked.append(arguments))
-    operator_row._cold(bench, QUICK)
-    ((_, _, make, placements, called),) = asked
+    monkeypatch.setattr(calls.framework, "cache_bytes", lambda: cache_bytes)
+    timed_calls = []
+    monkeypatch.setattr(operator_row, "_timed", lambda *arguments: timed_calls.append(arguments))
+    operator_row._cold(calls, QUICK)
+    ((_, _, make, placements, called),) = timed_calls
     arrays = make()
     assert placements == 1
-    assert len({id(of_a_call[0]) for of_a_call in arrays}) == len(arrays)
-    assert (len(arrays) - called) * (bench.restored_bytes or bench.call_bytes) >= 2 * cache_bytes
+    assert len({id(call_arguments[0]) for call_arguments in arrays}) == len(arrays)
+    assert (len(arrays) - called) * (calls.restored_bytes or calls.call_bytes) >= 2 * cache_bytes
 
 
-def test_scaling_uses_the_threads_of_the_case():
-    outcome = scaling(1, usable=1)
-    assert outcome.status == "ok", outcome
-    assert outcome.processes[0].threads == 1
+def test_scaling_uses_the_thread_count_of_the_case():
+    measured = scaling(1, usable=1)
+    assert measured.status == "ok", measured
+    assert measured.processes[0].threads == 1
 
 
 @needs_two_cores
-def test_the_threads_of_a_case_make_no_other_machine():
-    one, all_of_them = (scaling(count, usable=2).provenance["fingerprint"] for count in (1, 2))
-    assert one == all_of_them
+def test_fingerprint_does_not_depend_on_the_thread_count():
+    single_thread, all_threads = (scaling(count, usable=2).provenance["fingerprint"] for count in (1, 2))
+    assert single_thread == all_threads
 
 
-def test_scaling_uses_no_more_threads_than_there_are_cores():
-    outcome = scaling(2**20, usable=1)
-    assert outcome.status == "skipped"
-    assert outcome.reason.startswith(f"{2**20} threads asked")
+def test_scaling_beyond_the_number_of_cores_is_skipped():
+    measured = scaling(2**20, usable=1)
+    assert measured.status == "skipped"
+    assert measured.reason.startswith(f"{2**20} threads asked")
 
 
 def scaling(count, usable):
     case = OperatorCase("scaling", "relu", "forward", "torch.out", 2**15, "float32", count)
-    (outcome,) = isolation.run([case], replace(QUICK, threads=usable))
-    return outcome
+    (measured,) = isolation.run([case], replace(QUICK, threads=usable))
+    return measured
 
 
-def test_unknown_variant_says_which_there_are():
-    (outcome,) = isolation.run([OperatorCase("time", "relu", "forward", "numpy.typo", 1024, "float32")], QUICK)
-    assert outcome.status == "skipped"
-    assert "numpy.typo" in outcome.reason
-    assert "numpy.out" in outcome.reason
+def test_unknown_variant_lists_the_known_ones():
+    (measured,) = isolation.run([OperatorCase("time", "relu", "forward", "numpy.typo", 1024, "float32")], QUICK)
+    assert measured.status == "skipped"
+    assert "numpy.typo" in measured.reason
+    assert "numpy.out" in measured.reason
 
 
-def test_dtype_that_a_framework_lacks_is_skipped():
-    (outcome,) = isolation.run([OperatorCase("time", "relu", "forward", "numba.out", 1024, "float16")], QUICK)
-    assert (outcome.status, outcome.reason) == ("unsupported", "numba has no float16 here")
+def test_dtype_missing_in_a_framework_is_unsupported():
+    (measured,) = isolation.run([OperatorCase("time", "relu", "forward", "numba.out", 1024, "float16")], QUICK)
+    assert (measured.status, measured.reason) == ("unsupported", "numba has no float16 here")
 
 
 def test_missing_compiler_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    (outcome,) = isolation.run([OperatorCase("time", "relu", "forward", "torch-compile.fresh", 1024, "float32")], QUICK)
-    assert outcome.status == "skipped"
-    assert "no-such-compiler" in outcome.reason
+    (measured,) = isolation.run(
+        [OperatorCase("time", "relu", "forward", "torch-compile.fresh", 1024, "float32")], QUICK
+    )
+    assert measured.status == "skipped"
+    assert "no-such-compiler" in measured.reason
 
 
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=needs_two_cores)])
 @pytest.mark.parametrize("framework", ["numpy", "numba-threads", "torch", "jax"])
-def test_threads_asked_are_threads_got(framework, threads):
+def test_framework_uses_the_requested_threads(framework, threads):
     name = {"jax": "jax.fresh"}.get(framework, f"{framework}.out")
     case = OperatorCase("time", "relu", "forward", name, 1024, "float32")
-    (outcome,) = isolation.run([case], replace(QUICK, threads=threads))
-    assert outcome.status == "ok", outcome
-    assert outcome.processes[0].threads == threads
+    (measured,) = isolation.run([case], replace(QUICK, threads=threads))
+    assert measured.status == "ok", measured
+    assert measured.processes[0].threads == threads
 
 
 def test_thread_mismatch_names_both_figures():
@@ -363,11 +367,11 @@ def test_requests_survive_the_process_boundary(given_case):
     assert from_axes(to_axes(given_case)) == given_case
 
 
-def test_every_kind_of_case_is_sent():
+def test_all_kinds_of_cases_are_covered():
     assert {given_case.kind for given_case in CASES} == set(KINDS)
 
 
-def test_outcomes_are_read_back_and_torn_lines_passed_over(tmp_path, monkeypatch):
+def test_records_are_read_back_and_torn_lines_are_ignored(tmp_path, monkeypatch):
     monkeypatch.setenv("RELU_BENCH_OUTCOMES", str(tmp_path))
     monkeypatch.setenv("RELU_BENCH_MACHINE", "a/b ..")
     records.append(NUMPY_OUT, Measurement("wrong", "because"), "c0ffee")
@@ -375,19 +379,19 @@ def test_outcomes_are_read_back_and_torn_lines_passed_over(tmp_path, monkeypatch
     with path.open("ab") as file:
         file.write(b'[1]\n{"schema": 99}\n\xff\n{"schema": 1, "stat')
     (record,) = records.read(path)
-    found = record.measurement
-    assert (found.status, found.reason, record.commit) == ("wrong", "because", "c0ffee")
+    measured = record.measurement
+    assert (measured.status, measured.reason, record.commit) == ("wrong", "because", "c0ffee")
     assert from_axes(record.case) == NUMPY_OUT
     assert path.parent.parent == tmp_path
 
 
-def test_bundle_measures_what_is_planned_for_a_variant_once(tmp_path, monkeypatch):
+def test_planned_cases_of_a_variant_are_measured_once(tmp_path, monkeypatch):
     monkeypatch.setenv(plan.VARIABLE, str(tmp_path))
     larger = OperatorCase("time", "relu", "forward", "numpy.out", 4096, "float32")
     other = OperatorCase("time", "relu", "forward", "numpy.fresh", 1024, "float32")
     plan.write_plan(tmp_path, [NUMPY_OUT, larger, other])
     first = plan.measurement(NUMPY_OUT, QUICK)
-    # Of both cases what each process found, of which there may be one more where the core was shared.
+    # One file for each case and process; one process more where the core was contended.
     assert len(list(tmp_path.glob("*-time-*.json"))) >= 2 * QUICK.processes
     assert plan.measurement(NUMPY_OUT, QUICK).samples_s == first.samples_s
     assert plan.measurement(larger, QUICK).status in measurement.MEASURED
@@ -411,48 +415,48 @@ def part(samples_s, **circumstances):
         ([part([1.0] * 4), Measurement("crashed", "killed")], "crashed", "killed"),
     ],
 )
-def test_what_varies_is_called_unstable_with_the_figures(parts, status, reason):
-    outcome = measurement.pooled(parts)
-    assert (outcome.status, outcome.reason) == (status, reason)
-    assert (outcome.value is not None) == (status in measurement.MEASURED)
+def test_pooled_status_and_reason(parts, status, reason):
+    pooled = measurement.pooled(parts)
+    assert (pooled.status, pooled.reason) == (status, reason)
+    assert (pooled.value is not None) == (status in measurement.MEASURED)
 
 
-def test_a_killed_run_goes_on_with_what_is_missing(tmp_path, monkeypatch):
+def test_a_killed_run_resumes_with_the_missing_measurements(tmp_path, monkeypatch):
     monkeypatch.setenv(plan.VARIABLE, str(tmp_path))
     plan.write_plan(tmp_path, [NUMPY_OUT])
     plan.measurement(NUMPY_OUT, QUICK)
     first, second, *_ = sorted(tmp_path.glob("*-time-*.json"))
-    kept = first.read_bytes()
+    content = first.read_bytes()
     second.unlink()
     plan.measurement(NUMPY_OUT, QUICK)
-    assert first.read_bytes() == kept
+    assert first.read_bytes() == content
     assert second.exists()
 
 
-def test_a_time_is_measured_by_several_processes_and_bytes_by_one():
+def test_times_are_measured_by_several_processes_and_bytes_by_one():
     saved = OperatorCase("saved_bytes", "relu", "roundtrip", "numpy-bool.inplace", 1024, "float32")
     timed = replace(saved, quantity="time")
-    found = plan.measured([saved, timed], replace(QUICK, processes=3))
-    outcome, exact = found[timed], found[saved]
-    processes = outcome.processes
-    # One more where the core was shared.
+    measurements = plan.measured([saved, timed], replace(QUICK, processes=3))
+    measured_time, measured_bytes = measurements[timed], measurements[saved]
+    processes = measured_time.processes
+    # One process more where the core was contended.
     assert len(processes) in (3, 4)
     counted = [process for process in processes if process.counted]
-    assert len(outcome.samples_s) == sum(process.sampling.samples for process in counted)
-    assert outcome.value == median(outcome.samples_s)
-    assert outcome.provenance["cpu"]
-    assert len(exact.processes) == 1
-    assert exact.processes[0].sampling is None
+    assert len(measured_time.samples_s) == sum(process.sampling.samples for process in counted)
+    assert measured_time.value == median(measured_time.samples_s)
+    assert measured_time.provenance["cpu"]
+    assert len(measured_bytes.processes) == 1
+    assert measured_bytes.processes[0].sampling is None
 
 
-def test_a_case_that_fails_leaves_the_others_theirs():
-    larger, impossible = (replace(NUMPY_OUT, elements=elements) for elements in (2048, 2**50))
-    found = plan.measured([impossible, NUMPY_OUT, larger], replace(QUICK, processes=2))
-    assert found[impossible].status == "memory"
-    assert all(found[case].status in measurement.MEASURED for case in (NUMPY_OUT, larger))
+def test_a_failing_case_does_not_affect_the_others():
+    larger, too_large = (replace(NUMPY_OUT, elements=elements) for elements in (2048, 2**50))
+    measurements = plan.measured([too_large, NUMPY_OUT, larger], replace(QUICK, processes=2))
+    assert measurements[too_large].status == "memory"
+    assert all(measurements[case].status in measurement.MEASURED for case in (NUMPY_OUT, larger))
 
 
-def test_ordinary_inputs_are_half_negative_with_both_zeros_and_exact_in_every_dtype():
+def test_ordinary_inputs_are_half_negative_contain_both_zeros_and_are_exact():
     x, grad = comparison.ordinary(100_000)
     assert 0.45 < (x < 0).mean() < 0.55
     zeros = np.signbit(x[x == 0])
@@ -465,15 +469,15 @@ def test_ordinary_inputs_are_half_negative_with_both_zeros_and_exact_in_every_dt
 
 
 @pytest.mark.parametrize("position", [0, 500, 1002])
-def test_one_wrong_element_is_found_and_placed(position):
+def test_a_single_wrong_element_is_reported_with_its_index(position):
     row = find("relu", "forward", "numpy.out")
-    wanted = np.zeros(1003)
-    result = wanted.copy()
+    expected = np.zeros(1003)
+    result = expected.copy()
     result[position] = 1e-30
     with pytest.raises(
         comparison.WrongResult, match=f"element {position + 4096} is 1e-30.* 1 of 1003 elements from 4096"
     ):
-        comparison.check(row, "float32", (result,), (wanted,), start=4096)
+        comparison.check(row, "float32", (result,), (expected,), start=4096)
 
 
 def test_nan_equals_only_nan():
@@ -483,8 +487,8 @@ def test_nan_equals_only_nan():
         comparison.check(row, "float32", (np.array([0.0]),), (np.array([np.nan]),))
 
 
-def test_the_reference_takes_the_constants_of_its_operator(monkeypatch):
-    """A leaky ReLU whose rows have the slope as a default, and one of whose rows has another."""
+def test_reference_receives_the_parameters_of_its_operator(monkeypatch):
+    """Rows of a leaky ReLU pass with the operator's slope as their default and fail with another slope."""
     reference = SimpleNamespace(
         forward=lambda x, slope: np.where(x > 0, x, slope * x),
         gradient=lambda grad, x, slope: np.where(x > 0, grad, slope * grad),
@@ -507,23 +511,23 @@ def test_the_reference_takes_the_constants_of_its_operator(monkeypatch):
 @pytest.mark.parametrize(("tolerance_ulps", "off_ulps", "right"), [(0, 1, False), (2, 1, True), (2, 3, False)])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("value", [1.0, -3.0, 1e-3])
-def test_a_tolerance_is_in_units_in_the_last_place_of_the_dtype(tolerance_ulps, off_ulps, right, dtype, value):
+def test_tolerance_is_in_ulps_of_the_dtype(tolerance_ulps, off_ulps, right, dtype, value):
     row = replace(find("relu", "forward", "numpy.out"), tolerance_ulps=tolerance_ulps)
-    wanted = np.array([value])
-    result = wanted + off_ulps * comparison.ulp(wanted, dtype)
+    expected = np.array([value])
+    result = expected + off_ulps * comparison.ulp(expected, dtype)
     if dtype in ("float32", "float64"):
-        assert comparison.ulp(wanted, dtype) == abs(np.spacing(wanted.astype(dtype)))
+        assert comparison.ulp(expected, dtype) == abs(np.spacing(expected.astype(dtype)))
     with nullcontext() if right else pytest.raises(comparison.WrongResult):
-        comparison.check(row, dtype, (result,), (wanted,))
+        comparison.check(row, dtype, (result,), (expected,))
 
 
-def test_values_around_saturation_are_checked():
+def test_special_inputs_surround_the_saturation_points():
     x, _ = comparison.special("float32", saturates=(-20.0, 30.0))
     assert {-40.0, -20.0, -10.0, 15.0, 30.0, 60.0} <= set(x.tolist())
 
 
-def test_starting_torch_adds_nothing_to_its_calls():
-    """What stands on this stack is asked at each call of PyTorch's, as a default device is."""
+def test_starting_torch_adds_no_torch_function_mode():
+    """PyTorch consults each mode on this stack, such as a default device, at every call."""
     code = """
 import torch
 from benchmarks.harness.frameworks import driver
@@ -532,15 +536,17 @@ print(torch._C._len_torch_function_stack(), driver("torch").array([1.0], "float3
 torch.set_default_device("cpu")
 print(torch._C._len_torch_function_stack())
 """
-    told = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
-    assert told.stdout.split() == ["0", "cpu", "1"], told.stderr
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True
+    )
+    assert process.stdout.split() == ["0", "cpu", "1"], process.stderr
 
 
 @pytest.mark.parametrize(
     ("ratios", "met"),
     [([1.01, 1.03, 1.02] * 9, True), ([1.03, 1.04, 1.05] * 9, False), ([0.95, 0.96, 0.97] * 9, False)],
 )
-def test_restoring_is_verified_by_an_interval(ratios, met):
+def test_restoring_verdict_uses_the_confidence_interval(ratios, met):
     line, within = restoring.verdict(ratios, bound=0.02)
     assert within == met
     assert line.endswith("bound 2%: met" if met else "bound 2%: missed")

@@ -1,4 +1,4 @@
-"""Reading MNIST's files: what is whole is read, what is damaged is refused with the file and the reason."""
+"""Test reading of MNIST's files: damaged ones are refused with the file and the reason."""
 
 import gzip
 import struct
@@ -13,12 +13,12 @@ def encoded(array: np.ndarray) -> bytes:
     return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
-def write_mnist(folder, learnt, tested):
-    """Random digits in four files; what they hold."""
+def write_mnist(folder, train, test):
+    """Write random digits to four files and return them."""
     rng = np.random.default_rng(0)
     shapes = {
-        "train-images": (learnt, 28, 28), "train-labels": (learnt,),
-        "t10k-images": (tested, 28, 28), "t10k-labels": (tested,),
+        "train-images": (train, 28, 28), "train-labels": (train,),
+        "t10k-images": (test, 28, 28), "t10k-labels": (test,),
     }  # fmt: skip
     arrays = {name: rng.integers(0, 10, shape, dtype=np.uint8) for name, shape in shapes.items()}
     for name, array in arrays.items():
@@ -89,7 +89,7 @@ def test_missing_file_is_named(folder):
         mnist.load(folder)
 
 
-def test_no_image_at_all_is_damage(tmp_path):
+def test_file_without_images_is_refused(tmp_path):
     write_mnist(tmp_path, 5, 0)
     with pytest.raises(mnist.Damaged, match="no t10k images"):
         mnist.load(tmp_path)

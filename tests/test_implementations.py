@@ -1,6 +1,6 @@
-"""Every implementation on the CPU returns what the float64 reference returns, where its contract says.
+"""Test that each CPU implementation equals the float64 reference, in the memory that its row declares.
 
-The comparison is exact, NaN for NaN; the sign of zero is a matter of `test_semantics.py`.
+The comparison is exact, NaN for NaN; `test_semantics.py` tests the sign of zero.
 """
 
 import os
@@ -27,24 +27,24 @@ from tests.conftest import PLAIN, Layout, arguments, cases, eager, results
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS = (0, 1, 7, 8, 9, 31, 33, 1003)
-# JAX compiles for each shape, so it gets few.
+# JAX compiles for each shape, so it has few.
 JAX_LENGTHS = (0, 9, 33, 1003)
-# All pairs of special values pass through the longer ones.
+# The longer arrays contain all pairs of special values.
 MOST_CALLS = 32
-# More than two of the blocks that the threaded forms work in, and no multiple of them.
+# More than two blocks of the threaded rows, and a tail.
 BLOCKS = 2 * 65536 + 13
 SHAPES = npst.array_shapes(min_dims=0, max_dims=2, min_side=0, max_side=40)
 FLAT = npst.array_shapes(min_dims=1, max_dims=1, min_side=0, max_side=40)
 JAX_SHAPES = st.sampled_from([(), (0,), (9,), (3, 5)])
 
 Values = np.ndarray
-# Infinity times 0, in the forms that multiply.
+# Rows that multiply compute infinity times 0.
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in multiply:RuntimeWarning")
 eager_cases = pytest.mark.parametrize(("row", "dtype"), cases(eager))
 
 
 def host(dtype: str) -> str:
-    """The dtype of NumPy that holds every value of `dtype`."""
+    """Return a NumPy dtype that represents every value of `dtype`."""
     return "float32" if dtype == "bfloat16" else dtype
 
 
@@ -56,7 +56,7 @@ def shapes(row: Variant, dtype: str) -> st.SearchStrategy[tuple[int, ...]]:
 
 
 def floats(row: Variant, dtype: str, shape: tuple[int, ...]) -> st.SearchStrategy[Values]:
-    """Arrays of any float of `dtype`, but of subnormals where the row flushes them."""
+    """Draw arrays of any floats of `dtype`, without subnormals if the row flushes them."""
     most, width = float(ml_dtypes.finfo(dtype).max), 8 * np.dtype(host(dtype)).itemsize
     finite = st.floats(-most, most, width=width, allow_subnormal=dtype not in row.semantics.flushes_subnormals)
     arrays = npst.arrays(host(dtype), shape, elements=finite | st.sampled_from([np.nan, np.inf, -np.inf]))
@@ -64,7 +64,7 @@ def floats(row: Variant, dtype: str, shape: tuple[int, ...]) -> st.SearchStrateg
 
 
 def special(row: Variant, dtype: str) -> tuple[Values, Values]:
-    """An input and a gradient that pair every kind of float with every other."""
+    """Return an input and a gradient that pair every kind of float with every other."""
     limits = ml_dtypes.finfo(dtype)
     kinds = [0.0, 1.0, np.inf, limits.max, limits.smallest_normal]
     if dtype not in row.semantics.flushes_subnormals:
@@ -75,12 +75,12 @@ def special(row: Variant, dtype: str) -> tuple[Values, Values]:
 
 
 def check(row: Variant, dtype: str, x: Values, grad: Values, layouts: Sequence[Layout] = (PLAIN,)) -> None:
-    """One call gives what the reference gives, and changes no argument that it must not change."""
+    """Assert that one call equals the reference and changes only the arguments that the row may mutate."""
     to_numpy = driver(row.framework).to_numpy
     inputs = operators.inputs(row, x, grad, dtype)
     arrays = arguments(row, inputs, layouts)
-    wanted = comparison.adjust(row, inputs.values, operators.expected(row, inputs.values))
-    for result, values in zip(results(row, arrays), wanted, strict=True):
+    expected = comparison.adjust(row, inputs.values, operators.expected(row, inputs.values))
+    for result, values in zip(results(row, arrays), expected, strict=True):
         assert str(result.dtype).removeprefix("torch.") == dtype
         assert tuple(result.shape) == values.shape
         np.testing.assert_array_equal(to_numpy(result), values)
@@ -99,7 +99,7 @@ def test_any_floats(row: Variant, dtype: str, data: st.DataObject) -> None:
 
 @eager_cases
 def test_special_values(row: Variant, dtype: str) -> None:
-    """Every pair of them, in arrays of many lengths, so at many positions of a vector and of its tail."""
+    """Test every pair in arrays of many lengths, so at many positions of a vector and of its tail."""
     x, grad = special(row, dtype)
     for length in JAX_LENGTHS if row.framework == "jax" else LENGTHS:
         pieces = min(MOST_CALLS, -(-x.size // max(1, length)))
@@ -152,8 +152,8 @@ def address(array: Any) -> int:
 
 
 @eager_cases
-def test_memory(row: Variant, dtype: str) -> None:
-    """Where the result is: in new memory, in the buffer given, or in the arguments that the call consumes."""
+def test_results_are_in_the_declared_memory(row: Variant, dtype: str) -> None:
+    """The result is in new memory, in `out`, or in the mutated arguments."""
     arrays = arguments(row, operators.inputs(row, *comparison.ordinary(1003), dtype))
     before = [address(array) for array in arrays]
     after = [address(result) for result in results(row, arrays)]
@@ -166,15 +166,15 @@ def test_memory(row: Variant, dtype: str) -> None:
 
 
 @pytest.mark.parametrize(("row", "dtype"), cases(lambda row: row.framework == "jax"))
-def test_donated_arguments_are_gone(row: Variant, dtype: str) -> None:
+def test_donated_arguments_are_deleted(row: Variant, dtype: str) -> None:
     arrays = arguments(row, operators.inputs(row, *comparison.ordinary(1003), dtype))
     results(row, arrays)
-    gone = [position for position, array in enumerate(arrays) if array.is_deleted()]
-    assert gone == list(operators.mutated_args(row))
+    deleted = [position for position, array in enumerate(arrays) if array.is_deleted()]
+    assert deleted == list(operators.mutated_args(row))
 
 
 def any_bits(dtype: str, elements: int, seed: int) -> Values:
-    """Floats of all exponents, a tenth of them quiet NaNs with a payload of their own."""
+    """Return floats of all exponents, a tenth of them quiet NaNs with random payloads."""
     generator, layout = np.random.default_rng(seed), np.finfo(dtype)
     unsigned = np.dtype(f"u{layout.dtype.itemsize}")
     bits = np.frombuffer(generator.bytes(elements * unsigned.itemsize), unsigned).copy()
@@ -191,30 +191,30 @@ def bits(values: Values) -> Values:
 
 
 @pytest.mark.parametrize(("row", "dtype"), cases(lambda row: row.framework == "numba"))
-def test_numba_equals_numpy_to_the_bit(row: Variant, dtype: str) -> None:
-    """Also in the payload of NaN and in the sign of zero."""
+def test_numba_equals_numpy_bitwise(row: Variant, dtype: str) -> None:
+    """Payloads of NaN and signs of zero are equal too."""
     x, grad = (any_bits(dtype, 1003, seed) for seed in (1, 2))
     inputs = operators.inputs(row, x, grad, dtype)
     y, gradient = np.where((x > 0) | np.isnan(x), x, 0), np.where(x > 0, grad, 0)
-    wanted = {"forward": (y,), "backward": (gradient,), "roundtrip": (y, gradient)}[row.direction]
-    for result, values in zip(results(row, arguments(row, inputs)), wanted, strict=True):
+    expected = {"forward": (y,), "backward": (gradient,), "roundtrip": (y, gradient)}[row.direction]
+    for result, values in zip(results(row, arguments(row, inputs)), expected, strict=True):
         np.testing.assert_array_equal(bits(result), bits(values))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_maximum_keeps_the_payload_of_nan_as_numba_does(dtype: str) -> None:
-    # Its sign of zero depends on the processor, so there is no -0.0 here.
+def test_numpy_maximum_keeps_nan_payloads_like_numba(dtype: str) -> None:
+    # The sign of zero depends on the processor, so the input has no -0.0.
     x = any_bits(dtype, 1003, seed=1) + 0.0
     np.testing.assert_array_equal(bits(numpy_.forward(x)), bits(find("relu", "forward", "numba.fresh").load()(x)))
 
 
-def test_numba_starts_its_threads_for_cached_functions(tmp_path: Path) -> None:
-    """The last call takes from the cache a function that was compiled with its parallel part from the cache."""
+def test_cached_numba_functions_start_threads(tmp_path: Path) -> None:
+    """The last call loads a function whose parallel part was already cached when it was compiled."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     for call in ("forward_threads_out(x, x.copy())", "forward_threads(x)", "forward_threads(x)"):
         program = f"import numpy; from impls.relu import numba_cpu; x = numpy.ones(3); print(numba_cpu.{call})"
-        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True)
-        assert done.stdout == b"[1. 1. 1.]\n", done
+        process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True)
+        assert process.stdout == b"[1. 1. 1.]\n", process
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_compiled(row: Variant, dtype: str) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
-def test_compiled_relu_takes_more_shapes_than_pytorch_allows_by_default():
+def test_compiled_relu_accepts_more_shapes_than_the_default_recompile_limit():
     import torch
 
     row = find("relu", "forward", "torch-compile.fresh")

@@ -1,4 +1,4 @@
-"""Check the machine code of the GPU kernels, which compiles without a GPU, for what makes them fast."""
+"""Check the performance of compiled GPU kernels from their machine code; compiling needs no GPU."""
 
 import json
 import os
@@ -16,32 +16,32 @@ from scripts.verify import gpu_code
 from scripts.verify.gpu_code import CompiledKernel, Source
 
 ROOT = Path(__file__).resolve().parents[1]
-# In the simulator and the interpreter nothing is compiled.
+# Variables that enable the simulator and the interpreter, which compile nothing.
 WITHOUT = ("NUMBA_ENABLE_CUDASIM", "TRITON_INTERPRET")
-# Those whose arrays have a row too short for 16 bytes (logits), or one element a thread by nature.
+# Kernels whose rows are shorter than 16 bytes (logits), or whose threads process one element each.
 NARROW = ("dense2", "mnist_cnn.dense1", "loss", "statistics", "average", "rectify")
 PRODUCT = re.compile(r"\.(conv|dense)\d\.(forward|by_weight|by_image|by_input)\.")
-# Sums by column end in shared memory, from where one thread writes one of them.
+# Kernels that reduce columns in shared memory, from which each thread stores one sum.
 NARROW_STORES = ("moments", "sums")
 
 
 @pytest.fixture(scope="module")
-def found() -> list[CompiledKernel]:
+def kernels() -> list[CompiledKernel]:
     environment = {name: value for name, value in os.environ.items() if name not in WITHOUT}
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "scripts.verify.gpu_code", "--json"],
         cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
     )
-    assert told.returncode == 0, told.stderr[-2000:]
-    return [CompiledKernel(**one) for one in json.loads(told.stdout)]
+    assert process.returncode == 0, process.stderr[-2000:]
+    return [CompiledKernel(**kernel) for kernel in json.loads(process.stdout)]
 
 
-def test_every_kernel_is_compiled_for_every_architecture(found):
-    names = {one.kernel for one in found}
-    assert {(one.kernel, one.architecture) for one in found} == {
+def test_every_kernel_is_compiled_for_every_architecture(kernels):
+    names = {kernel.kernel for kernel in kernels}
+    assert {(kernel.kernel, kernel.architecture) for kernel in kernels} == {
         (name, architecture) for name in names for architecture in gpu_code.ARCHITECTURES
     }
     for expected in (
@@ -53,26 +53,26 @@ def test_every_kernel_is_compiled_for_every_architecture(found):
     assert "convnet_relu.conv1.by_image.float32" not in names
 
 
-def test_no_kernel_has_a_fault(found):
-    assert [(one.kernel, one.architecture, one.faults) for one in found if one.faults] == []
+def test_kernels_have_no_faults(kernels):
+    assert [(kernel.kernel, kernel.architecture, kernel.faults) for kernel in kernels if kernel.faults] == []
 
 
-def test_accesses_are_of_16_bytes(found):
-    for one in found:
-        if not any(part in one.kernel for part in NARROW):
-            assert one.load_bytes == 16, one
-            assert one.store_bytes == 16 or any(part in one.kernel for part in NARROW_STORES), one
+def test_global_memory_accesses_are_16_bytes_wide(kernels):
+    for kernel in kernels:
+        if not any(part in kernel.kernel for part in NARROW):
+            assert kernel.load_bytes == 16, kernel
+            assert kernel.store_bytes == 16 or any(part in kernel.kernel for part in NARROW_STORES), kernel
 
 
-def test_products_read_shared_memory_16_bytes_at_a_time(found):
-    products = [one for one in found if PRODUCT.search(one.kernel)]
-    # Each layer has three, but the first, whose images have no gradient.
+def test_products_read_shared_memory_16_bytes_at_a_time(kernels):
+    products = [kernel for kernel in kernels if PRODUCT.search(kernel.kernel)]
+    # Each layer has three products; the first has two, as its images have no gradient.
     assert len(products) == len(gpu_code.ARCHITECTURES) * len(DTYPES) * (3 * 3 - 1 + 5 * 3 - 1)
-    assert {one.shared_bytes for one in products} == {16}
+    assert {kernel.shared_bytes for kernel in products} == {16}
 
 
-def test_bytes_an_element_are_those_of_the_catalog(found):
-    declared = {one.kernel: one.declared_bytes for one in found if one.declared_bytes is not None}
+def test_bytes_per_element_equal_those_of_the_catalog(kernels):
+    declared = {kernel.kernel: kernel.declared_bytes for kernel in kernels if kernel.declared_bytes is not None}
     assert declared["relu.forward.float32"] == 8
     assert declared["relu.backward_bits.float32"] == declared["triton.backward_bits.float32"] == 8.125
     assert len(declared) == 3 * (2 + 4)
@@ -101,19 +101,19 @@ WIDENED = (
 
 
 def source(body: str, **changes: Any) -> Source:
-    given = Source("a kernel", 90, "float32", KERNEL.format(body=body), 256, 4, ("forward", "numba-cuda.out"))
-    return replace(given, **changes)
+    default = Source("a kernel", 90, "float32", KERNEL.format(body=body), 256, 4, ("forward", "numba-cuda.out"))
+    return replace(default, **changes)
 
 
-def test_a_copy_has_no_fault():
+def test_copy_kernels_have_no_fault():
     for body in (COPY, TWICE):
-        one = gpu_code.examine(source(body))
-        assert (one.faults, one.load_bytes, one.store_bytes, one.element_bytes) == ([], 16, 16, 8)
+        kernel = gpu_code.examine(source(body))
+        assert (kernel.faults, kernel.load_bytes, kernel.store_bytes, kernel.element_bytes) == ([], 16, 16, 8)
     assert gpu_code.examine(source(BYTE_BY_BYTE)).load_bytes == 4
 
 
 @pytest.mark.parametrize(
-    ("given", "fault"),
+    ("kernel_source", "fault"),
     [
         (source(WIDENED), "2 instructions of float64"),
         (source(COPY, row=("backward", "numba-cuda.out")), "8.0 bytes an element, 12 declared"),
@@ -121,5 +121,5 @@ def test_a_copy_has_no_fault():
         (source(f"{COPY}\n st.local.f32 [%rd2], %f1;"), "1 accesses to local memory"),
     ],
 )
-def test_a_fault_is_named(given, fault):
-    assert any(fault in text for text in gpu_code.examine(given).faults), gpu_code.examine(given)
+def test_a_fault_is_named(kernel_source, fault):
+    assert any(fault in text for text in gpu_code.examine(kernel_source).faults), gpu_code.examine(kernel_source)

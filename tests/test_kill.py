@@ -1,4 +1,4 @@
-"""kill -9 at random moments leaves no unreadable file, and nothing that was measured is measured again.
+"""Test kill -9 at random moments: all files stay readable, and no finished measurement is repeated.
 
 RELU_BENCH_TEST_KILLS: number of kills in each test (default 4).
 """
@@ -24,38 +24,38 @@ CASES = [OperatorCase("time", "relu", "forward", name, 2**15, "float32") for nam
 
 
 @pytest.mark.parametrize("attempt", range(KILLS))
-def test_killing_a_measuring_process_ends_its_case_and_nothing_else(attempt):
-    ended = []
-    runner = threading.Thread(target=lambda: ended.extend(isolation.run(CASES, Settings(0.3, 600, 1))))
+def test_killing_a_measuring_process_ends_only_its_case(attempt):
+    measurements = []
+    runner = threading.Thread(target=lambda: measurements.extend(isolation.run(CASES, Settings(0.3, 600, 1))))
     runner.start()
     time.sleep(random.uniform(0.0, 1.0))
     killed = (
         subprocess.run(["pkill", "-KILL", "-P", str(os.getpid()), "-f", "harness/processes/child.py"]).returncode == 0
     )
     runner.join()
-    statuses = [outcome.status for outcome in ended]
+    statuses = [measurement.status for measurement in measurements]
     if killed and statuses != ["ok"] * len(CASES):
-        assert statuses == ["ok"] * (len(ended) - 1) + ["crashed"]
-        assert ended[-1].reason == "killed by SIGKILL"
+        assert statuses == ["ok"] * (len(measurements) - 1) + ["crashed"]
+        assert measurements[-1].reason == "killed by SIGKILL"
     else:
         assert statuses == ["ok"] * len(CASES)
 
 
-def test_killing_the_runner_loses_at_most_what_is_in_progress(tmp_path):
+def test_killing_the_runner_loses_at_most_the_running_measurement(tmp_path):
     checkout = Checkout(tmp_path / "checkout")
     checkout.asv("machine", "--yes")
-    kept = tmp_path / "unfinished"
-    kept.mkdir()
-    plan.write_plan(kept, CASES)
+    plan_folder = tmp_path / "unfinished"
+    plan_folder.mkdir()
+    plan.write_plan(plan_folder, CASES)
     pattern = rf"Forward\.track_time\('({'|'.join(VARIANTS)})', 32768, 'float32'\)"
-    variables = {plan.VARIABLE: str(kept), "RELU_BENCH_BUDGET_S": "0.6"}
+    variables = {plan.VARIABLE: str(plan_folder), "RELU_BENCH_BUDGET_S": "0.6"}
     for _ in range(KILLS):
-        before = {path.name: path.read_bytes() for path in kept.glob("*-time-*.json")}
-        started = checkout.start(pattern, **variables)
+        before = {path.name: path.read_bytes() for path in plan_folder.glob("*-time-*.json")}
+        process = checkout.start(pattern, **variables)
         time.sleep(random.uniform(0.5, 6.0))
-        os.killpg(started.pid, signal.SIGKILL)
-        started.wait()
-        after = {path.name: path.read_bytes() for path in kept.glob("*-time-*.json")}
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        after = {path.name: path.read_bytes() for path in plan_folder.glob("*-time-*.json")}
         assert before.items() <= after.items()
         assert not readable(checkout).problems
     completed = checkout.measure(pattern, **variables)

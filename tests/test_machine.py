@@ -1,4 +1,4 @@
-"""Facts about the machine: nested control groups, free memory, and loaded libraries."""
+"""Test facts about the machine: nested control groups, free memory, and loaded libraries."""
 
 import os
 import sys
@@ -48,7 +48,7 @@ def test_every_level_of_nested_groups_limits_memory(groups, limited, free_gib):
     assert memory.free_bytes() == free_gib * GIB
 
 
-def test_the_least_of_all_levels_and_of_the_machine_counts(groups, monkeypatch):
+def test_free_memory_is_the_minimum_over_all_levels_and_the_machine(groups, monkeypatch):
     groups("0::/a/b\n", {**version_2("a/b", 9 * GIB, GIB), **version_2("a", 8 * GIB, 3 * GIB)})
     assert memory.free_bytes() == 5 * GIB
     monkeypatch.setattr(memory, "_available_bytes", lambda: 2 * GIB)
@@ -60,7 +60,7 @@ def test_inactive_page_cache_counts_as_free(groups):
     assert memory.free_bytes() == 3 * GIB
 
 
-def test_a_group_beyond_its_limit_leaves_nothing(groups):
+def test_a_group_above_its_limit_leaves_no_free_memory(groups):
     groups("0::/a\n", version_2("a", GIB, 2 * GIB))
     assert memory.free_bytes() == 0
 
@@ -74,21 +74,21 @@ def test_groups_of_version_1_limit_memory(groups, limited):
     assert memory.free_bytes() == 2 * GIB
 
 
-def test_a_container_that_sees_only_the_root_of_its_groups_is_limited_by_it(groups):
+def test_the_visible_root_group_limits_memory_in_a_container(groups):
     groups("4:memory:/docker/0123\n", version_1("", 3 * GIB, GIB))
     assert memory.free_bytes() == 2 * GIB
     groups("0::/../../user.slice\n", version_2("", 2 * GIB, GIB))
     assert memory.free_bytes() == GIB
 
 
-def test_without_control_groups_the_machine_limits_memory(groups, tmp_path, monkeypatch):
+def test_free_memory_is_that_of_the_machine_without_control_groups(groups, tmp_path, monkeypatch):
     groups("", {})
     assert memory.free_bytes() == 64 * GIB
     monkeypatch.setattr(linux, "OWN_CGROUPS", tmp_path / "missing")
     assert memory.free_bytes() == 64 * GIB
 
 
-def test_memory_that_the_kernel_reports_nothing_of_is_unlimited(monkeypatch, tmp_path):
+def test_unreported_memory_is_unlimited(monkeypatch, tmp_path):
     read = linux.numbers
     monkeypatch.setattr(linux, "numbers", lambda path: read(tmp_path / "missing"))
     assert memory._available_bytes() == memory.UNLIMITED_BYTES
@@ -99,7 +99,7 @@ def test_free_bytes_of_this_machine():
     assert 0 < memory.free_bytes() <= linux.memory_bytes()
 
 
-def test_control_groups_lead_from_the_own_to_the_root(groups):
+def test_control_groups_are_ordered_from_the_own_to_the_root(groups):
     groups("4:cpu,cpuacct:/x\n0::/a/b\n", {})
     root = linux.CGROUPS
     assert linux.control_groups() == [root / "a/b", root / "a", root]
@@ -117,12 +117,12 @@ def test_control_groups_lead_from_the_own_to_the_root(groups):
         ("", {"cpu.max": "3 4", "cpu/cpu.cfs_quota_us": "-1"}, "3 4"),
     ],
 )
-def test_the_quota_is_that_of_the_own_group_or_of_a_root(groups, own, files, quota):
+def test_quota_is_of_the_own_group_or_a_root_group(groups, own, files, quota):
     groups(own, files)
     assert linux.cpu_quota() == quota
 
 
-def test_a_file_that_is_missing_is_named(tmp_path):
+def test_missing_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none of these files exists: .*missing, .*absent"):
         linux.text(tmp_path / "missing", tmp_path / "absent")
 
@@ -149,7 +149,7 @@ def test_memory_allocators_are_found_in_the_maps(monkeypatch):
     assert software.libraries() == {"libjemalloc.so.2": "memory allocator"}
 
 
-def test_no_failure_of_a_library_is_passed_on(monkeypatch):
+def test_library_errors_are_suppressed(monkeypatch):
     def broken(*_):
         raise OSError("no")
 

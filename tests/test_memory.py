@@ -1,4 +1,4 @@
-"""Measured bytes equal those that the catalog computes, for every row that can run here."""
+"""Test that measured bytes equal those that the catalog computes, for every row that can run here."""
 
 import shutil
 
@@ -24,26 +24,26 @@ def cases(rows):
     ]
 
 
-def compare(case, row, outcome):
-    # The harness itself refuses other bytes than the declared.
-    assert outcome.status == "ok", outcome.reason + outcome.output_tail
+def compare(case, row, measurement):
+    # The harness refuses bytes that differ from the declared ones.
+    assert measurement.status == "ok", measurement.reason + measurement.output_tail
     size = row.saved_size if case.quantity == "saved_bytes" else row.transient
-    assert size.explains(outcome.value, ELEMENTS, ITEMSIZE_BYTES[case.dtype]), (case, outcome.value)
+    assert size.explains(measurement.value, ELEMENTS, ITEMSIZE_BYTES[case.dtype]), (case, measurement.value)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_bytes_equal_the_arithmetic(framework):
+def test_measured_bytes_equal_the_declared(framework):
     pairs = cases([row for row in ROWS if row.framework == framework])
     measurements = isolation.run([case for case, _ in pairs], Settings(budget_s=0.1, limit_s=600, threads=1))
     assert len(measurements) == len(pairs), measurements[-1]
-    for (case, row), outcome in zip(pairs, measurements, strict=True):
-        compare(case, row, outcome)
+    for (case, row), measurement in zip(pairs, measurements, strict=True):
+        compare(case, row, measurement)
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
-def test_compiled_rows_keep_what_they_say():
+def test_measured_bytes_of_compiled_rows_equal_the_declared():
     pairs = cases([row for row in VARIANTS if row.device == "cpu" and row.needs])
-    for (case, row), outcome in zip(
+    for (case, row), measurement in zip(
         pairs, isolation.run([case for case, _ in pairs], Settings(0.1, 600, 1)), strict=True
     ):
-        compare(case, row, outcome)
+        compare(case, row, measurement)

@@ -1,4 +1,4 @@
-"""Metrics against arithmetic done by hand, with times that make it easy to follow."""
+"""Test metrics against arithmetic done by hand, with round times."""
 
 import math
 
@@ -15,7 +15,7 @@ from scripts.verify import repeatability
 from tests.synthetic import roof, time
 
 N = 2**20
-# Seconds a pass over arrays of 4 MiB; of two thread counts, and of two kinds of stores, the faster is the roof.
+# Seconds of a pass over arrays of 4 MiB. The roof is the fastest of both thread counts and both kinds of stores.
 ROOFS = {
     roof("copy.one"): 1.6e-3, roof("copy.all"): 1.0e-3,
     roof("triad.one"): 1.5e-3, roof("triad.all"): 2.0e-3,
@@ -23,36 +23,36 @@ ROOFS = {
     roof("scale.one"): 0.8e-3, roof("accumulate.all"): 1.1e-3, roof("fill.all"): 0.6e-3, roof("fill-nt.all"): 0.5e-3,
 }  # fmt: skip
 FORWARD = time("forward", "numpy.fresh")
-# Seconds that streaming loops take for what each operator must move, float32.
+# Seconds that streaming loops take to move the bytes of each operator, float32.
 ROOF_S = {
-    # One array read, one written.
+    # One array is read, one written.
     ("forward", "numpy.fresh"): 1.0e-3,
     ("forward", "numpy.out"): 1.0e-3,
     ("forward", "numpy.inplace"): 0.8e-3,
-    # A second array read.
+    # A second array is read.
     ("backward", "numba.out"): 1.5e-3,
     ("backward", "numba.inplace"): 1.1e-3,
-    # A mask of one byte an element, a quarter of a float32: a quarter of the second array.
+    # A mask of one byte per element, a quarter of a float32: a quarter of the second array.
     ("backward", "torch-bool.out"): 1.0e-3 + 0.25 * 0.5e-3,
     ("backward", "torch-bool.inplace"): 0.8e-3 + 0.25 * 0.3e-3,
-    # A mask of one bit an element.
+    # A mask of one bit per element.
     ("backward", "numba-threads-bits.out"): 1.0e-3 + 0.5e-3 / 32,
     ("backward", "numba-threads-bits.inplace"): 0.8e-3 + 0.3e-3 / 32,
-    # Forward, then backward with a second array read.
+    # Forward, then backward, which reads a second array.
     ("roundtrip", "torch-autograd.fresh"): 1.0e-3 + 1.5e-3,
     ("roundtrip", "torch.inplace"): 0.8e-3 + 1.1e-3,
-    # A mask written and read: as many reads as writes.
+    # A mask is written and read: as many reads as writes.
     ("roundtrip", "numpy-bits.fresh"): (2 + 1 / 32) * 1.0e-3,
     ("roundtrip", "numba-threads-bits.inplace"): (2 + 1 / 32) * 0.8e-3,
 }
 
 
 def table(numbers: dict[Case, float | None], **others: str) -> pd.DataFrame:
-    """Rows as the loader gives them: None failed."""
+    """Return rows as the loader does; None is a failure."""
     place = {"machine": "box", "fingerprint": "f", "commit": "c", "env": "e"}
-    shared = {**place, "low": math.nan, "high": math.nan, "reason": "", **others}
+    common = {**place, "low": math.nan, "high": math.nan, "reason": "", **others}
     rows = [
-        {**to_axes(case), "value": number, "status": "failed" if number is None else "ok", **shared}
+        {**to_axes(case), "value": number, "status": "failed" if number is None else "ok", **common}
         for case, number in numbers.items()
     ]
     return results.tidy(rows)
@@ -67,21 +67,21 @@ def only_row(numbers: dict[Case, float | None]) -> pd.Series:
 @pytest.mark.parametrize(
     ("case", "gb_per_s", "bus_gb_per_s"),
     [
-        # x read and y written, 4 bytes each; the fresh y fetched before it is overwritten.
+        # x is read and y written, 4 bytes each; the fresh y is fetched before it is overwritten.
         (time("forward", "numpy.fresh"), 8.388608, 12.582912),
         (time("forward", "numpy.inplace"), 8.388608, 8.388608),
         (time("forward", "numpy.out", dtype="float16"), 4.194304, 6.291456),
         (time("forward", "numpy.out", dtype="float64"), 16.777216, 25.165824),
-        # grad and what was kept read, the gradient written.
+        # grad and the saved array are read, the gradient is written.
         (time("backward", "numba.out"), 12.582912, 16.777216),
-        # grad and a mask of a byte, then of a bit, an element read.
+        # grad and a mask are read, of one byte, then of one bit, per element.
         (time("backward", "torch-bool.inplace"), 9.437184, 9.437184),
         (time("backward", "numba-threads-bits.out"), 8.519680, 12.713984),
         # Both halves; each half's result is fetched.
         (time("roundtrip", "torch-autograd.fresh"), 20.971520, 29.360128),
-        # The same with a mask of a bit an element written, fetched for it, and read; nothing else is fetched.
+        # In place, a mask of one bit per element is fetched, written and read; nothing else is fetched.
         (time("roundtrip", "numba-threads-bits.inplace"), 17.039360, 17.170432),
-        # NumPy reads x twice and writes and reads a mask that the operator could do without.
+        # NumPy reads x twice and writes and reads a mask that the operator does not require.
         (time("forward", "numpy-where.fresh"), 8.388608, 19.922944),
     ],
     ids=lambda value: f"{value.variant}-{value.dtype}" if isinstance(value, Case) else "",
@@ -93,19 +93,19 @@ def test_bandwidth_of_a_millisecond(case, gb_per_s, bus_gb_per_s):
 
 
 @pytest.mark.parametrize(("direction", "variant"), ROOF_S)
-def test_roof_is_put_together_from_streaming_loops(direction, variant):
+def test_roof_is_composed_of_streaming_loops(direction, variant):
     row = only_row({**ROOFS, time(direction, variant): 5e-3})
     assert row["roof_s"] == pytest.approx(ROOF_S[direction, variant])
     assert row["percent_of_roof"] == pytest.approx(100 * ROOF_S[direction, variant] / 5e-3)
 
 
-def test_mask_weighs_less_beside_wider_elements():
+def test_roof_weights_a_mask_by_the_element_size():
     roofs = {roof("copy.all", 2**23): 1.0e-3, roof("triad.all", 2**23): 1.5e-3}
     row = only_row({**roofs, time("backward", "torch-bool.out", dtype="float64"): 5e-3})
     assert row["roof_s"] == pytest.approx(1.0e-3 + 0.125 * 0.5e-3)
 
 
-def test_roofs_are_the_faster_of_one_thread_and_all_and_of_both_kinds_of_stores():
+def test_roof_is_the_fastest_of_thread_counts_and_kinds_of_stores():
     (row,) = metrics.roofs(table(ROOFS)).to_dict("records")
     assert row == {
         "machine": "box", "fingerprint": "f", "commit": "c", "env": "e", "array_bytes": 2**22,
@@ -113,14 +113,14 @@ def test_roofs_are_the_faster_of_one_thread_and_all_and_of_both_kinds_of_stores(
     }  # fmt: skip
 
 
-def test_streaming_stores_count_for_rows_out_of_place_alone():
+def test_non_temporal_stores_count_only_for_rows_out_of_place():
     faster = {roof("copy-nt.all"): 0.5e-3, roof("triad-nt.all"): 0.75e-3}
     assert only_row({**ROOFS, **faster, FORWARD: 5e-3})["roof_s"] == 0.5e-3
     assert only_row({**ROOFS, **faster, time("backward", "numba.out"): 5e-3})["roof_s"] == 0.75e-3
     assert only_row({**ROOFS, **faster, time("forward", "numpy.inplace"): 5e-3})["roof_s"] == 0.8e-3
 
 
-def test_roof_that_failed_is_none():
+def test_failed_loops_do_not_count_as_roofs():
     row = only_row({**ROOFS, roof("copy.all"): None, FORWARD: 5e-3})
     assert row["roof_s"] == 1.2e-3
     copies = [roof("copy.all"), roof("copy.one"), roof("copy-nt.all")]
@@ -139,7 +139,7 @@ def test_beyond_105_percent_is_impossible(percent, impossible):
     "others", [{"machine": "den"}, {"fingerprint": "g"}, {"commit": "d"}, {"env": "f"}, None], ids=str
 )
 def test_row_without_a_roof_of_its_own_has_no_percentage(others):
-    """Not even where its time is beyond belief."""
+    """A row without a roof is not impossible, however short its time."""
     roofs = table(ROOFS, **others) if others else table({})
     rows = metrics.with_metrics(pd.concat([roofs, table({FORWARD: 1e-12})]))
     assert rows["percent_of_roof"].isna().tolist() == [True]
@@ -147,14 +147,14 @@ def test_row_without_a_roof_of_its_own_has_no_percentage(others):
     assert rows["gb_per_s"].notna().all()
 
 
-def test_roof_is_that_of_the_same_size():
+def test_roof_is_of_the_same_size_in_bytes():
     row = only_row({**ROOFS, time("forward", "numpy.fresh", 2**19): 5e-3})
     assert math.isnan(row["percent_of_roof"])
     row = only_row({**ROOFS, time("forward", "numpy.fresh", 2**19, "float64"): 5e-3})
     assert row["roof_s"] == 1.0e-3
 
 
-def test_rows_of_a_gpu_have_no_percentage_of_the_processors_roof():
+def test_gpu_rows_have_no_percentage_of_the_cpu_roof():
     row = only_row({**ROOFS, time("forward", "torch-cuda.fresh"): 1e-6})
     assert math.isnan(row["percent_of_roof"])
     assert not row["impossible"]
@@ -169,17 +169,17 @@ def test_only_times_have_a_bandwidth(quantity):
     assert not row["impossible"]
 
 
-def test_a_loop_of_another_commit_is_no_roof():
+def test_an_unknown_loop_is_no_roof():
     assert only_row({**ROOFS, FORWARD: 1.0, roof("gone.all"): 1e-9})["percent_of_roof"] < 105
 
 
-def test_failures_stay_and_have_no_bandwidth():
+def test_failures_are_kept_without_bandwidth():
     row = only_row({**ROOFS, FORWARD: None})
     assert row["status"] == "failed"
     assert math.isnan(row["gb_per_s"])
 
 
-def test_products_are_rated_and_no_rows():
+def test_products_are_rated_and_excluded_from_operator_rows():
     products = {
         ProductCase("time", library, 1000): seconds
         for library, seconds in {"numpy": 0.02, "torch": 0.01, "jax": None}.items()
@@ -206,7 +206,7 @@ def test_training_steps_are_rated_by_nominal_operations():
     assert metrics.steps(table({})).empty
 
 
-def test_a_step_above_the_roof_is_possible_where_it_may_take_fewer_multiplications():
+def test_a_step_above_the_roof_is_possible_with_fewer_multiplications():
     product = ProductCase("time", "torch", 1000)
     steps = {StepCase("time", "mnist_cnn", name, 64): 8e-3 for name in ("torch.fresh", "numpy.inplace")}
     for product_s, impossible in ((0.0167, (False, False)), (0.02, (True, False)), (0.05, (True, True))):
@@ -214,7 +214,7 @@ def test_a_step_above_the_roof_is_possible_where_it_may_take_fewer_multiplicatio
         assert tuple(rows.loc[["torch.fresh", "numpy.inplace"], "impossible"]) == impossible
 
 
-def test_memory_of_steps_stands_side_by_side():
+def test_memory_of_steps_is_compared_with_predictions():
     cases = {
         StepCase(quantity, "mnist_cnn", f"{flavour}.{memory}", 16): value
         for flavour, quantity, memory, value in (
@@ -225,20 +225,20 @@ def test_memory_of_steps_stands_side_by_side():
         )
     }
     rows = metrics.step_memory(table(cases)).set_index("flavour")
-    kept_and_peak = ["saved_bytes_fresh", "saved_bytes_inplace", "peak_bytes_fresh"]
-    assert rows.loc["numpy", kept_and_peak].tolist() == [100, 100, 300]
-    # Images of 28 x 28 and 13 x 13 x 32, pooled winners, and what the last block gives.
-    kept = 16 * (4 * (784 + 13 * 13 * 32 + 1600) + 13 * 13 * 32 + 1600)
-    assert rows.loc["numpy", "predicted_saved_bytes"] == kept
+    columns = ["saved_bytes_fresh", "saved_bytes_inplace", "peak_bytes_fresh"]
+    assert rows.loc["numpy", columns].tolist() == [100, 100, 300]
+    # Images of 28 x 28 and 13 x 13 x 32, indices of pooled maxima, and the output of the last block.
+    predicted_bytes = 16 * (4 * (784 + 13 * 13 * 32 + 1600) + 13 * 13 * 32 + 1600)
+    assert rows.loc["numpy", "predicted_saved_bytes"] == predicted_bytes
     assert rows.loc["numpy", "predicted_spared_bytes"] == 16 * 4 * (13 * 13 * 32 + 1600)
     assert rows.loc["jax", ["predicted_saved_bytes", "saved_bytes_fresh", "spared_bytes"]].isna().all()
     assert rows["differs"].to_dict() == {"numpy": True, "jax": False}
-    right = {StepCase("saved_bytes", "mnist_cnn", "numpy.fresh", 16): float(kept)}
-    assert not metrics.step_memory(table(right))["differs"].any()
+    matching = {StepCase("saved_bytes", "mnist_cnn", "numpy.fresh", 16): float(predicted_bytes)}
+    assert not metrics.step_memory(table(matching))["differs"].any()
     assert metrics.step_memory(table({})).empty
 
 
-def test_what_the_catalog_does_not_know_is_left_out():
+def test_rows_missing_in_the_catalog_are_left_out():
     rows = metrics.with_metrics(
         table({time("forward", "gone.fresh"): 1.0, time("forward", "numpy.out", dtype="int8"): 1.0})
     )
@@ -267,7 +267,7 @@ def test_headline_is_the_fastest_possible_row_of_each_framework():
     numbers = {
         time("forward", "numpy.fresh"): 3e-3,
         time("forward", "numpy.out"): 2e-3,
-        # Impossible, and else the fastest.
+        # Impossible, otherwise the fastest.
         time("forward", "numpy.inplace"): 1e-9,
         time("forward", "torch.out"): None,
         time("forward", "torch.fresh"): 4e-3,
@@ -285,8 +285,8 @@ def test_headline_is_the_fastest_possible_row_of_each_framework():
     }
 
 
-def test_headline_takes_nothing_from_slower_rows():
-    """The fastest row may lack what a slower one has; of a GPU's and a processor's rows neither is the other's."""
+def test_headline_does_not_mix_rows():
+    """Columns missing in the fastest row stay missing; GPU and CPU have separate headlines."""
     numbers = {time("forward", "torch-cuda.fresh"): 1e-5, time("forward", "torch.fresh"): 2e-3}
     on_gpu, on_cpu = metrics.headline(metrics.with_metrics(table({**ROOFS, **numbers}))).to_dict("records")
     assert (on_gpu["variant"], on_cpu["variant"]) == ("torch-cuda.fresh", "torch.fresh")
@@ -299,7 +299,7 @@ def test_wide_gives_bytes_for_each_element():
     memory = {
         OperatorCase("transient_bytes", "relu", "roundtrip", "numpy.fresh", N, "float32"): 9 * N,
         OperatorCase("saved_bytes", "relu", "roundtrip", "numpy.fresh", N, "float32"): N / 2,
-        # A failure tells nothing, and another dtype is another number.
+        # A failure has no value, and another dtype is another number.
         OperatorCase("transient_bytes", "relu", "roundtrip", "numpy.inplace", N, "float32"): None,
         OperatorCase("transient_bytes", "relu", "roundtrip", "numpy.inplace", N, "float64"): 8 * N,
     }
@@ -312,7 +312,7 @@ def test_wide_gives_bytes_for_each_element():
     assert len(rows) == 3
 
 
-def test_modes_have_no_impossible_time():
+def test_modes_exclude_impossible_times():
     numbers = {time("forward", "numpy.fresh"): 2e-3, time("forward", "numpy.inplace"): 1e-9}
     modes = metrics.modes(metrics.with_metrics(table({**ROOFS, **numbers})), "float32", N)
     assert dict(zip(modes["memory"], modes["value"], strict=True))["fresh"] == 2e-3
@@ -320,7 +320,7 @@ def test_modes_have_no_impossible_time():
     assert set(modes["flavour"]) == {"numpy"}
 
 
-def test_nothing_measured_gives_empty_tables():
+def test_metrics_of_no_rows_are_empty():
     rows = metrics.with_metrics(table(ROOFS))
     assert rows.empty
     assert metrics.headline(rows).empty
@@ -328,10 +328,10 @@ def test_nothing_measured_gives_empty_tables():
     assert metrics.roofs(table({})).empty
 
 
-def test_more_bytes_than_the_bus_can_move_are_impossible_though_the_time_is_not():
+def test_a_row_beyond_the_bus_roof_is_impossible():
     row = only_row({**ROOFS, time("roundtrip", "numpy-bits.fresh"): 2.2e-3})
     assert row["percent_of_roof"] < 105
-    # Of the loops here fill moves most: with the fetches of its stores two arrays in 0.6 ms.
+    # Fill moves the most bytes per second: two arrays in 0.6 ms, with the fetches of its stores.
     assert row["percent_of_bus"] == pytest.approx(100 * (row["bus_bytes"] / 2.2e-3) / (2 * 2**22 / 0.6e-3))
     assert row["percent_of_bus"] > 105
     assert row["impossible"]
@@ -351,7 +351,7 @@ RUNS = [(machine, fingerprint, commit) for machine, fingerprint in (("box", "f")
 
 
 def runs() -> list[pd.DataFrame]:
-    """The same cases on two machines and two commits, each run slower than the one before it by a factor of two."""
+    """Return the same cases on two machines and two commits; each run is half as fast as the one before."""
     times = [
         time("forward", "numpy.fresh"), time("forward", "numpy.inplace"), time("backward", "torch.out"),
         OperatorCase("cold", "relu", "forward", "numpy.fresh", N),
@@ -393,7 +393,7 @@ METRICS = [
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.__name__)
 def test_no_metric_mixes_runs(metric):
-    """Of two machines and two commits in one table, each run has the numbers that it has alone."""
+    """A table of two machines and two commits gives each run the same numbers as its own table."""
     together = metric(pd.concat(runs(), ignore_index=True))
     for rows, (machine, fingerprint, commit) in zip(runs(), RUNS, strict=True):
         alone = metric(rows)
@@ -407,7 +407,7 @@ def test_no_metric_mixes_runs(metric):
         )
 
 
-def test_the_roof_of_a_step_is_that_of_its_run():
+def test_the_roof_of_a_step_is_of_the_same_run():
     first, *_, last = (metrics.steps(rows) for rows in runs())
     together = metrics.steps(pd.concat(runs(), ignore_index=True))
     assert together["first_call_s"].nunique() == together["value"].nunique() == len(RUNS)

@@ -1,4 +1,4 @@
-"""The bar over an asv run: it counts records, ends asv with its processes, and reports a run that measured nothing."""
+"""Test the progress bar of an asv run: counts of records, the end of asv's processes, and runs without measurements."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def test_new_records_are_counted(cases, tmp_path, monkeypatch, capfd):
     assert f"{CASE.label}: timeout: too slow" in capfd.readouterr().err
 
 
-def test_the_bar_shows_what_asv_prepares(tmp_path, monkeypatch, capfd):
+def test_the_bar_shows_preparation_by_asv(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(progress, "POLL_S", 0.1)
     monkeypatch.setattr(progress, "FILE_S", 0.2)
     command = [sys.executable, "-c", "import time; print('·· Installing requirements', flush=True); time.sleep(1)"]
@@ -43,7 +43,7 @@ def test_the_bar_shows_what_asv_prepares(tmp_path, monkeypatch, capfd):
 
 
 def test_asv_ends_its_processes_when_the_run_is_interrupted(tmp_path):
-    """Only this process gets the signal, as from `kill -INT`; a terminal would send it to asv too."""
+    """Only the runner gets the signal, as from `kill -INT`; a terminal would send it to asv too."""
     asv = "import time\nprint('started', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('ended')"
     script = f"""
 import sys
@@ -62,7 +62,7 @@ progress.run([sys.executable, "-c", {asv!r}], folder / "asv.log", None, folder /
     assert log.read_text().split() == ["started", "ended"]
 
 
-def test_a_comparison_that_measures_nothing_fails_with_the_end_of_the_log(tmp_path, monkeypatch, capfd):
+def test_a_comparison_without_measurements_fails_and_prints_the_log(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(compare, "ASV", [sys.executable, "-c", "print('No benchmarks selected'); exit(1)"])
     monkeypatch.setattr(compare, "LOGS", tmp_path)
     monkeypatch.setattr(compare, "OUTCOMES", tmp_path)

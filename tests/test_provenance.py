@@ -1,4 +1,4 @@
-"""What is known of the machine under a number, and the fingerprint that tells machines apart."""
+"""Test the provenance of a number and the fingerprint that distinguishes machines."""
 
 import json
 import subprocess
@@ -22,23 +22,23 @@ def in_new_process(code):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_there_are_at_least_forty_facts_and_none_is_empty():
+def test_at_least_forty_facts_are_collected_and_none_is_empty():
     assert len(FACTS) >= 40
     assert json.loads(json.dumps(FACTS, allow_nan=False)) == FACTS
     assert [name for name, fact in FACTS.items() if fact in (None, "", {}, [])] == []
 
 
-def test_what_cannot_be_told_is_unknown(monkeypatch, tmp_path):
+def test_unavailable_facts_are_unknown(monkeypatch, tmp_path):
     monkeypatch.setitem(provenance.FACTS["Memory"], "huge_pages", lambda: linux.text(tmp_path / "missing"))
     monkeypatch.setitem(provenance.FACTS["System"], "libc", lambda: None)
     monkeypatch.setitem(provenance.ACTIVITY, "load_1min", lambda: 1 / 0)
     facts = provenance.collect()
     assert set(facts) == set(FACTS)
-    told = {facts[name] for name in ("huge_pages", "libc", "load_1min_at_start", "load_1min_at_end")}
-    assert told == {"unknown"}
+    values = {facts[name] for name in ("huge_pages", "libc", "load_1min_at_start", "load_1min_at_end")}
+    assert values == {"unknown"}
 
 
-def test_secrets_of_the_environment_are_not_kept(monkeypatch):
+def test_only_selected_environment_variables_are_recorded(monkeypatch):
     monkeypatch.setenv("A_SECRET", "hunter2")
     monkeypatch.setenv("MALLOC_ARENA_MAX", "3")
     facts = provenance.collect()
@@ -46,7 +46,7 @@ def test_secrets_of_the_environment_are_not_kept(monkeypatch):
     assert facts["environment"]["MALLOC_ARENA_MAX"] == "3"
 
 
-def test_no_framework_is_imported_for_a_fact():
+def test_collecting_facts_imports_no_framework():
     frameworks = "{'numpy', 'numba', 'torch', 'jax'} & set(__import__('sys').modules)"
     assert in_new_process(f"provenance.collect()['torch_simd'], {frameworks}") == "not imported set()"
 
@@ -57,11 +57,11 @@ def test_fingerprint_is_the_same_in_each_process():
 
 
 @pytest.mark.parametrize("variant", ["numpy.out", "numba-threads.out", "torch.out", "jax.fresh"])
-def test_fingerprint_is_that_of_the_machine_whatever_is_measured(variant):
-    (outcome,) = isolation.run(
+def test_fingerprint_does_not_depend_on_the_variant(variant):
+    (measurement,) = isolation.run(
         [OperatorCase("time", "relu", "forward", variant, 1024, "float32")], Settings(0.05, 600, 1)
     )
-    facts = outcome.provenance
+    facts = measurement.provenance
     assert facts["fingerprint"] == provenance.expected_fingerprint(cores=1)
     assert facts["checkout"].split()[1] in ("clean", "changed")
     assert facts["steal_s_at_end"] >= facts["steal_s_at_start"]
@@ -77,7 +77,7 @@ def test_fingerprint_is_that_of_the_machine_whatever_is_measured(variant):
     ],
     ids=lambda changed: next(iter(changed)),
 )  # fmt: skip
-def test_fingerprint_differs_where_the_machine_or_a_setting_does(changed):
+def test_fingerprint_depends_on_machine_and_settings(changed):
     assert fingerprint(**changed) != fingerprint()
 
 
@@ -92,5 +92,5 @@ def test_fingerprint_differs_where_the_machine_or_a_setting_does(changed):
     ],
     ids=lambda changed: next(iter(changed)),
 )  # fmt: skip
-def test_fingerprint_is_the_same_where_something_else_differs(changed):
+def test_fingerprint_does_not_depend_on_other_facts(changed):
     assert fingerprint(**changed) == fingerprint()

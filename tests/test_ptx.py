@@ -1,8 +1,8 @@
-"""What the GPU kernels compile to computes what the reference does: their PTX, run on NumPy (`tests/ptx.py`).
+"""Test that compiled GPU kernels follow the reference: NumPy executes their PTX (`tests/ptx.py`).
 
-The public functions of the rows are called, on Numba's simulated arrays and on PyTorch's on the CPU; only their
-launches are other ones. Every row, alignment and tail, arrays of more than 2^33 elements, and training steps of small
-networks and of those that are measured.
+Tests call the rows' public functions on Numba's simulated arrays and on PyTorch's CPU tensors; only the launches are
+replaced. They cover every row, alignment and tail, arrays of more than 2^33 elements, and training steps of the small
+and of the measured networks.
 """
 
 import importlib
@@ -36,14 +36,14 @@ from tests.test_kernels import WITHOUT
 numba_cuda = importlib.import_module("impls.relu.numba_cuda")
 
 ROOT = Path(__file__).resolve().parents[1]
-# What Numba works in as a whole, in the dtype of which it has the most, and more than its blocks in a simulator take.
+# The tile of Numba's kernels for float32, and a length of several tiles with a tail.
 TILE = numba_cuda.tile_elements("float32")
 LONG = 5 * TILE + 13
-# Beyond what 32 bits can tell, and beyond four times that, which are bytes.
+# Element numbers, and so byte offsets, exceed 32 bits.
 BEYOND = 2**33
-# Of Linux: memory that nobody sees to before it is written; Python's own name for it is of 3.12.
+# Linux reserves no memory before it is written; Python 3.12 adds the name to `mmap`.
 MAP_NORESERVE = 0x4000
-# More than any of Triton's kernels has, which leave it to the launch.
+# More shared memory than any of Triton's kernels uses; the launch sets its size.
 SHARED_BYTES = 2**15
 FOLLOWED = 2
 
@@ -53,23 +53,23 @@ Program = Callable[[str, str], ptx.Program]
 
 @pytest.fixture(scope="module")
 def texts() -> dict[str, dict[str, str]]:
-    """PTX by group and kernel, as `tests.compiled` names them."""
+    """Return PTX by group and kernel, as `tests.compiled` names them."""
     environment = {name: value for name, value in os.environ.items() if name not in WITHOUT}
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "tests.compiled"], cwd=ROOT, env=environment, capture_output=True, text=True
     )
-    assert told.returncode == 0, told.stderr[-2000:]
-    return json.loads(told.stdout)
+    assert process.returncode == 0, process.stderr[-2000:]
+    return json.loads(process.stdout)
 
 
 @pytest.fixture(scope="module")
 def programs(texts: dict[str, dict[str, str]]) -> Program:
-    """program(group, kernel)."""
+    """Return a function that parses the PTX of a group and kernel."""
     return cache(lambda group, kernel: ptx.parse(texts[group][kernel]))
 
 
 class Compiled:
-    """A kernel as Numba's launches take it: kernel[blocks, threads](*arguments)."""
+    """A kernel with Numba's launch syntax: kernel[blocks, threads](*arguments)."""
 
     def __init__(self, program: ptx.Program) -> None:
         self.program = program
@@ -95,7 +95,7 @@ def _arrays(arguments: Any) -> Iterator[Any]:
 
 
 def numba_kernels(programs: Program, architecture: int) -> Callable[[str], Any]:
-    """In place of `impls.relu.numba_cuda.kernels`."""
+    """Return a replacement of `impls.relu.numba_cuda.kernels`."""
     names = numba_cuda.Kernels._fields
     return lambda dtype: numba_cuda.Kernels(
         *(Compiled(programs(f"numba {architecture}", f"relu.{name}.{dtype}")) for name in names)
@@ -114,13 +114,13 @@ def numba_compiled(request: Any, programs: Any, monkeypatch: pytest.MonkeyPatch)
 
 @on("numba_cuda")
 @pytest.mark.usefixtures("numba_compiled")
-def test_numba_gives_what_the_reference_gives(row: Variant, dtype: str) -> None:
-    """In arrays shorter than a tile, in one of several with a tail, and where none begins at a multiple of 16."""
+def test_numba_ptx_equals_the_reference(row: Variant, dtype: str) -> None:
+    """Test arrays shorter than a tile, of several tiles with a tail, and not aligned to 16 bytes."""
     x, grad = special(row, dtype)
     for length in (*LENGTHS, LONG):
         check(row, dtype, np.resize(x, length), np.resize(grad, length))
-    one_on = (lambda values: np.concatenate([values[:1], values]), lambda array: array[1:])
-    check(row, dtype, np.resize(x, LONG), np.resize(grad, LONG), [one_on])
+    shifted = (lambda values: np.concatenate([values[:1], values]), lambda array: array[1:])
+    check(row, dtype, np.resize(x, LONG), np.resize(grad, LONG), [shifted])
 
 
 @pytest.fixture(params=[(architecture, config) for architecture in ARCHITECTURES for config in (0, -1)])
@@ -147,7 +147,7 @@ def triton_compiled(request: Any, programs: Any, monkeypatch: pytest.MonkeyPatch
 
 
 class Bytes:
-    """A tensor's memory, as NumPy tells it: it has no bfloat16."""
+    """The memory of a tensor with NumPy's array interface; NumPy lacks bfloat16."""
 
     def __init__(self, tensor: Any) -> None:
         self.nbytes = tensor.nbytes
@@ -156,23 +156,23 @@ class Bytes:
 
 @on("triton")
 @pytest.mark.usefixtures("triton_compiled")
-def test_triton_gives_what_the_reference_gives(row: Variant, dtype: str) -> None:
+def test_triton_ptx_equals_the_reference(row: Variant, dtype: str) -> None:
     x, grad = (values.astype(host(dtype)) for values in special(row, dtype))
     for length in (*LENGTHS, 2 * 4096, 4096 + 16, 4096 + 13):
         check(row, dtype, np.resize(x, length), np.resize(grad, length))
-    one_on = (lambda values: np.concatenate([values[:1], values]), lambda array: array[1:])
-    check(row, dtype, np.resize(x, 4096 + 13), np.resize(grad, 4096 + 13), [one_on])
+    shifted = (lambda values: np.concatenate([values[:1], values]), lambda array: array[1:])
+    check(row, dtype, np.resize(x, 4096 + 13), np.resize(grad, 4096 + 13), [shifted])
 
 
 def sparse(elements: int, dtype: str) -> np.ndarray:
-    """Zeros, of which no more is in memory than is written."""
+    """Return zeros that occupy physical memory only where they are written."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
     return np.frombuffer(mmap.mmap(-1, elements * np.dtype(dtype).itemsize, flags=flags), dtype)
 
 
 @pytest.mark.parametrize("name", numba_cuda.Kernels._fields)
-def test_numba_reaches_what_lies_beyond_32_bits(programs, name):
-    """The first and the last whole tile, and the tail, whose elements the first blocks have."""
+def test_numba_indexes_more_than_2_to_the_32_elements(programs, name):
+    """Check the first and the last whole tile, and the tail, which the first blocks process."""
     n = BEYOND + 3 * TILE + 13
     tiles = n // TILE
     x, grad, out = (sparse(n, "float32") for _ in range(3))
@@ -183,24 +183,24 @@ def test_numba_reaches_what_lies_beyond_32_bits(programs, name):
     bytes_of_ends = np.r_[0 : TILE // 8, (tiles - 1) * TILE // 8 : -(-n // 8)]
     if name == "backward_bits":
         bits[bytes_of_ends] = packed
-    given = {
+    arrays = {
         "forward": (x, out),
         "backward": (grad, x, out),
         "backward_bits": (grad, bits, out),
         "forward_bits": (x, bits, out),
     }
     program = programs("numba 90", f"relu.{name}.float32")
-    launched(program, (tiles,), numba_cuda.THREADS, (*given[name], tiles), blocks=[0, tiles - 1])
-    wanted = np.maximum(x[ends], 0) if "forward" in name else np.where(x[ends] > 0, grad[ends], 0)
-    np.testing.assert_array_equal(out[ends], wanted)
+    launched(program, (tiles,), numba_cuda.THREADS, (*arrays[name], tiles), blocks=[0, tiles - 1])
+    expected = np.maximum(x[ends], 0) if "forward" in name else np.where(x[ends] > 0, grad[ends], 0)
+    np.testing.assert_array_equal(out[ends], expected)
     if name == "forward_bits":
         np.testing.assert_array_equal(bits[bytes_of_ends], packed)
 
 
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("name", ["forward", "backward", "backward_bits", "forward_bits"])
-def test_triton_reaches_what_lies_beyond_32_bits(programs, name, whole):
-    """The last two blocks."""
+def test_triton_indexes_more_than_2_to_the_32_elements(programs, name, whole):
+    """Check the last two blocks."""
     n = BEYOND + 4096 + (16 if whole else 13)
     block = triton_.CONFIGS[-1].kwargs["BLOCK"]
     x, grad, out = (sparse(n, "float32") for _ in range(3))
@@ -221,16 +221,16 @@ def test_triton_reaches_what_lies_beyond_32_bits(programs, name, whole):
     values = [*map(ptx.address, arrays), n, n.bit_length(), 0, 0]
     threads, last = 32 * triton_.CONFIGS[-1].num_warps, [blocks - 2, blocks - 1]
     ptx.Launch(program, (blocks,), threads, values, ptx.Memory(arrays), last, SHARED_BYTES).run()
-    wanted = np.maximum(x[start:], 0) if "forward" in name else np.where(x[start:] > 0, grad[start:], 0)
-    np.testing.assert_array_equal(out[start:], wanted)
+    expected = np.maximum(x[start:], 0) if "forward" in name else np.where(x[start:] > 0, grad[start:], 0)
+    np.testing.assert_array_equal(out[start:], expected)
     if name == "forward_bits":
         np.testing.assert_array_equal(bits[start // 8 :], packed)
 
 
 @pytest.mark.parametrize("tail", [0, 13])
 @pytest.mark.parametrize(("name", "bytes_each"), [("forward", 8), ("backward", 12), ("forward_bits", 8 + 1 / 8)])
-def test_no_element_is_moved_twice(programs, name, bytes_each, tail):
-    """What all threads of a launch moved, which tells of an element that two of them have."""
+def test_each_element_is_moved_once(programs, name, bytes_each, tail):
+    """The bytes moved by all threads of a launch exceed the arrays if two threads process one element."""
     n = 5 * TILE + tail
     arrays = [np.ones(n, np.float32), *(np.ones(n, np.float32) for _ in range(name == "backward"))]
     arrays += [np.empty(-(-n // 8), np.uint8)] if name == "forward_bits" else []
@@ -244,7 +244,7 @@ def test_no_element_is_moved_twice(programs, name, bytes_each, tail):
 
 @pytest.fixture
 def steps_compiled(programs: Program, monkeypatch: pytest.MonkeyPatch) -> Callable[[Network, int, str, bool], Step]:
-    """step(network, side, dtype, relu): a training step whose kernels are run as they were compiled."""
+    """Return a function that makes a training step whose kernels run as PTX."""
 
     def make(network: Network, side: int, dtype: str, relu: bool) -> Step:
         group = f"{network.name} {dtype} {relu}"
@@ -273,16 +273,16 @@ LINEAR = [case for case in compiled.STEPS if not case[3]]
 @pytest.mark.parametrize(("network", "side", "dtype", "relu"), WITH, ids=named)
 def test_a_step_follows_the_reference(network, side, dtype, relu, steps_compiled):
     followed = FOLLOWED if side == SIDE else 1
-    found = parity.deviations(steps_compiled(network, side, dtype, relu), network, compiled.N, followed)
-    assert found.within(dtype), found
+    deviations = parity.deviations(steps_compiled(network, side, dtype, relu), network, compiled.N, followed)
+    assert deviations.within(dtype), deviations
 
 
 @pytest.mark.parametrize(("network", "side", "dtype", "relu"), LINEAR, ids=named)
-def test_a_step_without_relu_is_the_simulated_one(network, side, dtype, relu, steps_compiled):
+def test_a_step_without_relu_equals_the_simulated_one(network, side, dtype, relu, steps_compiled):
     batch, losses = random_batch(network, compiled.N), []
-    for one in (made(network, side, dtype, relu), steps_compiled(network, side, dtype, relu)):
-        given = one.put(batch)
-        losses.append([one(given) for _ in range(FOLLOWED)])
+    for stepper in (made(network, side, dtype, relu), steps_compiled(network, side, dtype, relu)):
+        stored = stepper.put(batch)
+        losses.append([stepper(stored) for _ in range(FOLLOWED)])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
 
@@ -290,7 +290,7 @@ def copied(text: str, x: np.ndarray, out: np.ndarray, tiles: int = 1) -> None:
     launched(ptx.parse(text), (1,), numba_cuda.THREADS, (x, out, tiles))
 
 
-def test_what_would_stop_a_device_is_seen(texts):
+def test_faulty_memory_accesses_are_detected(texts):
     forward = texts["numba 90"]["relu.forward.float32"]
     x, out = np.ones(TILE + 4, np.float32), np.zeros(TILE + 4, np.float32)
     copied(forward, x, out)
@@ -302,8 +302,8 @@ def test_what_would_stop_a_device_is_seen(texts):
         copied(forward, x, out[:-1])
 
 
-def test_shared_memory_that_is_not_aligned_is_seen(texts):
-    """Numba aligns it as an element, but where `impls.cuda_vectors.shared` asks for more."""
+def test_unaligned_shared_memory_is_detected(texts):
+    """Numba aligns shared memory to its elements, unless `impls.cuda_vectors.shared` requests more."""
     text = texts["plain float32 True"]["plain.conv1.forward.float32"]
     assert text.count(".shared .align 16") == 1
     values = np.zeros(64, np.float32)
@@ -314,7 +314,7 @@ def test_shared_memory_that_is_not_aligned_is_seen(texts):
             launched(program, (1, 1, 1), SIDE, arguments)
 
 
-def test_a_wrong_instruction_is_seen(texts):
+def test_wrong_and_unknown_instructions_are_detected(texts):
     forward = texts["numba 90"]["relu.forward.float32"]
     x, out = (values.astype("float32") for values in comparison.ordinary(TILE))
     copied(forward, x, out)

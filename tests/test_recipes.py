@@ -1,4 +1,4 @@
-"""Follow the README's recipes: adding a variant, a framework or a network touches no other file."""
+"""Follow the README's recipes: adding a variant, a framework or a network changes no other file."""
 
 import os
 import re
@@ -40,32 +40,32 @@ def forward(variant: str) -> str:
 
 
 def measured_and_shown(checkout: Checkout, benchmarks: str, row: str, packages: str = "") -> bool:
-    """Whether a commit of the recipe is measured without a failure, and the report has a line of the row."""
+    """Commit the recipe, assert that it is measured without a failure, and return whether the report shows the row."""
     if checkout.changed():
         checkout.commit("recipe")
     path = os.pathsep.join(filter(None, (str(checkout.folder), packages)))
     run = checkout.measure(benchmarks, ASV_PYTHONPATH=path)
     assert run.returncode == 0, run.stdout + run.stderr
-    endings = {record.measurement.status for record in checkout.records()}
-    assert endings <= set(measurement.MEASURED), [record.measurement.reason for record in checkout.records()]
+    statuses = {record.measurement.status for record in checkout.records()}
+    assert statuses <= set(measurement.MEASURED), [record.measurement.reason for record in checkout.records()]
     report = checkout.report(PYTHONPATH=packages)
     assert report.returncode == 0, report.stderr
     return row in (checkout.folder / "reports/index.html").read_text()
 
 
 def cells(subject: str, variant: str) -> str:
-    """The first cells of a line in the table of the report."""
+    """Return the first cells of a line in the table of the report."""
     return f"<td>{subject}</td><td>{variant}</td>"
 
 
-def test_a_variant_is_a_function_and_a_row(checkout):
+def test_a_variant_needs_a_function_and_a_row(checkout):
     checkout.append("impls/relu/numpy_.py", "\n\n" + snippet("Add a variant", 0))
     insert_after(checkout, ROWS, "NUMPY_ROWS = (", snippet("Add a variant", 1).rstrip("\n"))
     assert checkout.changed() == {"impls/relu/numpy_.py", ROWS}
     assert measured_and_shown(checkout, forward("numpy-zeros.fresh"), cells("forward", "numpy-zeros.fresh"))
 
 
-def test_a_framework_is_a_file_a_driver_and_rows(checkout):
+def test_a_framework_needs_a_file_a_driver_and_rows(checkout):
     (checkout.folder / "impls/relu/python_.py").write_text((RECIPES / "python_relu.py").read_text())
     driver = checkout.folder / "benchmarks/harness/frameworks/python_.py"
     driver.write_text((RECIPES / "python_driver.py").read_text())
@@ -120,7 +120,7 @@ def test_an_operator_has_a_tolerance_and_gradients_from_two_saved_values(checkou
         ("prelu", "grad, slope * grad)", "grad, 0 * grad)", "backward: element"),
     ],
 )  # fmt: skip
-def test_a_wrong_operator_gets_no_number(checkout, name, old, new, reason):
+def test_a_wrong_operator_is_refused(checkout, name, old, new, reason):
     add_operator(checkout, name)
     if name == "tanh":
         (checkout.folder / "impls/tanh/rows.py").write_text(snippet("Add an operator", 0))
@@ -143,7 +143,7 @@ def test_an_operator_has_a_learnable_parameter(checkout):
 
 
 def install(folder: Path, name: str, module: str, *files: Path) -> str:
-    """A folder for the import path that holds a package with an entry point; returns its path."""
+    """Write a package with an entry point to a folder for the import path and return the path."""
     package = folder / module
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -167,22 +167,22 @@ def test_a_package_adds_rows_under_its_name(checkout, tmp_path_factory):
     assert not checkout.changed() - {"reports/index.html"}
 
 
-def test_a_package_that_cannot_be_loaded_is_named_and_left_out(tmp_path):
-    """No module, and no file of rows in it."""
+def test_a_package_that_fails_to_load_is_reported_and_left_out(tmp_path):
+    """The package has no module with rows."""
     packages = install(tmp_path, "Broken", "broken")
     code = "from impls.catalog import VARIANTS; print(len(VARIANTS))"
-    ended = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": packages},
         capture_output=True,
         text=True,
     )
-    assert int(ended.stdout) == len(VARIANTS)
-    assert "rows of broken are left out: ModuleNotFoundError: No module named 'broken.rows'" in ended.stderr
+    assert int(process.stdout) == len(VARIANTS)
+    assert "rows of broken are left out: ModuleNotFoundError: No module named 'broken.rows'" in process.stderr
 
 
-def test_a_network_is_a_row(checkout):
+def test_a_network_needs_one_row(checkout):
     insert_after(checkout, "impls/cnn/networks.py", "    for network in (", snippet("Add a network", 0).rstrip("\n"))
     assert checkout.changed() == {"impls/cnn/networks.py"}
     benchmarks = r"TinyCnn\.track_time\('(numpy.inplace|torch.fresh)', 16\)"

@@ -1,4 +1,4 @@
-"""The report in a real browser, with and without JavaScript, from synthetic and from hostile results."""
+"""Test the report in a real browser, with and without JavaScript, from synthetic and from hostile results."""
 
 import csv
 import io
@@ -40,14 +40,14 @@ from tests.synthetic import (
     roof,
     time,
     write,
-    write_outcomes,
+    write_records,
 )
 
 CPU_ROWS = [row for row in VARIANTS if row.device == "cpu"]
 WRONG, SKIPPED = time("backward", "numpy.out"), time("forward", "torch-cuda.fresh")
 FRESH, IMPOSSIBLE = time("forward", "numpy.fresh"), time("forward", "numpy.inplace")
 REASON = "3 of 1048576 elements are wrong; the first is number 7"
-# Times of every row, from milliseconds to seconds, and some of another size from microseconds.
+# Times of every row, from milliseconds to seconds, and of some rows at a smaller size, from microseconds.
 TIMES = {
     time(row.direction, row.name, 2**20, dtype): 1e-3 * 1.06**position
     for position, (row, dtype) in enumerate(
@@ -71,7 +71,7 @@ PROVENANCE = {"cpu": "A Processor 9000", "cores_usable": 6, "caches_bytes": {"L1
 
 
 def build(folder: Path, *arguments: str) -> Path:
-    """Write the report of the results in a folder and return where."""
+    """Write the report of the results in a folder and return its path."""
     assert main(folder, "--out", str(folder / "out"), *arguments) == 0
     return folder / "out"
 
@@ -94,7 +94,7 @@ def page(tmp_path_factory):
         record(time("forward", "numpy.out"), commit=LATER_COMMIT, provenance=PROVENANCE),
         record(time("forward", "numpy.out"), provenance={"cpu": "Of Another Commit"}, time_s=9.0),
     ]
-    write_outcomes(folder / "outcomes", lines)
+    write_records(folder / "outcomes", lines)
     return build(folder)
 
 
@@ -124,11 +124,11 @@ def gpu_page(tmp_path_factory):
             status = "unstable" if throttled else "ok"
             lines.append(record(case, status, reason, numbers[case], processes, GPU))
     write(folder / "results", content(numbers))
-    write_outcomes(folder / "outcomes", lines)
+    write_records(folder / "outcomes", lines)
     return build(folder)
 
 
-def test_a_gpu_has_separate_figures_of_device_time_and_host_latency(gpu_page):
+def test_gpu_figures_separate_device_time_and_host_latency(gpu_page):
     names = {path.name for path in gpu_page.glob("*-gpu-*.svg")}
     assert names == {
         f"{operator}.{direction}-float32-gpu-{kind}.svg"
@@ -143,14 +143,14 @@ def test_a_gpu_has_separate_figures_of_device_time_and_host_latency(gpu_page):
     assert ("roof: copy" in host_latency, "jax-cuda" in host_latency) == (False, True)
 
 
-def test_a_gpu_has_a_table_of_both_times(gpu_page, tmp_path):
+def test_gpu_table_shows_device_time_and_host_latency(gpu_page, tmp_path):
     with chromium(tmp_path / "profile") as browser:
         browser.get((gpu_page / "index.html").as_uri())
-        lines = browser.execute_script("""
+        cells_of_rows = browser.execute_script("""
             const table = document.querySelectorAll("#gpu ~ .scroll table")[0];
             return Array.from(table.tBodies[0].rows, (row) => Array.from(row.cells, (cell) => cell.textContent));
         """)
-        rows = {(line[0], line[1], line[3]): line[5:] for line in lines}
+        rows = {(line[0], line[1], line[3]): line[5:] for line in cells_of_rows}
         # 4 MiB read and written at 2.8 TB/s and 2 µs, against 3 TB/s.
         assert rows["forward", "torch-cuda.fresh", "1,048,576"] == ["5 µs", "1,680", "96", "15 µs", "559", "32", "0"]
         assert rows["forward", "jax-cuda.fresh", "1,048,576"][:3] == ["–", "–", "–"]
@@ -194,7 +194,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def still_browser(tmp_path_factory):
-    """A browser that runs no script of a page."""
+    """A browser with JavaScript disabled."""
     preferences = {"profile.managed_default_content_settings.javascript": 2}
     with chromium(tmp_path_factory.mktemp("profile"), **preferences) as opened:
         yield opened
@@ -207,7 +207,7 @@ def opened(browser, page):
 
 
 def show(browser: webdriver.Chrome, path: Path) -> None:
-    """Open a file; the logs of what was open before are dropped."""
+    """Open a file and drop the logs of the previous page."""
     browser.get("about:blank")
     browser.get_log("browser")
     browser.get_log("performance")
@@ -215,7 +215,7 @@ def show(browser: webdriver.Chrome, path: Path) -> None:
 
 
 def rows(browser: webdriver.Chrome) -> list[dict[str, Any]]:
-    """The visible rows of the table of results, by column head; "values": the sort keys."""
+    """Return the visible rows of the table of results, by column head; "values" holds the sort keys."""
     return browser.execute_script("""
         const table = document.getElementById("results");
         const heads = Array.from(table.tHead.rows[0].cells, (cell) => cell.textContent);
@@ -229,7 +229,7 @@ def rows(browser: webdriver.Chrome) -> list[dict[str, Any]]:
 
 
 def case(row: dict[str, Any]) -> Case:
-    """The case of a row of the page."""
+    """Return the case of a row of the page."""
     return time(row["operator"], row["variant"], int(row["elements"].replace(",", "")), row["dtype"])
 
 
@@ -245,16 +245,16 @@ def floats(texts: list[str]) -> list[float]:
     return [float(text or "nan") for text in texts]
 
 
-def test_page_opens_from_disk_without_complaint(opened):
+def test_page_opens_from_disk_without_console_messages(opened):
     assert opened.title == "ReLU on box"
     assert opened.get_log("browser") == []
 
 
-def test_page_asks_no_network(opened, page):
+def test_page_makes_no_network_requests(opened, page):
     messages = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
-    asked = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
-    assert asked, "the log of the browser's requests is empty"
-    assert {url for url in asked if not url.startswith("data:")} == {(page / "index.html").as_uri()}
+    urls = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
+    assert urls, "the log of the browser's requests is empty"
+    assert {url for url in urls if not url.startswith("data:")} == {(page / "index.html").as_uri()}
     loaded = opened.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert all(name.startswith("data:") for name in loaded)
     html = (page / "index.html").read_text()
@@ -289,7 +289,7 @@ def test_explained_columns_of_the_csv_exist(opened):
     assert names - quantities <= set(report.OPERATOR_COLUMNS)
 
 
-def test_metrics_stand_beside_the_time(opened):
+def test_metrics_are_shown_beside_the_time(opened):
     (row,) = (row for row in rows(opened) if case(row) == FRESH)
     # 8 MiB in a millisecond; 4 MiB more fetched; a roof of 10 µs.
     assert (row["GB/s"], row["bus GB/s"], row["% of roof"]) == ("8.39", "12.6", "1")
@@ -309,23 +309,23 @@ def test_impossible_rows_show_no_bandwidth(opened):
     assert "forward numpy.inplace, time, 1,048,576 float32: 100 ns, 10,000 % of roof" in body
 
 
-def test_roofs_stand_in_the_report(opened):
+def test_roofs_are_shown(opened):
     table = opened.find_element(By.XPATH, "//h3[.='Roofs']/following::table[1]")
     head, row = (line.text for line in table.find_elements(By.TAG_NAME, "tr"))
     assert head == "array fill copy triad scale in place accumulate in place"
-    # 4 MiB an array in 10 µs.
+    # 4 MiB per array in 10 µs.
     assert row == "4 MiB 419 839 1,260 839 1,260"
     assert "torch 172 (n = 2,048)" in opened.find_element(By.TAG_NAME, "body").text
 
 
-def test_headline_is_of_possible_rows(opened):
+def test_headline_excludes_impossible_rows(opened):
     cards = [card.text for card in opened.find_elements(By.CLASS_NAME, "card")]
     assert cards
     assert not any("numpy.inplace: one thread; one ufunc" in card for card in cards)
     assert any("numpy" in card and "1 ms" in card and "8.39 GB/s · 1 % of roof" in card for card in cards)
 
 
-def test_failures_have_their_reasons(opened):
+def test_failures_are_listed_with_their_reasons(opened):
     lines = opened.execute_script("""
         const table = document.getElementById("without").nextElementSibling.querySelector("table");
         return Array.from(table.tBodies[0].rows, (row) => Array.from(row.cells, (cell) => cell.textContent));
@@ -346,7 +346,7 @@ def test_page_fits_the_window(opened, width):
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_page_says_where_it_comes_from(opened):
+def test_page_shows_machine_commit_and_other_runs(opened):
     text = opened.find_element(By.TAG_NAME, "body").text
     assert "A Processor 9000, 6 cores" in text
     assert "Of Another Commit" not in text
@@ -363,26 +363,28 @@ def test_figures_are_drawn(opened):
 
 
 @pytest.mark.parametrize("head", ["time", "elements", "GB/s", "% of roof"])
-def test_sorting_is_by_number_and_what_has_none_comes_last(opened, head):
+def test_numeric_columns_sort_by_number_with_missing_values_last(opened, head):
     def shown() -> list[float]:
         return floats([row["values"][head] for row in rows(opened)])
 
     before = shown()
     (button,) = (b for b in opened.find_elements(By.CSS_SELECTOR, "#results th button") if b.text == head)
-    for descending, said in ((False, "ascending"), (True, "descending")):
+    for descending, aria_sort in ((False, "ascending"), (True, "descending")):
         opened.execute_script("arguments[0].click()", button)
         numbers = [number for number in shown() if number == number]
         assert shown()[: len(numbers)] == numbers
         assert numbers == sorted(numbers, reverse=descending)
         assert sorted(numbers) == sorted(number for number in before if number == number)
-        assert [h.get_attribute("aria-sort") for h in opened.find_elements(By.CSS_SELECTOR, "[aria-sort]")] == [said]
+        assert [h.get_attribute("aria-sort") for h in opened.find_elements(By.CSS_SELECTOR, "[aria-sort]")] == [
+            aria_sort
+        ]
     if head == "time":
         # The visible text is in the same order.
         assert [seconds(row["time"]) for row in rows(opened)] == pytest.approx(shown(), rel=0.006, nan_ok=True)
 
 
 @pytest.mark.parametrize("head", ["operator", "dtype"])
-def test_sorting_is_by_text_where_there_is_no_number(opened, head):
+def test_text_columns_sort_alphabetically(opened, head):
     (button,) = (b for b in opened.find_elements(By.CSS_SELECTOR, "#results th button") if b.text == head)
     before = [row[head] for row in rows(opened)]
     button.send_keys(Keys.ENTER)
@@ -391,10 +393,10 @@ def test_sorting_is_by_text_where_there_is_no_number(opened, head):
     assert [row[head] for row in rows(opened)] == sorted(before, reverse=True)
 
 
-def test_filters_leave_what_matches(opened):
-    everything = rows(opened)
+def test_filters_show_matching_rows(opened):
+    all_rows = rows(opened)
     label = opened.find_element(By.ID, "shown")
-    assert label.text == f"{len(everything)} of {len(everything)} rows"
+    assert label.text == f"{len(all_rows)} of {len(all_rows)} rows"
     framework = opened.find_element(By.CSS_SELECTOR, "[data-filter=framework]")
     assert [option.text for option in framework.find_elements(By.TAG_NAME, "option")] == [
         "all",
@@ -403,24 +405,24 @@ def test_filters_leave_what_matches(opened):
         "torch",
         "jax",
     ]
-    # Keys, as people's choices do, send the event "input"; Selenium's Select sends "change" alone.
+    # Keys send the event "input", as a user's choice does; Selenium's Select sends only "change".
     framework.send_keys("numba")
-    numba = [row for row in everything if row["framework"] == "numba"]
+    numba = [row for row in all_rows if row["framework"] == "numba"]
     assert rows(opened) == numba
-    assert label.text == f"{len(numba)} of {len(everything)} rows"
+    assert label.text == f"{len(numba)} of {len(all_rows)} rows"
     search = opened.find_element(By.CSS_SELECTOR, "[data-filter=text]")
     search.send_keys("INPLACE")
-    both = [row for row in numba if "inplace" in row["text"]]
-    assert 0 < len(both) < len(numba)
-    assert rows(opened) == both
+    numba_inplace = [row for row in numba if "inplace" in row["text"]]
+    assert 0 < len(numba_inplace) < len(numba)
+    assert rows(opened) == numba_inplace
     search.send_keys(" nothing has this")
     assert rows(opened) == []
-    assert label.text == f"0 of {len(everything)} rows"
+    assert label.text == f"0 of {len(all_rows)} rows"
     search.send_keys(Keys.CONTROL, "a")
     search.send_keys(Keys.DELETE)
     assert rows(opened) == numba
     framework.send_keys(Keys.HOME)
-    assert rows(opened) == everything
+    assert rows(opened) == all_rows
 
 
 def test_table_is_complete_without_javascript(opened, still_browser, page):
@@ -431,7 +433,7 @@ def test_table_is_complete_without_javascript(opened, still_browser, page):
     assert still_browser.get_log("browser") == []
 
 
-def test_csv_holds_the_same_numbers(page):
+def test_csv_contains_the_same_numbers(page):
     with (page / "results.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     times = {
@@ -446,13 +448,13 @@ def test_csv_holds_the_same_numbers(page):
     assert [line["variant"] for line in lines if line["impossible"] == "True"] == [IMPOSSIBLE.variant]
 
 
-# A folder's name can hold no slash.
+# The name of a folder cannot contain a slash.
 HOSTILE_NAME = '"><svg onload=window.hacked=1><img src=x onerror=window.hacked=1>{{7*7}}'
 FORMULAS = ("=cmd|' C calc'!A0", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "text\r=1", "text\n=1")
 
 
 def hostile(place: str) -> str:
-    """An attack by every way out of text that HTML, JavaScript, templates and figures have, told by its place."""
+    """Return text that attacks HTML, JavaScript, templates and figures, marked by its place."""
     return (
         f"""{HOSTILE_NAME}<img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script>'"""
         f"""</style></title></textarea>--></table>$\\frac{{$&lt;{{% raw %}}({place})"""
@@ -461,7 +463,7 @@ def hostile(place: str) -> str:
 
 @pytest.fixture
 def attack(tmp_path):
-    """Files in which every text that someone else chooses is hostile."""
+    """Files in which every text from outside is hostile."""
     numbers = {time("forward", "numpy.out"): 1e-3, time("forward", "numpy.fresh"): None}
     about = {"machine": HOSTILE_NAME, "commit": "<script>window.hacked=1</script>", "env": hostile("env")}
     stored = content(numbers, about["commit"], about["env"])
@@ -484,13 +486,13 @@ def attack(tmp_path):
     )
     foreign = record(time("backward", "numpy.fresh"), hostile("status"), **about)
     lines = [failed, record(skipped, "skipped", hostile("skip"), **about), foreign]
-    write_outcomes(tmp_path / "outcomes", lines, "a/a.jsonl")
+    write_records(tmp_path / "outcomes", lines, "a/a.jsonl")
     about["machine"] = FORMULAS[0]
     formulas = [
         record(time("forward", "torch.out", 2**number), "error", formula, **about)
         for number, formula in enumerate(FORMULAS)
     ]
-    write_outcomes(tmp_path / "outcomes", formulas, "b/b.jsonl")
+    write_records(tmp_path / "outcomes", formulas, "b/b.jsonl")
     return tmp_path
 
 
@@ -500,7 +502,7 @@ def assert_harmless(browser: webdriver.Chrome) -> None:
     assert (
         browser.execute_script("return document.querySelectorAll('body svg, [src=x], [onload], [onerror]').length") == 0
     )
-    # A script that the page's policy stopped would be told here.
+    # The log would name a script that the page's policy blocked.
     assert browser.get_log("browser") == []
 
 
@@ -528,7 +530,7 @@ def test_hostile_text_is_shown_as_text(attack, browser, places):
 
 
 @pytest.mark.filterwarnings("ignore:Tight layout not applied")
-def test_hostile_text_does_no_harm_in_figures(attack, browser):
+def test_hostile_text_is_harmless_in_figures(attack, browser):
     drawn = sorted(build(attack, "--machine", HOSTILE_NAME).glob("*.svg"))
     assert any(hostile("cache") in "".join(ElementTree.parse(path).getroot().itertext()) for path in drawn)
     for path in drawn:
@@ -537,8 +539,8 @@ def test_hostile_text_does_no_harm_in_figures(attack, browser):
         assert browser.execute_script("return window.hacked") is None
 
 
-def test_policy_stops_scripts_that_are_not_the_pages_own(opened, tmp_path):
-    """The second line of defence, beside the page's escaping; a page without a policy shows that the attack works."""
+def test_content_security_policy_blocks_injected_scripts(opened, tmp_path):
+    """The policy is the second defence after escaping; the attack succeeds on a page without a policy."""
     attack = """
         document.body.insertAdjacentHTML("beforeend", "<img src=x onerror='window.hacked=1'>");
         const script = document.createElement("script");
@@ -554,7 +556,7 @@ def test_policy_stops_scripts_that_are_not_the_pages_own(opened, tmp_path):
     assert opened.execute_script("return window.hacked") == 1
 
 
-def test_csv_has_no_formulas(attack):
+def test_csv_contains_no_formulas(attack):
     text = (build(attack, "--machine", FORMULAS[0]) / "results.csv").read_bytes().decode()
     lines = list(csv.DictReader(io.StringIO(text, newline="")))
     assert {f"'{formula}" for formula in FORMULAS[:6]} | set(FORMULAS[6:]) <= {line["reason"] for line in lines}
@@ -565,22 +567,22 @@ def test_csv_has_no_formulas(attack):
 @pytest.mark.parametrize(
     "provenance", ["text", ["list"], 7, {"caches_bytes": "unknown"}, {"caches_bytes": {"L1d": None}}]
 )
-def test_foreign_provenance_is_no_exception(tmp_path, provenance):
+def test_foreign_provenance_raises_no_exception(tmp_path, provenance):
     write(tmp_path / "results", content({time("forward", "numpy.out"): 1e-3}))
     line = changed(record(time("forward", "numpy.out")), "measurement.provenance", provenance)
-    write_outcomes(tmp_path / "outcomes", [line])
+    write_records(tmp_path / "outcomes", [line])
     assert "processor unknown" in (build(tmp_path) / "index.html").read_text()
 
 
-def test_text_that_is_no_unicode_is_written(tmp_path):
+def test_text_with_a_lone_surrogate_is_written(tmp_path):
     write(tmp_path / "results", content({WRONG: None}))
-    write_outcomes(tmp_path / "outcomes", [record(WRONG, "error", "undecodable \ud800")])
+    write_records(tmp_path / "outcomes", [record(WRONG, "error", "undecodable \ud800")])
     out = build(tmp_path)
     assert "undecodable" in (out / "index.html").read_text()
     assert "undecodable" in (out / "results.csv").read_text()
 
 
-def test_times_without_statistics_have_a_page(tmp_path):
+def test_times_without_statistics_are_shown(tmp_path):
     """asv leaves out the columns in which every value is missing."""
     stored = content({time("forward", "numpy.out"): 1e-3})
     stored["results"] = {name: row[:5] for name, row in stored["results"].items()}
@@ -599,7 +601,7 @@ def shared_name(tmp_path):
             numbers.items(), [{"fingerprint": "0ld", "cpu": "An Old One"}, {"fingerprint": "new"}], strict=True
         )
     ]
-    write_outcomes(tmp_path / "outcomes", [*lines, record(WRONG, "wrong", REASON)])
+    write_records(tmp_path / "outcomes", [*lines, record(WRONG, "wrong", REASON)])
     return tmp_path
 
 
@@ -608,11 +610,11 @@ def shared_name(tmp_path):
     [((), "numba.out", "numpy.out"), (("--fingerprint", "0ld"), "numpy.out", "numba.out")],
     ids=["newest", "chosen"],
 )
-def test_machines_of_one_name_are_told_apart(shared_name, capsys, arguments, shown, left_out):
+def test_machines_of_the_same_name_are_distinguished_by_fingerprint(shared_name, capsys, arguments, shown, left_out):
     out = build(shared_name, *arguments)
     with (out / "results.csv").open(newline="") as file:
-        found = {line["variant"]: line["fingerprint"] for line in csv.DictReader(file) if line["value"]}
-    assert found == {shown: "new" if shown == "numba.out" else "0ld"}
+        fingerprints = {line["variant"]: line["fingerprint"] for line in csv.DictReader(file) if line["value"]}
+    assert fingerprints == {shown: "new" if shown == "numba.out" else "0ld"}
     html = (out / "index.html").read_text()
     assert "come from 2 different machines" in html
     assert "An Old One" in html
@@ -620,29 +622,28 @@ def test_machines_of_one_name_are_told_apart(shared_name, capsys, arguments, sho
     assert "2 different machines share the name 'box'" in capsys.readouterr().err
 
 
-def test_comparison_says_where_machines_of_one_name_are_mixed(shared_name, monkeypatch):
+def test_comparison_warns_of_different_machines_of_the_same_name(shared_name, monkeypatch):
     monkeypatch.setattr(compare, "RESULTS", shared_name / "results")
     monkeypatch.setattr(compare, "OUTCOMES", shared_name / "outcomes")
-    monkeypatch.setattr(compare, "git", lambda *arguments: COMMIT)
     monkeypatch.setattr(compare.platform, "node", lambda: "box")
-    assert "2 different machines" in compare._warning(["main"])
+    assert "2 different machines" in compare._warning([COMMIT])
     monkeypatch.setattr(compare.platform, "node", lambda: "den")
-    assert compare._warning(["main"]) == ""
+    assert compare._warning([COMMIT]) == ""
 
 
-def test_all_that_is_known_of_the_machine_is_shown(tmp_path):
+def test_all_provenance_of_the_machine_is_shown(tmp_path):
     case = time("forward", "numpy.out")
     facts = provenance.collect()
     write(tmp_path / "results", content({case: 1e-3}))
-    write_outcomes(tmp_path / "outcomes", [record(case, value=1e-3, provenance=facts)])
+    write_records(tmp_path / "outcomes", [record(case, value=1e-3, provenance=facts)])
     html = (build(tmp_path) / "index.html").read_text()
     assert [name for name in facts if f"<td>{name.replace('_', ' ')}</td>" not in html] == []
     assert '<td class="differs">unknown</td>' in html
     assert "different machines" not in html
 
 
-def test_skips_alone_have_a_page(tmp_path):
-    write_outcomes(tmp_path / "outcomes", [record(SKIPPED, "skipped", "no CUDA device")])
+def test_skipped_cases_alone_are_shown(tmp_path):
+    write_records(tmp_path / "outcomes", [record(SKIPPED, "skipped", "no CUDA device")])
     html = (build(tmp_path) / "index.html").read_text()
     assert "no CUDA device" in html
     assert "NaT" not in html
@@ -667,13 +668,13 @@ def test_list_names_machines_and_commits(page, capsys):
         ("den", "a", ("den", COMMIT)),
     ],
 )
-def test_choice(page, machine, commit, chosen):
+def test_chosen_machine_and_commit(page, machine, commit, chosen):
     table = results.load(page.parent / "results", page.parent / "outcomes").table
     choice = report.choose(table, machine, commit)
     assert (choice.machine, choice.commit) == chosen
 
 
-def test_default_is_what_was_measured_last_however_old_the_commit(tmp_path):
+def test_default_is_the_run_measured_last(tmp_path):
     numbers = {time("forward", "numpy.out"): 1.0}
     for machine, commit, date_ms, started_ms in [
         ("box", COMMIT, DATE_MS, DATE_MS + 5 * DAY_MS),
@@ -686,7 +687,7 @@ def test_default_is_what_was_measured_last_however_old_the_commit(tmp_path):
     assert report.choose(table, commit="b").machine == "eel"
 
 
-def test_of_environments_the_one_with_most_numbers_is_shown(tmp_path):
+def test_the_environment_with_the_most_numbers_is_shown(tmp_path):
     write(tmp_path / "results", content({time("forward", "numpy.out"): 1.0}, env="a-small"))
     write(tmp_path / "results", content({time("forward", "numpy.out"): 2.0, WRONG: 3.0}, env="b-large"))
     table = results.load(tmp_path / "results", tmp_path / "outcomes").table
@@ -696,19 +697,19 @@ def test_of_environments_the_one_with_most_numbers_is_shown(tmp_path):
 @pytest.mark.parametrize(
     "arguments", [("--machine", "nowhere"), ("--commit", "123"), ("--machine", "den", "--commit", "b")]
 )
-def test_unknown_choice_lists_what_there_is(page, capsys, tmp_path, arguments):
+def test_unknown_choice_lists_the_available_ones(page, capsys, tmp_path, arguments):
     assert main(page.parent, "--out", str(tmp_path / "out"), *arguments) == 1
-    said = capsys.readouterr().err
-    for part in (arguments[1], "box", "den", LATER_COMMIT[:8], COMMIT[:8]):
-        assert part in said
+    message = capsys.readouterr().err
+    for expected in (arguments[1], "box", "den", LATER_COMMIT[:8], COMMIT[:8]):
+        assert expected in message
     assert not (tmp_path / "out").exists()
 
 
-def test_no_results_say_what_to_do(tmp_path, capsys):
+def test_missing_results_name_the_folder_and_the_command(tmp_path, capsys):
     assert main(tmp_path, "--out", str(tmp_path / "out")) == 1
-    said = capsys.readouterr().err
-    assert str(tmp_path / "results") in said
-    assert "./scripts/bench" in said
+    message = capsys.readouterr().err
+    assert str(tmp_path / "results") in message
+    assert "./scripts/bench" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -766,7 +767,7 @@ def test_training_steps_are_shown_with_phases_and_memory(tmp_path):
     ]
     processes = [replace(process(), step=timing) for timing in timings]
     write(tmp_path / "results", content(numbers))
-    write_outcomes(
+    write_records(
         tmp_path / "outcomes",
         [record(StepCase("time", "mnist_cnn", "numpy.inplace", 64), value=0.016, processes=processes)],
     )

@@ -1,4 +1,4 @@
-"""The loader: what asv and the harness wrote becomes rows, and what they did not write becomes no exception."""
+"""Test the loader: files of asv and the harness become rows; foreign files raise no exception."""
 
 import contextlib
 import copy
@@ -52,7 +52,7 @@ from tests.synthetic import (
     roof,
     time,
     write,
-    write_outcomes,
+    write_records,
 )
 
 FORWARD, BACKWARD = time("forward", "numpy.out"), time("backward", "numpy.inplace")
@@ -74,7 +74,7 @@ def status_and_reason(folders: tuple[Path, Path]) -> dict[tuple[str, ...], tuple
     return {(r.machine, r.env, r.direction): (r.status, r.reason) for r in table.itertuples()}
 
 
-def test_number_becomes_a_row_with_all_that_is_known_of_it(folders):
+def test_a_number_becomes_a_row_with_all_columns(folders):
     write(folders[0], content({FORWARD: 2e-3}))
     first = process(preempted=[0, 4], smt_contended_s=[2e-3], probe_s=1e-5, empty_call_s=3e-8, throttled=[1, 2])
     second = process(preempted=[2], probe_s=1.1e-5, empty_call_s=4e-8, throttled=[5])
@@ -83,7 +83,7 @@ def test_number_becomes_a_row_with_all_that_is_known_of_it(folders):
         replace(first, device=DeviceTiming(device_s=1e-3), step=step),
         replace(second, device=DeviceTiming(device_s=3e-3)),
     ]
-    write_outcomes(folders[1], [record(FORWARD, value=2e-3, time_s=1_700_086_400.0, processes=processes)])
+    write_records(folders[1], [record(FORWARD, value=2e-3, time_s=1_700_086_400.0, processes=processes)])
     assert only_row(folders) == {
         "machine": "box", "fingerprint": "unknown", "commit": COMMIT, "env": ENV,
         "date": pd.Timestamp("2023-11-14 22:13:20Z"), "measured": pd.Timestamp("2023-11-15 22:13:20Z"),
@@ -99,29 +99,29 @@ def test_number_becomes_a_row_with_all_that_is_known_of_it(folders):
     }  # fmt: skip
 
 
-def test_time_of_a_core_that_was_slower_than_for_others_of_the_run_is_unstable(folders):
+def test_a_time_with_slower_probes_than_the_rest_of_the_run_is_unstable(folders):
     other = replace(FORWARD, variant="numpy.inplace")
     write(folders[0], content({FORWARD: 2e-3, other: 3e-3}))
     processes = {FORWARD: [process(probe_s=1.6e-5)], other: [process(probe_s=1e-5)]}
     numbers = {FORWARD: 2e-3, other: 3e-3}
-    write_outcomes(folders[1], [record(case, value=numbers[case], processes=processes[case]) for case in numbers])
+    write_records(folders[1], [record(case, value=numbers[case], processes=processes[case]) for case in numbers])
     table = results.load(*folders).table.set_index("variant")
     assert table["status"].to_dict() == {"numpy.out": "unstable", "numpy.inplace": "ok"}
     assert table.loc["numpy.out", "reason"] == "the core was slower all the time than for other numbers"
 
 
-def test_samples_of_a_process_that_does_not_count_are_told(folders):
+def test_contended_samples_of_an_uncounted_process_are_reported(folders):
     write(folders[0], content({FORWARD: 2e-3}))
     processes = [
         process(counted=False, smt_contended_s=[3e-3, 3e-3], preempted=[0], probe_s=1.9e-5),
         process(probe_s=1e-5),
     ]
-    write_outcomes(folders[1], [record(FORWARD, value=2e-3, processes=processes)])
+    write_records(folders[1], [record(FORWARD, value=2e-3, processes=processes)])
     row = only_row(folders)
     assert (row["processes"], row["smt_contended"], row["preempted"], row["probe_s"]) == (1, 2, 0, 1e-5)
 
 
-def test_each_number_goes_with_its_parameters(folders):
+def test_each_number_is_matched_to_its_parameters(folders):
     sizes_and_dtypes = itertools.product((2**10, 2**20), ("float16", "float64"))
     numbers: dict[Case, float | None] = {
         time("forward", "numpy.out", elements, dtype): 1.0 + position
@@ -142,38 +142,38 @@ def test_every_benchmark_is_read(folders, name):
     assert from_axes(row) == case
 
 
-def test_unstable_number_is_told_from_a_steady_one(folders):
+def test_unstable_number_keeps_its_status_and_reason(folders):
     write(folders[0], content({FORWARD: 2e-3}))
     reason = "half of the samples lie further apart than 1 and 3 s"
-    write_outcomes(folders[1], [record(FORWARD, "unstable", reason, value=2e-3)])
+    write_records(folders[1], [record(FORWARD, "unstable", reason, value=2e-3)])
     row = only_row(folders)
     assert (row["value"], row["status"]) == (2e-3, "unstable")
     assert row["reason"] == reason
 
 
-def test_failure_has_the_reason_that_was_recorded(folders):
+def test_failure_has_the_recorded_reason(folders):
     write(folders[0], content({FORWARD: None}))
-    write_outcomes(folders[1], [record(FORWARD, "wrong", "3 of 9 elements are wrong")])
+    write_records(folders[1], [record(FORWARD, "wrong", "3 of 9 elements are wrong")])
     row = only_row(folders)
     assert (row["status"], row["reason"]) == ("wrong", "3 of 9 elements are wrong")
     assert pd.isna(row["value"])
 
 
-def test_failure_without_a_reason_says_so(folders):
+def test_failure_without_a_record_has_a_default_reason(folders):
     write(folders[0], content({FORWARD: None, BACKWARD: None}))
-    write_outcomes(folders[1], [record(BACKWARD, "ok")])
+    write_records(folders[1], [record(BACKWARD, "ok")])
     assert status_and_reason(folders) == {
         ("box", ENV, "forward"): ("failed", "no record of the reason"),
         ("box", ENV, "backward"): ("failed", "asv lost the result"),
     }
 
 
-def test_benchmark_that_failed_wholly_has_a_failure_for_each_case(folders):
+def test_benchmark_without_results_has_a_failure_for_each_case(folders):
     stored = content({FORWARD: None})
     params = stored["results"][FORWARD_NAME][1]
     stored["results"][FORWARD_NAME] = [None, params, "1", DATE_MS, 1.5]
     write(folders[0], stored)
-    write_outcomes(folders[1], [record(FORWARD, "timeout", "still running")])
+    write_records(folders[1], [record(FORWARD, "timeout", "still running")])
     table = results.load(*folders).table
     assert len(table) == len(params[0]) * len(params[1]) * len(params[2])
     assert set(table["status"]) == {"failed", "timeout"}
@@ -181,7 +181,7 @@ def test_benchmark_that_failed_wholly_has_a_failure_for_each_case(folders):
 
 
 @pytest.mark.parametrize("bound", [float("inf"), float("-inf"), float("nan"), None, "wide", -1e-3, 0.0])
-def test_interval_that_is_no_number_is_none(folders, bound):
+def test_invalid_interval_bound_becomes_nan(folders, bound):
     stored = content({FORWARD: 2e-3})
     low = RESULT_COLUMNS.index("stats_ci_99_a")
     stored["results"][FORWARD_NAME][low] = [bound] * len(stored["results"][FORWARD_NAME][low])
@@ -192,7 +192,7 @@ def test_interval_that_is_no_number_is_none(folders, bound):
 
 
 @pytest.mark.parametrize("value", [float("inf"), "0.1", [1], -1e-3, 0])
-def test_value_that_can_be_no_time_is_a_failure(folders, value):
+def test_invalid_time_is_a_failure(folders, value):
     stored = content({FORWARD: 2e-3})
     stored["results"][FORWARD_NAME][0] = [value if v == 2e-3 else v for v in stored["results"][FORWARD_NAME][0]]
     write(folders[0], stored)
@@ -201,7 +201,7 @@ def test_value_that_can_be_no_time_is_a_failure(folders, value):
     assert pd.isna(row["value"])
 
 
-def test_no_bytes_are_a_number(folders):
+def test_zero_bytes_are_a_valid_value(folders):
     write(folders[0], content({OperatorCase("transient_bytes", "relu", "forward", "numpy.out", 2**20, "float32"): 0}))
     row = only_row(folders)
     assert (row["status"], row["value"]) == ("ok", 0)
@@ -217,70 +217,70 @@ def test_machines_commits_and_environments_stay_apart(folders):
     }  # fmt: skip
 
 
-def test_reasons_are_those_of_the_same_machine(folders):
+def test_reasons_are_matched_by_machine(folders):
     for machine in ("box", "den"):
         write(folders[0], content({FORWARD: None}), machine)
         lines = [record(FORWARD, "wrong", f"seen on {machine}", machine=machine)]
-        write_outcomes(folders[1], lines, f"{machine}/aaaaaaaa.jsonl")
+        write_records(folders[1], lines, f"{machine}/aaaaaaaa.jsonl")
     assert status_and_reason(folders) == {
         ("box", ENV, "forward"): ("wrong", "seen on box"),
         ("den", ENV, "forward"): ("wrong", "seen on den"),
     }
 
 
-def test_environment_that_only_asv_names_is_found_by_machine_and_commit(folders):
+def test_records_without_an_environment_are_matched_by_machine_and_commit(folders):
     for machine in ("box", "den"):
         existing = f"existing-py_{machine}"
         write(folders[0], content({FORWARD: None}, env=existing), machine)
-        # An environment that asv made beside it: its records carry its name.
+        # A second environment, created by asv; its records carry its name.
         write(folders[0], content({BACKWARD: 1.0}, env="virtualenv-py3.11"), machine)
         lines = [record(FORWARD, "error", f"raised on {machine}", machine=machine, env="unknown")]
-        write_outcomes(folders[1], lines, f"{machine}/aaaaaaaa.jsonl")
-    found = status_and_reason(folders)
-    assert found["box", "existing-py_box", "forward"] == ("error", "raised on box")
-    assert found["den", "existing-py_den", "forward"] == ("error", "raised on den")
-    assert len(found) == 4
+        write_records(folders[1], lines, f"{machine}/aaaaaaaa.jsonl")
+    statuses = status_and_reason(folders)
+    assert statuses["box", "existing-py_box", "forward"] == ("error", "raised on box")
+    assert statuses["den", "existing-py_den", "forward"] == ("error", "raised on den")
+    assert len(statuses) == 4
 
 
-def test_what_was_skipped_becomes_a_row(folders):
+def test_a_skipped_case_becomes_a_row(folders):
     write(folders[0], content({BACKWARD: 1.0}))
-    write_outcomes(folders[1], [record(FORWARD, "skipped", "no CUDA device"), record(BACKWARD, "ok")])
-    found = results.load(*folders)
+    write_records(folders[1], [record(FORWARD, "skipped", "no CUDA device"), record(BACKWARD, "ok")])
+    loaded = results.load(*folders)
     assert status_and_reason(folders)["box", ENV, "forward"] == ("skipped", "no CUDA device")
-    assert len(found.table) == 2
-    assert found.table["date"].nunique() == 1
+    assert len(loaded.table) == 2
+    assert loaded.table["date"].nunique() == 1
 
 
-def test_number_that_asv_never_saved_is_no_row(folders):
-    """As after a run that was killed: the record is there, the result file is not."""
+def test_a_record_whose_number_asv_did_not_save_makes_no_row(folders):
+    """A killed run leaves the record without the result file."""
     write(folders[0], content({BACKWARD: 1.0}))
-    write_outcomes(folders[1], [record(FORWARD, "ok", value=1.0)])
+    write_records(folders[1], [record(FORWARD, "ok", value=1.0)])
     assert status_and_reason(folders) == {("box", ENV, "backward"): ("ok", "")}
 
 
-def test_number_of_a_case_that_has_failed_since_is_none(folders):
+def test_a_later_failure_replaces_an_earlier_number(folders):
     write(folders[0], content({FORWARD: 1.0}))
     lines = [record(FORWARD, value=1.0, time_s=1.0), record(FORWARD, "wrong", "a race", time_s=2.0)]
-    write_outcomes(folders[1], lines)
+    write_records(folders[1], lines)
     row = only_row(folders)
     assert pd.isna(row["value"])
     assert (row["status"], row["reason"]) == ("wrong", "a race")
 
 
-def test_number_without_a_record_is_unstable_where_quartiles_are_apart(folders):
+def test_a_number_without_a_record_is_unstable_if_its_quartiles_are_apart(folders):
     stored = content({FORWARD: 1.0, BACKWARD: 1.0})
     q75 = RESULT_COLUMNS.index("stats_q_75")
     stored["results"]["relu.Forward.track_time"][q75] = [
         q and 2.0 for q in stored["results"]["relu.Forward.track_time"][q75]
     ]
     write(folders[0], stored)
-    found = status_and_reason(folders)
-    assert found["box", ENV, "forward"][0] == "unstable"
-    assert found["box", ENV, "backward"] == ("ok", "")
+    statuses = status_and_reason(folders)
+    assert statuses["box", ENV, "forward"][0] == "unstable"
+    assert statuses["box", ENV, "backward"] == ("ok", "")
 
 
-def test_number_is_of_the_machine_that_measured_it(folders):
-    """Not of that of a later run, killed before asv stored its numbers, nor of another of the same name."""
+def test_a_number_is_matched_to_the_machine_that_measured_it(folders):
+    """A later killed run, whose numbers asv never stored, and another machine of the same name do not match."""
     write(folders[0], content({FORWARD: 1.0, BACKWARD: 2.0}))
     first, second = ({"fingerprint": name} for name in ("first", "second"))
     lines = [
@@ -289,29 +289,29 @@ def test_number_is_of_the_machine_that_measured_it(folders):
         record(BACKWARD, value=2.0, provenance=first, time_s=10.0),
         record(BACKWARD, value=2.0, provenance=second, time_s=20.0),
     ]
-    write_outcomes(folders[1], lines)
+    write_records(folders[1], lines)
     table = results.load(*folders).table.set_index("direction")
     assert table["fingerprint"].to_dict() == {"forward": "first", "backward": "second"}
     assert table.loc["forward", "measured"] == pd.Timestamp(10, unit="s", tz="UTC")
 
 
 @pytest.mark.parametrize("newest_first", [False, True])
-def test_newest_outcome_counts(folders, newest_first):
+def test_the_newest_record_counts(folders, newest_first):
     write(folders[0], content({FORWARD: None}))
     lines = [record(FORWARD, "timeout", "old", time_s=10.0), record(FORWARD, "crashed", "new", time_s=20.5)]
-    write_outcomes(folders[1], lines[::-1] if newest_first else lines)
+    write_records(folders[1], lines[::-1] if newest_first else lines)
     assert status_and_reason(folders)["box", ENV, "forward"] == ("crashed", "new")
 
 
-def test_torn_last_line_loses_no_other(folders):
+def test_a_torn_last_line_does_not_affect_other_lines(folders):
     write(folders[0], content({FORWARD: None}))
-    path = write_outcomes(folders[1], [record(FORWARD, "crashed", "died"), record(BACKWARD, "wrong", "torn")])
+    path = write_records(folders[1], [record(FORWARD, "crashed", "died"), record(BACKWARD, "wrong", "torn")])
     path.write_bytes(path.read_bytes()[:-40])
     assert status_and_reason(folders) == {("box", ENV, "forward"): ("crashed", "died")}
 
 
 def schema2(case: OperatorCase, status: str = "ok", reason: str = "", **others: Any) -> dict[str, Any]:
-    """A line as the harness wrote it before: flat, with circumstances in `details` under other names."""
+    """Return a line of schema 2: flat, with circumstances in `details` under other names."""
     return {
         "schema": 2, "time_s": 1.0, "machine": "box", "commit": COMMIT, "env": ENV,
         "quantity": case.quantity, "op": f"{case.operator}.{case.direction}", "variant": case.variant,
@@ -320,7 +320,7 @@ def schema2(case: OperatorCase, status: str = "ok", reason: str = "", **others: 
     }  # fmt: skip
 
 
-def test_records_of_the_schema_before_are_read(folders):
+def test_records_of_schema_2_are_read(folders):
     write(folders[0], content({FORWARD: 2e-3}))
     first = {"disturbed": [0, 4], "shared_s": [2e-3], "core_s": 1e-5, "empty_call_s": 3e-8, "slowed": [1, 2]}
     first |= {
@@ -330,9 +330,9 @@ def test_records_of_the_schema_before_are_read(folders):
         "relu_percent": [-1.0, 12.5],
     }
     second = {"disturbed": [2], "shared_s": [], "core_s": 1.1e-5, "empty_call_s": 4e-8, "slowed": [5], "device_s": 3e-3}
-    aside = {"counted": False, "shared_s": [3e-3], "disturbed": [1], "core_s": 1.9e-5}
-    details = {"processes": [first, second, aside, "damaged", {"core_s": "x"}], "provenance": {"fingerprint": "f"}}
-    write_outcomes(folders[1], [schema2(FORWARD, "unstable", "apart", value=2e-3, details=details)])
+    uncounted = {"counted": False, "shared_s": [3e-3], "disturbed": [1], "core_s": 1.9e-5}
+    details = {"processes": [first, second, uncounted, "damaged", {"core_s": "x"}], "provenance": {"fingerprint": "f"}}
+    write_records(folders[1], [schema2(FORWARD, "unstable", "apart", value=2e-3, details=details)])
     row = only_row(folders)
     assert (row["status"], row["reason"], row["fingerprint"]) == ("unstable", "apart", "f")
     assert (row["processes"], row["preempted"], row["smt_contended"], row["throttled"]) == (3, 3, 2, 3)
@@ -342,7 +342,7 @@ def test_records_of_the_schema_before_are_read(folders):
 
 
 @pytest.mark.parametrize(
-    ("op", "variant", "elements", "wanted"),
+    ("op", "variant", "elements", "expected"),
     [
         ("relu.forward", "numpy.out", 1024, OperatorCase("time", "relu", "forward", "numpy.out", 1024)),
         ("cnn.mnist_cnn", "jax.fresh", 64, StepCase("time", "mnist_cnn", "jax.fresh", 64)),
@@ -352,33 +352,33 @@ def test_records_of_the_schema_before_are_read(folders):
         ("device_gemm", "torch", 2048, DeviceProductCase("time", "torch", 2048)),
     ],
 )
-def test_every_kind_of_case_of_the_schema_before_is_read(op, variant, elements, wanted):
+def test_every_kind_of_case_of_schema_2_is_read(op, variant, elements, expected):
     line = {**schema2(FORWARD), "op": op, "variant": variant, "elements": elements}
     record = records.parse(json.dumps(line).encode())
-    assert from_axes(record.case) == wanted
+    assert from_axes(record.case) == expected
 
 
-def test_a_record_belongs_to_the_samples_that_asv_stored(folders):
-    """Two runs may measure the very same median."""
+def test_a_record_is_matched_to_its_stored_samples(folders):
+    """Two runs may measure the same median."""
     stored = content({FORWARD: 2e-3})
     samples = [[1e-3, 2e-3, 3e-3] if value == 2e-3 else None for value in stored["results"][FORWARD_NAME][0]]
     row = stored["results"][FORWARD_NAME]
     row += [None] * (len(RESULT_COLUMNS) - len(row))
     row[RESULT_COLUMNS.index("samples")] = samples
     write(folders[0], stored)
-    own, other = (Measurement("ok", samples_s=some).samples_digest for some in ([1e-3, 2e-3, 3e-3], [2e-3] * 3))
+    own, other = (Measurement("ok", samples_s=values).samples_digest for values in ([1e-3, 2e-3, 3e-3], [2e-3] * 3))
     lines = [
         record(FORWARD, "unstable", "its own", value=2e-3, samples_digest=own, time_s=1.0),
         record(FORWARD, "ok", "another", value=2e-3, samples_digest=other, time_s=2.0),
     ]
-    write_outcomes(folders[1], lines)
+    write_records(folders[1], lines)
     row = only_row(folders)
     assert (row["status"], row["reason"]) == ("unstable", "its own")
 
 
-def test_a_number_is_not_joined_to_one_that_is_close(folders):
+def test_a_number_is_not_matched_to_a_record_with_a_close_value(folders):
     write(folders[0], content({FORWARD: 2e-3}))
-    write_outcomes(
+    write_records(
         folders[1], [record(FORWARD, "ok", "close", value=2e-3 * (1 + 1e-12), provenance={"fingerprint": "f"})]
     )
     assert only_row(folders)["fingerprint"] == "unknown"
@@ -407,10 +407,10 @@ def test_a_number_is_not_joined_to_one_that_is_close(folders):
         ),
     ],
 )  # fmt: skip
-def test_foreign_outcome_is_passed_over(folders, line):
+def test_foreign_record_is_ignored(folders, line):
     write(folders[0], content({FORWARD: None}))
-    write_outcomes(folders[1], [], "den/foreign.jsonl").write_bytes(line + b"\n")
-    write_outcomes(folders[1], [record(FORWARD, "crashed", "died")])
+    write_records(folders[1], [], "den/foreign.jsonl").write_bytes(line + b"\n")
+    write_records(folders[1], [record(FORWARD, "crashed", "died")])
     assert status_and_reason(folders) == {("box", ENV, "forward"): ("crashed", "died")}
 
 
@@ -467,47 +467,47 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_foreign_file_is_named_and_passed_over(folders, name):
+def test_foreign_file_is_reported_and_ignored(folders, name):
     write(folders[0], content({FORWARD: 1.0}))
     path = write(folders[0], None, "den", "foreign.json")
     path.write_bytes(FOREIGN[name])
-    found = results.load(*folders)
-    assert found.table["value"].tolist() == [1.0]
-    (problem,) = found.problems
+    loaded = results.load(*folders)
+    assert loaded.table["value"].tolist() == [1.0]
+    (problem,) = loaded.problems
     assert str(path) in problem
 
 
-def test_folders_that_are_called_files_are_named_and_passed_over(folders):
+def test_folders_with_names_of_files_are_reported_and_ignored(folders):
     write(folders[0], content({FORWARD: 1.0}))
     paths = [folders[0] / "box" / "folder.json", folders[1] / "box" / "folder.jsonl"]
     for path in paths:
         path.mkdir(parents=True)
-    found = results.load(*folders)
-    assert len(found.table) == 1
-    assert all(any(str(path) in problem for problem in found.problems) for path in paths)
+    loaded = results.load(*folders)
+    assert len(loaded.table) == 1
+    assert all(any(str(path) in problem for problem in loaded.problems) for path in paths)
 
 
-def test_foreign_benchmarks_and_machine_descriptions_are_no_rows(folders):
+def test_foreign_benchmarks_and_machine_descriptions_make_no_rows(folders):
     stored = content({FORWARD: 1.0})
     stored["results"] |= {"other.time_it": [[2.0], [["1"]]], "relu.Forward.time_it": None, "": 5}
     write(folders[0], stored)
     write(folders[0], {"machine": "box", "cpu": "a processor"}, name="machine.json")
     write(folders[0].parent, {"relu.Forward.track_time": {}}, "results", "benchmarks.json")
-    found = results.load(*folders)
-    assert found.table["value"].tolist() == [1.0]
-    assert found.machines == {"box": {"machine": "box", "cpu": "a processor"}}
-    assert found.problems == []
+    loaded = results.load(*folders)
+    assert loaded.table["value"].tolist() == [1.0]
+    assert loaded.machines == {"box": {"machine": "box", "cpu": "a processor"}}
+    assert loaded.problems == []
 
 
 @pytest.mark.parametrize("exist", [False, True])
-def test_no_results_say_what_to_do(folders, exist):
+def test_missing_results_raise_and_name_the_command(folders, exist):
     for folder in folders:
         (folder / "box").mkdir(parents=True) if exist else None
     with pytest.raises(results.NoResults, match=r"no result files in .*results.*\./scripts/bench"):
         results.load(*folders)
 
 
-def test_no_readable_results_name_what_was_found(folders):
+def test_unreadable_results_are_named_in_the_error(folders):
     path = write(folders[0], [], name="foreign.json")
     with pytest.raises(results.NoResults) as raised:
         results.load(*folders)
@@ -544,7 +544,7 @@ ODD = st.recursive(ODD_LEAVES, lambda part: st.lists(part) | st.dictionaries(st.
 
 
 def _places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path to each part of a JSON document below its root."""
+    """Yield the path of each part of a JSON document below its root."""
     parts = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     for key, part in parts:
         yield (*path, key)
@@ -553,11 +553,11 @@ def _places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @settings(max_examples=150)
 @given(st.lists(st.tuples(st.sampled_from(list(_places(SMALL))), st.just(DROP) | ODD), min_size=1, max_size=4))
-def test_no_damage_is_an_exception(changes):
-    """Whatever is dropped or replaced, loading ends in rows or in NoResults, and metrics can be had of the rows."""
+def test_damaged_files_give_rows_or_no_results(changes):
+    """Dropped or replaced parts give rows, from which metrics can be computed, or NoResults."""
     damaged: dict[str, Any] = copy.deepcopy(SMALL)
     for path, value in changes:
-        # An earlier change may have taken the place away.
+        # An earlier change may have removed the place.
         with contextlib.suppress(LookupError, TypeError):
             _put(damaged, path, value)
     with tempfile.TemporaryDirectory() as name:
@@ -565,13 +565,13 @@ def test_no_damage_is_an_exception(changes):
         write(folder / "results", damaged.get("file"), name="file.json")
         write(folder / "results", damaged.get("machine"), name="machine.json")
         lines = damaged.get("outcomes")
-        write_outcomes(folder / "outcomes", lines if isinstance(lines, list) else [lines])
+        write_records(folder / "outcomes", lines if isinstance(lines, list) else [lines])
         try:
-            found = results.load(folder / "results", folder / "outcomes")
+            loaded = results.load(folder / "results", folder / "outcomes")
         except results.NoResults:
             return
-        metrics.headline(metrics.with_metrics(found.table))
-        assert found.table["status"].isin(measurement.MEASURED).any() or found.table["value"].isna().all()
+        metrics.headline(metrics.with_metrics(loaded.table))
+        assert loaded.table["status"].isin(measurement.MEASURED).any() or loaded.table["value"].isna().all()
 
 
 RAISES = "\ndef raises(x, out):\n    return 1 / 0\n"
@@ -604,20 +604,20 @@ def stored_by(checkout: Checkout) -> Path:
     return path
 
 
-def test_numbers_are_those_that_asv_reads_itself(measured):
-    """asv's own reader of its files against ours: values, intervals, quartiles, counts."""
-    theirs = AsvResults.load(str(stored_by(measured)))
+def test_numbers_equal_those_of_the_asv_reader(measured):
+    """Compare asv's reader with ours: values, intervals, quartiles, counts."""
+    asv_results = AsvResults.load(str(stored_by(measured)))
     fields = ("ci_99_a", "ci_99_b", "q_25", "q_75", "number", "repeat")
     expected = {}
-    for name in theirs.get_all_result_keys():
-        params = theirs.get_result_params(name)
-        values, stats = theirs.get_result_value(name, params), theirs.get_result_stats(name, params)
+    for name in asv_results.get_all_result_keys():
+        params = asv_results.get_result_params(name)
+        values, stats = asv_results.get_result_value(name, params), asv_results.get_result_stats(name, params)
         for combination, value, stat in zip(itertools.product(*params), values, stats, strict=True):
-            # What was not asked for, and what was skipped, is NaN.
+            # Cases that were not requested and skipped cases are NaN.
             if value is None or value == value:
-                known = [value, *((stat or {}).get(field) for field in fields)]
+                fields_of_case = [value, *((stat or {}).get(field) for field in fields)]
                 # The interval of a single sample is infinite.
-                expected[name, *combination] = [None if v is None or math.isinf(v) else v for v in known]
+                expected[name, *combination] = [None if v is None or math.isinf(v) else v for v in fields_of_case]
     assert len(expected) >= 7
     table = results.load(measured.folder / ".asv/results", measured.folder / ".asv/outcomes").table
     columns = ["value", "low", "high", "q25", "q75", "number", "samples"]
@@ -630,7 +630,7 @@ def test_numbers_are_those_that_asv_reads_itself(measured):
     assert ours == expected
 
 
-def test_reasons_of_a_real_run_are_found(measured):
+def test_reasons_of_a_real_run_are_loaded(measured):
     table = results.load(measured.folder / ".asv/results", measured.folder / ".asv/outcomes").table
     (fingerprint,) = set(table.loc[table["status"] == "ok", "fingerprint"])
     assert fingerprint == provenance.expected_fingerprint(len(os.sched_getaffinity(0)))
@@ -644,7 +644,7 @@ def test_reasons_of_a_real_run_are_found(measured):
     assert times.loc["torch-cuda.fresh", "env"] == times.loc["numpy.out", "env"]
 
 
-def test_synthetic_files_have_the_form_of_real_ones(measured):
+def test_synthetic_files_have_the_structure_of_real_ones(measured):
     real = json.loads(stored_by(measured).read_text())
     ours = content({FORWARD: 1.0})
     assert set(ours) == set(real)

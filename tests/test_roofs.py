@@ -1,4 +1,4 @@
-"""The roofs: loops that do their work, stores that are what their names say, products, and the comparison with C."""
+"""Test the roofs: loops and their results, non-temporal stores, matrix products, and the comparison with C."""
 
 import platform
 import re
@@ -23,7 +23,7 @@ needs_c = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler: 'cc'
 
 
 def random_streams(n: int = N) -> tuple[np.ndarray, ...]:
-    """out, x and y, aligned, with values that tell their places."""
+    """Return out, x and y, aligned, with distinct random values."""
     streams = streaming.arrays(4 * n)
     for seed, array in enumerate(streams):
         array[:] = np.random.default_rng(seed).standard_normal(n, np.float32)
@@ -32,36 +32,36 @@ def random_streams(n: int = N) -> tuple[np.ndarray, ...]:
 
 @pytest.mark.parametrize("slices", [1, 2, 5, 30])
 @pytest.mark.parametrize("name", PATTERNS)
-def test_a_pass_computes_what_its_kernel_says(name, slices):
-    """With more slices than lines, too."""
+def test_a_pass_computes_its_kernel(name, slices):
+    """This includes more slices than cache lines."""
     out, x, y = random_streams()
-    wanted = {
+    expected = {
         "fill": (np.ones_like(x), x, y),
         "copy": (x, x, y),
         "triad": (x + y, x, y),
         "scale": (out, -x, y),
         "accumulate": (out, x + y, y),
     }[PATTERNS[name].name]
-    wanted = [array.copy() for array in wanted]
+    expected = [array.copy() for array in expected]
     streaming._COMPILED[name](out, x, y, 1, slices)
-    for array, values in zip((out, x, y), wanted, strict=True):
+    for array, values in zip((out, x, y), expected, strict=True):
         np.testing.assert_array_equal(array, values)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the names of the instructions are those of x86-64")
 @pytest.mark.parametrize("name", PATTERNS)
-def test_streaming_stores_are_in_the_kernels_that_are_named_for_them(name):
+def test_non_temporal_stores_are_only_in_kernels_named_nt(name):
     compiled = njit(parallel=True)(streaming._COMPILED[name].py_func)
     compiled(*streaming.arrays(4 * N), 1, 1)
     (assembly,) = compiled.inspect_asm().values()
     assert bool(re.search(r"\bv?movntps\b", assembly)) == PATTERNS[name].nontemporal
 
 
-def test_all_roofs_answer_in_one_process():
+def test_all_roofs_are_measured_in_one_process():
     cases = [LoopCase("time", variant, 2**16) for variant in LOOPS]
-    found = isolation.run(cases, QUICK)
-    assert [outcome.status for outcome in found] == ["ok"] * len(cases), found
-    assert all(outcome.number > 1 for outcome in found)
+    measurements = isolation.run(cases, QUICK)
+    assert [measurement.status for measurement in measurements] == ["ok"] * len(cases), measurements
+    assert all(measurement.number > 1 for measurement in measurements)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_all_roofs_answer_in_one_process():
     ids=["everything", "a pass", "the last line"],
 )
 @pytest.mark.parametrize("name", PATTERNS)
-def test_a_roof_that_leaves_out_work_is_refused(monkeypatch, name, left_out):
+def test_a_roof_that_skips_work_is_refused(monkeypatch, name, left_out):
     kernel = streaming._COMPILED[name]
     streaming.check(f"{name}.one", passes=3)
     monkeypatch.setitem(
@@ -85,17 +85,17 @@ def test_a_roof_that_leaves_out_work_is_refused(monkeypatch, name, left_out):
 
 
 @pytest.mark.parametrize(("variant", "slices"), [("copy.one", 1), ("copy-nt.all", get_num_threads())])
-def test_a_slice_for_each_thread(monkeypatch, variant, slices):
-    taken = []
+def test_each_thread_has_a_slice(monkeypatch, variant, slices):
+    used_slices = []
     monkeypatch.setitem(
-        streaming._COMPILED, LOOPS[variant].pattern.label, lambda *arguments: taken.append(arguments[-1])
+        streaming._COMPILED, LOOPS[variant].pattern.label, lambda *arguments: used_slices.append(arguments[-1])
     )
     streaming.run(variant, streaming.arrays(4 * N), 2)
-    assert taken == [slices]
+    assert used_slices == [slices]
 
 
 @pytest.mark.parametrize("lines", [1, 2, 21, 1024])
-def test_arrays_and_their_slices_begin_with_a_line_and_cover_everything(lines):
+def test_arrays_and_slices_are_aligned_to_cache_lines_and_complete(lines):
     for array in streaming.arrays(lines * streaming.LINE_BYTES):
         assert (array.dtype, array.size) == (np.float32, lines * streaming.LANES)
         for slices in (1, 2, 3, 8):
@@ -105,12 +105,12 @@ def test_arrays_and_their_slices_begin_with_a_line_and_cover_everything(lines):
 
 
 @pytest.mark.parametrize("array_bytes", [4, 65])
-def test_arrays_of_parts_of_lines_are_refused(array_bytes):
+def test_array_sizes_that_are_no_multiple_of_a_cache_line_are_refused(array_bytes):
     with pytest.raises(ValueError, match=f"array_bytes: {array_bytes} given, a multiple of 64 needed"):
         streaming.arrays(array_bytes)
 
 
-def test_each_kernel_has_a_loop_and_what_it_leaves():
+def test_each_kernel_has_a_loop_and_an_expected_result():
     assert set(streaming._COMPILED) == set(PATTERNS)
     assert set(streaming._AFTER) == set(loops.ORDINARY)
     for name, pattern in PATTERNS.items():
@@ -118,8 +118,8 @@ def test_each_kernel_has_a_loop_and_what_it_leaves():
         assert replace(pattern, nontemporal=False) == loops.ORDINARY[pattern.name]
 
 
-def test_bytes_of_a_pass_are_those_of_stream():
-    """McCalpin: copy and scale 16 bytes an iteration of 8-byte elements, add and triad 24."""
+def test_bytes_of_a_pass_equal_those_of_stream():
+    """McCalpin's STREAM, 8-byte elements: copy and scale move 16 bytes per iteration, add and triad 24."""
     assert {name: PATTERNS[ours].pass_bytes(8) for name, ours in stream.LIKE.items()} == {
         "copy": 16, "scale": 16, "add": 24, "triad": 24,
         "fill": 8, "scale-in-place": 16, "accumulate": 24, "fill-nt": 8, "copy-nt": 16, "triad-nt": 24,
@@ -128,30 +128,30 @@ def test_bytes_of_a_pass_are_those_of_stream():
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_products_are_checked_and_timed(library):
-    (outcome,) = isolation.run([ProductCase("time", library, 64)], QUICK)
-    assert outcome.status == "ok", outcome
-    (process,) = outcome.processes
+    (measurement,) = isolation.run([ProductCase("time", library, 64)], QUICK)
+    assert measurement.status == "ok", measurement
+    (process,) = measurement.processes
     assert process.threads == QUICK.threads
-    assert 0 < outcome.value <= process.roof.quartile_s <= process.roof.median_s
+    assert 0 < measurement.value <= process.roof.quartile_s <= process.roof.median_s
 
 
-def test_product_of_a_library_that_is_not_there_is_named():
-    (outcome,) = isolation.run([ProductCase("time", "abacus", 64)], QUICK)
-    assert outcome.status == "error"
-    assert "abacus" in outcome.reason
+def test_unknown_library_of_a_product_is_named():
+    (measurement,) = isolation.run([ProductCase("time", "abacus", 64)], QUICK)
+    assert measurement.status == "error"
+    assert "abacus" in measurement.reason
 
 
 def bfloat16(values: np.ndarray) -> np.ndarray:
     return (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
 
 
-def in_another_order(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def in_reverse_order(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a[:, ::-1] @ b[::-1]
 
 
 @pytest.mark.parametrize("n", [1, 3, 512])
-@pytest.mark.parametrize("product", [np.matmul, in_another_order])
-def test_products_in_float32_are_right(n, product):
+@pytest.mark.parametrize("product", [np.matmul, in_reverse_order])
+def test_products_in_float32_are_accepted(n, product):
     a, b = matmul.matrices(n)
     matmul.check(product(a, b), a, b)
 
@@ -166,7 +166,7 @@ def test_products_in_float32_are_right(n, product):
     ],
     ids=["the other way round", "half the bits", "nan", "without the last row"],
 )
-def test_other_products_are_wrong(product):
+def test_wrong_products_are_refused(product):
     a, b = matmul.matrices(512)
     with pytest.raises(comparison.WrongResult, match=r"product of 512 x 512: element \(\d+, \d+\) is off by"):
         matmul.check(product(a, b), a, b)
@@ -181,7 +181,7 @@ def test_stream_compiles_and_times_every_loop(tmp_path):
 
 
 @needs_c
-def test_what_does_not_compile_is_told_with_the_compilers_words(tmp_path, monkeypatch):
+def test_a_compile_error_shows_the_compiler_output(tmp_path, monkeypatch):
     broken = tmp_path / "broken.c"
     broken.write_text("int main(void) { return missing; }")
     monkeypatch.setattr(stream, "SOURCE", broken)
@@ -189,21 +189,21 @@ def test_what_does_not_compile_is_told_with_the_compilers_words(tmp_path, monkey
         stream.compiled("cc", tmp_path)
 
 
-def test_without_a_compiler_nothing_is_compared(monkeypatch, capsys):
+def test_stream_is_skipped_without_a_compiler(monkeypatch, capsys):
     monkeypatch.setenv("CC", "no-such-compiler")
     assert stream.main([]) == 0
     assert "no C compiler, 'no-such-compiler' is not on the PATH" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("memcpy", "ours", "gb_per_s"), [(False, "copy", 1.0), (True, "copy-nt", 2.0)])
-def test_a_copy_by_memcpy_is_compared_with_our_faster_one(memcpy, ours, gb_per_s):
-    (found,) = stream.compare({"copy": 1.0}, {"copy": 2.0, "copy-nt": 1.0}, 10**9, memcpy)
-    assert found == stream.Comparison("copy", ours, 2.0, gb_per_s)
+def test_a_copy_by_memcpy_is_compared_with_the_faster_copy_loop(memcpy, ours, gb_per_s):
+    (comparison,) = stream.compare({"copy": 1.0}, {"copy": 2.0, "copy-nt": 1.0}, 10**9, memcpy)
+    assert comparison == stream.Comparison("copy", ours, 2.0, gb_per_s)
 
 
 @pytest.mark.parametrize(("slower", "failed"), [(1.0, 0), (1.09, 0), (0.92, 0), (1.2, 1), (0.85, 1)])
 def test_stream_fails_beyond_the_limit(monkeypatch, capsys, slower, failed):
-    """Either way: a roof that C does not reach is as doubtful as one that it passes."""
+    """The limit holds in both directions: C may be neither much slower nor much faster than a roof."""
     names = list(stream.LIKE)
     monkeypatch.setenv("CC", "true")
     monkeypatch.setattr(stream, "compiled", lambda compiler, folder: stream.Program(folder, True, memcpy=False))

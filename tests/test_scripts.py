@@ -1,4 +1,4 @@
-"""Profiles, the choice of builds, the store of results, the record schema, scripts and workflows."""
+"""Test profiles, selection of builds, storage of results, the record schema, scripts and workflows."""
 
 import itertools
 import json
@@ -90,7 +90,7 @@ def test_smoke_measures_no_other_roofs():
     assert "fill" not in {loops.LOOPS[case.kernel].pattern.name for case in measured}
 
 
-def test_core_measures_a_curve_in_few_roofs():
+def test_core_measures_roof_curves_with_few_cases():
     measured = [case for case in cases(PROFILES["core"], gpu=False, cores=2) if case.kind in ROOFS]
     assert len(measured) == len(set(measured)) <= 72
     streaming = [case for case in measured if case.kind == "loop"]
@@ -100,14 +100,14 @@ def test_core_measures_a_curve_in_few_roofs():
         assert all(larger <= 4 * smaller for smaller, larger in itertools.pairwise(curve))
 
 
-def test_full_measures_every_roof_where_it_can_be_one():
+def test_full_measures_every_roof_but_small_non_temporal_ones():
     full = [case for case in cases(PROFILES["full"], gpu=False, cores=2) if case.kind == "loop"]
     left_out = set(itertools.product(loops.LOOPS, roofs.ARRAY_BYTES)) - {(c.kernel, c.array_bytes) for c in full}
     assert {loops.LOOPS[name].pattern.nontemporal for name, _ in left_out} == {True}
     assert max(array_bytes for _, array_bytes in left_out) < 2**20
 
 
-def test_patterns_match_the_cases_and_no_others():
+def test_patterns_match_only_the_cases():
     chosen = [
         OperatorCase("time", "relu", "forward", "numpy.out", 1024, "float32"),
         LoopCase("time", "copy.one", 4096),
@@ -128,7 +128,7 @@ def test_patterns_match_the_cases_and_no_others():
         (True, True, {}),
     ],
 )
-def test_builds_follow_the_machine(gpu, configured, variables):
+def test_pip_environment_depends_on_gpu_and_configuration(gpu, configured, variables):
     assert accelerator.pip_environment(gpu, configured) == variables
 
 
@@ -179,7 +179,7 @@ def store(checkout: Checkout, action: str) -> None:
     subprocess.run(command, cwd=checkout.folder, check=True)
 
 
-def test_results_are_kept_on_a_branch_of_their_own(checkout):
+def test_results_are_stored_on_a_separate_branch(checkout):
     first, second = (checkout.folder / ".asv/results/vm" / name for name in ("one.json", "two.json"))
     first.parent.mkdir(parents=True)
     store(checkout, "restore")
@@ -201,7 +201,7 @@ def test_results_are_kept_on_a_branch_of_their_own(checkout):
 
 
 @pytest.mark.parametrize("workflow", sorted((ROOT / ".github/workflows").glob("*.yml")), ids=lambda path: path.name)
-def test_workflows_run_what_is_here_and_can_be_run_by_hand(workflow):
+def test_workflows_run_existing_scripts(workflow):
     text = workflow.read_text()
     commands = re.findall(r"- run: (\S+)", text)
     assert commands
@@ -275,15 +275,15 @@ def test_record_lines_match_the_printed_schema(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("script", ["bench", "compare"])
-def test_scripts_explain_themselves(script):
-    ended = subprocess.run(
+def test_scripts_print_their_usage(script):
+    process = subprocess.run(
         [sys.executable, "-m", f"scripts.run.{script}", "--help"], cwd=ROOT, capture_output=True, text=True
     )
-    assert ended.returncode == 0
-    assert f"usage: ./scripts/{script}" in ended.stdout
+    assert process.returncode == 0
+    assert f"usage: ./scripts/{script}" in process.stdout
 
 
-def test_bench_warns_of_uncommitted_changes_and_measures_only_what_is_missing(tmp_path):
+def test_bench_warns_of_uncommitted_changes_and_skips_measured_cases(tmp_path):
     """Run the real asv on one case in an existing environment."""
     checkout = Checkout(tmp_path)
     commit = checkout.git("rev-parse", "HEAD")
@@ -301,22 +301,22 @@ for processes in (1, 2, 4):
     print(sorted((c.quantity, c.variant, c.elements) for c in done))
 bench._warn_if_dirty()
 """
-    ended = subprocess.run([sys.executable, "-c", script], cwd=checkout.folder, capture_output=True, text=True)
+    process = subprocess.run([sys.executable, "-c", script], cwd=checkout.folder, capture_output=True, text=True)
     # Two processes measured it (the default of asv and of the harness), or three where each was SMT contended.
-    once = "[('time', 'numpy.out', 32768)]"
-    assert ended.stdout.splitlines() == [once, once, "[]"], ended.stderr
-    assert "1 uncommitted changes" in ended.stderr
+    measured_case = "[('time', 'numpy.out', 32768)]"
+    assert process.stdout.splitlines() == [measured_case, measured_case, "[]"], process.stderr
+    assert "1 uncommitted changes" in process.stderr
 
 
-def test_nightly_and_compare_fail_clearly_without_arguments():
+def test_nightly_and_compare_without_arguments_print_their_usage():
     for script, word in (("nightly", "usage"), ("compare", "required")):
-        ended = subprocess.run([str(Path(ROOT, "scripts", script))], capture_output=True, text=True)
-        assert ended.returncode != 0
-        assert word in ended.stderr
+        process = subprocess.run([str(Path(ROOT, "scripts", script))], capture_output=True, text=True)
+        assert process.returncode != 0
+        assert word in process.stderr
 
 
 def test_plain_asv_times_the_same_calls_twice():
-    both = repeatability.plain("relu forward numpy.out")
-    assert sorted(both.index) == ["'relu forward numpy.out', 1048576", "'relu forward numpy.out', 32768"]
-    assert (both[["first", "second"]] > 0).all(axis=None)
-    assert (both["percent"] >= 0).all()
+    runs = repeatability.plain("relu forward numpy.out")
+    assert sorted(runs.index) == ["'relu forward numpy.out', 1048576", "'relu forward numpy.out', 32768"]
+    assert (runs[["first", "second"]] > 0).all(axis=None)
+    assert (runs["percent"] >= 0).all()

@@ -1,4 +1,4 @@
-"""What `Semantics` declares of each row, probed in each of its dtypes: a false declaration fails."""
+"""Test the `Semantics` that each row declares, in each of its dtypes; a false declaration fails."""
 
 import platform
 from functools import cache
@@ -31,7 +31,7 @@ def has_backward(row: Variant) -> bool:
 
 
 def compares_floats(row: Variant) -> bool:
-    """Whether the forward pass is in it, or a kept float is; a kept mask is not compared."""
+    """Return whether the row compares floats: in its forward pass, or a saved float; a saved mask is not compared."""
     return has_forward(row) or row.saved_for_backward in ("input", "output")
 
 
@@ -59,78 +59,80 @@ class Probe(NamedTuple):
 
 @cache
 def probe(row: Variant, dtype: str) -> Probe:
-    """One call on every input with every gradient, each pair at several positions of a vector and in its tail."""
+    """Call the row with every pair of input and gradient, each at several positions of a vector and in its tail."""
     if row.needs:
         import torch
 
-        # It keeps eight programs of a function and refuses the ninth.
+        # torch.compile caches eight programs of a function and refuses the ninth.
         torch.compiler.reset()
     subnormal, host = ml_dtypes.finfo(dtype).smallest_subnormal, "float32" if dtype == "bfloat16" else dtype
     inputs = np.array([np.nan, -np.inf, -0.0, -1.0, 1.0, subnormal]).astype(host)
     gradients = np.array([np.nan, np.inf, -np.inf, GRAD, subnormal]).astype(host)
     x, grad = (np.resize(values, 107) for values in np.meshgrid(inputs, gradients))
     framework = driver(row.framework)
-    found = results(row, arguments(row, operators.inputs(row, x, grad, dtype)))
-    return Probe(x, grad, tuple(framework.to_numpy(result) for result in found), float(subnormal))
+    arrays = results(row, arguments(row, operators.inputs(row, x, grad, dtype)))
+    return Probe(x, grad, tuple(framework.to_numpy(result) for result in arrays), float(subnormal))
 
 
-def assert_all(values: np.ndarray, wanted: float) -> None:
+def assert_all(values: np.ndarray, expected: float) -> None:
     assert values.size
-    np.testing.assert_array_equal(values, wanted)
+    np.testing.assert_array_equal(values, expected)
 
 
 @forward_cases
 def test_forward_of_nan(row: Variant, dtype: str) -> None:
-    seen = probe(row, dtype)
-    assert_all(seen.y[np.isnan(seen.x)], DECLARED[row.semantics.nan])
+    probed = probe(row, dtype)
+    assert_all(probed.y[np.isnan(probed.x)], DECLARED[row.semantics.nan])
 
 
 @forward_cases
 def test_forward_of_minus_infinity(row: Variant, dtype: str) -> None:
-    seen = probe(row, dtype)
-    assert_all(seen.y[np.isneginf(seen.x)], DECLARED[row.semantics.minus_infinity])
+    probed = probe(row, dtype)
+    assert_all(probed.y[np.isneginf(probed.x)], DECLARED[row.semantics.minus_infinity])
 
 
 @on_x86
 @forward_cases
 def test_forward_of_minus_zero(row: Variant, dtype: str) -> None:
-    seen = probe(row, dtype)
-    assert_all(np.signbit(seen.y[seen.x == 0]), dtype in row.semantics.keeps_minus_zero)
+    probed = probe(row, dtype)
+    assert_all(np.signbit(probed.y[probed.x == 0]), dtype in row.semantics.keeps_minus_zero)
 
 
 @selecting_cases
 def test_gradient_at_nan(row: Variant, dtype: str) -> None:
-    seen = probe(row, dtype)
-    at_nan = seen.gradient[np.isnan(seen.x) & (seen.grad == GRAD)]
+    probed = probe(row, dtype)
+    at_nan = probed.gradient[np.isnan(probed.x) & (probed.grad == GRAD)]
     assert_all(at_nan, GRAD if row.semantics.gradient_at_nan == "grad" else 0.0)
 
 
 @backward_cases
 def test_blocked_infinity(row: Variant, dtype: str) -> None:
-    seen = probe(row, dtype)
-    assert_all(seen.gradient[(seen.x == -1) & ~np.isfinite(seen.grad)], DECLARED[row.semantics.blocked_infinity])
+    probed = probe(row, dtype)
+    assert_all(probed.gradient[(probed.x == -1) & ~np.isfinite(probed.grad)], DECLARED[row.semantics.blocked_infinity])
 
 
 @forward_cases
 def test_forward_of_a_subnormal(row: Variant, dtype: str) -> None:
-    seen = probe(row, dtype)
-    assert_all(seen.y[seen.x == seen.subnormal], 0.0 if dtype in row.semantics.flushes_subnormals else seen.subnormal)
+    probed = probe(row, dtype)
+    assert_all(
+        probed.y[probed.x == probed.subnormal], 0.0 if dtype in row.semantics.flushes_subnormals else probed.subnormal
+    )
 
 
 @selecting_cases
 def test_gradient_at_a_subnormal(row: Variant, dtype: str) -> None:
-    seen = probe(row, dtype)
-    at_subnormal = seen.gradient[(seen.x == seen.subnormal) & (seen.grad == GRAD)]
+    probed = probe(row, dtype)
+    at_subnormal = probed.gradient[(probed.x == probed.subnormal) & (probed.grad == GRAD)]
     assert_all(at_subnormal, 0.0 if dtype in row.semantics.flushes_subnormals else GRAD)
 
 
 @backward_cases
-def test_subnormal_gradient_is_kept(row: Variant, dtype: str) -> None:
-    """By all forms: what is declared to be flushed is what is compared."""
-    seen = probe(row, dtype)
-    assert_all(seen.gradient[(seen.x == 1) & (seen.grad == seen.subnormal)], seen.subnormal)
+def test_subnormal_gradient_is_not_flushed(row: Variant, dtype: str) -> None:
+    """No row flushes gradients: the declaration refers to the compared values."""
+    probed = probe(row, dtype)
+    assert_all(probed.gradient[(probed.x == 1) & (probed.grad == probed.subnormal)], probed.subnormal)
 
 
 @pytest.mark.parametrize(("row", "dtype"), cases(lambda row: not compares_floats(row)))
-def test_selection_by_a_mask_flushes_nothing(row: Variant, dtype: str) -> None:
+def test_rows_that_select_by_a_mask_flush_nothing(row: Variant, dtype: str) -> None:
     assert dtype not in row.semantics.flushes_subnormals

@@ -1,4 +1,4 @@
-"""Real asv runs: wrong rows get a reason and no number, broken rows stop no others, and a report is written."""
+"""Test real asv runs: wrong rows get a reason and no number, broken rows stop no others, and a report is written."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tests.conftest import needs_two_cores
 
 @dataclass(frozen=True)
 class Bad:
-    """A row that is wrong in one way. status, reason: how it must end; reason is a regular expression."""
+    """A faulty row. status and reason are the expected ones; reason is a regular expression."""
 
     status: str
     reason: str
@@ -30,26 +30,26 @@ BAD_ROWS = {
     ),
     "drops_nan": Bad("wrong", "nan needed"),
     "identity": Bad("wrong", "are wrong", memory="fresh"),
-    "half_the_elements": Bad("wrong", "-7.0, .* needed"),
+    "skips_odd_elements": Bad("wrong", "-7.0, .* needed"),
     "last_element_not_written": Bad("wrong", "1 of"),
-    "returns_before_the_work": Bad("wrong", "(still changed|are wrong)"),
+    "returns_before_computing": Bad("wrong", "(still changed|are wrong)"),
     "changes_its_input": Bad("wrong", "argument number 1 was changed"),
-    "wrong_after_a_while": Bad("wrong", "are wrong"),
-    "work_in_the_first_call": Bad("wrong", "-7.0, .* needed"),
-    "left_out_where_it_is_done": Bad("wrong", "are wrong"),
-    "remembered_by_identity": Bad("wrong", "are wrong", memory="fresh"),
-    "one_buffer_for_all_results": Bad("wrong", "overwritten by the next call", memory="fresh"),
-    "another_dtype": Bad("wrong", "dtype float16, float32 needed", memory="fresh"),
-    "float16_inside": Bad("wrong", "are wrong"),
-    "half_the_mantissa": Bad("wrong", "are wrong"),
-    "wrong_on_large_arrays_alone": Bad("wrong", "nan needed"),
-    "waits_for_half": Bad("wrong", "(still changed|are wrong)"),
-    "skips_what_seems_done": Bad("wrong", "are wrong"),
+    "wrong_after_ten_calls": Bad("wrong", "are wrong"),
+    "computes_once_per_output": Bad("wrong", "-7.0, .* needed"),
+    "skips_written_outputs": Bad("wrong", "are wrong"),
+    "caches_by_identity": Bad("wrong", "are wrong", memory="fresh"),
+    "reuses_one_result": Bad("wrong", "overwritten by the next call", memory="fresh"),
+    "returns_another_dtype": Bad("wrong", "dtype float16, float32 needed", memory="fresh"),
+    "computes_in_float16": Bad("wrong", "are wrong"),
+    "clears_mantissa_bits": Bad("wrong", "are wrong"),
+    "wrong_on_large_arrays": Bad("wrong", "nan needed"),
+    "leaves_a_part_to_a_thread": Bad("wrong", "(still changed|are wrong)"),
+    "checks_sixteen_elements": Bad("wrong", "are wrong"),
     "ring_of_two": Bad("wrong", "overwritten by the next call", memory="fresh"),
     "flushes_small_numbers": Bad("wrong", "are wrong"),
-    # On a busy machine its times may also vary too much, which is told first.
+    # On a busy machine its times may also vary too much, which takes precedence.
     "sleeps": Bad("unstable", "asleep: the process used .* of a core|lie (further apart than|between)"),
-    "left_on_one_thread": Bad("error", r"ThreadMismatch: threads: \d+ asked, numba uses 1", framework="numba"),
+    "sets_one_thread": Bad("error", r"ThreadMismatch: threads: \d+ asked, numba uses 1", framework="numba"),
     "understates_its_bytes": Bad("wrong", "0 declared, 131072 measured", quantity="transient_bytes"),
     "overstates_its_bytes": Bad(
         "wrong",
@@ -63,7 +63,7 @@ BAD_ROWS = {
     "exits": Bad("crashed", "code 3"),
     "hangs": Bad("timeout", "still running after 3 s"),
     "takes_all_memory": Bad("memory", "MemoryError"),
-    "needs_what_is_not_installed": Bad("skipped", "not installed: a_package_that_is_nowhere"),
+    "imports_a_missing_package": Bad("skipped", "not installed: a_package_that_is_nowhere"),
 }
 BAD_FUNCTIONS = """
 import os, signal, sys, threading, time
@@ -76,7 +76,7 @@ def drops_nan(x, out): return np.fmax(x, 0, out=out)
 def last_element_not_written(x, out):
     np.maximum(x[:-1], 0, out=out[:-1])
     return out
-def returns_before_the_work(x, out):
+def returns_before_computing(x, out):
     def work():
         time.sleep(0.1)
         np.maximum(x, 0, out=out)
@@ -86,37 +86,37 @@ def changes_its_input(x, out):
     np.maximum(x, 0, out=out)
     x[:] = out
     return out
-def wrong_after_a_while(x, out):
+def wrong_after_ten_calls(x, out):
     global calls
     calls += 1
     return np.maximum(x, 0 if calls < 10 else 1, out=out)
-def left_out_where_it_is_done(x, out):
+def skips_written_outputs(x, out):
     return np.maximum(x, 0, out=out) if out[0] == -7 else out
 memory = {}
-def remembered_by_identity(x):
+def caches_by_identity(x):
     if id(x) not in memory:
         memory[id(x)] = x, np.maximum(x, 0)
     return memory[id(x)][1].copy()
-def one_buffer_for_all_results(x):
+def reuses_one_result(x):
     return np.maximum(x, 0, out=memory.setdefault(x.shape, np.empty_like(x)))
-def another_dtype(x): return np.maximum(x, 0).astype(np.float16)
+def returns_another_dtype(x): return np.maximum(x, 0).astype(np.float16)
 def identity(x): return x
-def half_the_elements(x, out):
+def skips_odd_elements(x, out):
     np.maximum(x[::2], 0, out=out[::2])
     return out
-def work_in_the_first_call(x, out):
+def computes_once_per_output(x, out):
     if out.ctypes.data not in memory:
         memory[out.ctypes.data] = out, np.maximum(x, 0, out=out)
     return out
-def wrong_on_large_arrays_alone(x, out): return (np.fmax if x.size > 4096 else np.maximum)(x, 0, out=out)
-def waits_for_half(x, out):
+def wrong_on_large_arrays(x, out): return (np.fmax if x.size > 4096 else np.maximum)(x, 0, out=out)
+def leaves_a_part_to_a_thread(x, out):
     part = slice(2 * x.size // 3, x.size - 64)
     late = threading.Thread(target=lambda: (time.sleep(0.1), np.maximum(x[part], 0, out=out[part])))
     np.maximum(x[: part.start], 0, out=out[: part.start])
     np.maximum(x[part.stop :], 0, out=out[part.stop :])
     late.start()
     return out
-def skips_what_seems_done(x, out):
+def checks_sixteen_elements(x, out):
     some = slice(None, None, x.size // 16)
     return out if np.array_equal(out[some], np.maximum(x[some], 0)) else np.maximum(x, 0, out=out)
 rings = {}
@@ -124,13 +124,13 @@ def ring_of_two(x):
     ring = rings.setdefault(x.shape, [])
     ring.append(ring.pop(0) if len(ring) > 1 else np.empty_like(x))
     return np.maximum(x, 0, out=ring[-1])
-def float16_inside(x, out):
+def computes_in_float16(x, out):
     out[:] = np.maximum(x.astype(np.float16), 0)
     return out
 def sleeps(x, out):
     time.sleep(0.01)
     return np.maximum(x, 0, out=out)
-def left_on_one_thread(x, out):
+def sets_one_thread(x, out):
     import numba
     numba.set_num_threads(1)
     return np.maximum(x, 0, out=out)
@@ -139,7 +139,7 @@ def understates_its_bytes(x, out):
     return out
 def overstates_its_bytes(x): return np.maximum(x, 0)
 def takes_all_memory(x, out): return np.empty(2**50)
-def half_the_mantissa(x, out):
+def clears_mantissa_bits(x, out):
     np.maximum(x, 0, out=out)
     out.view(np.uint32)[:] &= np.uint32(0xFFFFE000)
     return out
@@ -151,7 +151,7 @@ def raises(x, out): return 1 / 0
 def dies(x, out): os.kill(os.getpid(), signal.SIGSEGV)
 def exits(x, out): os._exit(3)
 def hangs(x, out): time.sleep(3600)
-def needs_what_is_not_installed(x, out): import a_package_that_is_nowhere
+def imports_a_missing_package(x, out): import a_package_that_is_nowhere
 """
 
 
@@ -170,7 +170,7 @@ def checkout(tmp_path_factory):
     )
     checkout.commit("rows that are wrong")
     names = {*BAD_ROWS, "numpy", "torch-cuda", "numba-threads"}
-    # Only the row that hangs has a limit that a busy machine may reach.
+    # A busy machine may reach the short time limit; only the row that hangs has it.
     checkout.run = checkout.measure(pattern(names - {"hangs"}))
     checkout.measure(pattern({"hangs"}), RELU_BENCH_LIMIT_S="3")
     assert checkout.report().returncode == 0
@@ -183,7 +183,7 @@ def pattern(names):
 
 
 def value(checkout, quantity, direction, variant):
-    """What asv stored for a case: a number, None for a failure, NaN for a skip."""
+    """Return the value that asv stored for a case: a number, None for a failure, NaN for a skip."""
     (path,) = [p for p in (checkout.folder / ".asv/results").glob("*/*.json") if p.name != "machine.json"]
     content = json.loads(path.read_text())
     name = f"relu.{direction.capitalize()}.track_{quantity}"
@@ -197,58 +197,61 @@ def value(checkout, quantity, direction, variant):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[needs_two_cores] if name == "left_on_one_thread" else []) for name in BAD_ROWS],
+    [pytest.param(name, marks=[needs_two_cores] if name == "sets_one_thread" else []) for name in BAD_ROWS],
 )
-def test_bad_row_is_refused_or_marked_and_the_reason_is_told(checkout, name):
+def test_faulty_row_has_its_status_and_reason(checkout, name):
     bad = BAD_ROWS[name]
     variant = f"{name}.{bad.memory}"
-    (outcome,) = [o for o in checkout.records() if (o.case["variant"], o.case["quantity"]) == (variant, bad.quantity)]
-    assert outcome.measurement.status == bad.status
-    assert re.search(bad.reason, outcome.measurement.reason)
+    (record,) = [
+        candidate
+        for candidate in checkout.records()
+        if (candidate.case["variant"], candidate.case["quantity"]) == (variant, bad.quantity)
+    ]
+    assert record.measurement.status == bad.status
+    assert re.search(bad.reason, record.measurement.reason)
     stored = value(checkout, bad.quantity, bad.direction, variant)
     if bad.status == "unstable":
         assert stored > 0
-        assert (
-            max(process.sampling.cpu_share for process in outcome.measurement.processes) < measurement.LEAST_CPU_SHARE
-        )
+        assert max(process.sampling.cpu_share for process in record.measurement.processes) < measurement.LEAST_CPU_SHARE
     else:
         # asv: NaN is n/a, null a failure.
         assert stored != stored if bad.status == "skipped" else stored is None
     assert (
-        outcome.measurement.reason in checkout.folder.joinpath("reports/results.csv").read_text()
+        record.measurement.reason in checkout.folder.joinpath("reports/results.csv").read_text()
         or bad.status == "skipped"
     )
 
 
-def test_bad_rows_stop_no_others(checkout):
+def test_faulty_rows_do_not_stop_others(checkout):
     assert checkout.run.returncode == 2
     assert value(checkout, "time", "forward", "numpy.out") > 0
     assert value(checkout, "time", "forward", "numba-threads.out") > 0
     assert value(checkout, "time", "backward", "numpy.fresh") > 0
 
 
-def test_what_cannot_run_here_says_why(checkout):
-    (outcome,) = [
-        o
-        for o in checkout.records()
-        if (o.case["quantity"], o.case["direction"], o.case["variant"]) == ("time", "forward", "torch-cuda.fresh")
+def test_cuda_row_is_skipped_with_a_reason(checkout):
+    (record,) = [
+        candidate
+        for candidate in checkout.records()
+        if (candidate.case["quantity"], candidate.case["direction"], candidate.case["variant"])
+        == ("time", "forward", "torch-cuda.fresh")
     ]
-    if outcome.measurement.status == "ok":
+    if record.measurement.status == "ok":
         pytest.skip("this machine has a CUDA device")
-    assert outcome.measurement.status == "skipped"
-    assert "no CUDA device" in outcome.measurement.reason
+    assert record.measurement.status == "skipped"
+    assert "no CUDA device" in record.measurement.reason
     stored = value(checkout, "time", "forward", "torch-cuda.fresh")
     assert stored != stored
 
 
-def test_samples_reach_asv_as_a_timing(checkout):
-    """asv must go on treating samples that a track benchmark returns as a timing: median, interval, quartiles."""
+def test_asv_computes_statistics_of_the_samples(checkout):
+    """asv treats the samples that a track benchmark returns as a timing: median, interval, quartiles."""
     (path,) = [p for p in (checkout.folder / ".asv/results").glob("*/*.json") if p.name != "machine.json"]
     content = json.loads(path.read_text())
     row = dict(zip(content["result_columns"], content["results"]["relu.Forward.track_time"], strict=False))
-    taken = [i for i, samples in enumerate(row["samples"]) if samples]
-    assert taken
-    for i in taken:
+    sampled = [i for i, samples in enumerate(row["samples"]) if samples]
+    assert sampled
+    for i in sampled:
         ordered = sorted(row["samples"][i])
         assert ordered[0] <= row["stats_q_25"][i] * 1.0001
         assert ordered[0] <= row["result"][i] <= ordered[-1]
@@ -257,7 +260,7 @@ def test_samples_reach_asv_as_a_timing(checkout):
     assert benchmarks["relu.Forward.track_time"]["unit"] == "seconds"
 
 
-def test_asv_check_and_publish_work(checkout):
+def test_asv_check_and_publish_succeed(checkout):
     checked = checkout.asv("check", "--python=same")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     published = checkout.asv("publish")

@@ -1,7 +1,7 @@
-"""The bytes that a row declares are those that a call of it moves, for every row that can run here.
+"""Test that each row declares the bytes that its call moves, for every row that can run here.
 
-What watches the call is in `tests/tracing/`, and what it cannot see is said there. Each dtype is
-traced by itself: arrays grow with it and masks do not, so bytes tell the two apart.
+`tests/tracing/` traces the calls and documents the limits of each tracer. Each dtype is traced separately: the size of
+arrays depends on it and that of masks does not, so bytes distinguish the two.
 """
 
 from dataclasses import fields, replace
@@ -14,10 +14,10 @@ from impls.variant import ITEMSIZE_BYTES, Traffic, Variant
 from tests.conftest import cases, eager
 from tests.tracing import Moved, trace
 
-# An element: XLA also counts scalars and tables of pointers.
+# Per element: XLA also counts scalars and tables of pointers.
 TOLERANCE_BYTES = 1e-3
 FIELDS = [field.name for field in fields(Traffic)]
-# Bytes an element of packed bits, the smallest array there is.
+# Bytes per element of packed bits, the smallest array.
 BIT = 1 / 8
 # Rows of torch.compile take seconds to compile for each dtype, so they have one.
 ROWS = [case for case in cases() if eager(case.values[0]) or "float32" in case.values]
@@ -25,7 +25,7 @@ every_row = pytest.mark.parametrize(("row", "dtype"), ROWS)
 
 
 def declared(traffic: Traffic, dtype: str) -> Moved:
-    """What the catalog says, in the terms of a trace."""
+    """Return the declared traffic in the terms of a trace."""
     itemsize_bytes = ITEMSIZE_BYTES[dtype]
     return Moved(
         read=traffic.reads * itemsize_bytes + traffic.mask_reads,
@@ -39,24 +39,24 @@ def agrees(traffic: Traffic, dtype: str, traced: Moved) -> bool:
 
 
 @every_row
-def test_a_call_moves_what_is_declared(row: Variant, dtype: str) -> None:
+def test_declared_traffic_equals_the_trace(row: Variant, dtype: str) -> None:
     traced = trace(row, dtype)
     assert declared(row.traffic, dtype) == pytest.approx(traced, abs=TOLERANCE_BYTES)
-    # The same in the number that reports divide by the time.
+    # Reports divide this number by the time.
     assert row.traffic.bus_bytes(1, ITEMSIZE_BYTES[dtype]) == pytest.approx(sum(traced), abs=3 * TOLERANCE_BYTES)
 
 
 @every_row
-def test_a_wrong_declaration_is_caught(row: Variant, dtype: str) -> None:
-    """Each number of it understated and overstated by packed bits."""
+def test_a_wrong_declaration_is_detected(row: Variant, dtype: str) -> None:
+    """Understate and overstate each field by the size of packed bits."""
     traced = trace(row, dtype)
     for field, change in product(FIELDS, (-BIT, BIT)):
         wrong = replace(row.traffic, **{field: getattr(row.traffic, field) + change})
         assert not agrees(wrong, dtype, traced), (field, change)
 
 
-def test_a_mask_declared_as_an_array_is_caught() -> None:
-    """It agrees with one dtype, and so with no other."""
+def test_a_mask_declared_as_an_array_is_detected() -> None:
+    """The wrong declaration agrees with the trace of one dtype only."""
     row = find("relu", "backward", "numpy.fresh")
     traffic = row.traffic
     wrong = replace(traffic, reads=traffic.reads + 1 / 4, mask_reads=traffic.mask_reads - 1)

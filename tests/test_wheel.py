@@ -1,4 +1,4 @@
-"""The wheel that asv installs holds every module of the package, and each can be imported from it alone."""
+"""Test that the wheel contains every module of the package, and that each can be imported from it alone."""
 
 import os
 import subprocess
@@ -13,12 +13,12 @@ from tests.checkout import ROOT, Checkout
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel of the work tree, built as asv.conf.json builds it; the tree is copied, as building leaves files."""
+    """The wheel of a copy of the work tree, built as asv.conf.json builds it; building leaves files."""
     folder = tmp_path_factory.mktemp("wheel")
     checkout = Checkout(folder / "tree")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), "."]
-    built = subprocess.run(command, cwd=checkout.folder, capture_output=True, text=True)
-    assert built.returncode == 0, built.stdout + built.stderr
+    process = subprocess.run(command, cwd=checkout.folder, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
     (path,) = folder.glob("*.whl")
     return path
 
@@ -31,12 +31,12 @@ def unpacked(wheel: Path) -> Path:
 
 
 def modules(folder: Path) -> set[str]:
-    """Names of the modules below `impls` in a folder."""
+    """Return the names of the modules below `impls` in a folder."""
     paths = (path.relative_to(folder).with_suffix("") for path in (folder / "impls").rglob("*.py"))
     return {".".join(path.parts).removesuffix(".__init__") for path in paths}
 
 
-def test_the_wheel_holds_every_module_and_no_other_package(unpacked):
+def test_the_wheel_contains_every_module_and_no_other_package(unpacked):
     assert modules(unpacked) == modules(ROOT)
     assert {path.name for path in unpacked.iterdir() if not path.name.endswith(".dist-info")} == {"impls"}
 
@@ -59,12 +59,12 @@ for name in {sorted(modules(ROOT))!r}:
     except Exception as error:
         print(name, repr(error).replace("\\n", " "), sep="\\t")
 """
-    ended = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-P", "-c", script],
         cwd=unpacked.parent,
         env={**os.environ, "PYTHONPATH": str(unpacked)},
         capture_output=True,
         text=True,
     )
-    assert ended.returncode == 0, ended.stderr
-    return dict(line.split("\t") for line in ended.stdout.splitlines())
+    assert process.returncode == 0, process.stderr
+    return dict(line.split("\t") for line in process.stdout.splitlines())

@@ -22,13 +22,13 @@ def trace(row: Variant, dtype: str) -> Moved:
     """Return the bytes per element that one call of a row moves."""
     counts: list[Moved] = []
     programs = {name: value for name, value in vars(jax_).items() if hasattr(value, "lower")}
-    noting = {name: _noting(program, counts) for name, program in programs.items()}
-    with mock.patch.dict(vars(jax_), noting):
+    recording = {name: _recording(program, counts) for name, program in programs.items()}
+    with mock.patch.dict(vars(jax_), recording):
         results(row, positive(row, dtype, ELEMENTS))
     return Moved(*map(sum, zip(*counts, strict=True)))
 
 
-def _noting(program: Any, counts: list[Moved]) -> Callable[..., Any]:
+def _recording(program: Any, counts: list[Moved]) -> Callable[..., Any]:
     """Wrap a program so that each call appends XLA's count to `counts`."""
 
     def call(*inputs: Any, **keywords: Any) -> Any:

@@ -15,11 +15,11 @@ from benchmarks.harness.truth import operators
 from impls.variant import Variant
 from tests.tracing import Moved, Span, Step, moved, positive
 
-# A multiple of 8, as a byte holds the bits of so many.
+# A multiple of 8, the number of elements in a byte of bits.
 ELEMENTS = 1024
 
 
-class Noting(np.ndarray):
+class RecordingArray(np.ndarray):
     """An array that records in `step` which of its elements are read and written."""
 
     step: Step
@@ -64,12 +64,12 @@ def _as_pass(function: Callable[..., Any], steps: list[Step]) -> Callable[..., A
     def call(*arguments: Any) -> Any:
         steps.append(Step(set(), set()))
         # The overlap check takes spans of arrays, not arrays.
-        return function(*(_noting(a, steps[-1]) if isinstance(a, np.ndarray) else a for a in arguments))
+        return function(*(_recording(a, steps[-1]) if isinstance(a, np.ndarray) else a for a in arguments))
 
     return call
 
 
-def _noting(array: np.ndarray, step: Step) -> Noting:
-    noting = array.view(Noting)
-    noting.step = step
-    return noting
+def _recording(array: np.ndarray, step: Step) -> RecordingArray:
+    recording = array.view(RecordingArray)
+    recording.step = step
+    return recording

@@ -1,7 +1,7 @@
 """NumPy: arrays that record the functions they are passed to; each function is one pass through whole arrays.
 
 This does not see methods that copy, such as `astype`, nor the buffers in which NumPy converts one dtype to another.
-`test_memory.py` finds what either allocates.
+`test_memory.py` measures the bytes that both allocate.
 """
 
 from collections.abc import Iterable
@@ -14,16 +14,16 @@ from tests.conftest import results
 from tests.tracing import Moved, Span, Step, moved, positive
 
 ELEMENTS = 2**20
-# No array is smaller than packed bits; temporaries of a block are, and stay in a cache.
+# Packed bits are the smallest array; temporaries of a block are smaller and stay in a cache.
 LEAST_BYTES = ELEMENTS // 8
-# Functions that are no ufuncs: those that read their arguments and write a result, those that only write
-# one, and those that do neither by themselves (`clip` calls a ufunc).
+# Functions that are not ufuncs: those that read their arguments and write a result, those that only write
+# one, and those that do neither themselves (`clip` calls a ufunc).
 READ_AND_WRITE = (np.where, np.packbits, np.unpackbits)
 WRITE = (np.zeros_like,)
 NEITHER = (np.clip, np.shares_memory)
 
 
-class Noting(np.ndarray):
+class RecordingArray(np.ndarray):
     """An array that records in `steps` what NumPy's functions read and write."""
 
     steps: list[Step]
@@ -31,11 +31,11 @@ class Noting(np.ndarray):
     def __array_finalize__(self, parent: Any) -> None:
         self.steps = getattr(parent, "steps", [])
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **keywords: Any) -> "Noting":
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **keywords: Any) -> "RecordingArray":
         if "out" in keywords:
             keywords["out"] = tuple(map(_plain, keywords["out"]))
         result = getattr(ufunc, method)(*map(_plain, inputs), **keywords)
-        return self._noted(inputs, result)
+        return self._record(inputs, result)
 
     def __array_function__(self, function: Any, types: Any, inputs: Any, keywords: Any) -> Any:
         if function in NEITHER:
@@ -43,24 +43,24 @@ class Noting(np.ndarray):
         if function not in READ_AND_WRITE + WRITE:
             raise NotImplementedError(f"whether {function} reads and writes is not known: add it to the lists here")
         result = function(*map(_plain, inputs), **keywords)
-        return self._noted(inputs if function in READ_AND_WRITE else (), result)
+        return self._record(inputs if function in READ_AND_WRITE else (), result)
 
-    def _noted(self, read: Iterable[Any], written: np.ndarray) -> "Noting":
+    def _record(self, read: Iterable[Any], written: np.ndarray) -> "RecordingArray":
         self.steps.append(Step(_spans(read), _spans([written])))
-        return _noting(written, self.steps)
+        return _recording(written, self.steps)
 
 
 def trace(row: Variant, dtype: str) -> Moved:
     """Return the bytes per element that one call of a row moves."""
     steps: list[Step] = []
-    results(row, [_noting(array, steps) for array in positive(row, dtype, ELEMENTS)])
+    results(row, [_recording(array, steps) for array in positive(row, dtype, ELEMENTS)])
     return moved(steps, ELEMENTS)
 
 
-def _noting(array: np.ndarray, steps: list[Step]) -> Noting:
-    noting = array.view(Noting)
-    noting.steps = steps
-    return noting
+def _recording(array: np.ndarray, steps: list[Step]) -> RecordingArray:
+    recording = array.view(RecordingArray)
+    recording.steps = steps
+    return recording
 
 
 def _plain(value: Any) -> Any:

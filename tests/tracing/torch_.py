@@ -4,7 +4,7 @@ An operator reads its arguments except `out`, and writes its results: new arrays
 in place. A compiled kernel does not pass the dispatcher; its C++ names each array that it reads (`in_ptr0`, to const),
 writes (`out_ptr0`) or both (`in_out_ptr0`).
 
-This does not see what an operator does inside; `test_memory.py` finds what it allocates there.
+This does not see what an operator does inside; `test_memory.py` measures the bytes that it allocates there.
 """
 
 import re
@@ -21,9 +21,9 @@ from tests.conftest import results
 from tests.tracing import Moved, Span, Step, moved, positive
 
 ELEMENTS = 2**20
-# Operators that take dtype and device of their argument, and no values.
+# Operators that read the dtype and device of their argument, but no values.
 READ_NOTHING = (torch.ops.aten.new_zeros.default,)
-# Of the kernel's declaration in C++: its parameters, and of each the type and what it is for.
+# A kernel's declaration in C++: its parameters, and the type and use of each.
 KERNEL = re.compile(r'extern "C"\s+void\s+kernel\(([^)]*)\)')
 POINTER = re.compile(r"(\w+)\* (in|out|in_out)_ptr")
 POINTER_BYTES = {"float": 4, "bool": 1}
@@ -58,8 +58,8 @@ def trace(row: Variant, dtype: str) -> Moved:
 
 def _read(parameters: Sequence[Any], inputs: Sequence[Any], keywords: Mapping[str, Any]) -> list[Any]:
     """Return the arguments of an operator that are not `out` arguments."""
-    given = dict(zip((parameter.name for parameter in parameters), inputs, strict=False), **keywords)
-    return [given.get(parameter.name) for parameter in parameters if not parameter.is_out]
+    by_name = dict(zip((parameter.name for parameter in parameters), inputs, strict=False), **keywords)
+    return [by_name.get(parameter.name) for parameter in parameters if not parameter.is_out]
 
 
 def _spans(values: Iterable[Any]) -> set[Span]:
