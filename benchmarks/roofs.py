@@ -2,7 +2,7 @@
 
 from benchmarks.harness.asv_classes import Benchmark as _Benchmark
 from benchmarks.harness.case import UNITS, DeviceLoopCase, DeviceProductCase, LoopCase, ProductCase
-from benchmarks.harness.roofline.loops import LOOPS
+from benchmarks.harness.roofline.loops import DEVICE_LOOPS, LOOPS
 from benchmarks.harness.tracking import in_unit, track
 
 # From a float16 array of the fewest elements to a float64 array of the most: four times a last-level cache of 64 MiB.
@@ -31,7 +31,7 @@ class Device(_Benchmark):
     """The memory of the first GPU: copying an array of so many bytes, or scaling it in place."""
 
     kind = DeviceLoopCase
-    params = (["copy", "scale"], DEVICE_BYTES)
+    params = (list(DEVICE_LOOPS), DEVICE_BYTES)
     param_names = ("kernel", "array_bytes")
     version = "2"
 

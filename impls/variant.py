@@ -113,9 +113,10 @@ def results(direction: Direction) -> int:
 
 @dataclass(frozen=True)
 class Semantics:
-    """Departures of a row from the definition of ReLU; the defaults are the definition.
+    """Departures of a row from the reference; the defaults are the reference.
 
-    nan: forward of NaN. minus_infinity: forward of -inf. gradient_at_nan: gradient where the saved value is NaN.
+    nan: forward of NaN. minus_infinity: forward of -inf; "0" is that of the reference.
+    gradient_at_nan: gradient where the saved value is NaN.
     blocked_infinity: gradient where an infinite or NaN grad is blocked.
     keeps_minus_zero: dtypes in which forward(-0.0) is -0.0, seen on x86-64.
     flushes_subnormals: dtypes in which positive subnormals count as 0.
@@ -152,7 +153,8 @@ class Operator:
     parameters: scalar constants. The reference takes them by keyword; implementations have them as defaults, and the
     checks show that both agree.
     learnable: learnable parameters, in the order of their arguments.
-    saturates: inputs beyond which the function is constant or linear to rounding; checks go beyond both ends.
+    saturates: the range outside which the function is constant or linear, to rounding; checks use inputs on both sides
+    of each end.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Follow the README's recipes: adding a variant, a framework or a network changes no other file."""
+"""Follow the README's recipes: each changes the files that it names, and no other."""
 
 import os
 import re

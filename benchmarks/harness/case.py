@@ -41,8 +41,8 @@ class Case:
     def varies(self) -> bool:
         """True for times of rows, which differ between processes because their memory has another layout.
 
-        Bytes do not differ. A roof tries several places in memory itself and counts the best. First calls take too long
-        to be repeated.
+        Bytes do not differ. A roof tries several places in memory itself, of which the best counts. First calls take
+        too long to be repeated.
         """
         return self.quantity in SAMPLED and self.kind not in ROOFS
 
@@ -109,7 +109,7 @@ class ProductCase(Case):
 
 @dataclass(frozen=True)
 class DeviceLoopCase(LoopCase):
-    """A copy or an in-place scaling of an array on the first GPU."""
+    """A copy or an in-place scaling of an array of array_bytes on the first GPU."""
 
     kind: ClassVar[str] = "device_loop"
 

@@ -1,4 +1,4 @@
-"""The record of a measured case: how it ended, its number, and the circumstances of each process.
+"""The measurement of a case: how it ended, its number, and the circumstances of each process.
 
 The JSON form of a `Measurement` has the version SCHEMA; it is the dataclasses below, field for field
 (`python -m scripts.report.schema` prints it as JSON Schema). Change SCHEMA when a field changes its meaning or goes.
@@ -26,8 +26,8 @@ UNSTABLE = 0.1
 THROTTLED = 0.1
 # A probe outside these limits is damaged.
 SHORTEST_PROBE_S, LONGEST_PROBE_S = 1e-7, 1.0
-# A probe this much longer than the fastest runs on a core whose other hyperthread is busy. Where a process lies in
-# memory makes a difference of a tenth, another hyperthread of more than a half.
+# A probe this much longer than the fastest ran on a core whose other hyperthread was busy. Another layout of memory
+# makes a probe a tenth longer, a busy hyperthread more than a half.
 SMT_CONTENDED = 1.25
 # A process that is timed computes.
 LEAST_CPU_SHARE = 0.5

@@ -94,7 +94,8 @@ def memory_against_time(rows: pd.DataFrame) -> str:
 
 def first_calls(rows: pd.DataFrame) -> str:
     """Draw the seconds of the first call of each compiled variant, float32."""
-    rows = rows.assign(label=_labels(rows)).sort_values("value")
+    labels = map(row_label, rows["operator"], rows["direction"], rows["variant"])
+    rows = rows.assign(label=list(labels)).sort_values("value")
     figure, axis = plt.subplots(figsize=(8, 0.26 * len(rows) + 1))
     palette = {framework: COLOURS.get(framework, OTHER_COLOUR) for framework in set(rows["framework"])}
     sns.barplot(rows, y="label", x="value", hue="framework", palette=palette, dodge=False, ax=axis, errorbar=None)
@@ -148,10 +149,9 @@ def bytes_text(value: float) -> str:
     raise AssertionError
 
 
-def _labels(rows: pd.DataFrame) -> pd.Series:
-    """Return operator, direction and variant of each row as a label, without the operator if it is ReLU."""
-    operators = (rows["operator"] + " ").where(rows["operator"] != "relu", "")
-    return operators + rows["direction"] + " " + rows["variant"]
+def row_label(operator: str, direction: str, variant: str = "") -> str:
+    """Return a row in words, without the operator if it is ReLU."""
+    return " ".join(filter(None, (operator if operator != "relu" else "", direction, variant)))
 
 
 def _rank(framework: str) -> int:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from benchmarks.harness.roofline.loops import LOOPS, ORDINARY
+from benchmarks.harness.case import SAMPLED
+from benchmarks.harness.roofline.loops import DEVICE_LOOPS, LOOPS, ORDINARY
 from impls.catalog import STEPS, VARIANTS
 from impls.cnn.networks import NETWORKS, autograd_saved_bytes, inplace_bytes, saved_bytes, work
 from impls.cnn.operations import Work
@@ -17,8 +18,6 @@ from scripts.report.results import RUN
 
 # Above this, the roof or the traffic is wrong: the number is shown as impossible, never as a result.
 IMPOSSIBLE_PERCENT = 105.0
-# Quantities that are held against the roofs.
-TIMES = ("time", "cold", "scaling")
 # Catalog facts that a report shows beside each number, and those that its figures need.
 FACTS = ["framework", "device", "memory", "saved_for_backward", "notes"]
 DRAWN_FACTS = ["flavour"]
@@ -30,10 +29,8 @@ STEP_MEMORY_KEY = [*RUN, "network", "batch", "flavour"]
 # Python's own objects may be in a peak of traced memory.
 OBJECTS_BYTES = 1024
 ROOF_KEY = [*RUN, "array_bytes"]
-# Work that a GPU's rows are held against, out of place and in place.
-DEVICE_LOOPS = ("copy", "scale")
 ROOF_TYPES = dict.fromkeys([*DEVICE_LOOPS, "least"], "float64")
-# A GPU's time below so many times its least is that of starting and ending, and says nothing of bandwidth.
+# Bandwidth decides a GPU's time only from so many times the shortest one; below, starting and ending do.
 BANDWIDTH_BOUND = 4
 
 _SAVED_MODELS: dict[SavedModel, Callable[..., int]] = {
@@ -114,7 +111,7 @@ def steps(table: pd.DataFrame) -> pd.DataFrame:
 
     FLOPs are the nominal ones of the network; the roof is the fastest library's product of two large matrices in the
     same run. first_call_s: to build a step and make one, for the smallest batch.
-    impossible: above IMPOSSIBLE_PERCENT of the roof with the fewest FLOPs that the form may take.
+    impossible: above IMPOSSIBLE_PERCENT of the roof with the fewest FLOPs that the variant may take.
     """
     rows = numbered(table, "time", "step")
     rows = rows[rows["network"].isin(NETWORKS)]
@@ -180,15 +177,15 @@ def _predicted(predict: Callable[..., int] | None, network: str, batch: int) -> 
 
 
 def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of operators that the catalog knows, with FACTS, DRAWN_FACTS and, for TIMES, the columns
+    """The rows of operators that the catalog knows, with FACTS, DRAWN_FACTS and, for SAMPLED, the columns
 
     gb_per_s: required bytes, each counted once (as STREAM counts), by the time.
-    bus_gb_per_s: bytes that this form moves, fetches of write-allocate included, by the time.
+    bus_gb_per_s: bytes that this variant moves, fetches of write-allocate included, by the time.
     roof_s: seconds of streaming loops on this machine for the required traffic at this size.
     percent_of_roof: 100 roof_s by the time. percent_of_bus: 100 bus_gb_per_s by the most that any loop moved.
     device_gb_per_s, device_percent_of_roof: the same of a GPU's rows by device time.
-    impossible: whether a percentage is above IMPOSSIBLE_PERCENT: the time is too short, or the bytes too many. On a
-    GPU only where bandwidth decides.
+    impossible: whether one of the percentages is above IMPOSSIBLE_PERCENT: the time is too short, or the bytes too
+    many. On a GPU only where bandwidth decides.
     """
     catalog = pd.DataFrame(
         [{"operator": row.operator, "direction": row.direction, "variant": row.name, "row": row} for row in VARIANTS]
@@ -212,7 +209,7 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
         else _device_roof_s(row.memory == "inplace", roof)
         for (row, _, itemsize), roof in zip(sized, joined.to_dict("records"), strict=True)
     ]
-    time_s = joined["value"].where(joined["quantity"].isin(TIMES))
+    time_s = joined["value"].where(joined["quantity"].isin(SAMPLED))
     joined["gb_per_s"] = joined["required_bytes"] / time_s / 1e9
     joined["bus_gb_per_s"] = joined["bus_bytes"] / time_s / 1e9
     joined["percent_of_roof"] = 100 * joined["roof_s"] / time_s
@@ -245,7 +242,7 @@ def _roof_s(traffic: Traffic, inplace: bool, itemsize_bytes: int, roof: dict) ->
 
 
 def wide(metrics: pd.DataFrame) -> pd.DataFrame:
-    """One row for each row, size and dtype that has a time or a reason: the metrics of the time, and beside them
+    """One line for each row, size and dtype that has a time or a reason: the metrics of the time, and beside them
     the time with cold caches (cold_s, cold_status, cold_impossible) and bytes.
 
     Bytes were measured at some sizes only; they are proportional to the size, and given per element.

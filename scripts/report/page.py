@@ -18,7 +18,8 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from benchmarks.harness.case import AXES, from_axes
+from benchmarks.harness.asv_classes import FIRST_CALL_ELEMENTS
+from benchmarks.harness.case import AXES, SAMPLED, from_axes
 from benchmarks.harness.measurement import UNKNOWN
 from benchmarks.harness.roofline.loops import ORDINARY
 from impls.catalog import OPERATORS, STEPS, VARIANTS
@@ -150,7 +151,7 @@ def _page(
         counts=table["status"].value_counts().to_dict(),
         headline=metrics.headline(measured).to_dict("records"),
         subjects=SUBJECTS,
-        subject=_subject,
+        subject=figures.row_label,
         figures=sections,
         memory_rows=_memory_rows(measured),
         rows=rows[rows["value"].notna()].to_dict("records"),
@@ -321,7 +322,8 @@ def _memory_rows(measured: pd.DataFrame) -> list[dict[Hashable, Any]]:
 def _first_call_figures(measured: pd.DataFrame) -> list[Figure]:
     rows = metrics.numbered(measured, "first_call")
     rows = rows[rows["dtype"] == "float32"]
-    return [] if rows.empty else [Figure("float32, 1,024 elements", "first-call.svg", figures.first_calls(rows))]
+    title = f"float32, {FIRST_CALL_ELEMENTS[0]:,} elements"
+    return [] if rows.empty else [Figure(title, "first-call.svg", figures.first_calls(rows))]
 
 
 def _step_figures(steps: pd.DataFrame) -> list[Figure]:
@@ -335,7 +337,7 @@ def _step_figures(steps: pd.DataFrame) -> list[Figure]:
 
 def _unchecked(measured: pd.DataFrame) -> int:
     """Count the times that were compared with no roof."""
-    times = measured[measured["quantity"].isin(metrics.TIMES) & measured["value"].notna()]
+    times = measured[measured["quantity"].isin(SAMPLED) & measured["value"].notna()]
     return int(times["percent_of_roof"].isna().sum())
 
 
@@ -370,7 +372,7 @@ def _semantics() -> list[dict[str, Any]]:
     grouped: dict[Semantics, list[str]] = {}
     for row in VARIANTS:
         if row.device == "cpu":
-            grouped.setdefault(row.semantics, []).append(_subject(row.operator, row.direction, row.name))
+            grouped.setdefault(row.semantics, []).append(figures.row_label(row.operator, row.direction, row.name))
     default = vars(Semantics())
     return [
         {
@@ -379,11 +381,6 @@ def _semantics() -> list[dict[str, Any]]:
         }
         for semantics, names in grouped.items()
     ]
-
-
-def _subject(operator: str, direction: str, variant: str) -> str:
-    """Return operator, direction and variant as a label, without the operator if it is ReLU."""
-    return " ".join(filter(None, (operator if operator != "relu" else "", direction, variant)))
 
 
 def _fact(value: Any) -> str:

@@ -1,7 +1,7 @@
 """Read asv's results and the harness's records into one tidy table.
 
-asv's results are the source of every number. A record belongs to a number if it has the digest of the samples that
-asv stored, or, without one of the two digests, the very same value.
+asv's results are the source of every number. A record belongs to a number if both have the same digest of samples. If
+one of them has no digest, both must have exactly the same value.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.harness.case import AXES, INTEGER_AXES, KINDS, UNITS
+from benchmarks.harness.case import AXES, INTEGER_AXES, KINDS, TEXT_AXES, UNITS
 from benchmarks.harness.measurement import (
     MEASURED,
     NOT_APPLICABLE,
@@ -62,13 +62,12 @@ COLUMNS = [
 RELU_SHARE = ["relu_percent_low", "relu_percent_high"]
 # Further columns of training steps: seconds of phases, and the interval of the percentage that ReLUs take.
 STEP_COLUMNS = [*(f"{phase}_s" for phase in PHASES), *RELU_SHARE]
-NUMBERS = [
-    "value", "low", "high", "q25", "q75", "number", "samples",
-    "processes", "preempted", "smt_contended", "probe_s", "empty_call_s", "device_s", "throttled", *STEP_COLUMNS,
-]  # fmt: skip
+DATES = ["date", "measured"]
+# All other columns are numbers.
+TEXTS = [*RUN, *TEXT_AXES, "status", "reason"]
 TYPES = {
-    **dict.fromkeys(NUMBERS, "float64"),
-    **dict.fromkeys(["date", "measured"], "datetime64[ms, UTC]"),
+    **{name: "float64" for name in [*COLUMNS, *STEP_COLUMNS] if name not in TEXTS},
+    **dict.fromkeys(DATES, "datetime64[ms, UTC]"),
     **dict.fromkeys(INTEGER_AXES, "int64"),
 }
 

@@ -15,7 +15,7 @@ from benchmarks.harness.case import (
     ProductCase,
     StepCase,
 )
-from benchmarks.harness.roofline.loops import LOOPS
+from benchmarks.harness.roofline.loops import DEVICE_LOOPS, LOOPS
 from impls.catalog import STEPS, VARIANTS
 from impls.cnn.networks import NETWORKS
 from impls.variant import DTYPES, ITEMSIZE_BYTES, Row, StepVariant, Variant
@@ -159,7 +159,7 @@ def _loops(profile: Profile) -> list[Case]:
 
 def _device(profile: Profile) -> list[Case]:
     """Return the roofs of a GPU's rows: copying and scaling an array of each of their sizes, and a product."""
-    loops = [DeviceLoopCase("time", work, size) for work in ("copy", "scale") for size in _row_bytes(profile)]
+    loops = [DeviceLoopCase("time", work, size) for work in DEVICE_LOOPS for size in _row_bytes(profile)]
     return [*loops, *(DeviceProductCase("time", "torch", n) for n in roofs.GEMM_ELEMENTS if profile.gemm)]
 
 

@@ -1,4 +1,4 @@
-"""Drivers: one file for each framework, named after it and "_".
+"""Drivers: one file for each framework, named after it and "_"; `traced` and `device_clock` serve several of them.
 
 The catalog's `framework` names the file, so adding a framework adds a file here; `base` describes its contents.
 """

@@ -30,7 +30,7 @@ def require(needed_bytes: int, free_bytes: int, where: str = "") -> None:
 
 
 def needed_bytes(variant: Variant, elements: int, dtype: str) -> int:
-    """Estimated peak of a warm case in bytes: float32 inputs, and the memory of its device, which checks copy."""
+    """Estimated peak of a warm case in bytes: float32 inputs, arrays on the device, and the copies of the checks."""
     return 4 * elements * MOST_ARGUMENTS + device_bytes(variant, elements, dtype)
 
 

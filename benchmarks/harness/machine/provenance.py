@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.harness.machine import gpu, linux, software, threads
 from benchmarks.harness.machine.linux import CPUS, cpuinfo, text
 from benchmarks.harness.machine.software import digest, from_module
+from benchmarks.harness.measurement import AT_END, AT_START, UNKNOWN
 
-UNKNOWN = "unknown"
 HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage"
 
 # The reader of each fact, by group and name. No reader starts a process or imports a framework.
@@ -107,7 +107,6 @@ ACTIVITY: dict[str, Callable[[], Any]] = {
     "gpu": lambda: gpu.Device().state() or UNKNOWN,
     "memory_available_bytes": lambda: 1024 * linux.numbers("/proc/meminfo")["MemAvailable"],
 }
-AT_START, AT_END = "_at_start", "_at_end"
 # The facts in `fingerprint`, beside the size of the memory and the environment.
 AFFECTS_SPEED = (
     "cpu", "cpu_vendor", "cpu_family_model_stepping", "architecture", "simd_flags", "cores_present", "cores_usable",

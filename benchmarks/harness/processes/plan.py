@@ -1,4 +1,4 @@
-"""Choose the processes that measure a case: several for a time; one serves all cases of a row where a run has a plan.
+"""Choose the processes that measure a case. A case that varies has several; all cases of a row share theirs.
 
 asv asks for one case at a time. With RELU_BENCH_PLAN set to a folder that holds plan.json (all
 cases of the run), the first case of a row has the others of that row measured in the same

@@ -41,7 +41,8 @@ def _time(calls: Calls, settings: Settings) -> Measurement:
 def _cold(calls: Calls, settings: Settings) -> Measurement:
     """Cold: between two calls with the same arguments, others occupy twice the last-level caches.
 
-    Restored arguments are used in the order of restoring, and enough others lie behind the last of them.
+    Calls use restored arguments in the order of restoring. After the last of them, enough others were restored to push
+    the first ones out of the caches.
     """
     moved_bytes = calls.restored_bytes or calls.call_bytes
     behind = -(-2 * calls.framework.cache_bytes() // moved_bytes)

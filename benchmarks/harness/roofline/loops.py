@@ -75,3 +75,5 @@ NONTEMPORAL = {
 PATTERNS = ORDINARY | NONTEMPORAL
 _THREADS: tuple[Literal["one", "all"], ...] = ("one", "all")
 LOOPS = {loop.name: loop for loop in (Loop(pattern, threads) for pattern in PATTERNS.values() for threads in _THREADS)}
+# The loops of a GPU, in PyTorch: copy an array, or scale it in place.
+DEVICE_LOOPS = ("copy", "scale")

@@ -112,7 +112,7 @@ def sample(
 def pooled(parts: Sequence[Samples]) -> Samples:
     """All samples of several placements in memory: those without SMT contention, where there are any.
 
-    The circumstances of the result hold for every part, or are their sum or mean.
+    Booleans of the result are true if they are for every part; numbers are sums or means.
     """
     placements = parts
     samplings = [part.sampling for part in placements]

@@ -14,7 +14,7 @@ from impls.variant import ITEMSIZE_BYTES, Variant
 READ_AT_ONCE = 1024
 # Calls after which a fresh result must still be what it was.
 LATER_CALLS = 4
-# Arguments of in-place calls that are restored together leave room in an L2 cache for what the calls share.
+# Largest size of the arguments that are restored together; it leaves room in an L2 cache for those that calls share.
 POOL_BYTES = 256 * 1024
 MOST_POOLED = 256
 # Number of elements that alone are changed, and the largest arrays for which that check is worth its time.

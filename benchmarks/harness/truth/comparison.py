@@ -113,9 +113,9 @@ def check_sums(variant: Variant, dtype: str, sums: Sequence[np.ndarray], terms: 
     """Raise WrongResult unless the gradient of every learnable parameter is the sum of its terms.
 
     terms: for each parameter the sum of the terms and of their magnitudes (`operators.learnable_sums`).
-    A sum may be off by
-    sqrt(elements) eps, or the row's tolerance, of the sum of magnitudes. Source: Higham and Mary, "A new approach to
-    probabilistic rounding error analysis", SIAM J. Sci. Comput. 41, 2019.
+
+    A sum may be off by sqrt(elements) eps, plus the row's tolerance, of the sum of magnitudes. Source: Higham and Mary,
+    "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput. 41, 2019.
     """
     relative = LIMITS[dtype][2] * (np.sqrt(elements) + variant.tolerance_ulps)
     names = operators.result_names(variant)
