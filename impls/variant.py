@@ -4,8 +4,9 @@ A row is a `Variant` (an operator) or a `StepVariant` (a training step). Rows ar
 name, in `impls/*/rows.py`, and assembled by `impls.catalog`. Importing this module imports no framework.
 """
 
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
@@ -23,8 +24,9 @@ DTYPES = tuple(ITEMSIZE_BYTES)
 CPP_COMPILER = "c++ compiler"
 # Upper bound of NumPy's casting buffers and blocks, whatever the array size.
 SCRATCH_BYTES = 256 * 1024
-# Names become parts of file names and of asv's parameters.
+# Names become parts of file names and of asv's parameters; operators also of class names.
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+OPERATOR_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,16 @@ class Learnable:
     """A learnable scalar of an activation: an array of shape (1,), passed after the array inputs.
 
     backward returns its gradient, of the same shape and dtype, after the gradient of x.
-    initial: the value that calls are checked and timed with.
+    initial: the value that calls are timed with, and checked with.
     """
 
     name: str
     initial: float
+
+    @property
+    def other(self) -> float:
+        """Another value of the same sign, which calls are checked with too."""
+        return 0.75 * self.initial or 0.5
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,7 @@ class Operator:
     learnable parameters, `learnable_terms(grad, x, *learnable, **parameters)`: a tuple of arrays, each of which sums to
     the gradient of one of them.
     gradients: for each value that may be saved, the reference function `f(grad, saved, *learnable, **parameters)`.
+    A round trip is judged by that from the input, whatever it saves.
     parameters: scalar constants. The reference takes them by keyword; implementations have them as defaults, and the
     checks show that both agree.
     learnable: learnable parameters, in the order of their arguments.
@@ -165,8 +173,9 @@ class Operator:
     saturates: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a name that no file name can hold."""
-        _require_safe("operator", self.name)
+        """Raises ValueError for a name that no class can be named after."""
+        if not OPERATOR_NAME.fullmatch(self.name):
+            raise ValueError(f"operator: {self.name!r} given; lower-case letters, digits and '_' are accepted")
 
 
 @dataclass(frozen=True)
@@ -192,8 +201,12 @@ class Row:
     compiled: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a name that no file name can hold."""
-        _require_safe("flavour", self.flavour)
+        """Raises ValueError for a flavour that no file name can hold, an unknown memory mode or an unknown dtype."""
+        if not SAFE_NAME.fullmatch(self.flavour):
+            raise ValueError(f"flavour: {self.flavour!r} given; letters, digits, '-' and '_' are accepted")
+        _require_one_of(f"{self.flavour}: memory", self.memory, MEMORY_MODES)
+        for dtype in self.dtypes:
+            _require_one_of(f"{self.flavour}: dtypes", dtype, DTYPES)
 
     @property
     def name(self) -> str:
@@ -230,6 +243,12 @@ class Variant(Row):
     def __post_init__(self) -> None:
         """Raises ValueError where a row could not be right."""
         super().__post_init__()
+        _require_one_of(f"{self.operator} {self.name}: direction", self.direction, DIRECTIONS)
+        if not 0 <= self.tolerance_ulps < math.inf:
+            raise ValueError(
+                f"{self.operator} {self.direction} {self.name}: tolerance_ulps={self.tolerance_ulps} given; "
+                "a number from 0 on is accepted"
+            )
         if (self.saved_for_backward == "none") != (self.direction == "forward"):
             raise ValueError(
                 f"{self.operator} {self.direction} {self.name}: saved_for_backward={self.saved_for_backward!r} given; "
@@ -282,6 +301,6 @@ class StepVariant(Row):
     saved_model: SavedModel | None = None
 
 
-def _require_safe(argument: str, name: str) -> None:
-    if not SAFE_NAME.fullmatch(name):
-        raise ValueError(f"{argument}: {name!r} given; letters, digits, '-' and '_' are accepted")
+def _require_one_of(argument: str, value: str, accepted: Iterable[str]) -> None:
+    if value not in accepted:
+        raise ValueError(f"{argument}: {value!r} given; {', '.join(accepted)} are accepted")

@@ -51,6 +51,16 @@ def test_inplace_is_refused_if_backward_needs_the_input() -> None:
         replace(row, saved_for_backward="input")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("memory", "weird"), ("direction", "sideways"), ("dtypes", ("int9",)), ("tolerance_ulps", -1.0),
+     ("tolerance_ulps", float("inf")), ("flavour", "a/b")],
+)  # fmt: skip
+def test_impossible_declarations_are_refused(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match="accepted"):
+        replace(find("relu", "forward", "numpy.fresh"), **{field: value})
+
+
 def test_find_lists_the_existing_names() -> None:
     with pytest.raises(LookupError, match=r"numpy\.out"):
         find("relu", "forward", "no such name")
@@ -90,7 +100,7 @@ def test_required_traffic(direction, saved, traffic) -> None:
 def test_names_invalid_in_file_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"flavour: .* given; letters, digits"):
         replace(VARIANTS[0], flavour=name)
-    with pytest.raises(ValueError, match=r"operator: .* given; letters, digits"):
+    with pytest.raises(ValueError, match=r"operator: .* given; lower-case letters, digits"):
         Operator(name, "impls.relu.reference", {})
 
 

@@ -480,6 +480,30 @@ def test_a_single_wrong_element_is_reported_with_its_index(position):
         comparison.check(row, "float32", (result,), (expected,), start=4096)
 
 
+@pytest.mark.parametrize("wrong", [0.0, 5.0, -np.inf, np.nan])
+@pytest.mark.parametrize("dtype", comparison.LIMITS)
+def test_only_infinity_equals_a_sum_that_overflows(dtype, wrong):
+    row = find("relu", "backward", "numpy.fresh")
+    for wanted in (2 * np.float64(min(comparison.LIMITS[dtype][1], 1e300)) * 1e9, np.inf):
+        terms = np.array([[wanted, wanted]])
+        comparison.check_sums(row, dtype, [np.array([np.inf])], terms, 1024)
+        with pytest.raises(comparison.WrongResult):
+            comparison.check_sums(row, dtype, [np.array([wrong])], terms, 1024)
+
+
+@pytest.mark.parametrize("dtype", comparison.LIMITS)
+def test_a_sum_of_terms_of_one_sign_is_told_from_a_part_of_it(dtype):
+    row = find("relu", "backward", "numpy.fresh")
+    for elements in (1024, 2**25):
+        for share, is_right in ((1.0, True), (0.95, False), (0.0, False)):
+            result, terms = [np.array([share])], np.array([[1.0, 1.0]])
+            if is_right:
+                comparison.check_sums(row, dtype, result, terms, elements)
+            else:
+                with pytest.raises(comparison.WrongResult):
+                    comparison.check_sums(row, dtype, result, terms, elements)
+
+
 def test_nan_equals_only_nan():
     row = find("relu", "forward", "numpy.out")
     comparison.check(row, "float32", (np.array([np.nan]),), (np.array([np.nan]),))

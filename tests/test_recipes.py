@@ -104,6 +104,7 @@ def test_an_operator_has_a_tolerance_and_gradients_from_two_saved_values(checkou
     benchmarks = r"activations\.Tanh(Forward|Backward)\.track_(time|transient_bytes)\(.*, 32768, 'float32'\)"
     assert measured_and_shown(checkout, benchmarks, cells("tanh backward", "numpy-output.fresh"))
     measured = {(record.case["direction"], record.case["variant"]) for record in checkout.records()}
+    assert "; within 8 ulps" in (checkout.folder / "reports/index.html").read_text()
     assert measured == {
         ("forward", "numpy.fresh"), ("forward", "numpy.out"), ("forward", "numpy.inplace"),
         ("backward", "numpy.fresh"), ("backward", "numpy-output.fresh"),
@@ -118,6 +119,8 @@ def test_an_operator_has_a_tolerance_and_gradients_from_two_saved_values(checkou
         ("prelu", "terms.sum(keepdims=True)", "terms[:-9].sum(keepdims=True)", "gradient of slope: "),
         ("prelu", "terms.sum(keepdims=True)", "terms.sum(keepdims=True)[None]", "gradient of slope: shape"),
         ("prelu", "grad, slope * grad)", "grad, 0 * grad)", "backward: element"),
+        ("prelu", "terms.sum(keepdims=True)", "0 * slope + (terms.sum() * 0)", "gradient of slope: 0"),
+        ("prelu", "x, slope * x)", "x, 0 * slope + np.float32(0.25) * x)", "forward: element"),
     ],
 )  # fmt: skip
 def test_a_wrong_operator_is_refused(checkout, name, old, new, reason):
@@ -167,9 +170,26 @@ def test_a_package_adds_rows_under_its_name(checkout, tmp_path_factory):
     assert not checkout.changed() - {"reports/index.html"}
 
 
-def test_a_package_that_fails_to_load_is_reported_and_left_out(tmp_path):
-    """The package has no module with rows."""
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (None, "ModuleNotFoundError: No module named 'broken.rows'"),
+        ("raise SystemExit('bye')", "SystemExit: bye"),
+        ("ROWS, OPERATORS = (), ('x',)", "TypeError: OPERATORS: 'x' given"),
+        ("ROWS = ('x',)", "TypeError: ROWS: 'x' given"),
+        ("from impls.relu.rows import ROWS; ROWS = 2 * ROWS[:1]", "forward broken-numpy.fresh is declared already"),
+        ("from impls.relu.rows import OPERATORS, ROWS", "operator 'relu' is declared already"),
+        (
+            "from impls.relu.rows import ROWS; from dataclasses import replace\n"
+            "ROWS = (replace(ROWS[0], operator='gelu'),)",
+            "operator 'gelu' given; relu are declared",
+        ),
+    ],
+)
+def test_a_package_whose_rows_cannot_be_added_is_left_out_with_the_reason(tmp_path, rows, reason):
     packages = install(tmp_path, "Broken", "broken")
+    if rows is not None:
+        (tmp_path / "broken/rows.py").write_text(rows)
     code = "from impls.catalog import VARIANTS; print(len(VARIANTS))"
     process = subprocess.run(
         [sys.executable, "-c", code],
@@ -179,7 +199,8 @@ def test_a_package_that_fails_to_load_is_reported_and_left_out(tmp_path):
         text=True,
     )
     assert int(process.stdout) == len(VARIANTS)
-    assert "rows of broken are left out: ModuleNotFoundError: No module named 'broken.rows'" in process.stderr
+    assert "rows of broken are left out: " in process.stderr
+    assert reason in process.stderr
 
 
 def test_a_network_needs_one_row(checkout):

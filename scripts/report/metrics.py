@@ -195,6 +195,8 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
     joined = operators.drop(columns="array_bytes").merge(catalog, on=ROW, how="inner")
     for fact in (*FACTS, *DRAWN_FACTS):
         joined[fact] = [getattr(row, fact) for row in joined["row"]]
+    tolerances = (f"; within {row.tolerance_ulps:g} ulps" if row.tolerance_ulps else "" for row in joined["row"])
+    joined["notes"] += list(tolerances)
     itemsizes = joined["dtype"].map(ITEMSIZE_BYTES)
     joined["array_bytes"] = joined["elements"] * itemsizes
     sized = list(zip(joined["row"], joined["elements"], itemsizes, strict=True))

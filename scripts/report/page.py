@@ -58,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(_listed(loaded.table).to_string(index=False))
             return 0
         if loaded.table.empty:
-            raise results.NoResults(f"no readable results: {'; '.join(loaded.problems)}")
+            looked = "; ".join(loaded.problems) or "asv writes its results when a run ends, and none has ended"
+            raise results.NoResults(f"no readable results: {looked}")
         run = choose(loaded.table, options.machine, options.commit, options.fingerprint)
     except (results.NoResults, LookupError) as error:
         print(f"report: {error.args[0]}", file=sys.stderr)

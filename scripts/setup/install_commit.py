@@ -7,11 +7,15 @@ series. Standard library only.
 
 import subprocess
 import sys
+from importlib.metadata import distributions
 
 from scripts.setup import accelerator, pins
 
 
 def main(wheel: str) -> None:
+    if left := [item.name for item in distributions() if item.entry_points.select(group="relu_bench.rows")]:
+        # They belong to the commit measured before.
+        subprocess.run([sys.executable, "-m", "pip", "uninstall", "--yes", *left], check=True)
     pip = [sys.executable, "-m", "pip", "install"]
     subprocess.run([*pip, "--no-deps", "--force-reinstall", wheel], check=True)
     packages = [*pins.extra("harness"), *pins.row_packages()]

@@ -1,6 +1,6 @@
 """The calls of one row at one size and dtype: their arguments, restoring what they overwrite, and their checks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,12 @@ class Calls:
         self.x, self.grad = comparison.ordinary(case.elements)
         self.ordinary = self.inputs(self.x, self.grad)
 
-    def inputs(self, x: np.ndarray, grad: np.ndarray) -> operators.Inputs:
-        """The inputs of one call, from an input and a gradient, as the row's dtypes hold them."""
-        inputs = operators.inputs(self.variant, x, grad, self.case.dtype)
+    def inputs(self, x: np.ndarray, grad: np.ndarray, other: bool = False) -> operators.Inputs:
+        """The inputs of one call, from an input and a gradient, as the row's dtypes hold them.
+
+        other: with other values of the learnable parameters.
+        """
+        inputs = operators.inputs(self.variant, x, grad, self.case.dtype, other)
         # Ordinary values are exact in every dtype, and so are the outputs of exact rows.
         if x is not self.x or self.variant.tolerance_ulps:
             return operators.Inputs(tuple(self._rounded(inputs)), inputs.dtypes)
@@ -98,9 +101,22 @@ class Calls:
         self.verify_on(self.make(), self.ordinary.values)
 
     def verify_special(self) -> None:
-        """Check a call on special values, with the departures that the row declares."""
+        """Check a call on special values, with the departures that the row declares, and learnable parameters."""
         inputs = self.inputs(*self._special(comparison.SPECIAL_ELEMENTS))
         self.verify_on(self.arrays(inputs), inputs.values, adjust=True)
+        for inputs in self._learnable(comparison.SPECIAL_ELEMENTS):
+            self.verify_on(self.arrays(inputs), inputs.values)
+
+    def _learnable(self, elements: int) -> Iterator[operators.Inputs]:
+        """Inputs with other values of the learnable parameters; in each, the terms of one's gradient do not cancel."""
+        if not operators.operator_of(self.variant).learnable:
+            return
+        inputs = self.inputs(*comparison.ordinary(elements), other=True)
+        positions = range(operators.learnable_results(self.variant))
+        if not positions:
+            yield inputs
+        for position in positions:
+            yield operators.uncancelled(self.variant, inputs, position)
 
     def _special(self, elements: int) -> tuple[np.ndarray, np.ndarray]:
         saturates = operators.operator_of(self.variant).saturates
@@ -131,6 +147,8 @@ class Calls:
             x[touched] *= -1
             grad[touched] *= -1
             self._verify_with(arrays, self.inputs(x, grad))
+        for inputs in self._learnable(self.case.elements):
+            self._verify_with(arrays, inputs)
         self._verify_with(arrays, self.inputs(*self._special(self.case.elements)), adjust=True)
 
     def _verify_with(self, arrays: list[Any], inputs: operators.Inputs, adjust: bool = False) -> None:

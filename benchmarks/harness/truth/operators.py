@@ -37,9 +37,13 @@ def operator_of(variant: Variant) -> Operator:
     return OPERATORS[variant.operator]
 
 
-def inputs(variant: Variant, x: np.ndarray, grad: np.ndarray, dtype: str) -> Inputs:
-    """The inputs of a call, made from an input and a gradient."""
-    learnable = tuple(np.array([parameter.initial], x.dtype) for parameter in operator_of(variant).learnable)
+def inputs(variant: Variant, x: np.ndarray, grad: np.ndarray, dtype: str, other: bool = False) -> Inputs:
+    """The inputs of a call, made from an input and a gradient.
+
+    other: with other values of the learnable parameters than the initial ones.
+    """
+    parameters = operator_of(variant).learnable
+    learnable = tuple(np.array([item.other if other else item.initial], x.dtype) for item in parameters)
     dtypes = (dtype,) * len(learnable)
     if variant.direction == "forward":
         return Inputs((x, *learnable), (dtype, *dtypes))
@@ -105,13 +109,31 @@ def learnable_sums(variant: Variant, values: Sequence[np.ndarray]) -> np.ndarray
 
     Shape (learnable_results, 2).
     """
-    operator, count = operator_of(variant), learnable_results(variant)
-    if not count:
+    if not learnable_results(variant):
         return np.zeros((0, 2))
+    return np.array([(term.sum(), np.abs(term).sum()) for term in _learnable_terms(variant, values)])
+
+
+def uncancelled(variant: Variant, inputs: Inputs, position: int) -> Inputs:
+    """Inputs whose grad has the signs with which no terms of the gradient of a learnable parameter are negative.
+
+    Terms of both signs cancel: the sum of n is about sqrt(n) times smaller than the sum of their magnitudes, and the
+    rounding of a large array hides it.
+    """
+    values = list(inputs.values)
+    of_grad = 1 if variant.direction == "roundtrip" else 0
+    values[of_grad] = values[of_grad].copy()
+    for block in blocks(values[of_grad].size):
+        terms = _learnable_terms(variant, part(variant, inputs.values, block))[position]
+        values[of_grad][block][terms < 0] *= -1
+    return Inputs(tuple(values), inputs.dtypes)
+
+
+def _learnable_terms(variant: Variant, values: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    operator = operator_of(variant)
     x, grad = values[:2] if variant.direction == "roundtrip" else values[1::-1]
     reference = import_module(operator.reference)
-    terms = reference.learnable_terms(grad, x, *_learnable(variant, values), **operator.parameters)
-    return np.array([(term.sum(), np.abs(term).sum()) for term in terms])
+    return reference.learnable_terms(grad, x, *_learnable(variant, values), **operator.parameters)
 
 
 def result_names(variant: Variant) -> tuple[str, ...]:
