@@ -35,7 +35,7 @@ def _named(row: Variant, package: str) -> Variant:
 
 
 def _class_name(operator: str) -> str:
-    """What the names of an operator's asv classes depend on."""
+    """The operator's name without underscores: operators that differ only in these have asv classes of one name."""
     return operator.replace("_", "")
 
 

@@ -12,3 +12,14 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} given, an integer of at least 1 needed")
     return number
+
+
+def percent(text: str) -> float:
+    """Parse a number from 0 to 100; NaN is none, because nothing exceeds it. Raises argparse.ArgumentTypeError."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} given, a number from 0 to 100 needed")
+    return number

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness import measurement
-from impls.catalog import VARIANTS
+from impls.catalog import ENTRY_POINTS, VARIANTS
+from scripts.setup import install_commit
 from tests.checkout import ROOT, Checkout
 
 README = (ROOT / "README.md").read_text()
@@ -201,6 +202,16 @@ def test_a_package_whose_rows_cannot_be_added_is_left_out_with_the_reason(tmp_pa
     assert int(process.stdout) == len(VARIANTS)
     assert "rows of broken are left out: " in process.stderr
     assert reason in process.stderr
+
+
+def test_packages_of_another_commit_are_uninstalled_first(tmp_path, monkeypatch):
+    assert install_commit.ENTRY_POINTS == ENTRY_POINTS
+    monkeypatch.syspath_prepend(install(tmp_path, "Broken", "broken"))
+    commands = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command))
+    install_commit.main("commit.whl")
+    assert commands[0][-3:] == ["uninstall", "--yes", "Broken"]
+    assert commands[1][-1] == "commit.whl"
 
 
 def test_a_network_needs_one_row(checkout):

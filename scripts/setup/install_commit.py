@@ -11,9 +11,12 @@ from importlib.metadata import distributions
 
 from scripts.setup import accelerator, pins
 
+# Of packages that add rows, as in impls.catalog, which need not be importable yet.
+ENTRY_POINTS = "relu_bench.rows"
+
 
 def main(wheel: str) -> None:
-    if left := [item.name for item in distributions() if item.entry_points.select(group="relu_bench.rows")]:
+    if left := [item.name for item in distributions() if item.entry_points.select(group=ENTRY_POINTS)]:
         # They belong to the commit measured before.
         subprocess.run([sys.executable, "-m", "pip", "uninstall", "--yes", *left], check=True)
     pip = [sys.executable, "-m", "pip", "install"]

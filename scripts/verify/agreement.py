@@ -15,6 +15,7 @@ from benchmarks.harness.measurement import MEASURED
 from benchmarks.harness.processes import plan
 from benchmarks.harness.timing.contention import Core
 from impls.catalog import VARIANTS
+from scripts.arguments import percent
 from scripts.verify import independent
 
 SETTINGS = Settings.from_environment()
@@ -63,7 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--frameworks", nargs="+", default=["numpy", "torch"], help="(default: %(default)s)")
     parser.add_argument(
         "--limit",
-        type=independent.percent,
+        type=percent,
         default=5.0,
         help="accepted difference of medians in percent (default: %(default)s)",
     )

@@ -13,7 +13,9 @@ import sys
 import pandas as pd
 
 from benchmarks.harness.case import OperatorCase
-from scripts.report.page import choose, metrics, results
+from scripts.arguments import percent
+from scripts.report import metrics, results
+from scripts.report.page import choose
 from scripts.setup.pins import ROOT
 from scripts.verify import independent
 
@@ -68,7 +70,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--commit", help="the commit of the results (default: the one measured last)")
     parser.add_argument(
         "--limit",
-        type=independent.percent,
+        type=percent,
         default=5.0,
         help="accepted difference of medians in percent (default: %(default)s)",
     )

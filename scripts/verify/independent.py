@@ -83,13 +83,6 @@ def compare(times_s: Iterable[tuple[OperatorCase, float]], limit_percent: float)
     return beyond + failed
 
 
-def percent(text: str) -> float:
-    """Parse a limit of the command line. Raises ValueError outside 0 to 100, and for NaN, which nothing exceeds."""
-    if not 0 <= (value := float(text)) <= 100:
-        raise ValueError(text)
-    return value
-
-
 def main() -> None:
     runner = pyperf.Runner(program_args=("-m", "scripts.verify.independent"), add_cmdline_args=_pass_on)
     runner.argparser.prog = "python -m scripts.verify.independent"

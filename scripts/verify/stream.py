@@ -25,6 +25,7 @@ from benchmarks.harness.case import LoopCase, Settings
 from benchmarks.harness.machine import threads
 from benchmarks.harness.processes import isolation
 from benchmarks.harness.roofline.loops import PATTERNS
+from scripts.arguments import percent
 
 SOURCE = Path(__file__).with_suffix(".c")
 BUDGET_S = 0.2
@@ -184,7 +185,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default: %(default)s)")
     parser.add_argument(
-        "--limit", type=float, default=10.0, help="accepted difference from C in percent (default: %(default)s)"
+        "--limit", type=percent, default=10.0, help="accepted difference from C in percent (default: %(default)s)"
     )
     return parser.parse_args(arguments)
 

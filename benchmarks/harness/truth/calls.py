@@ -101,14 +101,17 @@ class Calls:
         self.verify_on(self.make(), self.ordinary.values)
 
     def verify_special(self) -> None:
-        """Check a call on special values, with the departures that the row declares, and learnable parameters."""
+        """Check calls on special values, with the departures that the row declares, and with other parameters."""
         inputs = self.inputs(*self._special(comparison.SPECIAL_ELEMENTS))
         self.verify_on(self.arrays(inputs), inputs.values, adjust=True)
         for inputs in self._learnable(comparison.SPECIAL_ELEMENTS):
             self.verify_on(self.arrays(inputs), inputs.values)
 
     def _learnable(self, elements: int) -> Iterator[operators.Inputs]:
-        """Inputs with other values of the learnable parameters; in each, the terms of one's gradient do not cancel."""
+        """Yield inputs with other values of the learnable parameters; none of an operator that has none.
+
+        For each gradient of a parameter one, in which its terms do not cancel; for forward a single one.
+        """
         if not operators.operator_of(self.variant).learnable:
             return
         inputs = self.inputs(*comparison.ordinary(elements), other=True)
