@@ -484,7 +484,7 @@ def test_a_single_wrong_element_is_reported_with_its_index(position):
 @pytest.mark.parametrize("dtype", comparison.LIMITS)
 def test_only_infinity_equals_a_sum_that_overflows(dtype, wrong):
     row = find("relu", "backward", "numpy.fresh")
-    for wanted in (2 * np.float64(min(comparison.LIMITS[dtype][1], 1e300)) * 1e9, np.inf):
+    for wanted in (2 * comparison.LIMITS[dtype][1], np.inf):
         terms = np.array([[wanted, wanted]])
         comparison.check_sums(row, dtype, [np.array([np.inf])], terms, 1024)
         with pytest.raises(comparison.WrongResult):
