@@ -2,15 +2,10 @@
 
 from benchmarks.harness.asv_classes import Benchmark as _Benchmark
 from benchmarks.harness.case import UNITS, DeviceLoopCase, DeviceProductCase, LoopCase, ProductCase
+from benchmarks.harness.parameters import ARRAY_BYTES, DEVICE_BYTES
+from benchmarks.harness.processes.blocks import LIBRARIES, PRODUCT_ELEMENTS
 from benchmarks.harness.roofline.loops import DEVICE_LOOPS, LOOPS
 from benchmarks.harness.tracking import in_unit, track
-
-# From a float16 array of the fewest elements to a float64 array of the most: four times a last-level cache of 64 MiB.
-ARRAY_BYTES = [2**power for power in range(11, 29)]
-# On a GPU also where bandwidth no longer rises.
-DEVICE_BYTES = [*ARRAY_BYTES, 2**30]
-LIBRARIES = ["numpy", "torch", "jax"]
-GEMM_ELEMENTS = [2048]
 
 
 class Roof(_Benchmark):
@@ -19,11 +14,11 @@ class Roof(_Benchmark):
     kind = LoopCase
     params = (list(LOOPS), ARRAY_BYTES)
     param_names = ("kernel", "array_bytes")
-    version = "2"
+    version = "3"
 
     @in_unit(UNITS["time"])
     def track_time(self, kernel, array_bytes):
-        """Seconds of the best pass over the arrays."""
+        """Seconds of a pass over the arrays: of each round the best sample, of these the median."""
         return track(self.case("time", kernel, array_bytes))
 
 
@@ -45,8 +40,9 @@ class DeviceGemm(_Benchmark):
     """The product of two n x n float32 matrices on the first GPU, by PyTorch's library."""
 
     kind = DeviceProductCase
-    params = (["torch"], GEMM_ELEMENTS)
+    params = (["torch"], [PRODUCT_ELEMENTS])
     param_names = ("library", "n")
+    version = "1"
 
     @in_unit(UNITS["time"])
     def track_time(self, library, n):
@@ -58,10 +54,10 @@ class Gemm(_Benchmark):
     """The product of two n x n float32 matrices by each library, with all threads."""
 
     kind = ProductCase
-    params = (LIBRARIES, GEMM_ELEMENTS)
+    params = (LIBRARIES, [PRODUCT_ELEMENTS])
     param_names = ("library", "n")
 
     @in_unit(UNITS["time"])
     def track_time(self, library, n):
-        """Seconds of the best call; 2 n^3 floating-point operations each."""
+        """Seconds of a product, 2 n^3 floating-point operations: of each round the best sample, of these the median."""
         return track(self.case("time", library, n))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.harness.processes.records import Record, parse
@@ -56,25 +57,23 @@ class Checkout:
         command, environment = self._asv(arguments, variables)
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
 
-    def measure(self, pattern: str, **variables: str) -> subprocess.CompletedProcess:
-        """Run the benchmarks that match `pattern` on the last commit and store the results."""
+    def measure(self, *patterns: str, **variables: str) -> subprocess.CompletedProcess:
+        """Run the benchmarks that match a pattern on the last commit and store the results."""
         self.asv("machine", "--yes")
-        return self.asv(*self._run(pattern), **variables)
+        return self.asv(*self._run(patterns), **variables)
 
-    def start(self, pattern: str, **variables: str) -> subprocess.Popen:
+    def start(self, *patterns: str, **variables: str) -> subprocess.Popen:
         """Start `measure` in a new process group and return at once. `asv machine` must have run before."""
-        command, environment = self._asv(self._run(pattern), variables)
+        command, environment = self._asv(self._run(patterns), variables)
         return subprocess.Popen(
             command, cwd=self.folder, env=environment, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
-    def _run(self, pattern: str) -> tuple[str, ...]:
+    def _run(self, patterns: Sequence[str]) -> tuple[str, ...]:
         commit = self.git("rev-parse", "HEAD")
-        return (
-            "run", "--python=same", "--set-commit-hash", commit, "--record-samples", "--show-stderr",
-            "--bench", pattern,
-        )  # fmt: skip
+        options = ("run", "--python=same", "--set-commit-hash", commit, "--record-samples", "--show-stderr")
+        return *options, *(word for pattern in patterns for word in ("--bench", pattern))
 
     def _asv(self, arguments: tuple[str, ...], variables: dict[str, str]) -> tuple[list[str], dict[str, str]]:
         # asv writes the machine's description to the home folder; keep it out of the user's.
@@ -85,6 +84,7 @@ class Checkout:
             "ASV_PYTHONPATH": str(self.folder),
             "HOME": str(home),
             "RELU_BENCH_BUDGET_S": "0.05",
+            "RELU_BENCH_PASSES": "1",
             **variables,
         }
         return [sys.executable, "-m", "asv", *arguments], environment

@@ -6,15 +6,16 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import series
 from benchmarks.harness.case import Case, LoopCase, OperatorCase, to_axes
-from benchmarks.harness.measurement import SCHEMA, Measurement, Process, Sampling
+from benchmarks.harness.measurement import SCHEMA, Measurement, Process, Ratio, Slice
 from benchmarks.harness.processes.records import Record
-from scripts.run import series
-from scripts.run.series import SERIES
+from benchmarks.harness.series import SERIES
+from scripts.report import asv_files
 
 COMMIT, LATER_COMMIT = "a" * 40, "b" * 40
 ENV = "virtualenv-py3.11"
@@ -56,14 +57,17 @@ def content(
         "env_vars": {},
         "result_columns": RESULT_COLUMNS,
         "results": {
-            name: benchmark(parameters(name), case_numbers, started_ms) for name, case_numbers in benchmarks.items()
+            name: benchmark(parameters(name), case_numbers, started_ms, asv_files.version(SERIES[name]))
+            for name, case_numbers in benchmarks.items()
         },
         "durations": {},
         "version": 2,
     }
 
 
-def benchmark(params: Sequence[Iterable[Any]], numbers: Mapping[str, float | None], started_ms: int) -> list[Any]:
+def benchmark(
+    params: Sequence[Iterable[Any]], numbers: Mapping[str, float | None], started_ms: int, version: str
+) -> list[Any]:
     """Return one benchmark of a result file. numbers: keyed by the parameters as asv writes them."""
     written = [[repr(value) for value in axis] for axis in params]
     result = [numbers.get(", ".join(combination), math.nan) for combination in itertools.product(*written)]
@@ -72,7 +76,7 @@ def benchmark(params: Sequence[Iterable[Any]], numbers: Mapping[str, float | Non
         return [None if number is None or math.isnan(number) else number * of + add for number in result]
 
     statistics = (statistic(0.9), statistic(1.2), statistic(0.98), statistic(1.06), statistic(0, 7), statistic(0, 30))
-    return [result, written, "1", started_ms, 1.5, *statistics]
+    return [result, written, version, started_ms, 1.5, *statistics]
 
 
 def parameters(name: str) -> Sequence[Iterable[Any]]:
@@ -87,10 +91,19 @@ def write(results: Path, stored: Any, machine: str = "box", name: str | None = N
     )
 
 
-def process(value: float | None = None, counted: bool = True, samples: int = 30, **circumstances: Any) -> Process:
-    """Return a process that sampled a time."""
-    sampling = Sampling(samples, **circumstances)
-    return Process(value=value, number=7, counted=counted, sampling=sampling)
+def process(rounds: int = 15, samples: int = 8, probes_s: Sequence[float | None] = (None,), **others: Any) -> Process:
+    """Return a process that timed a case in so many rounds, with so many samples in each.
+
+    probes_s: of the rounds, in turn. others: further fields of a `Process`, or of the `Slice` of the first round.
+    """
+    of_first = {name: others.pop(name) for name in Slice.__dataclass_fields__ if name in others}
+    slices = [Slice(number, [1e-3] * samples, probe_s=probes_s[number % len(probes_s)]) for number in range(rounds)]
+    return Process(number=7, slices=[replace(slices[0], **of_first), *slices[1:]], **others)
+
+
+def ratio(value: float, to: str, spread: float = 0.01) -> Ratio:
+    """Return a paired ratio with an interval of so much to each side."""
+    return Ratio(value, value - spread, value + spread, to)
 
 
 def record(
@@ -100,10 +113,20 @@ def record(
     value: float | None = None,
     processes: Sequence[Process] = (),
     provenance: Mapping[str, Any] | None = None,
+    interval: tuple[float, float] | None = None,
+    ratios: Mapping[str, Ratio] | None = None,
     **others: Any,
 ) -> dict[str, Any]:
     """Return a record as JSON. others: further fields of a `Record`."""
-    measurement = Measurement(status, reason, value=value, processes=list(processes), provenance=dict(provenance or {}))
+    measurement = Measurement(
+        status,
+        reason,
+        value=value,
+        interval=interval,
+        processes=list(processes),
+        ratios=dict(ratios or {}),
+        provenance=dict(provenance or {}),
+    )
     fields: dict[str, Any] = {
         "schema": SCHEMA,
         "time_s": 1.0,

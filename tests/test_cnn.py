@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.harness.case import Settings, StepCase
 from benchmarks.harness.measurement import Measurement
-from benchmarks.harness.processes import isolation
+from benchmarks.harness.processes import plan
 from benchmarks.harness.truth import comparison, training
 from impls.catalog import STEPS as ROWS
 from impls.catalog import find_step
@@ -364,9 +364,8 @@ def test_inplace_saves_the_memory_of_each_relu_input(network):
 
 
 def measured(quantity: str, network: str, variant: str, batch: int) -> Measurement:
-    (measurement,) = isolation.run(
-        [StepCase(quantity, network, variant, batch)], Settings(budget_s=0.2, limit_s=600, threads=THREADS)
-    )
+    case = StepCase(quantity, network, variant, batch)
+    measurement = plan.measured([case], Settings(budget_s=0.2, limit_s=600, threads=THREADS, passes=1))[case]
     assert measurement.status in ("ok", "unstable"), measurement.reason
     return measurement
 
@@ -377,11 +376,11 @@ def test_a_step_time_includes_phases_relu_share_and_deviation(variant):
     (process,) = measured("time", "mnist_cnn", variant, 16).processes
     step = process.step
     assert set(step.phases_s) == (set() if variant.startswith("jax") else set(PHASES))
-    assert all(seconds > 0 for seconds in step.phases_s.values())
-    # None if the network without ReLU diverged, as in the many rounds of a fast machine.
-    if step.relu_percent is not None:
-        low, high = step.relu_percent
-        assert low <= high < 100
+    rounds = len(process.slices)
+    assert all(len(seconds) == rounds and min(seconds) > 0 for seconds in step.phases_s.values())
+    # Empty if the network without ReLU diverged, as in the many rounds of a fast machine.
+    assert len(step.relu_percent) in (0, rounds)
+    assert all(percent < 100 for percent in step.relu_percent)
     # A tenth of the tolerance of a gradient through ReLUs near a tie.
     assert 0 < step.deviation < 2e-3
 

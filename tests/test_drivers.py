@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.harness.case import OperatorCase, Settings, StepCase, Unsupported, to_axes
+from benchmarks.harness.case import OperatorCase, StepCase, Unsupported, to_axes
 from benchmarks.harness.frameworks import DeviceDriver, Driver, StepDriver, device_driver, driver, step_driver
 from benchmarks.harness.frameworks.numba_cuda_ import NumbaCudaDriver
 from benchmarks.harness.frameworks.numpy_ import NumpyDriver
 from benchmarks.harness.frameworks.torch_ import TorchDriver
-from benchmarks.harness.processes.child import _measured
+from benchmarks.harness.measurement import from_json
+from benchmarks.harness.processes.worker import Server
 from benchmarks.harness.quantities import dispatch, operator_row, training_step
 from benchmarks.harness.truth.calls import Calls
+from benchmarks.harness.truth.shared import Shared
 from impls.catalog import STEPS, VARIANTS, find, find_step
 from tests.recipes.python_driver import PythonDriver
 
@@ -76,7 +78,7 @@ def test_accessors_return_the_driver_or_name_missing_members():
 def test_memory_of_steps_is_unsupported_without_step_members(quantity):
     row, case = find_step("numpy.inplace"), StepCase(quantity, "mnist_cnn", "numpy.inplace", 2)
     with pytest.raises(Unsupported, match="PythonDriver is no StepDriver"):
-        training_step.QUANTITIES[quantity](row, case, PythonDriver(), Settings(0.02, 60, 1))
+        training_step.SINGLE[quantity](row, case, PythonDriver(), Shared())
 
 
 def test_device_time_is_unsupported_without_device_members():
@@ -92,9 +94,12 @@ def test_unsupported_members_give_an_unsupported_measurement(monkeypatch):
     def unsupported(*_):
         return device_driver(NumpyDriver())
 
-    monkeypatch.setattr(dispatch, "measure", unsupported)
-    request = {"case": to_axes(OperatorCase("time", "relu", "forward", "numpy.out", 8)), "settings": {}}
-    measurement = _measured(request)
+    monkeypatch.setattr(dispatch, "timed", unsupported)
+    start = {"framework": "numpy", "device": "cpu", "threads": None, "cache_dir": None, "shared": None}
+    case = OperatorCase("time", "relu", "forward", "numpy.out", 8)
+    server = Server(start | {"cores": 1, "probe_best_s": 1.0})
+    answer = server.answer({"do": "prepare", "case": case.name, "axes": to_axes(case)})
+    measurement = from_json(answer["failure"])
     assert (measurement.status, measurement.value) == ("unsupported", None)
     assert measurement.reason.startswith("NumpyDriver is no DeviceDriver")
 

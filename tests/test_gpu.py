@@ -16,13 +16,13 @@ import pytest
 import torch
 from numba import cuda
 
-from benchmarks.harness import measurement
 from benchmarks.harness.case import DeviceLoopCase, DeviceProductCase, OperatorCase, ProductCase
 from benchmarks.harness.frameworks import DeviceDriver, device_clock, driver
 from benchmarks.harness.frameworks.numba_cuda_ import Live
 from benchmarks.harness.frameworks.numpy_ import NumpyDriver
 from benchmarks.harness.machine import gpu, linux
-from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Sampling
+from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Slice
+from benchmarks.harness.processes import answers
 from benchmarks.harness.quantities import operator_row
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
@@ -213,7 +213,7 @@ def test_rounds_on_a_throttled_device_are_marked():
         assert {len(call_arguments) for call_arguments in rounds} == {calls}
         # In place too, each call finds values below 0.
         assert {minimum for call_arguments in rounds for minimum in call_arguments} == {
-            calls_of_row.x.astype("float32").min()
+            calls_of_row.ordinary.inputs.values[0].min()
         }
 
 
@@ -261,7 +261,7 @@ def check_main(monkeypatch, failing=(), parts=("truth",)):
 
     def measured(cases, budget_s=1.0):
         measured_cases.extend(cases)
-        good = part(DeviceTiming(device_s=1e-6))
+        good = Measurement("ok", value=1.0, processes=[Process(number=1, device=DeviceTiming(device_s=1e-6))])
         return {case: Measurement("wrong", "no") if case.axes.get("dtype") in failing else good for case in cases}
 
     monkeypatch.setattr(gpu_check, "lacks", lambda: iter(()))
@@ -317,30 +317,21 @@ def test_throttle_reasons_are_named():
     assert gpu.slowed_by(0x44) == ["power cap", "hardware thermal limit"]
 
 
-def part(device: DeviceTiming, **circumstances) -> Measurement:
-    process = Process(value=1.0, number=1, sampling=Sampling(10, **circumstances), device=device)
-    return Measurement("ok", value=1.0, samples_s=[1.0] * 10, number=1, processes=[process])
+@pytest.mark.parametrize(
+    ("marked", "reason"), [([3], ""), ([1, 2, 3], "power cap throttled the GPU in 3 of 20 samples")]
+)
+def test_a_time_of_a_throttled_device_is_unstable(marked, reason):
+    samples_s = [1e-6] * 20
+    timing = DeviceTiming(1e-6, samples_s, throttled=marked, throttled_by=["power cap"])
+    process = Process(number=1, device=timing, slices=[Slice(0, samples_s)])
+    assert answers.throttled([process]) == reason
 
 
-def test_a_time_of_a_throttled_device_is_unstable():
-    free = part(DeviceTiming(), cpu_share=0.1)
-    once, often = (part(DeviceTiming(), throttled=at, throttled_by=["power cap"]) for at in ([3], [1, 2, 3]))
-    assert measurement.pooled([free, free]).status == measurement.pooled([free, once]).status == "ok"
-    pooled = measurement.pooled([free, often])
-    assert (pooled.status, pooled.reason) == ("unstable", "power cap throttled the GPU in 3 of 20 samples")
-
-
-def test_samples_on_a_throttled_device_are_marked(clock):
-    reasons = cycle([[], ["power cap"], []])
-    calls = sampler.in_turn([(1e-6,)])
-    timing = sampler.sample(clock.compute, calls, 0.05, Core(), throttled_by=lambda: next(reasons))
-    assert timing.sampling.throttled_by == ["power cap"]
-    assert timing.sampling.throttled == list(range(1, len(timing.samples_s), 3))
-    pooled = sampler.pooled([timing, timing])
-    assert pooled.sampling.throttled == [
-        *timing.sampling.throttled,
-        *(len(timing.samples_s) + position for position in timing.sampling.throttled),
-    ]
+def test_samples_on_a_throttled_device_are_counted(clock):
+    reasons = cycle([[], ["power cap"]])
+    timing = sampler.Timer(clock.compute, sampler.in_turn([(2e-3,)]), Core(), throttled_by=lambda: next(reasons))
+    taken = timing.slice(0)
+    assert (taken.throttled, taken.throttled_by) == (len(taken.samples_s) // 2, ["power cap"])
 
 
 class Timeline:

@@ -10,11 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from benchmarks.harness.case import OperatorCase, Settings
-from benchmarks.harness.processes import isolation, plan
+from benchmarks.harness.processes import plan
+from benchmarks.harness.processes.journal import Journal
+from benchmarks.harness.series import asv_patterns
 from scripts.report import results
 from tests.checkout import Checkout
 
@@ -23,46 +26,62 @@ VARIANTS = ("numpy.out", "numpy.inplace", "numpy-clip.out")
 CASES = [OperatorCase("time", "relu", "forward", name, 2**15, "float32") for name in VARIANTS]
 
 
+def workers() -> list[int]:
+    """Return the measuring processes that this process has started."""
+    listed = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "processes/worker.py"], capture_output=True)
+    return [int(line) for line in listed.stdout.split()]
+
+
 @pytest.mark.parametrize("attempt", range(KILLS))
 def test_killing_a_measuring_process_ends_only_its_case(attempt):
-    measurements = []
-    runner = threading.Thread(target=lambda: measurements.extend(isolation.run(CASES, Settings(0.3, 600, 1))))
+    measurements = {}
+    settings = Settings(0.5, 600, 1, passes=1)
+    runner = threading.Thread(target=lambda: measurements.update(plan.measured(CASES, settings)))
     runner.start()
-    time.sleep(random.uniform(0.0, 1.0))
-    killed = (
-        subprocess.run(["pkill", "-KILL", "-P", str(os.getpid()), "-f", "harness/processes/child.py"]).returncode == 0
-    )
+    time.sleep(random.uniform(0.0, 1.5))
+    killed = workers()
+    for process in killed:
+        os.kill(process, signal.SIGKILL)
     runner.join()
-    statuses = [measurement.status for measurement in measurements]
-    if killed and statuses != ["ok"] * len(CASES):
-        assert statuses == ["ok"] * (len(measurements) - 1) + ["crashed"]
-        assert measurements[-1].reason == "killed by SIGKILL"
-    else:
-        assert statuses == ["ok"] * len(CASES)
+    crashed = [measurement for measurement in measurements.values() if measurement.status == "crashed"]
+    assert {measurement.reason for measurement in crashed} <= {"killed by SIGKILL"}
+    assert len(crashed) <= len(killed)
+    assert sum(measurement.value is not None for measurement in measurements.values()) == len(CASES) - len(crashed)
 
 
-def test_killing_the_runner_loses_at_most_the_running_measurement(tmp_path):
+def test_killing_the_runner_loses_at_most_the_running_round(tmp_path):
     checkout = Checkout(tmp_path / "checkout")
     checkout.asv("machine", "--yes")
-    plan_folder = tmp_path / "unfinished"
-    plan_folder.mkdir()
-    plan.write_plan(plan_folder, CASES)
-    pattern = rf"Forward\.track_time\('({'|'.join(VARIANTS)})', 32768, 'float32'\)"
-    variables = {plan.VARIABLE: str(plan_folder), "RELU_BENCH_BUDGET_S": "0.6"}
+    folder = tmp_path / "unfinished"
+    plan.write_plan(folder, CASES)
+    variables = {plan.VARIABLE: str(folder), "RELU_BENCH_BUDGET_S": "1.0", "RELU_BENCH_PASSES": "2"}
     for _ in range(KILLS):
-        before = {path.name: path.read_bytes() for path in plan_folder.glob("*-time-*.json")}
-        process = checkout.start(pattern, **variables)
+        before = kept(folder)
+        process = checkout.start(*asv_patterns(CASES), **variables)
         time.sleep(random.uniform(0.5, 6.0))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        after = {path.name: path.read_bytes() for path in plan_folder.glob("*-time-*.json")}
-        assert before.items() <= after.items()
+        after = kept(folder)
+        changed = {path.name for path, content in before.items() if not after[path].startswith(content)}
+        assert changed == set()
         assert not readable(checkout).problems
-    completed = checkout.measure(pattern, **variables)
+    completed = checkout.measure(*asv_patterns(CASES), **variables)
     assert completed.returncode == 0, completed.stdout + completed.stderr
+    (journal,) = folder.glob("*/*.jsonl")
+    rounds = Journal(journal).processes(CASES[0])
+    # No round is measured twice.
+    for _, process, _ in rounds:
+        numbers = [taken.round for taken in process.slices]
+        assert numbers == sorted(set(numbers))
+    assert [number for number, _, _ in rounds] == [0, 1]
     table = readable(checkout).table
     assert set(table["variant"]) == set(VARIANTS)
     assert table["value"].notna().all()
+
+
+def kept(folder: Path) -> dict[Path, bytes]:
+    """Return all journals and measurements below a folder."""
+    return {path: path.read_bytes() for path in folder.glob("*/*.json*")}
 
 
 def readable(checkout):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from benchmarks.harness.case import OperatorCase, Settings
-from benchmarks.harness.processes import isolation
+from benchmarks.harness.processes import plan
 from impls.catalog import VARIANTS
 from impls.variant import ITEMSIZE_BYTES
 
@@ -31,19 +31,18 @@ def compare(case, row, measurement):
     assert size.explains(measurement.value, ELEMENTS, ITEMSIZE_BYTES[case.dtype]), (case, measurement.value)
 
 
+def compare_all(rows):
+    pairs = cases(rows)
+    measurements = plan.measured([case for case, _ in pairs], Settings(limit_s=600, threads=1))
+    for case, row in pairs:
+        compare(case, row, measurements[case])
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_measured_bytes_equal_the_declared(framework):
-    pairs = cases([row for row in ROWS if row.framework == framework])
-    measurements = isolation.run([case for case, _ in pairs], Settings(budget_s=0.1, limit_s=600, threads=1))
-    assert len(measurements) == len(pairs), measurements[-1]
-    for (case, row), measurement in zip(pairs, measurements, strict=True):
-        compare(case, row, measurement)
+    compare_all([row for row in ROWS if row.framework == framework])
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 def test_measured_bytes_of_compiled_rows_equal_the_declared():
-    pairs = cases([row for row in VARIANTS if row.device == "cpu" and row.needs])
-    for (case, row), measurement in zip(
-        pairs, isolation.run([case for case, _ in pairs], Settings(0.1, 600, 1)), strict=True
-    ):
-        compare(case, row, measurement)
+    compare_all([row for row in VARIANTS if row.device == "cpu" and row.needs])

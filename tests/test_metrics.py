@@ -1,18 +1,29 @@
-"""Test metrics against arithmetic done by hand, with round times."""
+"""Test metrics against arithmetic done by hand, with round times and ratios."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.harness.case import Case, DeviceLoopCase, OperatorCase, ProductCase, StepCase, to_axes
-from benchmarks.harness.roofline.loops import ORDINARY
-from impls.catalog import VARIANTS
+from benchmarks.harness.case import (
+    Case,
+    DeviceLoopCase,
+    DeviceProductCase,
+    OperatorCase,
+    ProductCase,
+    StepCase,
+    to_axes,
+)
+from benchmarks.harness.measurement import Ratio
+from benchmarks.harness.roofline.loops import parts_of
+from impls.catalog import VARIANTS, find
 from scripts.report import metrics, results
 from scripts.verify import repeatability
-from tests.synthetic import roof, time
+from tests.synthetic import ratio, roof, time
 
 N = 2**20
 # Seconds of a pass over arrays of 4 MiB. The roof is the fastest of both thread counts and both kinds of stores.
@@ -47,19 +58,28 @@ ROOF_S = {
 }
 
 
-def table(numbers: dict[Case, float | None], **others: str) -> pd.DataFrame:
-    """Return rows as the loader does; None is a failure."""
+def table(
+    numbers: Mapping[Any, float | None], ratios: Mapping[Any, Mapping[str, Ratio]] | None = None, **others: str
+) -> pd.DataFrame:
+    """Return rows as the loader does; None is a failure. ratios: paired ratios by case."""
     place = {"machine": "box", "fingerprint": "f", "commit": "c", "env": "e"}
     common = {**place, "low": math.nan, "high": math.nan, "reason": "", **others}
     rows = [
-        {**to_axes(case), "value": number, "status": "failed" if number is None else "ok", **common}
+        {
+            **to_axes(case),
+            "value": number,
+            "status": "failed" if number is None else "ok",
+            **common,
+            **results._ratios((ratios or {}).get(case, {})),
+        }
         for case, number in numbers.items()
     ]
     return results.tidy(rows)
 
 
-def only_row(numbers: dict[Case, float | None]) -> pd.Series:
-    rows = metrics.with_metrics(table(numbers))
+def only_row(numbers: Mapping[Any, float | None], **ratios: Ratio) -> pd.Series:
+    """The metrics of the only row of an operator. ratios: its paired ratios."""
+    rows = metrics.with_metrics(table(numbers, dict.fromkeys(numbers, ratios)))
     assert len(rows) == 1
     return rows.iloc[0]
 
@@ -93,16 +113,11 @@ def test_bandwidth_of_a_millisecond(case, gb_per_s, bus_gb_per_s):
 
 
 @pytest.mark.parametrize(("direction", "variant"), ROOF_S)
-def test_roof_is_composed_of_streaming_loops(direction, variant):
-    row = only_row({**ROOFS, time(direction, variant): 5e-3})
-    assert row["roof_s"] == pytest.approx(ROOF_S[direction, variant])
-    assert row["percent_of_roof"] == pytest.approx(100 * ROOF_S[direction, variant] / 5e-3)
-
-
-def test_roof_weights_a_mask_by_the_element_size():
-    roofs = {roof("copy.all", 2**23): 1.0e-3, roof("triad.all", 2**23): 1.5e-3}
-    row = only_row({**roofs, time("backward", "torch-bool.out", dtype="float64"): 5e-3})
-    assert row["roof_s"] == pytest.approx(1.0e-3 + 0.125 * 0.5e-3)
+def test_required_traffic_is_composed_of_streaming_loops(direction, variant):
+    row = find("relu", direction, variant)
+    (loops,) = metrics.roofs(table(ROOFS)).to_dict("records")
+    parts = parts_of(row.required_traffic, row.memory == "inplace", 4)
+    assert sum(factor * loops[name] for name, factor in parts.items()) == pytest.approx(ROOF_S[direction, variant])
 
 
 def test_roof_is_the_fastest_of_thread_counts_and_kinds_of_stores():
@@ -113,45 +128,36 @@ def test_roof_is_the_fastest_of_thread_counts_and_kinds_of_stores():
     }  # fmt: skip
 
 
-def test_non_temporal_stores_count_only_for_rows_out_of_place():
-    faster = {roof("copy-nt.all"): 0.5e-3, roof("triad-nt.all"): 0.75e-3}
-    assert only_row({**ROOFS, **faster, FORWARD: 5e-3})["roof_s"] == 0.5e-3
-    assert only_row({**ROOFS, **faster, time("backward", "numba.out"): 5e-3})["roof_s"] == 0.75e-3
-    assert only_row({**ROOFS, **faster, time("forward", "numpy.inplace"): 5e-3})["roof_s"] == 0.8e-3
+def test_failed_and_unknown_loops_are_no_roofs():
+    (row,) = metrics.roofs(table({**ROOFS, roof("copy.all"): None, roof("gone.all"): 1e-9})).to_dict("records")
+    assert row["copy"] == 1.2e-3
 
 
-def test_failed_loops_do_not_count_as_roofs():
-    row = only_row({**ROOFS, roof("copy.all"): None, FORWARD: 5e-3})
-    assert row["roof_s"] == 1.2e-3
-    copies = [roof("copy.all"), roof("copy.one"), roof("copy-nt.all")]
-    row = only_row({**ROOFS, **dict.fromkeys(copies), FORWARD: 5e-3})
-    assert math.isnan(row["percent_of_roof"])
+def test_percentages_are_inverse_to_paired_ratios():
+    row = only_row({FORWARD: 5e-3}, roof=Ratio(2.0, 1.6, 2.5, "copy.all"), bus=Ratio(1.25, 1.0, 2.0, "scale.all"))
+    names = [f"percent_of_{roof}{end}" for roof in ("roof", "bus") for end in ("", "_low", "_high")]
+    assert row[names].tolist() == pytest.approx([50, 40, 62.5, 80, 50, 100])
+    assert not row["impossible"]
 
 
-@pytest.mark.parametrize(("percent", "impossible"), [(100, False), (104.99, False), (105.01, True), (1000, True)])
-def test_beyond_105_percent_is_impossible(percent, impossible):
-    row = only_row({**ROOFS, FORWARD: 1.0e-3 * 100 / percent})
-    assert row["percent_of_roof"] == pytest.approx(percent)
+@pytest.mark.parametrize("roof", ["roof", "bus"])
+@pytest.mark.parametrize(
+    ("low_percent", "percent", "impossible"),
+    [(95, 100, False), (104.99, 130, False), (105.01, 106, True), (1000, 2000, True), (1, 1000, False)],
+)
+def test_a_time_whose_whole_interval_is_beyond_105_percent_is_impossible(roof, low_percent, percent, impossible):
+    row = only_row({FORWARD: 1e-3}, **{roof: Ratio(100 / percent, 100 / 5000, 100 / low_percent, "copy.all")})
+    assert row[f"percent_of_{roof}"] == pytest.approx(percent)
     assert row["impossible"] == impossible
 
 
-@pytest.mark.parametrize(
-    "others", [{"machine": "den"}, {"fingerprint": "g"}, {"commit": "d"}, {"env": "f"}, None], ids=str
-)
-def test_row_without_a_roof_of_its_own_has_no_percentage(others):
-    """A row without a roof is not impossible, however short its time."""
-    roofs = table(ROOFS, **others) if others else table({})
-    rows = metrics.with_metrics(pd.concat([roofs, table({FORWARD: 1e-12})]))
-    assert rows["percent_of_roof"].isna().tolist() == [True]
-    assert rows["impossible"].tolist() == [False]
-    assert rows["gb_per_s"].notna().all()
-
-
-def test_roof_is_of_the_same_size_in_bytes():
-    row = only_row({**ROOFS, time("forward", "numpy.fresh", 2**19): 5e-3})
+def test_a_row_without_paired_ratios_has_no_percentage():
+    """Without a roof in its rounds, it is not impossible, however short its time."""
+    row = only_row({**ROOFS, FORWARD: 1e-12})
     assert math.isnan(row["percent_of_roof"])
-    row = only_row({**ROOFS, time("forward", "numpy.fresh", 2**19, "float64"): 5e-3})
-    assert row["roof_s"] == 1.0e-3
+    assert math.isnan(row["percent_of_bus"])
+    assert not row["impossible"]
+    assert row["gb_per_s"] > 0
 
 
 def test_gpu_rows_have_no_percentage_of_the_cpu_roof():
@@ -169,13 +175,10 @@ def test_only_times_have_a_bandwidth(quantity):
     assert not row["impossible"]
 
 
-def test_an_unknown_loop_is_no_roof():
-    assert only_row({**ROOFS, FORWARD: 1.0, roof("gone.all"): 1e-9})["percent_of_roof"] < 105
-
-
 def test_failures_are_kept_without_bandwidth():
     row = only_row({**ROOFS, FORWARD: None})
     assert row["status"] == "failed"
+    assert not row["impossible"]
     assert math.isnan(row["gb_per_s"])
 
 
@@ -193,25 +196,43 @@ def test_products_are_rated_and_excluded_from_operator_rows():
     assert metrics.gemms(table({})).empty
 
 
+STEP, HAND_WRITTEN = (StepCase("time", "mnist_cnn", name, 64) for name in ("torch.fresh", "numpy.inplace"))
+
+
 def test_training_steps_are_rated_by_nominal_operations():
-    product = ProductCase("time", "torch", 1000)
-    quick, slow = (StepCase("time", "mnist_cnn", name, 64) for name in ("torch.fresh", "numpy.inplace"))
     convolutions = (2 * 26 * 26 * 32 * 9, 2 * 11 * 11 * 64 * 9 * 32)
     operations = 2 * convolutions[0] + 3 * (convolutions[1] + 2 * 1600 * 10)
-    rows = metrics.steps(table({product: 0.02, quick: 64e-4, slow: 64e-3})).set_index("variant")
+    ratios = {STEP: {"roof": Ratio(1.25, 1.0, 2.0, "torch")}}
+    rows = metrics.steps(table({STEP: 64e-4, HAND_WRITTEN: 64e-3}, ratios)).set_index("variant")
     assert rows["images_per_s"].to_dict() == pytest.approx({"torch.fresh": 1e4, "numpy.inplace": 1e3})
     assert rows.loc["torch.fresh", "gflop_per_s"] == pytest.approx(operations * 1e4 / 1e9)
-    assert rows.loc["torch.fresh", "percent_of_gemm"] == pytest.approx(100 * operations * 1e4 / 1e11)
-    assert rows["impossible"].to_dict() == {"torch.fresh": True, "numpy.inplace": False}
+    percent = rows[["percent_of_gemm", "percent_of_gemm_low", "percent_of_gemm_high"]]
+    assert percent.loc["torch.fresh"].tolist() == [80, 50, 100]
+    assert percent.loc["numpy.inplace"].isna().all()
+    assert not rows["impossible"].any()
     assert metrics.steps(table({})).empty
 
 
-def test_a_step_above_the_roof_is_possible_with_fewer_multiplications():
-    product = ProductCase("time", "torch", 1000)
-    steps = {StepCase("time", "mnist_cnn", name, 64): 8e-3 for name in ("torch.fresh", "numpy.inplace")}
-    for product_s, impossible in ((0.0167, (False, False)), (0.02, (True, False)), (0.05, (True, True))):
-        rows = metrics.steps(table({product: product_s, **steps})).set_index("variant")
-        assert tuple(rows.loc[["torch.fresh", "numpy.inplace"], "impossible"]) == impossible
+def test_a_step_on_a_gpu_is_compared_with_the_product_of_the_run():
+    product = DeviceProductCase("time", "torch", 1000)
+    case = StepCase("time", "mnist_cnn", "torch-cuda.fresh", 64)
+    on_cpu = ProductCase("time", "torch", 1000)
+    (row,) = metrics.steps(table({product: 1e-3, on_cpu: 1e-6, case: 1e-3})).to_dict("records")
+    assert row["percent_of_gemm"] == pytest.approx(100 * row["gflop_per_s"] / 2000)
+    assert math.isnan(row["percent_of_gemm_low"])
+    (row,) = metrics.steps(table({product: 1e-3, case: 1e-6})).to_dict("records")
+    assert row["impossible"]
+
+
+@pytest.mark.parametrize(
+    ("low_percent", "impossible"),
+    # Hand-written steps multiply less than the nominal operations.
+    [(100, (False, False)), (106, (True, False)), (300, (True, True))],
+)
+def test_a_step_above_the_roof_is_possible_with_fewer_multiplications(low_percent, impossible):
+    above = {"roof": Ratio(0.2, 0.1, 100 / low_percent, "torch")}
+    rows = metrics.steps(table({STEP: 8e-3, HAND_WRITTEN: 8e-3}, {STEP: above, HAND_WRITTEN: above}))
+    assert tuple(rows.set_index("variant").loc[["torch.fresh", "numpy.inplace"], "impossible"]) == impossible
 
 
 def test_memory_of_steps_is_compared_with_predictions():
@@ -247,20 +268,20 @@ def test_rows_missing_in_the_catalog_are_left_out():
 
 def test_every_row_of_the_catalog_has_metrics():
     numbers = {time(row.direction, row.name, dtype=dtype): 1.0 for row in VARIANTS for dtype in row.dtypes}
-    roofs = {roof(f"{kernel}.all", N * size): 0.5 for kernel in ORDINARY for size in (2, 4, 8)}
-    rows = metrics.with_metrics(table({**roofs, **numbers}))
+    on_cpu = {case: {"roof": ratio(2.0, "copy.all")} for case in numbers if "cuda" not in case.variant}
+    rows = metrics.with_metrics(table(numbers, on_cpu))
     assert len(rows) == len(numbers)
     assert (rows["gb_per_s"] > 0).all()
     assert (rows["bus_gb_per_s"] >= rows["gb_per_s"]).all()
     assert (rows["percent_of_roof"].notna() == (rows["device"] == "cpu")).all()
 
 
-@given(st.floats(1e-9, 1e3), st.floats(1e-3, 1e3), st.sampled_from(sorted(ROOF_S)))
-def test_percentage_is_inverse_to_time(seconds, factor, row):
-    base, scaled = (only_row({**ROOFS, time(*row): value}) for value in (seconds, seconds * factor))
-    assert scaled["percent_of_roof"] * factor == pytest.approx(base["percent_of_roof"])
-    assert scaled["gb_per_s"] * factor == pytest.approx(base["gb_per_s"])
-    assert scaled["impossible"] == (scaled["percent_of_roof"] > 105)
+@given(st.floats(0.01, 100), st.floats(0, 0.9), st.floats(0, 9))
+def test_percentages_lie_in_their_intervals(value, below, above):
+    row = only_row({FORWARD: 1.0}, roof=Ratio(value, value * (1 - below), value * (1 + above), "copy.all"))
+    low, percent, high = row[["percent_of_roof_low", "percent_of_roof", "percent_of_roof_high"]]
+    assert low <= percent <= high
+    assert row["impossible"] == (low > 105)
 
 
 def test_headline_is_the_fastest_possible_row_of_each_framework():
@@ -277,7 +298,8 @@ def test_headline_is_the_fastest_possible_row_of_each_framework():
         time("backward", "numpy.out"): 5e-3,
         OperatorCase("transient_bytes", "relu", "forward", "numpy.out", N, "float32"): 1e-4,
     }
-    rows = metrics.headline(metrics.with_metrics(table({**ROOFS, **numbers})))
+    impossible = {time("forward", "numpy.inplace"): {"roof": ratio(1e-3, "scale.all", 0)}}
+    rows = metrics.headline(metrics.with_metrics(table({**ROOFS, **numbers}, impossible)))
     assert {(r.direction, r.framework): (r.variant, r.value) for r in rows.itertuples()} == {
         ("forward", "numpy"): ("numpy.out", 2e-3),
         ("forward", "torch"): ("torch.fresh", 4e-3),
@@ -288,7 +310,8 @@ def test_headline_is_the_fastest_possible_row_of_each_framework():
 def test_headline_does_not_mix_rows():
     """Columns missing in the fastest row stay missing; GPU and CPU have separate headlines."""
     numbers = {time("forward", "torch-cuda.fresh"): 1e-5, time("forward", "torch.fresh"): 2e-3}
-    on_gpu, on_cpu = metrics.headline(metrics.with_metrics(table({**ROOFS, **numbers}))).to_dict("records")
+    ratios = {time("forward", "torch.fresh"): {"roof": ratio(2.0, "copy.all")}}
+    on_gpu, on_cpu = metrics.headline(metrics.with_metrics(table({**ROOFS, **numbers}, ratios))).to_dict("records")
     assert (on_gpu["variant"], on_cpu["variant"]) == ("torch-cuda.fresh", "torch.fresh")
     # No copy was measured on the device.
     assert math.isnan(on_gpu["percent_of_roof"])
@@ -314,10 +337,79 @@ def test_wide_gives_bytes_for_each_element():
 
 def test_modes_exclude_impossible_times():
     numbers = {time("forward", "numpy.fresh"): 2e-3, time("forward", "numpy.inplace"): 1e-9}
-    modes = metrics.modes(metrics.with_metrics(table({**ROOFS, **numbers})), "float32", N)
+    impossible = {time("forward", "numpy.inplace"): {"roof": ratio(1e-3, "scale.all", 0)}}
+    modes = metrics.modes(metrics.with_metrics(table(numbers, impossible)), "float32", N)
     assert dict(zip(modes["memory"], modes["value"], strict=True))["fresh"] == 2e-3
     assert modes.loc[modes["memory"] == "inplace", "value"].isna().all()
     assert set(modes["flavour"]) == {"numpy"}
+
+
+TOO_FAST = {"roof": ratio(0.5, "copy.all")}
+
+
+@pytest.mark.parametrize(
+    ("impossible", "compared"),
+    [((), ["numpy.out", "numpy.inplace"]), (("numpy.out",), ["numpy.inplace"]), (("numpy.fresh",), [])],
+)
+def test_times_are_compared_with_possible_times_of_the_fresh_mode(impossible, compared):
+    cases = [time("forward", f"numpy.{memory}") for memory in ("fresh", "out", "inplace")]
+    ratios = {case: {"fresh": ratio(0.5, "numpy.fresh")} for case in cases[1:]}
+    ratios |= {case: ratios.get(case, {}) | TOO_FAST for case in cases if case.variant in impossible}
+    rows = metrics.modes_against_fresh(metrics.with_metrics(table(dict.fromkeys(cases, 1.0), ratios)))
+    assert rows["variant"].tolist() == compared
+    assert set(rows["fresh_ratio"]) <= {0.5}
+
+
+SECONDS = {"numpy.out": 3.0, "numpy.fresh": 2.0, "numba.out": 1.0, "torch.out": 4.0}
+AGAINST_NUMBA = {time("forward", name): {"fastest": ratio(value, "numba.out")} for name, value in SECONDS.items()}
+
+
+def against_fastest(ratios: Mapping[Any, Mapping[str, Ratio]], **seconds: float | None) -> dict[str, tuple[float, str]]:
+    """Return, by variant, the ratio to the fastest row and the name of that row, where the metrics keep them."""
+    numbers = {time("forward", name): value for name, value in (SECONDS | seconds).items()}
+    rows = metrics.with_metrics(table(numbers, ratios))
+    rows = rows[rows["fastest_ratio"].notna()]
+    assert rows["fastest_low"].notna().all()
+    return {row.variant: (row.fastest_ratio, row.fastest_to) for row in rows.itertuples()}
+
+
+def test_ratios_to_the_fastest_row_are_kept():
+    assert against_fastest(AGAINST_NUMBA) == {name: (value, "numba.out") for name, value in SECONDS.items()}
+
+
+def test_ratios_to_an_impossible_row_are_left_out():
+    fastest = time("forward", "numba.out")
+    assert against_fastest({**AGAINST_NUMBA, fastest: AGAINST_NUMBA[fastest] | TOO_FAST}) == {}
+
+
+def test_ratios_to_a_row_without_a_number_are_kept():
+    """asv stores the rows that were selected; they were compared with all."""
+    kept = against_fastest(AGAINST_NUMBA, **{"numba.out": None})
+    assert kept == {name: (value, "numba.out") for name, value in SECONDS.items() if name != "numba.out"}
+
+
+def test_a_row_that_was_compared_with_itself_alone_is_not_the_fastest():
+    by_itself = {time("forward", "torch.out"): {"fastest": ratio(1.0, "torch.out")}}
+    assert set(against_fastest(AGAINST_NUMBA | by_itself)) == SECONDS.keys() - {"torch.out"}
+    assert against_fastest(by_itself, **{"torch.out": 0.5}) == {"torch.out": (1.0, "torch.out")}
+
+
+def test_rows_of_other_sizes_and_devices_do_not_compete():
+    ratios = {FORWARD: {"fastest": ratio(1.0, "numpy.fresh")}}
+    numbers = {FORWARD: 2.0, time("forward", "numpy.out", N // 2): 0.5, time("forward", "torch-cuda.out"): 0.1}
+    rows = metrics.with_metrics(table(numbers, ratios)).set_index("variant")
+    assert rows.loc["numpy.fresh", "fastest_ratio"] == 1.0
+
+
+def test_steps_keep_the_ratios_to_the_fastest_step():
+    ratios = {STEP: {"fastest": ratio(2.0, "numpy.inplace")}, HAND_WRITTEN: {"fastest": ratio(1.0, "numpy.inplace")}}
+    rows = metrics.steps(table({STEP: 2.0, HAND_WRITTEN: 1.0}, ratios)).set_index("variant")
+    assert rows["fastest_ratio"].to_dict() == {"torch.fresh": 2.0, "numpy.inplace": 1.0}
+    impossible = {HAND_WRITTEN: {**ratios[HAND_WRITTEN], "roof": ratio(0.05, "torch")}}
+    rows = metrics.steps(table({STEP: 2.0, HAND_WRITTEN: 1.0}, ratios | impossible))
+    assert set(rows["fastest_to"]) == {""}
+    rows = metrics.steps(table({STEP: 2.0, HAND_WRITTEN: 3.0}, ratios)).set_index("variant")
+    assert rows["fastest_to"].to_dict() == {"torch.fresh": "numpy.inplace", "numpy.inplace": ""}
 
 
 def test_metrics_of_no_rows_are_empty():
@@ -325,16 +417,8 @@ def test_metrics_of_no_rows_are_empty():
     assert rows.empty
     assert metrics.headline(rows).empty
     assert metrics.wide(rows).empty
+    assert list(metrics.modes_against_fresh(rows)) == list(rows)
     assert metrics.roofs(table({})).empty
-
-
-def test_a_row_beyond_the_bus_roof_is_impossible():
-    row = only_row({**ROOFS, time("roundtrip", "numpy-bits.fresh"): 2.2e-3})
-    assert row["percent_of_roof"] < 105
-    # Fill moves the most bytes per second: two arrays in 0.6 ms, with the fetches of its stores.
-    assert row["percent_of_bus"] == pytest.approx(100 * (row["bus_bytes"] / 2.2e-3) / (2 * 2**22 / 0.6e-3))
-    assert row["percent_of_bus"] > 105
-    assert row["impossible"]
 
 
 def test_two_runs_are_compared_row_by_row():
@@ -375,7 +459,15 @@ def runs() -> list[pd.DataFrame]:
             **{loop: seconds * 2**number for loop, seconds in ROOFS.items()},
             **{case: 1e-3 * (1 + place) * 2**number for place, case in enumerate(times)},
         }
-        tables.append(table(numbers, machine=machine, fingerprint=fingerprint, commit=commit))
+        ratios = {
+            case: {
+                "fastest": ratio(1.0 + place, "numpy.fresh"),
+                "fresh": ratio(2.0 + place, "numpy.fresh"),
+                "roof": ratio(2.0 + number, "copy.all"),
+            }
+            for place, case in enumerate(times)
+        }
+        tables.append(table(numbers, ratios, machine=machine, fingerprint=fingerprint, commit=commit))
     return tables
 
 
@@ -383,11 +475,10 @@ def by_size(measured: pd.DataFrame) -> pd.DataFrame:
     return metrics.modes(measured, "float32", N)
 
 
+OF_ROWS = (metrics.wide, by_size, metrics.modes_against_fresh, metrics.scaling, metrics.headline)
 METRICS = [
-    metrics.roofs, metrics.bus_roofs, metrics.device_roofs, metrics.gemms, metrics.steps, metrics.step_memory,
-    metrics.with_metrics,
-    *(lambda rows, f=f: f(metrics.with_metrics(rows)) for f in (metrics.wide, by_size, metrics.scaling)),
-    lambda rows: metrics.headline(metrics.with_metrics(rows)),
+    metrics.roofs, metrics.device_roofs, metrics.gemms, metrics.steps, metrics.step_memory, metrics.with_metrics,
+    *(lambda rows, f=f: f(metrics.with_metrics(rows)) for f in OF_ROWS),
 ]  # fmt: skip
 
 
@@ -407,9 +498,6 @@ def test_no_metric_mixes_runs(metric):
         )
 
 
-def test_the_roof_of_a_step_is_of_the_same_run():
-    first, *_, last = (metrics.steps(rows) for rows in runs())
-    together = metrics.steps(pd.concat(runs(), ignore_index=True))
-    assert together["first_call_s"].nunique() == together["value"].nunique() == len(RUNS)
-    assert together["percent_of_gemm"].tolist() == pytest.approx([*first["percent_of_gemm"]] * len(RUNS))
-    assert last["percent_of_gemm"].tolist() == pytest.approx(first["percent_of_gemm"].tolist())
+def test_first_calls_of_steps_are_of_the_same_run():
+    rows = metrics.steps(pd.concat(runs(), ignore_index=True))
+    assert rows["first_call_s"].nunique() == rows["value"].nunique() == len(RUNS)

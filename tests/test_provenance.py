@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.harness.case import OperatorCase, Settings
 from benchmarks.harness.machine import linux, provenance
-from benchmarks.harness.processes import isolation
+from benchmarks.harness.processes import plan
 
 FACTS = provenance.collect(provenance.activity())
 
@@ -58,10 +58,8 @@ def test_fingerprint_is_the_same_in_each_process():
 
 @pytest.mark.parametrize("variant", ["numpy.out", "numba-threads.out", "torch.out", "jax.fresh"])
 def test_fingerprint_does_not_depend_on_the_variant(variant):
-    (measurement,) = isolation.run(
-        [OperatorCase("time", "relu", "forward", variant, 1024, "float32")], Settings(0.05, 600, 1)
-    )
-    facts = measurement.provenance
+    case = OperatorCase("time", "relu", "forward", variant, 1024)
+    facts = plan.measured([case], Settings(budget_s=0.05, limit_s=600, threads=1, passes=2))[case].provenance
     assert facts["fingerprint"] == provenance.expected_fingerprint(cores=1)
     assert facts["checkout"].split()[1] in ("clean", "changed")
     assert facts["steal_s_at_end"] >= facts["steal_s_at_start"]

@@ -8,7 +8,6 @@ import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ from selenium.webdriver.common.keys import Keys
 
 from benchmarks.harness.case import Case, DeviceLoopCase, OperatorCase, ProductCase, StepCase
 from benchmarks.harness.machine import provenance
-from benchmarks.harness.measurement import DeviceTiming, StepTiming
+from benchmarks.harness.measurement import DeviceTiming, Ratio, StepTiming
 from benchmarks.harness.roofline.loops import ORDINARY
-from impls.catalog import VARIANTS, variants
+from benchmarks.harness.timing import intervals
+from impls.catalog import VARIANTS, find, variants
 from scripts.report import figures, results
 from scripts.report import page as report
 from scripts.run import compare
@@ -36,6 +36,7 @@ from tests.synthetic import (
     changed,
     content,
     process,
+    ratio,
     record,
     roof,
     time,
@@ -60,6 +61,11 @@ TIMES = {
     for number, row in enumerate(variants("relu", "forward")[:12], 1)
 }
 TIMES |= {FRESH: 1e-3, WRONG: None, IMPOSSIBLE: 1e-7}
+# By framework, the ratios to FRESH of rows of ReLU forward: of itself, a tie, slower, and hardly known.
+AGAINST_FASTEST = {
+    "numpy": Ratio(1.0, 1.0, 1.0, "numpy.fresh"), "numba": Ratio(1.01, 0.99, 1.02, "numpy.fresh"),
+    "torch": Ratio(1.32, 1.3, 1.34, "numpy.fresh"), "jax": Ratio(1.1, 0.5, 3.0, "numpy.fresh"),
+}  # fmt: skip
 OTHERS = {
     **{roof(f"{kernel}.all"): 1e-5 for kernel in ORDINARY},
     OperatorCase("transient_bytes", "relu", "forward", "numpy.fresh", 2**20, "float32"): 2**22,
@@ -68,6 +74,25 @@ OTHERS = {
     ProductCase("time", "torch", 2048): 0.1,
 }
 PROVENANCE = {"cpu": "A Processor 9000", "cores_usable": 6, "caches_bytes": {"L1d": 2**15, "L2": 2**20}}
+
+
+def compared() -> Iterator[dict[str, Any]]:
+    """Yield records of ReLU forward in float32 with ratios to the fastest row, the fresh mode, and the roof."""
+    for case, seconds in TIMES.items():
+        row = find(case.operator, case.direction, case.variant)
+        if (case.operator, case.direction, case.elements, case.dtype) == ("relu", "forward", 2**20, "float32"):
+            ratios = {"roof": Ratio(100.0, 80.0, 125.0, "copy.all"), "fastest": AGAINST_FASTEST[row.framework]}
+            if row.memory != "fresh":
+                of_mode = {"out": ratio(0.5, f"{row.flavour}.fresh"), "inplace": ratio(1.0, f"{row.flavour}.fresh")}
+                ratios["fresh"] = of_mode[row.memory]
+            if case == IMPOSSIBLE:
+                ratios["roof"] = Ratio(0.01, 0.005, 0.02, "scale.all")
+            processes = [process(20, preempted=12), process(12)]
+            interval = (0.9 * seconds, 1.2 * seconds)
+            yield record(
+                case, value=seconds, commit=LATER_COMMIT, processes=processes, interval=interval, ratios=ratios,
+                provenance=PROVENANCE,
+            )  # fmt: skip
 
 
 def build(folder: Path, *arguments: str) -> Path:
@@ -91,7 +116,7 @@ def page(tmp_path_factory):
     lines = [
         record(WRONG, "wrong", REASON, commit=LATER_COMMIT),
         record(SKIPPED, "skipped", "no CUDA device", commit=LATER_COMMIT),
-        record(time("forward", "numpy.out"), commit=LATER_COMMIT, provenance=PROVENANCE),
+        *compared(),
         record(time("forward", "numpy.out"), provenance={"cpu": "Of Another Commit"}, time_s=9.0),
     ]
     write_records(folder / "outcomes", lines)
@@ -118,9 +143,9 @@ def gpu_page(tmp_path_factory):
                 device_s /= 2
             numbers[case] = device_s + 1e-5
             timing = DeviceTiming(device_s=None if row.framework == "jax" else device_s)
-            throttled = [1, 2, 3] if case == THROTTLED else []
+            throttled = 3 if case == THROTTLED else 0
             reason = "power cap throttled the GPU in 3 of 30 samples" if throttled else ""
-            processes = [replace(process(throttled=throttled), device=timing)]
+            processes = [process(throttled=throttled, device=timing)]
             status = "unstable" if throttled else "ok"
             lines.append(record(case, status, reason, numbers[case], processes, GPU))
     write(folder / "results", content(numbers))
@@ -215,13 +240,14 @@ def show(browser: webdriver.Chrome, path: Path) -> None:
 
 
 def rows(browser: webdriver.Chrome) -> list[dict[str, Any]]:
-    """Return the visible rows of the table of results, by column head; "values" holds the sort keys."""
+    """Return the visible rows of the table of results, by column head; "values" are sort keys, "titles" hints."""
     return browser.execute_script("""
         const table = document.getElementById("results");
         const heads = Array.from(table.tHead.rows[0].cells, (cell) => cell.textContent);
         return Array.from(table.tBodies[0].rows).filter((row) => row.offsetParent).map((row) => ({
             ...Object.fromEntries(heads.map((head, i) => [head, row.cells[i].textContent])),
             values: Object.fromEntries(heads.map((head, i) => [head, row.cells[i].dataset.value])),
+            titles: Object.fromEntries(heads.map((head, i) => [head, row.cells[i].title])),
             framework: row.dataset.framework,
             text: row.textContent,
         }));
@@ -291,10 +317,52 @@ def test_explained_columns_of_the_csv_exist(opened):
 
 def test_metrics_are_shown_beside_the_time(opened):
     (row,) = (row for row in rows(opened) if case(row) == FRESH)
-    # 8 MiB in a millisecond; 4 MiB more fetched; a roof of 10 µs.
+    # 8 MiB in a millisecond; 4 MiB more fetched; the loops take a hundredth of the time.
     assert (row["GB/s"], row["bus GB/s"], row["% of roof"]) == ("8.39", "12.6", "1")
-    assert row["99 % interval"] == "900 µs … 1.2 ms"
+    assert row["95 % interval"] == "900 µs … 1.2 ms"
+    assert row["titles"]["time"] == "32 rounds in 2 passes"
+    assert row["titles"]["% of roof"] == "0.8 … 1.25"
     assert row["allocated B/element"] == "4"
+    # Of 256 samples 12; of 32 rounds 2.
+    assert (row["preempted"], row["SMT contended"]) == ("4.7 %", "6.2 %")
+
+
+def test_rows_are_compared_with_the_fastest_row(opened):
+    cells = {case(row): row for row in rows(opened)}
+    names = ("numpy.fresh", "numba.out", "torch.out", "jax.fresh", "numpy.inplace")
+    forward = {name: cells[time("forward", name)] for name in names}
+    shown = {
+        name: tuple(part["× fastest"] for part in (row, row["values"], row["titles"])) for name, row in forward.items()
+    }
+    assert shown["numpy.fresh"] == ("fastest", "1.0", "")
+    assert shown["numba.out"] == ("= fastest", "1.01", "0.99 … 1.02 times numpy.fresh")
+    assert shown["torch.out"] == ("1.32", "1.32", "1.3 … 1.34 times numpy.fresh")
+    assert shown["jax.fresh"] == ("≈ 1.1", "1.1", "0.5 … 3 times numpy.fresh")
+    # Impossible; without a record.
+    assert shown["numpy.inplace"][0] == "–"
+    backward = cells[time("backward", "numpy.fresh")]
+    assert (backward["× fastest"], backward["95 % interval"], backward["% of roof"]) == ("–", "– … –", "–")
+
+
+def test_modes_are_compared_with_fresh(opened):
+    lines = opened.execute_script("""
+        const heads = Array.from(document.querySelectorAll("h3"), (head) => head);
+        const table = heads.find((head) => head.textContent == "Time relative to fresh").nextElementSibling
+            .nextElementSibling.querySelector("table");
+        return Array.from(table.tBodies[0].rows, (row) => Array.from(row.cells, (cell) => cell.textContent));
+    """)
+    modes = {line[1]: line for line in lines}
+    half, tie = "0.5 (0.49 … 0.51)", "= fresh (0.99 … 1.01)"
+    assert modes["numba"] == ["forward", "numba", "1,048,576", half, tie]
+    # In place is impossible.
+    assert modes["numpy"] == ["forward", "numpy", "1,048,576", half, "–"]
+
+
+def test_times_that_were_compared_with_no_roof_are_counted(opened):
+    forward = [case for case in TIMES if case.operator == "relu" and case.direction == "forward"]
+    checked = [case for case in forward if (case.elements, case.dtype) == (2**20, "float32")]
+    unchecked = sum(seconds is not None for seconds in TIMES.values()) - len(checked)
+    assert f"{unchecked} times were compared with no roof" in opened.find_element(By.TAG_NAME, "body").text
 
 
 def test_impossible_rows_show_no_bandwidth(opened):
@@ -322,7 +390,16 @@ def test_headline_excludes_impossible_rows(opened):
     cards = [card.text for card in opened.find_elements(By.CLASS_NAME, "card")]
     assert cards
     assert not any("numpy.inplace: one thread; one ufunc" in card for card in cards)
-    assert any("numpy" in card and "1 ms" in card and "8.39 GB/s · 1 % of roof" in card for card in cards)
+    assert any("numpy" in card and "1 ms" in card and "8.39 GB/s · 1 % of roof (0.8 … 1.25)" in card for card in cards)
+
+
+def test_headline_compares_frameworks(opened):
+    """Cards of ReLU forward, which are the first."""
+    cards = {card.text.split("\n")[0]: card.text for card in opened.find_elements(By.CLASS_NAME, "card")[:4]}
+    assert "\nfastest of all\n" in cards["numpy"]
+    assert "\ntie with numpy.fresh (0.99 … 1.02)\n" in cards["numba"]
+    assert "\n1.32 × numpy.fresh (1.3 … 1.34)\n" in cards["torch"]
+    assert "\n≈ 1.1 × numpy.fresh (0.5 … 3)\n" in cards["jax"]
 
 
 def test_failures_are_listed_with_their_reasons(opened):
@@ -575,8 +652,7 @@ def test_foreign_provenance_raises_no_exception(tmp_path, provenance):
 
 
 def test_text_with_a_lone_surrogate_is_written(tmp_path):
-    write(tmp_path / "results", content({WRONG: None}))
-    write_records(tmp_path / "outcomes", [record(WRONG, "error", "undecodable \ud800")])
+    write(tmp_path / "results", content({WRONG: None}, env="undecodable \ud800"), name="stored.json")
     out = build(tmp_path)
     assert "undecodable" in (out / "index.html").read_text()
     assert "undecodable" in (out / "results.csv").read_text()
@@ -760,26 +836,45 @@ def test_training_steps_are_shown_with_phases_and_memory(tmp_path):
             )
         },
     }
-    phases = {"forward": 0.006, "loss": 0.001, "backward": 0.008, "update": 0.001}
-    timings = [
-        StepTiming(1e-6, {name: scale * seconds for name, seconds in phases.items()}, (-0.5, 7.25))
-        for scale in (1, 1.1, 2)
+    # Seconds of phases in three rounds; the second pass is slower.
+    phases = {"forward": 6e-3, "loss": 1e-3, "backward": 8e-3, "update": 1e-3}
+    passes = [
+        StepTiming(1e-6, {name: [scale * seconds for scale in scales] for name, seconds in phases.items()}, share)
+        for scales, share in (((1, 1.1, 2), [-0.5, 3.0, 7.25]), ((1.1, 1.2), [3.0, 4.0]))
     ]
-    processes = [replace(process(), step=timing) for timing in timings]
+    of_numpy = {"fastest": ratio(1.0, "numpy.inplace", 0), "fresh": ratio(0.9, "numpy.fresh")}
+    of_numpy["roof"] = Ratio(4.0, 3.2, 5.0, "torch")
     write(tmp_path / "results", content(numbers))
-    write_records(
-        tmp_path / "outcomes",
-        [record(StepCase("time", "mnist_cnn", "numpy.inplace", 64), value=0.016, processes=processes)],
-    )
+    lines = [
+        record(
+            StepCase("time", "mnist_cnn", "numpy.inplace", 64), value=0.016, interval=(0.015, 0.017), ratios=of_numpy,
+            processes=[process(step=step) for step in passes],
+        ),
+        record(
+            StepCase("time", "mnist_cnn", "jax.fresh", 64), value=0.032,
+            ratios={"fastest": ratio(2.0, "numpy.inplace")},
+        ),
+        record(
+            StepCase("time", "mnist_cnn", "torch.fresh", 64), value=1e-6,
+            ratios={"roof": Ratio(0.01, 0.005, 0.02, "torch"), "fastest": ratio(1.0, "torch.fresh")},
+        ),
+    ]  # fmt: skip
+    write_records(tmp_path / "outcomes", lines)
     out = build(tmp_path)
     page = (out / "index.html").read_text()
     rows = re.findall(r"<tr><td>mnist_cnn</td>(.*?)</tr>", page)
     cells = {row[0]: row for row in (re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows)}
-    assert cells["numpy.inplace"][1:3] == ["64", "16 ms"]
-    assert cells["numpy.inplace"][4] == "4,000"
-    assert cells["numpy.inplace"][7:12] == ["6.6 ms", "1.1 ms", "8.8 ms", "1.1 ms", "-0.5 … 7.2"]
-    assert cells["jax.fresh"][7:13] == [*["–"] * 4, "– … –", "2.5 s"]
+    share = intervals.of([step.relu_percent for step in passes])
+    shown = f"{report.number_text(share.low, 2)} … {report.number_text(share.high, 2)}"
+    assert cells["numpy.inplace"][1:7] == ["64", "16 ms", "15 ms … 17 ms", "fastest", "0.9", "4,000"]
+    assert cells["numpy.inplace"][8:14] == ["25", "6.6 ms", "1.1 ms", "8.8 ms", "1.1 ms", shown]
+    assert 'title="20 … 31.2">25<' in page
+    assert 'title="1.99 … 2.01 times numpy.inplace">2<' in page
+    assert cells["jax.fresh"][4:6] == ["2", "–"]
+    assert cells["jax.fresh"][8:15] == ["–", *["–"] * 4, "– … –", "2.5 s"]
     assert cells["torch.fresh"][2] == "impossible"
+    assert cells["torch.fresh"][8] == "10,000"
+    assert {len(cells[name]) for name in ("numpy.inplace", "jax.fresh", "torch.fresh")} == {16}
     assert cells["torch"][2:9] == ["4,000,000", "4,000,000", "3,276,548", "9,000,000", "6,750,000", "2,250,000", "–"]
     reduction = "2,250,000 bytes of the peak (25 %) and 0 of the bytes saved for backward."
     assert f"mnist_cnn in torch, batch 16: {reduction}" in page

@@ -8,7 +8,6 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,15 @@ from asv.results import Results as AsvResults
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.harness import measurement
-from benchmarks.harness.case import (
-    Case,
-    DeviceLoopCase,
-    DeviceProductCase,
-    LoopCase,
-    OperatorCase,
-    ProductCase,
-    StepCase,
-    from_axes,
-)
+from benchmarks.harness import measurement, series
+from benchmarks.harness.case import Case, OperatorCase, StepCase, from_axes
 from benchmarks.harness.machine import provenance
-from benchmarks.harness.measurement import DeviceTiming, Measurement, StepTiming
-from benchmarks.harness.processes import records
+from benchmarks.harness.measurement import SCHEMA, DeviceTiming, Measurement, StepTiming
+from benchmarks.harness.processes import plan, records
+from benchmarks.harness.series import SERIES
+from benchmarks.harness.timing import intervals
 from impls.cnn import PHASES
-from scripts.report import metrics, results
-from scripts.run import series
-from scripts.run.series import SERIES
+from scripts.report import asv_files, metrics, results
 from tests.checkout import Checkout
 from tests.synthetic import (
     COMMIT,
@@ -48,6 +38,7 @@ from tests.synthetic import (
     content,
     parameters,
     process,
+    ratio,
     record,
     roof,
     time,
@@ -76,49 +67,124 @@ def status_and_reason(folders: tuple[Path, Path]) -> dict[tuple[str, ...], tuple
 
 def test_a_number_becomes_a_row_with_all_columns(folders):
     write(folders[0], content({FORWARD: 2e-3}))
-    first = process(preempted=[0, 4], smt_contended_s=[2e-3], probe_s=1e-5, empty_call_s=3e-8, throttled=[1, 2])
-    second = process(preempted=[2], probe_s=1.1e-5, empty_call_s=4e-8, throttled=[5])
-    step = StepTiming(1e-6, dict.fromkeys(PHASES, 4e-4), (-1.0, 12.5))
-    processes = [
-        replace(first, device=DeviceTiming(device_s=1e-3), step=step),
-        replace(second, device=DeviceTiming(device_s=3e-3)),
-    ]
-    write_records(folders[1], [record(FORWARD, value=2e-3, time_s=1_700_086_400.0, processes=processes)])
-    assert only_row(folders) == {
+    ratios = {"fastest": ratio(1.5, "numba.out"), "roof": ratio(2.0, "copy.all"), "bus": ratio(1.25, "scale.one")}
+    step = StepTiming(1e-6, {phase: [3e-4, 4e-4, 9e-4] for phase in PHASES}, [-1.0, 2.0, 12.5])
+    first = process(
+        20, preempted=2, throttled=3, steady=False, probes_s=[1.1e-5, 1.4e-5], empty_call_s=3e-8,
+        device=DeviceTiming(device_s=1e-3), step=step,
+    )  # fmt: skip
+    second = process(12, preempted=1, probes_s=[1.3e-5, 1.0e-5], empty_call_s=4e-8, device=DeviceTiming(device_s=3e-3))
+    line = record(
+        FORWARD, value=2e-3, time_s=1_700_086_400.0, processes=[first, second], interval=(1.9e-3, 2.2e-3), ratios=ratios
+    )
+    write_records(folders[1], [line])
+    share = intervals.of([step.relu_percent])
+    row = only_row(folders)
+    nothing = {name: row.pop(name) for name in ("fresh_ratio", "fresh_low", "fresh_high")}
+    assert all(map(math.isnan, nothing.values()))
+    assert row == {
         "machine": "box", "fingerprint": "unknown", "commit": COMMIT, "env": ENV,
         "date": pd.Timestamp("2023-11-14 22:13:20Z"), "measured": pd.Timestamp("2023-11-15 22:13:20Z"),
         "kind": "operator", "quantity": "time", "operator": "relu", "direction": "forward", "variant": "numpy.out",
         "elements": 2**20, "dtype": "float32", "threads": 0,
         "network": "", "batch": 0, "kernel": "", "array_bytes": 0, "library": "", "n": 0,
-        "value": 2e-3, "low": 0.9 * 2e-3, "high": 1.2 * 2e-3, "q25": 0.98 * 2e-3, "q75": 1.06 * 2e-3,
-        "number": 7, "samples": 30, "status": "ok", "reason": "",
-        "processes": 2, "preempted": 3, "smt_contended": 1, "probe_s": 1.1e-5, "empty_call_s": 4e-8,
-        "device_s": 2e-3, "throttled": 3,
+        "value": 2e-3, "low": 1.9e-3, "high": 2.2e-3, "q25": 0.98 * 2e-3, "q75": 1.06 * 2e-3,
+        "number": 7, "status": "ok", "reason": "",
+        # Of 32 rounds, asv has 30; a round has 8 samples.
+        "passes": 2, "rounds": 32, "contended": 2, "samples": 256, "preempted": 3, "steady": 31 / 32,
+        "probe_s": 1.1e-5, "empty_call_s": 4e-8, "device_s": 2e-3, "throttled": 3,
+        "fastest_ratio": 1.5, "fastest_low": 1.49, "fastest_high": 1.51, "fastest_to": "numba.out",
+        "roof_ratio": 2.0, "roof_low": 1.99, "roof_high": 2.01, "roof_to": "copy.all",
+        "bus_ratio": 1.25, "bus_low": 1.24, "bus_high": 1.26, "bus_to": "scale.one", "fresh_to": "",
         "forward_s": 4e-4, "loss_s": 4e-4, "backward_s": 4e-4, "update_s": 4e-4,
-        "relu_percent_low": -1.0, "relu_percent_high": 12.5,
+        "relu_percent": 2.0, "relu_percent_low": share.low, "relu_percent_high": share.high,
     }  # fmt: skip
 
 
-def test_a_time_with_slower_probes_than_the_rest_of_the_run_is_unstable(folders):
-    other = replace(FORWARD, variant="numpy.inplace")
-    write(folders[0], content({FORWARD: 2e-3, other: 3e-3}))
-    processes = {FORWARD: [process(probe_s=1.6e-5)], other: [process(probe_s=1e-5)]}
-    numbers = {FORWARD: 2e-3, other: 3e-3}
-    write_records(folders[1], [record(case, value=numbers[case], processes=processes[case]) for case in numbers])
-    table = results.load(*folders).table.set_index("variant")
-    assert table["status"].to_dict() == {"numpy.out": "unstable", "numpy.inplace": "ok"}
-    assert table.loc["numpy.out", "reason"] == "the core was slower all the time than for other numbers"
-
-
-def test_contended_samples_of_an_uncounted_process_are_reported(folders):
+def test_a_number_without_a_record_has_no_circumstances(folders):
     write(folders[0], content({FORWARD: 2e-3}))
-    processes = [
-        process(counted=False, smt_contended_s=[3e-3, 3e-3], preempted=[0], probe_s=1.9e-5),
-        process(probe_s=1e-5),
-    ]
-    write_records(folders[1], [record(FORWARD, value=2e-3, processes=processes)])
     row = only_row(folders)
-    assert (row["processes"], row["smt_contended"], row["preempted"], row["probe_s"]) == (1, 2, 0, 1e-5)
+    assert (row["value"], row["status"], row["reason"], row["fingerprint"]) == (2e-3, "ok", "", "unknown")
+    unknown = ["low", "high", "passes", "rounds", "contended", "samples", "preempted", *results.RATIO_NUMBERS]
+    assert all(math.isnan(row[name]) for name in unknown)
+    assert {row[name] for name in results.RATIO_TEXTS} == {""}
+
+
+@pytest.mark.parametrize("schema", [2, 3, SCHEMA + 1])
+def test_a_record_of_another_schema_counts_as_none(folders, schema):
+    write(folders[0], content({FORWARD: 2e-3, BACKWARD: None}))
+    lines = [
+        record(
+            FORWARD, "unstable", "varies", value=2e-3, processes=[process()], ratios={"roof": ratio(2.0, "copy.all")}
+        ),
+        record(BACKWARD, "wrong", "differs"),
+    ]
+    write_records(folders[1], [changed(line, "schema", schema) for line in lines])
+    assert status_and_reason(folders) == {
+        ("box", ENV, "forward"): ("ok", ""),
+        ("box", ENV, "backward"): ("failed", "no record of the reason"),
+    }
+    assert results.load(*folders).table[["rounds", "roof_ratio"]].isna().all(axis=None)
+
+
+def test_numbers_of_other_versions_of_benchmarks_are_left_out(folders):
+    """A benchmark that measures in another way than before has a new version."""
+    stored = content({FORWARD: 1.0, time("forward", "numpy.out", 2**10): 2.0, BACKWARD: 3.0, roof("copy.one"): 4.0})
+    version = RESULT_COLUMNS.index("version")
+    for name in (FORWARD_NAME, "relu.Backward.track_time"):
+        stored["results"][name][version] = "0"
+    path = write(folders[0], stored)
+    loaded = results.load(*folders)
+    assert loaded.table["value"].tolist() == [4.0]
+    (problem,) = loaded.problems
+    assert str(path) in problem
+    assert f"{FORWARD_NAME} and 1 more" in problem
+
+
+def test_results_of_other_versions_alone_are_nothing_to_report(folders):
+    stored = content({FORWARD: 1.0})
+    stored["results"][FORWARD_NAME][RESULT_COLUMNS.index("version")] = "0"
+    write(folders[0], stored)
+    with pytest.raises(results.NoResults, match=FORWARD_NAME):
+        results.load(*folders)
+
+
+def test_phases_and_the_share_of_relu_are_medians_of_all_rounds(folders):
+    case = StepCase("time", "mnist_cnn", "torch.fresh", 64)
+    write(folders[0], content({case: 2e-3}))
+    passes = [
+        StepTiming(1e-6, {"forward": [1e-3, 2e-3, 3e-3]}, [10.0, 11.0, 12.0]),
+        StepTiming(1e-6, {"forward": [9e-3, 8e-3]}, [20.0, 21.0]),
+        # Here the network without ReLU diverged.
+        StepTiming(1e-6, {"forward": [7e-3, 6e-3]}, []),
+    ]
+    write_records(folders[1], [record(case, value=2e-3, processes=[process(step=step) for step in passes])])
+    row = only_row(folders)
+    assert row["forward_s"] == 6e-3
+    assert math.isnan(row["loss_s"])
+    share = intervals.of([[10.0, 11.0, 12.0], [20.0, 21.0]])
+    assert [row[name] for name in results.RELU_SHARE] == [share.value, share.low, share.high]
+    # Passes differ more than their rounds.
+    assert (share.value, share.low, share.high) == (12.0, pytest.approx(11, abs=1), pytest.approx(20.5, abs=1))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("measurement.interval", [-1e-3, 3e-3]), ("measurement.interval", [3e-3, 1e-3]),
+        ("measurement.interval", [2.1e-3, 3e-3]), ("measurement.ratios.roof.low", 0.0),
+        ("measurement.ratios.roof.value", 9.0),
+    ],
+)  # fmt: skip
+def test_impossible_intervals_are_left_out(folders, path, value):
+    write(folders[0], content({FORWARD: 2e-3}))
+    line = record(FORWARD, value=2e-3, interval=(1.9e-3, 2.2e-3), ratios={"roof": ratio(2.0, "copy.all")})
+    write_records(folders[1], [changed(line, path, value)])
+    row = only_row(folders)
+    of_value, of_ratio = ["low", "high"], ["roof_ratio", "roof_low", "roof_high"]
+    missing, kept = (of_value, of_ratio) if "interval" in path else (of_ratio, of_value)
+    assert all(math.isnan(row[name]) for name in missing)
+    assert all(row[name] > 0 for name in kept)
 
 
 def test_each_number_is_matched_to_its_parameters(folders):
@@ -144,7 +210,7 @@ def test_every_benchmark_is_read(folders, name):
 
 def test_unstable_number_keeps_its_status_and_reason(folders):
     write(folders[0], content({FORWARD: 2e-3}))
-    reason = "half of the samples lie further apart than 1 and 3 s"
+    reason = "its 95 % interval is 50 % wide: 1 to 3 s"
     write_records(folders[1], [record(FORWARD, "unstable", reason, value=2e-3)])
     row = only_row(folders)
     assert (row["value"], row["status"]) == (2e-3, "unstable")
@@ -171,24 +237,13 @@ def test_failure_without_a_record_has_a_default_reason(folders):
 def test_benchmark_without_results_has_a_failure_for_each_case(folders):
     stored = content({FORWARD: None})
     params = stored["results"][FORWARD_NAME][1]
-    stored["results"][FORWARD_NAME] = [None, params, "1", DATE_MS, 1.5]
+    stored["results"][FORWARD_NAME] = [None, *stored["results"][FORWARD_NAME][1:5]]
     write(folders[0], stored)
     write_records(folders[1], [record(FORWARD, "timeout", "still running")])
     table = results.load(*folders).table
     assert len(table) == len(params[0]) * len(params[1]) * len(params[2])
     assert set(table["status"]) == {"failed", "timeout"}
     assert table.loc[table["status"] == "timeout", "variant"].tolist() == ["numpy.out"]
-
-
-@pytest.mark.parametrize("bound", [float("inf"), float("-inf"), float("nan"), None, "wide", -1e-3, 0.0])
-def test_invalid_interval_bound_becomes_nan(folders, bound):
-    stored = content({FORWARD: 2e-3})
-    low = RESULT_COLUMNS.index("stats_ci_99_a")
-    stored["results"][FORWARD_NAME][low] = [bound] * len(stored["results"][FORWARD_NAME][low])
-    write(folders[0], stored)
-    row = only_row(folders)
-    assert pd.isna(row["low"])
-    assert row["high"] == 1.2 * 2e-3
 
 
 @pytest.mark.parametrize("value", [float("inf"), "0.1", [1], -1e-3, 0])
@@ -267,18 +322,6 @@ def test_a_later_failure_replaces_an_earlier_number(folders):
     assert (row["status"], row["reason"]) == ("wrong", "a race")
 
 
-def test_a_number_without_a_record_is_unstable_if_its_quartiles_are_apart(folders):
-    stored = content({FORWARD: 1.0, BACKWARD: 1.0})
-    q75 = RESULT_COLUMNS.index("stats_q_75")
-    stored["results"]["relu.Forward.track_time"][q75] = [
-        q and 2.0 for q in stored["results"]["relu.Forward.track_time"][q75]
-    ]
-    write(folders[0], stored)
-    statuses = status_and_reason(folders)
-    assert statuses["box", ENV, "forward"][0] == "unstable"
-    assert statuses["box", ENV, "backward"] == ("ok", "")
-
-
 def test_a_number_is_matched_to_the_machine_that_measured_it(folders):
     """A later killed run, whose numbers asv never stored, and another machine of the same name do not match."""
     write(folders[0], content({FORWARD: 1.0, BACKWARD: 2.0}))
@@ -310,54 +353,6 @@ def test_a_torn_last_line_does_not_affect_other_lines(folders):
     assert status_and_reason(folders) == {("box", ENV, "forward"): ("crashed", "died")}
 
 
-def schema2(case: OperatorCase, status: str = "ok", reason: str = "", **others: Any) -> dict[str, Any]:
-    """Return a line of schema 2: flat, with circumstances in `details` under other names."""
-    return {
-        "schema": 2, "time_s": 1.0, "machine": "box", "commit": COMMIT, "env": ENV,
-        "quantity": case.quantity, "op": f"{case.operator}.{case.direction}", "variant": case.variant,
-        "elements": case.elements, "dtype": case.dtype, "threads": case.threads,
-        "status": status, "reason": reason, "value": None, "number": None, "details": {}, "output_tail": "", **others,
-    }  # fmt: skip
-
-
-def test_records_of_schema_2_are_read(folders):
-    write(folders[0], content({FORWARD: 2e-3}))
-    first = {"disturbed": [0, 4], "shared_s": [2e-3], "core_s": 1e-5, "empty_call_s": 3e-8, "slowed": [1, 2]}
-    first |= {
-        "device_s": 1e-3,
-        "deviation": 1e-6,
-        "phases_s": dict.fromkeys(PHASES, 4e-4),
-        "relu_percent": [-1.0, 12.5],
-    }
-    second = {"disturbed": [2], "shared_s": [], "core_s": 1.1e-5, "empty_call_s": 4e-8, "slowed": [5], "device_s": 3e-3}
-    uncounted = {"counted": False, "shared_s": [3e-3], "disturbed": [1], "core_s": 1.9e-5}
-    details = {"processes": [first, second, uncounted, "damaged", {"core_s": "x"}], "provenance": {"fingerprint": "f"}}
-    write_records(folders[1], [schema2(FORWARD, "unstable", "apart", value=2e-3, details=details)])
-    row = only_row(folders)
-    assert (row["status"], row["reason"], row["fingerprint"]) == ("unstable", "apart", "f")
-    assert (row["processes"], row["preempted"], row["smt_contended"], row["throttled"]) == (3, 3, 2, 3)
-    assert (row["probe_s"], row["empty_call_s"], row["device_s"]) == (1.1e-5, 4e-8, 2e-3)
-    assert [row[f"{phase}_s"] for phase in PHASES] == [4e-4] * len(PHASES)
-    assert (row["relu_percent_low"], row["relu_percent_high"]) == (-1.0, 12.5)
-
-
-@pytest.mark.parametrize(
-    ("op", "variant", "elements", "expected"),
-    [
-        ("relu.forward", "numpy.out", 1024, OperatorCase("time", "relu", "forward", "numpy.out", 1024)),
-        ("cnn.mnist_cnn", "jax.fresh", 64, StepCase("time", "mnist_cnn", "jax.fresh", 64)),
-        ("roof", "copy-nt.all", 4096, LoopCase("time", "copy-nt.all", 4096)),
-        ("gemm", "torch", 2048, ProductCase("time", "torch", 2048)),
-        ("device", "copy", 4096, DeviceLoopCase("time", "copy", 4096)),
-        ("device_gemm", "torch", 2048, DeviceProductCase("time", "torch", 2048)),
-    ],
-)
-def test_every_kind_of_case_of_schema_2_is_read(op, variant, elements, expected):
-    line = {**schema2(FORWARD), "op": op, "variant": variant, "elements": elements}
-    record = records.parse(json.dumps(line).encode())
-    assert from_axes(record.case) == expected
-
-
 def test_a_record_is_matched_to_its_stored_samples(folders):
     """Two runs may measure the same median."""
     stored = content({FORWARD: 2e-3})
@@ -387,22 +382,15 @@ def test_a_number_is_not_matched_to_a_record_with_a_close_value(folders):
 @pytest.mark.parametrize(
     "line",
     [
-        b"", b"{}", b"[1, 2]", b"null", b"\xff\xfe\x00", b"[" * 100_000, b'{"schema": 1}', b'{"schema": 2, "op": "x"}',
-        b'{"schema": 3, "case": {}}',
+        b"", b"{}", b"[1, 2]", b"null", b"\xff\xfe\x00", b"[" * 100_000, b'{"schema": 4, "case": {}}',
         *(
             json.dumps(changed(record(FORWARD, "wrong", "foreign"), path, value)).encode()
             for path, value in [
                 ("case.elements", [1]), ("case.elements", 10**400), ("case.elements", "one"), ("case.elements", 0),
                 ("time_s", "now"), ("time_s", None), ("machine", {"a": 1}), ("commit", ["a"]), ("case.dtype", None),
-                ("case.kind", "x"), ("measurement.status", 5), ("measurement.reason", ["x"]),
-                ("measurement.processes", [{"value": "x"}]), ("schema", 4),
-            ]
-        ),
-        *(
-            json.dumps({**schema2(FORWARD, "wrong", "foreign"), name: value}).encode()
-            for name, value in [
-                ("elements", [1]), ("elements", 10**400), ("elements", "1"), ("time_s", "now"), ("time_s", None),
-                ("machine", {"a": 1}), ("commit", ["a"]), ("dtype", None), ("status", 5), ("reason", ["x"]),
+                ("case.kind", "x"), ("measurement.status", 5), ("measurement.status", "fine"),
+                ("measurement.reason", ["x"]), ("measurement.value", float("nan")),
+                ("measurement.processes", [{"slices": "x"}]), ("measurement.ratios", {"roof": 2.0}), ("schema", None),
             ]
         ),
     ],
@@ -412,6 +400,16 @@ def test_foreign_record_is_ignored(folders, line):
     write_records(folders[1], [], "den/foreign.jsonl").write_bytes(line + b"\n")
     write_records(folders[1], [record(FORWARD, "crashed", "died")])
     assert status_and_reason(folders) == {("box", ENV, "forward"): ("crashed", "died")}
+
+
+def test_a_reason_that_is_no_unicode_is_recorded(folders, monkeypatch):
+    """A message of the system quotes the name of a file as it is."""
+    monkeypatch.setenv("RELU_BENCH_OUTCOMES", str(folders[1]))
+    monkeypatch.setenv("RELU_BENCH_MACHINE", "box")
+    records.append(FORWARD, Measurement("error", "no file \udcff.so"), COMMIT)
+    (path,) = folders[1].glob("*/*.jsonl")
+    (read,) = records.read(path)
+    assert read.measurement.reason == "no file ?.so"
 
 
 DROP = object()
@@ -460,7 +458,7 @@ FOREIGN = {
     "too many elements": _changed("results", FORWARD_NAME, value=[[1.0], [["'a'"], ["9" * 40], ["'float32'"]]]),
     "combinations without end": _changed("results", FORWARD_NAME, value=[None, [["1"] * 1000] * 9]),
     "fewer numbers than parameters": _changed("results", FORWARD_NAME, 0, value=[1.0]),
-    "statistics too short": _changed("results", FORWARD_NAME, 5, value=[1.0]),
+    "statistics too short": _changed("results", FORWARD_NAME, RESULT_COLUMNS.index("stats_q_25"), value=[1.0]),
     "number without end": _changed("results", FORWARD_NAME, 0, value=[10**400] * 2000),
     "columns of another type": _changed("result_columns", value=7),
 }
@@ -517,19 +515,26 @@ def test_unreadable_results_are_named_in_the_error(folders):
 
 SMALL_PARAMS = [["numpy.out", "numpy.inplace"], [2**10, 2**20], ["float32"]]
 SMALL_FORWARD = benchmark(
-    SMALL_PARAMS, {"'numpy.out', 1024, 'float32'": 1e-6, "'numpy.inplace', 1024, 'float32'": None}, DATE_MS
-)
+    SMALL_PARAMS, {"'numpy.out', 1024, 'float32'": 1e-6, "'numpy.inplace', 1024, 'float32'": None}, DATE_MS,
+    asv_files.version(SERIES[FORWARD_NAME]),
+)  # fmt: skip
 SMALL_ROOF = benchmark(
-    [["copy.one", "scale.all"], [4096]], {"'copy.one', 4096": 1e-7, "'scale.all', 4096": 1e-7}, DATE_MS
-)
+    [["copy.one", "scale.all"], [4096]], {"'copy.one', 4096": 1e-7, "'scale.all', 4096": 1e-7}, DATE_MS,
+    asv_files.version(SERIES["roofs.Roof.track_time"]),
+)  # fmt: skip
 SMALL = {
     "file": {**content({}), "results": {FORWARD_NAME: SMALL_FORWARD, "roofs.Roof.track_time": SMALL_ROOF}},
     "machine": {"machine": "box", "cpu": "a processor", "version": 1},
     "outcomes": [
         record(time("forward", "numpy.inplace", 2**10), "wrong", "differs"),
         record(time("forward", "torch.out"), "skipped", "not installed", env="unknown"),
+        record(
+            time("forward", "numpy.out", 2**10), value=1e-6, interval=(9e-7, 1.1e-6),
+            ratios={"fastest": ratio(1.0, "numpy.out"), "roof": ratio(1.2, "copy.one"), "bus": ratio(1.1, "copy.one")},
+            processes=[process(1, 2, step=StepTiming(1e-6, {"forward": [1e-3]}, [1.0, 2.0]))],
+        ),
     ],
-}
+}  # fmt: skip
 ODD_LEAVES = st.one_of(
     st.none(),
     st.booleans(),
@@ -580,11 +585,14 @@ VARIANTS += (
     Variant("raises", "out", "numpy", "impls.relu.bad:raises", "raises", operator="relu", direction="forward"),
 )
 """
-MEASURED = (
-    r"^(relu\.Forward\.track_(time|transient_bytes)"
-    r"\('(numpy\.out|numpy\.fresh|raises\.out|torch-cuda\.fresh)', 32768, 'float32'\)"
-    r"|roofs\.Roof\.track_time\('copy\.one', 131072\))$"
-)
+MEASURED = [
+    *(
+        OperatorCase(quantity, "relu", "forward", variant, 2**15)
+        for quantity in ("time", "transient_bytes")
+        for variant in ("numpy.out", "numpy.fresh", "raises.out", "torch-cuda.fresh")
+    ),
+    roof("copy.one", 2**17),
+]
 
 
 @pytest.fixture(scope="module")
@@ -594,7 +602,9 @@ def measured(tmp_path_factory):
     checkout.append("impls/relu/bad.py", RAISES)
     checkout.append("impls/catalog.py", RAISES_ROW)
     checkout.commit("a row that raises")
-    run = checkout.measure(MEASURED)
+    folder = checkout.folder / ".asv" / "plan"
+    plan.write_plan(folder, MEASURED)
+    run = checkout.measure("|".join(series.asv_patterns(MEASURED)), RELU_BENCH_PLAN=str(folder), RELU_BENCH_PASSES="2")
     assert run.returncode == 2, run.stdout[-2000:] + run.stderr[-2000:]
     return checkout
 
@@ -605,9 +615,9 @@ def stored_by(checkout: Checkout) -> Path:
 
 
 def test_numbers_equal_those_of_the_asv_reader(measured):
-    """Compare asv's reader with ours: values, intervals, quartiles, counts."""
+    """Compare asv's reader with ours: values, quartiles, counts."""
     asv_results = AsvResults.load(str(stored_by(measured)))
-    fields = ("ci_99_a", "ci_99_b", "q_25", "q_75", "number", "repeat")
+    fields = ("q_25", "q_75", "number")
     expected = {}
     for name in asv_results.get_all_result_keys():
         params = asv_results.get_result_params(name)
@@ -615,12 +625,10 @@ def test_numbers_equal_those_of_the_asv_reader(measured):
         for combination, value, stat in zip(itertools.product(*params), values, stats, strict=True):
             # Cases that were not requested and skipped cases are NaN.
             if value is None or value == value:
-                fields_of_case = [value, *((stat or {}).get(field) for field in fields)]
-                # The interval of a single sample is infinite.
-                expected[name, *combination] = [None if v is None or math.isinf(v) else v for v in fields_of_case]
+                expected[name, *combination] = [value, *((stat or {}).get(field) for field in fields)]
     assert len(expected) >= 7
     table = results.load(measured.folder / ".asv/results", measured.folder / ".asv/outcomes").table
-    columns = ["value", "low", "high", "q25", "q75", "number", "samples"]
+    columns = ["value", "q25", "q75", "number"]
     ours = {}
     for r in table[table["status"] != "skipped"].to_dict("records"):
         case = from_axes(r)
@@ -642,6 +650,22 @@ def test_reasons_of_a_real_run_are_loaded(measured):
         pytest.skip("this machine has a CUDA device")
     assert times.loc["torch-cuda.fresh", "status"] == "skipped"
     assert times.loc["torch-cuda.fresh", "env"] == times.loc["numpy.out", "env"]
+
+
+def test_circumstances_and_ratios_of_a_real_run_are_loaded(measured):
+    loaded = results.load(measured.folder / ".asv/results", measured.folder / ".asv/outcomes")
+    assert loaded.problems == []
+    table = loaded.table[loaded.table["quantity"] == "time"].set_index("variant")
+    out, fresh = table.loc["numpy.out"], table.loc["numpy.fresh"]
+    assert {out["fastest_to"], fresh["fastest_to"]} == {min(out, fresh, key=lambda row: row["value"]).name}
+    assert out["fresh_to"] == "numpy.fresh"
+    assert out["fresh_low"] <= out["fresh_ratio"] <= out["fresh_high"]
+    for row in (out, fresh):
+        assert row["low"] <= row["value"] <= row["high"]
+        assert row["rounds"] > row["passes"] == 2
+        assert 0 <= row["contended"] < row["rounds"]
+        assert row["samples"] >= row["preempted"] >= 0
+        assert row["roof_to"].startswith("copy")
 
 
 def test_synthetic_files_have_the_structure_of_real_ones(measured):

@@ -2,31 +2,27 @@
 
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from asv.benchmarks import Benchmarks
 
-from benchmarks import roofs
-from benchmarks.harness.case import ROOFS, LoopCase, OperatorCase
-from benchmarks.harness.measurement import (
-    DeviceTiming,
-    Measurement,
-    Process,
-    RoofTiming,
-    Sampling,
-    StepTiming,
-)
-from benchmarks.harness.processes import records
+from benchmarks.harness import selection, series
+from benchmarks.harness.case import ROOFS, LoopCase, OperatorCase, from_axes
+from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Ratio, Slice, StepTiming
+from benchmarks.harness.parameters import ARRAY_BYTES
+from benchmarks.harness.processes import blocks, plan, records
+from benchmarks.harness.profiles import PROFILES, cases
 from benchmarks.harness.roofline import loops
+from benchmarks.harness.series import asv_patterns
 from impls.catalog import STEPS, VARIANTS
 from impls.cnn.networks import NETWORKS
-from scripts.run import series
-from scripts.run.profiles import PROFILES, cases
-from scripts.run.series import asv_patterns
 from scripts.setup import accelerator, environment, pins
 from scripts.verify import repeatability
 from tests.checkout import ROOT, Checkout
@@ -84,15 +80,26 @@ def test_every_time_has_its_roofs(profile):
 
 
 def test_smoke_measures_no_other_roofs():
+    """Besides the loops of its rows, the matrix products of its training steps."""
     measured = [case for case in cases(PROFILES["smoke"], gpu=False, cores=2) if case.kind in ROOFS]
-    assert {case.array_bytes for case in measured} == {2**17, 2**22}
-    assert {case.kind for case in measured} == {"loop"}
-    assert "fill" not in {loops.LOOPS[case.kernel].pattern.name for case in measured}
+    streaming = [case for case in measured if case.kind == "loop"]
+    assert {case.array_bytes for case in streaming} == {2**17, 2**22}
+    assert {case.kind for case in measured} == {"loop", "product"}
+    assert "fill" not in {loops.LOOPS[case.kernel].pattern.name for case in streaming}
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_case_of_a_profile_is_a_parameter_of_asv(profile, gpu):
+    for case in cases(PROFILES[profile], gpu, cores=2):
+        benchmark = series.of(case).benchmark
+        values = [case.axes[name] for name in benchmark.param_names]
+        assert all(value in accepted for value, accepted in zip(values, benchmark.params, strict=True)), case
 
 
 def test_core_measures_roof_curves_with_few_cases():
     measured = [case for case in cases(PROFILES["core"], gpu=False, cores=2) if case.kind in ROOFS]
-    assert len(measured) == len(set(measured)) <= 72
+    assert len(measured) == len(set(measured)) <= 80
     streaming = [case for case in measured if case.kind == "loop"]
     for loop in ("copy.all", "scale.all", "fill.all"):
         curve = sorted(c.array_bytes for c in streaming if c.kernel == loop and c.array_bytes >= 2**14)
@@ -102,7 +109,7 @@ def test_core_measures_roof_curves_with_few_cases():
 
 def test_full_measures_every_roof_but_small_non_temporal_ones():
     full = [case for case in cases(PROFILES["full"], gpu=False, cores=2) if case.kind == "loop"]
-    left_out = set(itertools.product(loops.LOOPS, roofs.ARRAY_BYTES)) - {(c.kernel, c.array_bytes) for c in full}
+    left_out = set(itertools.product(loops.LOOPS, ARRAY_BYTES)) - {(c.kernel, c.array_bytes) for c in full}
     assert {loops.LOOPS[name].pattern.nontemporal for name, _ in left_out} == {True}
     assert max(array_bytes for _, array_bytes in left_out) < 2**20
 
@@ -113,10 +120,183 @@ def test_patterns_match_only_the_cases():
         LoopCase("time", "copy.one", 4096),
     ]
     everything = cases(PROFILES["full"], gpu=True, cores=2)
-    names = {case: f"{series.of(case).name}({series.of(case).parameters(case)})" for case in everything}
-    patterns = [re.compile(pattern) for pattern in asv_patterns(chosen)]
-    matched = [case for case, name in names.items() if any(pattern.search(name) for pattern in patterns)]
+    matched = series.matching(everything, asv_patterns(chosen))
     assert sorted(matched, key=str) == sorted(chosen, key=str)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["relu.Forward", r"track_time\('numpy.out', 1024", "Roof.*copy.all', 4096", "cnn", "^MnistCnn", ""]
+)
+def test_patterns_select_the_cases_that_asv_selects(pattern):
+    everything = cases(PROFILES["core"], gpu=False, cores=2)
+    discovered = [
+        {"name": name, "params": [[repr(value) for value in values] for values in each.benchmark.params]}
+        for name, each in series.SERIES.items()
+    ]
+    benchmarks = Benchmarks(SimpleNamespace(benchmark_dir="benchmarks"), discovered, [pattern])
+    selected = {
+        series.SERIES[name].case(parameters)
+        for name, each in benchmarks.items()
+        for position, parameters in enumerate(itertools.product(*each["params"]))
+        if position in benchmarks.benchmark_selection[name]
+    }
+    assert set(series.matching(everything, [pattern])) == selected & set(everything)
+
+
+def test_a_plan_holds_the_blocks_of_the_selected_rows():
+    """All rows of these blocks, and no others; roofs only if they are selected themselves."""
+    both = planned(r"track_time\('numpy.out', 1024")
+    assert {block.name for block in blocks.of(both)} == {
+        "operator-relu-forward-1024-float32-time",
+        "operator-relu-backward-1024-float32-time",
+    }
+    assert {(case.direction, case.variant) for case in both} == {row for row in CPU_ROWS if row[0] != "roundtrip"}
+    assert {case.kind for case in both} == {"operator"}
+    (network,) = blocks.of(planned("MnistCnn.track_time.*numpy.fresh"))
+    assert {case.variant for case in network.rows} == CPU_STEPS
+    alone = {
+        "Forward.track_transient_bytes.*numpy.out'": OperatorCase(
+            "transient_bytes", "relu", "forward", "numpy.out", 2**20
+        ),
+        "Roof.track_time.*'copy.all', 4194304": LoopCase("time", "copy.all", 2**22),
+    }
+    assert {pattern: planned(pattern) for pattern in alone} == {pattern: [case] for pattern, case in alone.items()}
+    assert planned("no such benchmark") == []
+
+
+def planned(*patterns: str) -> list[Any]:
+    return selection.chosen("core", patterns)
+
+
+def test_without_patterns_the_whole_profile_is_planned():
+    assert planned() == cases(PROFILES["core"], gpu=False, cores=len(os.sched_getaffinity(0)))
+
+
+def test_a_plan_is_made_for_each_commit_and_kept(tmp_path):
+    """An earlier commit may have other rows. A plan of ./scripts/bench is for one commit and stays as it is."""
+    write_selection(tmp_path, "Forward.track_time.*numpy.out', 1024")
+    first, second = (selection.plan_folder(tmp_path, commit * 40) for commit in "ab")
+    assert first != second
+    assert plan.planned(first) == plan.planned(second) == planned("Forward.track_time.*numpy.out', 1024")
+    write_selection(tmp_path, "nothing")
+    assert selection.plan_folder(tmp_path, "a" * 40) == first
+    assert plan.planned(first)
+    plan.write_plan(tmp_path, [LoopCase("time", "copy.all", 2**22)])
+    assert selection.plan_folder(tmp_path, "a" * 40) == tmp_path
+
+
+def write_selection(folder: Path, *patterns: str, profile: str = "core") -> None:
+    (folder / selection.SELECTION).write_text(json.dumps({"profile": profile, "patterns": patterns}))
+
+
+def test_planned_cases_are_found_in_the_plan(tmp_path):
+    everything = cases(PROFILES["core"], gpu=True, cores=2)
+    plan.write_plan(tmp_path, everything[::2])
+    assert [case for case in everything if selection.is_planned(case, tmp_path)] == everything[::2]
+
+
+def asv_process(folder: Path, arguments: str, code: str = "", **variables: str) -> subprocess.CompletedProcess:
+    """Run code in a process in which asv has loaded the plugin, with runs below a folder.
+
+    It prints the folder of the run, its selection, and the settings.
+    """
+    script = f"""
+import json, os, signal, sys
+from pathlib import Path
+sys.argv = ["asv", *{arguments.split()!r}]
+from asv.console import log
+from scripts.setup import asv_plugin
+log.enable()
+asv_plugin.UNFINISHED = Path({str(folder)!r})
+asv_plugin.setup()
+run = os.environ.get("RELU_BENCH_PLAN")
+selection = json.loads(Path(run, "selection.json").read_text()) if run else None
+settings = [os.environ.get(f"RELU_BENCH_{{name}}") for name in ("BUDGET_S", "PASSES")]
+print("\\n" + json.dumps([run, selection, settings]), flush=True)
+{code}
+"""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RELU_BENCH_")}
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, cwd=ROOT, env={**clean, **variables}, capture_output=True, text=True)
+
+
+def printed(process: subprocess.CompletedProcess) -> tuple[str, dict[str, Any], list[str]]:
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "profile", "patterns", "settings"),
+    [
+        ("run", {}, "core", [], ["0.5", "3"]),
+        ("-v run HEAD^! --bench Forward -b cnn", {}, "core", ["Forward", "cnn"], ["0.5", "3"]),
+        ("continuous main HEAD", {"RELU_BENCH_PROFILE": "smoke"}, "smoke", [], ["0.1", "1"]),
+        ("run --quick", {"RELU_BENCH_PROFILE": "full"}, "full", [], ["0.01", "1"]),
+        ("run --quick", {"RELU_BENCH_BUDGET_S": "7"}, "core", [], ["7", "1"]),
+    ],
+)
+def test_a_run_of_plain_asv_selects_a_profile(arguments, variables, profile, patterns, settings, tmp_path):
+    process = asv_process(tmp_path, arguments, **variables)
+    run, selected, applied = printed(process)
+    assert Path(run).parent == tmp_path
+    assert selected == {"profile": profile, "patterns": patterns}
+    assert applied == settings
+    # asv has ended and saved its results.
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", ["check", "machine --yes", "publish"])
+def test_commands_that_measure_nothing_have_no_plan(arguments, tmp_path):
+    assert printed(asv_process(tmp_path, arguments)) == [None, None, [None, None]]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_of_the_environment_is_left_alone(tmp_path):
+    write_selection(tmp_path)
+    run, _, settings = printed(asv_process(tmp_path / "unused", "run", RELU_BENCH_PLAN=str(tmp_path)))
+    assert (run, settings) == (str(tmp_path), [None, None])
+    assert (tmp_path / selection.SELECTION).exists()
+
+
+INTERRUPTED = """
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    # As asv ends when it is interrupted.
+    sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("ending", [INTERRUPTED, "os.kill(os.getpid(), signal.SIGKILL)"], ids=["interrupted", "killed"])
+def test_a_run_that_did_not_end_by_itself_is_continued(ending, tmp_path):
+    process = asv_process(tmp_path, "run --bench Forward", ending)
+    assert process.returncode != 0
+    run, _, _ = printed(process)
+    assert list(tmp_path.iterdir()) == [Path(run)]
+    for other in ("run --bench Backward", "run --bench Forward --quick", "run --bench Forward --python=same"):
+        assert printed(asv_process(tmp_path, other))[0] != run
+    continued = asv_process(tmp_path, "run --bench Forward")
+    assert printed(continued)[0] == run
+    assert f"remove {run} to measure everything again" in continued.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_profile_is_explained():
+    environment = {**os.environ, "RELU_BENCH_PROFILE": "medium"}
+    process = subprocess.run(
+        [sys.executable, "-m", "asv", "run", "HEAD^!"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == 1
+    message = " ".join((process.stdout + process.stderr).split())
+    assert "RELU_BENCH_PROFILE: 'medium' given, one of smoke, core, full needed" in message
+    assert "Traceback" not in message
+
+
+def test_the_plugin_needs_nothing_but_asv():
+    code = "import sys; sys.modules.update(dict.fromkeys(['numpy', 'msgspec', 'tqdm', 'pandas', 'numba'])); "
+    process = subprocess.run(
+        [sys.executable, "-c", f"{code} import scripts.setup.asv_plugin"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.parametrize(
@@ -250,15 +430,16 @@ def test_record_lines_match_the_printed_schema(tmp_path, monkeypatch):
     monkeypatch.setenv("RELU_BENCH_OUTCOMES", str(tmp_path))
     processes = [
         Process(
-            1e-3, 10, True, 2, 0.5, Sampling(samples=30, smt_contended_s=[2e-3], probe_s=1e-5, preempted=[3]),
+            10, 2, 0.5, 1e-7, [Slice(0, [1e-3, 2e-3], 0.1, False, 1e-5, 1, 1, ["power cap"], 3e-3, 2e-3)],
             DeviceTiming(5e-4, [5e-4], [0], ["power cap"], {"clock_mhz": 1500}),
-            StepTiming(1e-6, {"forward": 5e-4}, (-0.5, 7.0)), RoofTiming(30, 1e-3, 2e-3, 1e-5),
+            StepTiming(1e-6, {"forward": [5e-4]}, [-0.5, 7.0]),
         ),
-        Process(value=4096),
+        Process(),
     ]  # fmt: skip
+    ratios = {"fastest": Ratio(1.5, 1.4, 1.6, "numpy.out")}
     case = OperatorCase("time", "relu", "forward", "numpy.out", 1024, "float32")
     for measurement in (
-        Measurement("ok", value=1e-3, samples_s=[1e-3], number=10, processes=processes, provenance={"cores": 2}),
+        Measurement("ok", "", 1e-3, (1e-4, 2e-3), [1e-3], 10, processes, ratios, provenance={"cores": 2}),
         Measurement("crashed", "signal 9", output_tail="killed"),
     ):
         records.append(case, measurement, "a" * 40)
@@ -270,7 +451,7 @@ def test_record_lines_match_the_printed_schema(tmp_path, monkeypatch):
     schema = json.loads(printed.stdout)
     assert [matches(line, schema, schema["$defs"]) for line in lines] == [True, True]
     assert not matches({**lines[0], "unknown": 1}, schema, schema["$defs"])
-    lines[0]["measurement"]["processes"][0]["sampling"]["samples"] = "30"
+    lines[0]["measurement"]["processes"][0]["slices"][0]["round"] = "0"
     assert not matches(lines[0], schema, schema["$defs"])
 
 
@@ -287,25 +468,62 @@ def test_bench_warns_of_uncommitted_changes_and_skips_measured_cases(tmp_path):
     """Run the real asv on one case in an existing environment."""
     checkout = Checkout(tmp_path)
     commit = checkout.git("rev-parse", "HEAD")
-    checkout.measure(r"Forward\.track_time\('numpy.out', 32768, 'float32'\)")
+    folder = tmp_path.with_name("plan")
+    measured_case = OperatorCase("time", "relu", "forward", "numpy.out", 2**15)
+    plan.write_plan(folder, [measured_case])
+    variables = {"RELU_BENCH_PLAN": str(folder), "RELU_BENCH_PASSES": "2"}
+    checkout.measure(*asv_patterns([measured_case]), **variables)
     checkout.append("README.md", "changed\n")
     script = f"""
 import os
 import platform
 import scripts.run.bench as bench
+from benchmarks.harness.case import OperatorCase
 from benchmarks.harness.machine import provenance
 here = provenance.expected_fingerprint(len(os.sched_getaffinity(0)))
-assert not bench._done({commit!r}, platform.node(), "of another machine", 1)
-for processes in (1, 2, 4):
-    done = bench._done({commit!r}, platform.node(), here, processes)
-    print(sorted((c.quantity, c.variant, c.elements) for c in done))
+assert not bench._done({commit!r}, platform.node(), "of another machine", {{}})
+for passes in (1, 2, 3):
+    print(bench._done({commit!r}, platform.node(), here, {{{measured_case!r}: passes}}) == {{{measured_case!r}}})
 bench._warn_if_dirty()
 """
     process = subprocess.run([sys.executable, "-c", script], cwd=checkout.folder, capture_output=True, text=True)
-    # Two processes measured it (the default of asv and of the harness), or three where each was SMT contended.
-    measured_case = "[('time', 'numpy.out', 32768)]"
-    assert process.stdout.splitlines() == [measured_case, measured_case, "[]"], process.stderr
+    assert process.stdout.splitlines() == ["True", "True", "False"], process.stderr
     assert "1 uncommitted changes" in process.stderr
+
+
+def test_bench_plans_whatever_has_no_number(tmp_path):
+    """Run bench with a program in place of asv, which keeps what it is given."""
+    checkout, kept = Checkout(tmp_path / "checkout"), tmp_path / "kept.json"
+    asv = f"""
+import json, os, sys
+from pathlib import Path
+if "run" in sys.argv:
+    names = ("RELU_BENCH_PROFILE", "RELU_BENCH_BUDGET_S", "RELU_BENCH_PASSES", "RELU_BENCH_PLAN")
+    profile, budget_s, passes, run = (os.environ[name] for name in names)
+    plan = json.loads(Path(run, "plan.json").read_text())
+    Path({str(kept)!r}).write_text(json.dumps([profile, budget_s, passes, run, plan, sys.argv]))
+"""
+    script = f"import sys; from scripts.run import bench; bench.ASV = [sys.executable, '-c', {asv!r}]; bench.main()"
+    command = [sys.executable, "-c", script, "--profile", "smoke"]
+    process = subprocess.run(command, cwd=checkout.folder, capture_output=True, text=True)
+    profile, budget_s, passes, run, written, arguments = json.loads(kept.read_text())
+    selected = cases(PROFILES["smoke"], accelerator.has_gpu(), len(os.sched_getaffinity(0)))
+    assert (profile, float(budget_s), int(passes)) == ("smoke", PROFILES["smoke"].budget_s, PROFILES["smoke"].passes)
+    assert [from_axes(axes) for axes in written] == selected
+    patterns = [arguments[position + 1] for position, word in enumerate(arguments) if word == "--bench"]
+    everything = [*selected, *cases(PROFILES["full"], gpu=True, cores=2)]
+    assert set(series.matching(everything, patterns)) == set(selected)
+    # What asv has saved is not kept twice.
+    assert not Path(run).exists(), process.stderr
+
+
+def test_a_missing_case_is_measured_with_its_block():
+    everything = cases(PROFILES["core"], gpu=False, cores=2)
+    missing = OperatorCase("time", "relu", "forward", "numpy.out", 2**15)
+    roof = LoopCase("time", "fill.all", 2**14)
+    (block,) = [block for block in blocks.of(everything) if missing in block.rows]
+    assert len(block.rows) > 2
+    assert set(selection.with_blocks([missing, roof], everything)) == {*block.rows, roof}
 
 
 def test_nightly_and_compare_without_arguments_print_their_usage():

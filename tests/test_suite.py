@@ -3,10 +3,14 @@
 import json
 import re
 from dataclasses import dataclass
+from math import isnan
 
 import pytest
 
-from benchmarks.harness import measurement
+from benchmarks.harness.case import OperatorCase
+from benchmarks.harness.measurement import LEAST_CPU_SHARE
+from benchmarks.harness.processes import plan
+from benchmarks.harness.series import asv_patterns
 from tests.checkout import Checkout
 from tests.conftest import needs_two_cores
 
@@ -22,6 +26,9 @@ class Bad:
     framework: str = "numpy"
     quantity: str = "time"
     more: str = ""
+
+    def case(self, name):
+        return OperatorCase(self.quantity, "relu", self.direction, f"{name}.{self.memory}", 2**15)
 
 
 BAD_ROWS = {
@@ -64,6 +71,15 @@ BAD_ROWS = {
     "hangs": Bad("timeout", "still running after 3 s"),
     "takes_all_memory": Bad("memory", "MemoryError"),
     "imports_a_missing_package": Bad("skipped", "not installed: a_package_that_is_nowhere"),
+}
+GOOD = {
+    name: OperatorCase("time", "relu", direction, variant, 2**15)
+    for name, direction, variant in (
+        ("numpy", "forward", "numpy.out"),
+        ("backward", "backward", "numpy.fresh"),
+        ("numba", "forward", "numba-threads.out"),
+        ("cuda", "forward", "torch-cuda.fresh"),
+    )
 }
 BAD_FUNCTIONS = """
 import os, signal, sys, threading, time
@@ -169,30 +185,30 @@ def checkout(tmp_path_factory):
         "impls/catalog.py", "\nfrom impls.variant import Size\n\nVARIANTS += (\n    " + "\n    ".join(rows) + "\n)\n"
     )
     checkout.commit("rows that are wrong")
-    names = {*BAD_ROWS, "numpy", "torch-cuda", "numba-threads"}
+    cases = {name: bad.case(name) for name, bad in BAD_ROWS.items()}
     # A busy machine may reach the short time limit; only the row that hangs has it.
-    checkout.run = checkout.measure(pattern(names - {"hangs"}))
-    checkout.measure(pattern({"hangs"}), RELU_BENCH_LIMIT_S="3")
+    checkout.hung = measure(checkout, [cases.pop("hangs")], RELU_BENCH_LIMIT_S="3")
+    checkout.run = measure(checkout, [*cases.values(), *GOOD.values()])
     assert checkout.report().returncode == 0
     return checkout
 
 
-def pattern(names):
-    rows = "|".join(sorted(names))
-    return rf"(Forward|Backward)\.track_(time|transient_bytes)\('({rows})\.(out|fresh)', 32768, 'float32'\)"
+def measure(checkout, cases, **variables):
+    """Measure some cases together, as ./scripts/bench does."""
+    folder = checkout.folder.with_name(f"plan-{len(cases)}")
+    plan.write_plan(folder, cases)
+    return checkout.measure(*asv_patterns(cases), RELU_BENCH_PLAN=str(folder), **variables)
 
 
-def value(checkout, quantity, direction, variant):
+def value(checkout, quantity, direction, variant, dtype="float32"):
     """Return the value that asv stored for a case: a number, None for a failure, NaN for a skip."""
     (path,) = [p for p in (checkout.folder / ".asv/results").glob("*/*.json") if p.name != "machine.json"]
     content = json.loads(path.read_text())
     name = f"relu.{direction.capitalize()}.track_{quantity}"
     row = dict(zip(content["result_columns"], content["results"][name], strict=False))
     variants, elements, dtypes = row["params"]
-    index = (variants.index(repr(variant)) * len(elements) + elements.index("32768")) * len(dtypes) + dtypes.index(
-        "'float32'"
-    )
-    return row["result"][index]
+    position = variants.index(repr(variant)) * len(elements) + elements.index("32768")
+    return row["result"][position * len(dtypes) + dtypes.index(repr(dtype))]
 
 
 @pytest.mark.parametrize(
@@ -212,7 +228,8 @@ def test_faulty_row_has_its_status_and_reason(checkout, name):
     stored = value(checkout, bad.quantity, bad.direction, variant)
     if bad.status == "unstable":
         assert stored > 0
-        assert max(process.sampling.cpu_share for process in record.measurement.processes) < measurement.LEAST_CPU_SHARE
+        slices = [taken for process in record.measurement.processes for taken in process.slices]
+        assert sum(taken.cpu_s for taken in slices) < LEAST_CPU_SHARE * sum(taken.busy_s for taken in slices)
     else:
         # asv: NaN is n/a, null a failure.
         assert stored != stored if bad.status == "skipped" else stored is None
@@ -258,6 +275,42 @@ def test_asv_computes_statistics_of_the_samples(checkout):
         assert row["stats_number"][i] >= 1
     benchmarks = json.loads((path.parents[1] / "benchmarks.json").read_text())
     assert benchmarks["relu.Forward.track_time"]["unit"] == "seconds"
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A checkout with NumPy's rows alone, whose measuring processes leave a file."""
+    checkout = Checkout(tmp_path_factory.mktemp("plain"))
+    checkout.append("impls/catalog.py", "\nVARIANTS = tuple(row for row in VARIANTS if row.framework == 'numpy')\n")
+    worker = checkout.folder / "benchmarks/harness/processes/worker.py"
+    checkout.started = checkout.folder.with_name("started")
+    worker.write_text(
+        worker.read_text().replace("def main(", f"Path({str(checkout.started)!r}).touch()\n\n\ndef main(")
+    )
+    checkout.commit("rows of NumPy")
+    return checkout
+
+
+def test_plain_asv_measures_the_selected_cases_of_a_profile(plain):
+    """In the block of their rivals and roofs; asv stores n/a for other cases, which leave no record."""
+    run = plain.measure(r"Forward\.track_time\('numpy.out', 32768, 'float(32|64)'\)")
+    assert run.returncode == 0, run.stdout + run.stderr
+    (record,) = plain.records()
+    assert (record.case["variant"], record.case["dtype"]) == ("numpy.out", "float32")
+    assert {"fastest", "fresh", "roof", "bus"} <= record.measurement.ratios.keys()
+    assert value(plain, "time", "forward", "numpy.out") > 0
+    assert isnan(value(plain, "time", "forward", "numpy.out", "float64"))
+    assert list((plain.folder / ".asv/unfinished").iterdir()) == []
+    assert plain.started.exists()
+
+
+def test_a_case_outside_the_profile_starts_no_process(plain):
+    plain.started.unlink(missing_ok=True)
+    before = plain.records()
+    run = plain.measure("Forward.track_time.*numpy.out', 1024", RELU_BENCH_PROFILE="smoke")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert plain.records() == before
+    assert not plain.started.exists()
 
 
 def test_asv_check_and_publish_succeed(checkout):

@@ -7,31 +7,37 @@ of asv's stored series: changing one starts a new history.
 from typing import Any, ClassVar
 
 from benchmarks.harness.case import UNITS, Case, OperatorCase, StepCase
+from benchmarks.harness.parameters import (
+    BATCHES,
+    COLD_ELEMENTS,
+    ELEMENTS,
+    FIRST_CALL_ELEMENTS,
+    SCALING_ELEMENTS,
+    THREADS,
+    is_timed_cold,
+)
 from benchmarks.harness.tracking import in_unit, track
 from impls.catalog import STEPS, variants
 from impls.cnn.networks import NETWORKS
 from impls.variant import DIRECTIONS, DTYPES
 
-ELEMENTS = (2**10, 2**15, 2**20, 2**25)
-# Cold caches matter where the arrays fit into one.
-COLD_ELEMENTS = (2**15, 2**20)
-SCALING_ELEMENTS = (2**20, 2**25)
-FIRST_CALL_ELEMENTS = (2**10,)
-THREADS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-BATCHES = (16, 64, 256)
 # asv's limit covers all cases that are measured together (processes/plan.py); each has a limit of its own (case.py).
 TIMEOUT_S = 7200
 
 
 class Benchmark:
-    """Base of all classes. kind: the type of its cases. fixed: axes that are no parameters of asv's."""
+    """Base of all classes.
+
+    kind: the type of its cases. fixed: axes that are no parameters of asv's. version: of what its times mean; a new one
+    starts a new history.
+    """
 
     kind: ClassVar[type[Case]]
     fixed: ClassVar[dict[str, Any]] = {}
     params: ClassVar[Any]
     param_names: ClassVar[tuple[str, ...]]
     timeout = TIMEOUT_S
-    version = "1"
+    version = "2"
 
     @classmethod
     def case(cls, quantity: str, *parameters: Any) -> Case:
@@ -50,7 +56,7 @@ class _Operator(Benchmark):
         """Seconds a call, warm, on inputs that are there already."""
         return track(self.case("time", variant, elements, dtype))
 
-    @in_unit(UNITS["transient_bytes"])
+    @in_unit(UNITS["transient_bytes"], version="1")
     def track_transient_bytes(self, variant, elements, dtype):
         """Peak of bytes allocated during a call, its result included."""
         return track(self.case("transient_bytes", variant, elements, dtype))
@@ -59,7 +65,7 @@ class _Operator(Benchmark):
 class _Roundtrip(_Operator):
     """The round trip, which also keeps bytes between its halves."""
 
-    @in_unit(UNITS["saved_bytes"])
+    @in_unit(UNITS["saved_bytes"], version="1")
     def track_saved_bytes(self, variant, elements, dtype):
         """Bytes kept from the forward pass for the backward pass."""
         return track(self.case("saved_bytes", variant, elements, dtype))
@@ -95,7 +101,7 @@ class _FirstCall(Benchmark):
     kind = OperatorCase
     param_names = ("variant", "elements", "dtype")
 
-    @in_unit(UNITS["first_call"])
+    @in_unit(UNITS["first_call"], version="1")
     def track_first_call(self, variant, elements, dtype):
         """Seconds from call to result, without the import of the framework."""
         return track(self.case("first_call", variant, elements, dtype))
@@ -113,17 +119,17 @@ class _Step(Benchmark):
         """Seconds a step."""
         return track(self.case("time", variant, batch))
 
-    @in_unit(UNITS["saved_bytes"])
+    @in_unit(UNITS["saved_bytes"], version="1")
     def track_saved_bytes(self, variant, batch):
         """Bytes kept from the forward pass for the backward pass."""
         return track(self.case("saved_bytes", variant, batch))
 
-    @in_unit(UNITS["peak_bytes"])
+    @in_unit(UNITS["peak_bytes"], version="1")
     def track_peak_bytes(self, variant, batch):
         """Peak of bytes allocated by all that training needs."""
         return track(self.case("peak_bytes", variant, batch))
 
-    @in_unit(UNITS["first_call"])
+    @in_unit(UNITS["first_call"], version="1")
     def track_first_call(self, variant, batch):
         """Seconds to build a step and make one."""
         return track(self.case("first_call", variant, batch))
@@ -138,8 +144,7 @@ def of_operator(operator: str, module: str, prefix: str = "") -> dict[str, type[
     for direction in DIRECTIONS:
         rows = variants(operator, direction)
         names = [row.name for row in rows]
-        # Cold round trips are series of the CPU's rows alone.
-        cold = [row.name for row in rows if direction != "roundtrip" or row.device == "cpu"]
+        cold = [row.name for row in rows if is_timed_cold(row)]
         threaded = [row.name for row in rows if row.threaded]
         compiled = [row.name for row in rows if row.compiled]
         sets: list[tuple[str, type[Benchmark], list[str], tuple[Any, ...], dict[str, str]]] = [

@@ -6,7 +6,7 @@ all of them, in the order in which tables have them.
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, get_type_hints
 
 # cold: a time with the arguments in no cache. scaling: a time with some of the threads.
@@ -39,25 +39,21 @@ class Case:
 
     @property
     def varies(self) -> bool:
-        """True for times of rows, which differ between processes because their memory has another layout.
+        """True for times that are measured in rounds and passes.
 
-        Bytes do not differ. A roof tries several places in memory itself, of which the best counts. First calls take
-        too long to be repeated.
+        Bytes do not vary, first calls take too long to be repeated, and the roofs of a GPU are device times.
         """
-        return self.quantity in SAMPLED and self.kind not in ROOFS
+        return self.quantity in SAMPLED and self.kind not in DEVICE_ROOFS
 
     @property
     def axes(self) -> dict[str, Any]:
         """Values by axis, without `kind` and `quantity`."""
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "quantity"}
 
-    def subject(self, threads: int) -> tuple[Any, ...]:
-        """Return the row and its threads: one process can measure cases that agree in these.
-
-        threads: the number for cases that leave it open.
-        """
-        axes = {**self.axes, "threads": self.axes.get("threads") or threads}
-        return self.kind, *(value for axis, value in axes.items() if axis not in SIZES)
+    @property
+    def name(self) -> str:
+        """The case as a part of file names, the same in every process: "operator-time-relu-forward-numpy.out-1024"."""
+        return "-".join(map(str, (self.kind, self.quantity, *self.axes.values())))
 
     @property
     def label(self) -> str:
@@ -125,7 +121,8 @@ KINDS: dict[str, type[Case]] = {
     kind.kind: kind for kind in (OperatorCase, StepCase, LoopCase, ProductCase, DeviceLoopCase, DeviceProductCase)
 }
 # Kinds that measure the machine; the others measure an implementation.
-ROOFS = ("loop", "product", "device_loop", "device_product")
+DEVICE_ROOFS = ("device_loop", "device_product")
+ROOFS = ("loop", "product", *DEVICE_ROOFS)
 SIZES = ("elements", "batch", "array_bytes", "n", "dtype")
 _TYPES: dict[str, type] = {
     "kind": str,
@@ -160,20 +157,18 @@ def from_axes(axes: Mapping[Any, Any]) -> Case:
 class Settings:
     """How long and with how many threads to measure.
 
-    budget_s: sampling of a case stops here at the latest. limit_s: a process that takes longer for a
-    case is ended. threads: threads asked of every framework. processes: number of processes that measure a time,
-    sharing its budget. probe_best_s: the fastest probe of earlier processes (`timing.contention`), 0 without one.
+    budget_s: sampling time of a case, shared by `passes` passes, each with processes of its own. limit_s: a process
+    that takes longer for one request is ended. threads: threads asked of every framework.
     """
 
-    budget_s: float = 1.0
+    budget_s: float = 0.5
     limit_s: float = 120.0
     threads: int = 0
-    processes: int = 2
-    probe_best_s: float = 0.0
+    passes: int = 3
 
     @staticmethod
     def from_environment() -> "Settings":
-        """RELU_BENCH_BUDGET_S, _LIMIT_S, _THREADS and _PROCESSES, or the defaults.
+        """RELU_BENCH_BUDGET_S, _LIMIT_S, _THREADS and _PASSES, or the defaults.
 
         Threads default to the cores this process may use.
         Raises ValueError that names the variable and what it accepts.
@@ -183,7 +178,7 @@ class Settings:
             budget_s=_number("RELU_BENCH_BUDGET_S", Settings.budget_s, 0.01, 3600),
             limit_s=_number("RELU_BENCH_LIMIT_S", Settings.limit_s, 1, 86400),
             threads=int(_number("RELU_BENCH_THREADS", cores, 1, cores)),
-            processes=int(_number("RELU_BENCH_PROCESSES", Settings.processes, 1, 100)),
+            passes=int(_number("RELU_BENCH_PASSES", Settings.passes, 1, 100)),
         )
 
 
@@ -196,13 +191,3 @@ def _number(variable: str, default: float, least: float, most: float) -> float:
     if not least <= value <= most:
         raise ValueError(f"{variable}: {text!r} given, a number from {least:g} to {most:g} needed")
     return value
-
-
-def to_json(case: Case, settings: Settings) -> dict[str, Any]:
-    """The request that a measuring process reads."""
-    return {"case": to_axes(case), "settings": asdict(settings)}
-
-
-def from_json(request: dict[str, Any]) -> tuple[Case, Settings]:
-    """The inverse of `to_json`."""
-    return from_axes(request["case"]), Settings(**request["settings"])

@@ -8,16 +8,25 @@ from typing import Any
 
 from asv_runner.benchmarks.mark import SkipNotImplemented
 
+from benchmarks.harness import profiles, selection
 from benchmarks.harness.case import Case, Settings
-from benchmarks.harness.measurement import MEASURED, NOT_APPLICABLE
+from benchmarks.harness.measurement import MEASURED, NOT_APPLICABLE, UNKNOWN, Measurement
 from benchmarks.harness.processes import plan, records
 
+# The commit that asv has installed.
+COMMIT = "ASV_COMMIT"
 
-def in_unit(unit: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declare the unit of what a benchmark method returns, as asv shows it."""
+
+def in_unit(unit: str, version: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare the unit of what a benchmark method returns, as asv shows it.
+
+    version: of what it means, where it is not that of the class.
+    """
 
     def mark(method: Callable[..., Any]) -> Callable[..., Any]:
         method.unit = unit  # type: ignore[attr-defined]
+        if version:
+            method.version = version  # type: ignore[attr-defined]
         return method
 
     return mark
@@ -30,9 +39,10 @@ class Failed(Exception):
 def track(case: Case) -> dict[str, Any] | float:
     """Measure one case and return it in asv's form: samples and number for times, a plain number for bytes.
 
-    Raises SkipNotImplemented where the case cannot run here (asv: n/a), and Failed where it went wrong.
+    Raises SkipNotImplemented where the case is not planned or cannot run here (asv: n/a), and Failed where it went
+    wrong.
     """
-    measurement = plan.measurement(case, Settings.from_environment())
+    measurement = _measured(case)
     records.append(case, measurement, _commit())
     if measurement.status in NOT_APPLICABLE:
         raise SkipNotImplemented(measurement.reason)
@@ -43,9 +53,21 @@ def track(case: Case) -> dict[str, Any] | float:
     return {"samples": measurement.samples_s, "number": measurement.number}
 
 
+def _measured(case: Case) -> Measurement:
+    """The measurement of a case, by the plan of the run if there is one. Raises SkipNotImplemented if not planned."""
+    if plan.VARIABLE not in os.environ:
+        return plan.measured([case], Settings.from_environment(), with_roofs=True)[case]
+    # Most cases of a plain `asv run` are not planned, so this takes little time.
+    folder = selection.plan_folder(Path(os.environ[plan.VARIABLE]), os.environ.get(COMMIT, UNKNOWN))
+    if not selection.is_planned(case, folder):
+        profile = os.environ.get(profiles.VARIABLE, profiles.DEFAULT)
+        raise SkipNotImplemented(f"not in the profile {profile}")
+    return plan.measurement(case, Settings.from_environment(), folder, _commit())
+
+
 def _commit() -> str:
     """The commit that asv installed; in an environment that asv did not make, the one checked out."""
-    if "ASV_COMMIT" in os.environ:
-        return os.environ["ASV_COMMIT"]
+    if COMMIT in os.environ:
+        return os.environ[COMMIT]
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
-    return head.stdout.strip() or "unknown"
+    return head.stdout.strip() or UNKNOWN

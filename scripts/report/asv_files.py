@@ -18,7 +18,7 @@ import pandas as pd
 
 from benchmarks.harness.case import INTEGER_AXES, SIZES, UNITS, to_axes
 from benchmarks.harness.measurement import UNKNOWN, digest_of
-from scripts.run.series import SERIES, Series
+from benchmarks.harness.series import METHOD, SERIES, Series
 
 RESULT_VERSION = 2
 # A larger file is no result of ours, and would take all memory.
@@ -43,9 +43,10 @@ def read(path: Path, problems: list[str]) -> dict[str, Any] | None:
     return content
 
 
-def rows(path: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the numbers and failures of a result file as rows, with the digest of their samples.
+def rows(path: Path, content: dict[str, Any], problems: list[str]) -> list[dict[str, Any]]:
+    """The numbers and failures of a result file as rows, with the digest of their samples and `counted`, their number.
 
+    Benchmarks that measured in another way than today's, by their versions, are left out, with a line in `problems`.
     Raises one of DAMAGE if the file is no result file of asv.
     """
     if content.get("version") != RESULT_VERSION:
@@ -57,9 +58,25 @@ def rows(path: Path, content: dict[str, Any]) -> Iterator[dict[str, Any]]:
         "env": str(content["env_name"]),
         "date": date(content["date"]),
     }
-    for name, row in content["results"].items():
-        if name in SERIES and row is not None:
-            yield from _series_rows(SERIES[name], dict(zip(content["result_columns"], row, strict=False)), run)
+    stored = {
+        name: dict(zip(content["result_columns"], row, strict=False))
+        for name, row in content["results"].items()
+        if name in SERIES and row is not None
+    }
+    other = [name for name, columns in stored.items() if columns.get("version") != version(SERIES[name])]
+    found = [
+        row for name, columns in stored.items() if name not in other for row in _series_rows(SERIES[name], columns, run)
+    ]
+    if other:
+        more = f" and {len(other) - 1} more" if len(other) > 1 else ""
+        problems.append(f"{path}: numbers of {other[0]}{more}, of another version of the benchmark than today's")
+    return found
+
+
+def version(series: Series) -> str:
+    """The version of a benchmark, as asv stores it with the numbers: of the method, else of the class."""
+    method = getattr(series.benchmark, METHOD + series.quantity)
+    return str(getattr(method, "version", series.benchmark.version))
 
 
 def _series_rows(series: Series, columns: dict[str, Any], run: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -79,12 +96,10 @@ def _series_rows(series: Series, columns: dict[str, Any], run: dict[str, Any]) -
             "measured": started,
             **sized(to_axes(case)),
             "value": number if possible else None,
-            "low": _low(_at(columns, "stats_ci_99_a", position), case.quantity),
-            "high": _number_at(columns, "stats_ci_99_b", position),
             "q25": _number_at(columns, "stats_q_25", position),
             "q75": _number_at(columns, "stats_q_75", position),
             "number": _number_at(columns, "stats_number", position),
-            "samples": _number_at(columns, "stats_repeat", position),
+            "counted": _number_at(columns, "stats_repeat", position),
             "samples_digest": _digest(_at(columns, "samples", position)),
             "status": "ok" if possible else "failed",
             "reason": "",
@@ -104,12 +119,6 @@ def sized(axes: dict[str, Any]) -> dict[str, Any]:
 def date(milliseconds: float) -> pd.Timestamp:
     """Convert milliseconds since 1970 to a date."""
     return pd.Timestamp(datetime.fromtimestamp(int(milliseconds) // 1000, UTC))
-
-
-def _low(low: Any, quantity: str) -> float | None:
-    """The lower end of an interval; None if it lies below 0 s, which says nothing of a time."""
-    number = _finite(low)
-    return None if number is not None and number <= 0 and UNITS[quantity] == "seconds" else number
 
 
 def _at(columns: dict[str, Any], name: str, position: int) -> Any:

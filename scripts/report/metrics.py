@@ -1,4 +1,4 @@
-"""From times and bytes to figures that people compare: bandwidth, percentage of the measured roof, memory of a mode.
+"""From times, ratios and bytes to figures that people compare: bandwidth, percentage of a roof, memory of a mode.
 
 Every function takes the tidy table of `results`, which may hold several runs, and returns a table. A run (machine,
 fingerprint, commit, environment) is a key of every metric: numbers of two runs are never merged or compared.
@@ -13,18 +13,26 @@ from benchmarks.harness.roofline.loops import DEVICE_LOOPS, LOOPS, ORDINARY
 from impls.catalog import STEPS, VARIANTS
 from impls.cnn.networks import NETWORKS, autograd_saved_bytes, inplace_bytes, saved_bytes, work
 from impls.cnn.operations import Work
-from impls.variant import ITEMSIZE_BYTES, SavedModel, Traffic
+from impls.variant import ITEMSIZE_BYTES, SavedModel
 from scripts.report.results import RUN
 
-# Above this, the roof or the traffic is wrong: the number is shown as impossible, never as a result.
+# Above this with all of its interval, the roof or the traffic is wrong: the number is shown as impossible, never as a
+# result.
 IMPOSSIBLE_PERCENT = 105.0
 # Catalog facts that a report shows beside each number, and those that its figures need.
 FACTS = ["framework", "device", "memory", "saved_for_backward", "notes"]
 DRAWN_FACTS = ["flavour"]
 ROW = ["operator", "direction", "variant"]
+# Rows that the fastest one is chosen from.
+OPERATOR_RIVALS = [*RUN, "quantity", "operator", "direction", "elements", "dtype", "threads", "device"]
+STEP_RIVALS = [*RUN, "network", "batch", "device"]
+FASTEST = ["fastest_ratio", "fastest_low", "fastest_high"]
 STEP_BYTES = ("saved_bytes", "peak_bytes")
 STEP_FACTS = ["framework", "device", "memory", "winograd", "notes"]
-STEP_METRICS = [*STEP_FACTS, "images_per_s", "gflop_per_s", "percent_of_gemm", "first_call_s", "impossible"]
+STEP_METRICS = [
+    *STEP_FACTS, "images_per_s", "gflop_per_s", "percent_of_gemm", "percent_of_gemm_low", "percent_of_gemm_high",
+    "first_call_s", "impossible",
+]  # fmt: skip
 STEP_MEMORY_KEY = [*RUN, "network", "batch", "flavour"]
 # Python's own objects may be in a peak of traced memory.
 OBJECTS_BYTES = 1024
@@ -48,28 +56,15 @@ def roofs(table: pd.DataFrame) -> pd.DataFrame:
     """Best seconds a pass of each streaming loop, one row for each size: ROOF_KEY, then the names in loops.ORDINARY.
 
     Of one thread and all, and of ordinary and non-temporal stores, the faster counts: a roof is the limit of the
-    machine.
+    machine. Loops that are not known here are left out: another commit may have had others.
     """
-    rows = _loops(table)
+    rows = numbered(table, "time", "loop")
+    rows = rows[rows["kernel"].isin(LOOPS)]
     if rows.empty:
         return pd.DataFrame(columns=[*ROOF_KEY, *ORDINARY])
     rows = rows.assign(pattern=[LOOPS[name].pattern.name for name in rows["kernel"]])
     wide = rows.pivot_table(index=ROOF_KEY, columns="pattern", values="value", aggfunc="min")
     return wide.reindex(columns=list(ORDINARY)).reset_index()
-
-
-def _loops(table: pd.DataFrame) -> pd.DataFrame:
-    """The streaming loops that have a time, of those known here: another commit may have had others."""
-    rows = numbered(table, "time", "loop")
-    return rows[rows["kernel"].isin(LOOPS)]
-
-
-def bus_roofs(table: pd.DataFrame) -> pd.DataFrame:
-    """The most bytes a second that any streaming loop moved, fetches included, by size: ROOF_KEY, bus_roof_gb_per_s."""
-    rows = _loops(table)
-    loops = zip(rows["kernel"], rows["array_bytes"], rows["value"], strict=True)
-    rates = [LOOPS[name].pattern.bus_bytes(size_bytes) / value_s / 1e9 for name, size_bytes, value_s in loops]
-    return rows.assign(bus_roof_gb_per_s=rates).groupby(ROOF_KEY)["bus_roof_gb_per_s"].max().reset_index()
 
 
 def device_roofs(table: pd.DataFrame) -> pd.DataFrame:
@@ -98,20 +93,28 @@ def gemms(table: pd.DataFrame, kind: str = "product") -> pd.DataFrame:
     return rows.sort_values("gflop_per_s", ascending=False)[[*RUN, "library", "n", "gflop_per_s"]]
 
 
-def _gemm_roofs(table: pd.DataFrame) -> pd.DataFrame:
-    """The fastest matrix product of each run and device: RUN, device, gemm_gflop_per_s."""
-    devices = {"cpu": "product", "cuda": "device_product"}
-    products = pd.concat([gemms(table, kind).assign(device=device) for device, kind in devices.items()])
-    best = products.groupby([*RUN, "device"])["gflop_per_s"].max()
+def _device_gemm_roofs(table: pd.DataFrame) -> pd.DataFrame:
+    """The fastest matrix product of each run on a GPU: RUN, gemm_gflop_per_s."""
+    best = gemms(table, "device_product").groupby(RUN)["gflop_per_s"].max()
     return best.rename("gemm_gflop_per_s").reset_index()
+
+
+def percent_of(rows: pd.DataFrame, roof: str) -> pd.DataFrame:
+    """Percentages of a roof by the paired ratios to it: of the value, and of the low and the high end of its interval.
+
+    roof: the name of a ratio. NaN where a time was not compared with it.
+    """
+    ratios = [f"{roof}_ratio", f"{roof}_high", f"{roof}_low"]
+    return (100 / rows[ratios]).set_axis(["value", "low", "high"], axis=1)
 
 
 def steps(table: pd.DataFrame) -> pd.DataFrame:
     """Training steps that have a time, with STEP_METRICS.
 
-    FLOPs are the nominal ones of the network; the roof is the fastest library's product of two large matrices in the
-    same run. first_call_s: to build a step and make one, for the smallest batch.
-    impossible: above IMPOSSIBLE_PERCENT of the roof with the fewest FLOPs that the variant may take.
+    FLOPs are the nominal ones of the network; the roof is the fastest library's product of two large matrices, in the
+    same rounds, or on a GPU in the same run. first_call_s: to build a step and make one, for the smallest batch.
+    impossible: all of the interval is above IMPOSSIBLE_PERCENT of the roof with the fewest FLOPs that the variant may
+    take.
     """
     rows = numbered(table, "time", "step")
     rows = rows[rows["network"].isin(NETWORKS)]
@@ -122,16 +125,40 @@ def steps(table: pd.DataFrame) -> pd.DataFrame:
     first = numbered(table, "first_call", "step").rename(columns={"value": "first_call_s"})
     key = [*RUN, "network", "variant"]
     first = first.sort_values("batch").drop_duplicates(key)[[*key, "first_call_s"]]
-    rows = rows.merge(first, on=key, how="left").merge(_gemm_roofs(table), on=[*RUN, "device"], how="left")
+    rows = rows.merge(first, on=key, how="left").merge(_device_gemm_roofs(table), on=RUN, how="left")
     figures: list[Work] = [work(NETWORKS[network]) for network in rows["network"]]
     nominal = pd.Series([each.forward_flops + each.backward_flops for each in figures], rows.index, dtype="float64")
     fewest = pd.Series([each.least_flops for each in figures], rows.index, dtype="float64")
     rows["images_per_s"] = rows["batch"] / rows["value"]
     rows["gflop_per_s"] = rows["images_per_s"] * nominal / 1e9
-    rows["percent_of_gemm"] = 100 * rows["gflop_per_s"] / rows["gemm_gflop_per_s"]
-    fewest_percent = rows["percent_of_gemm"] * (fewest / nominal).where(rows["winograd"], 1.0)
-    rows["impossible"] = fewest_percent > IMPOSSIBLE_PERCENT
-    return rows.sort_values(["network", "batch", "value"])
+    paired, on_gpu = percent_of(rows, "roof"), rows["device"] == "cuda"
+    unpaired = 100 * rows["gflop_per_s"] / rows["gemm_gflop_per_s"]
+    rows["percent_of_gemm"] = paired["value"].mask(on_gpu, unpaired)
+    rows["percent_of_gemm_low"], rows["percent_of_gemm_high"] = paired["low"], paired["high"]
+    least_percent = paired["low"].mask(on_gpu, unpaired) * (fewest / nominal).where(rows["winograd"], 1.0)
+    rows["impossible"] = (least_percent > IMPOSSIBLE_PERCENT).astype(bool)
+    return _with_fastest(rows, STEP_RIVALS).sort_values(["network", "batch", "value"])
+
+
+def _with_fastest(rows: pd.DataFrame, rivals: list[str]) -> pd.DataFrame:
+    """The rows, without ratios to impossible rows, and without the claims of others to be the fastest.
+
+    A row that was measured by itself was compared with itself alone.
+    """
+    possible = rows[~rows["impossible"] & rows["value"].notna()]
+    fastest = possible.sort_values("value").drop_duplicates(rivals)[[*rivals, "variant"]]
+    named = rows.merge(fastest.rename(columns={"variant": "fastest"}), on=rivals, how="left")
+    claims = named["fastest_to"] == named["variant"]
+    known = ~_to_impossible(named, "fastest", rivals) & (~claims | (named["variant"] == named["fastest"]))
+    named[FASTEST] = named[FASTEST].where(known)
+    return named.assign(fastest_to=named["fastest_to"].where(known, "")).drop(columns="fastest")
+
+
+def _to_impossible(rows: pd.DataFrame, name: str, rivals: list[str]) -> pd.Series:
+    """Whether the row that a ratio is relative to is impossible. rivals: what it has in common with the other row."""
+    impossible = set(rows.loc[rows["impossible"], [*rivals, "variant"]].itertuples(index=False, name=None))
+    others = rows[[*rivals, f"{name}_to"]].itertuples(index=False, name=None)
+    return pd.Series([other in impossible for other in others], rows.index, dtype=bool)
 
 
 def step_memory(table: pd.DataFrame) -> pd.DataFrame:
@@ -181,17 +208,19 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
 
     gb_per_s: required bytes, each counted once (as STREAM counts), by the time.
     bus_gb_per_s: bytes that this variant moves, fetches of write-allocate included, by the time.
-    roof_s: seconds of streaming loops on this machine for the required traffic at this size.
-    percent_of_roof: 100 roof_s by the time. percent_of_bus: 100 bus_gb_per_s by the most that any loop moved.
+    percent_of_roof: 100 times the time of streaming loops for the required traffic, in the same rounds, by the time.
+    percent_of_bus: the same of the loop that moves most bytes a second, for the bytes that this variant moves.
+    Both with the ends of their intervals, such as percent_of_roof_low.
+    Of a GPU's rows percent_of_roof has no interval: its roof is a copy in the same run (`device_roofs`).
     device_gb_per_s, device_percent_of_roof: the same of a GPU's rows by device time.
-    impossible: whether one of the percentages is above IMPOSSIBLE_PERCENT: the time is too short, or the bytes too
-    many. On a GPU only where bandwidth decides.
+    impossible: all of the interval of one of the percentages is above IMPOSSIBLE_PERCENT: the time is too short, or
+    the bytes too many. On a GPU only where bandwidth decides.
     """
     catalog = pd.DataFrame(
         [{"operator": row.operator, "direction": row.direction, "variant": row.name, "row": row} for row in VARIANTS]
     )
     operators = table[(table["kind"] == "operator") & table["dtype"].isin(ITEMSIZE_BYTES)]
-    # A GPU's roofs and those of the processor have sizes of their own.
+    # In the table, only loops have a size in bytes.
     joined = operators.drop(columns="array_bytes").merge(catalog, on=ROW, how="inner")
     for fact in (*FACTS, *DRAWN_FACTS):
         joined[fact] = [getattr(row, fact) for row in joined["row"]]
@@ -202,45 +231,34 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
     sized = list(zip(joined["row"], joined["elements"], itemsizes, strict=True))
     joined["required_bytes"] = [row.required_traffic.algorithmic_bytes(n, size) for row, n, size in sized]
     joined["bus_bytes"] = [row.traffic.bus_bytes(n, size) for row, n, size in sized]
-    on_cpu = joined["device"] == "cpu"
-    of_device = device_roofs(table).rename(columns={name: f"device_{name}" for name in (*DEVICE_LOOPS, "least")})
-    joined = joined.merge(roofs(table), on=ROOF_KEY, how="left").merge(of_device, on=ROOF_KEY, how="left")
-    joined["roof_s"] = [
-        _roof_s(row.required_traffic, row.memory == "inplace", itemsize, roof)
-        if row.device == "cpu"
-        else _device_roof_s(row.memory == "inplace", roof)
-        for (row, _, itemsize), roof in zip(sized, joined.to_dict("records"), strict=True)
-    ]
     time_s = joined["value"].where(joined["quantity"].isin(SAMPLED))
     joined["gb_per_s"] = joined["required_bytes"] / time_s / 1e9
     joined["bus_gb_per_s"] = joined["bus_bytes"] / time_s / 1e9
-    joined["percent_of_roof"] = 100 * joined["roof_s"] / time_s
-    joined = joined.merge(bus_roofs(table), on=ROOF_KEY, how="left")
-    # The bus is the processor's; GPU rows have no such roof.
-    joined["percent_of_bus"] = (100 * joined["bus_gb_per_s"] / joined["bus_roof_gb_per_s"]).where(on_cpu)
+    for roof in ("roof", "bus"):
+        names = [f"percent_of_{roof}", f"percent_of_{roof}_low", f"percent_of_{roof}_high"]
+        joined[names] = percent_of(joined, roof).to_numpy()
+    on_gpu = joined["device"] == "cuda"
+    of_device = device_roofs(table).rename(columns={name: f"device_{name}" for name in (*DEVICE_LOOPS, "least")})
+    joined = joined.merge(of_device, on=ROOF_KEY, how="left")
+    device_roof_s = pd.Series([_device_roof_s(roof) for roof in joined.to_dict("records")], joined.index).where(on_gpu)
+    joined["percent_of_roof"] = joined["percent_of_roof"].mask(on_gpu, 100 * device_roof_s / time_s)
     joined["device_gb_per_s"] = joined["required_bytes"] / joined["device_s"] / 1e9
-    joined["device_percent_of_roof"] = 100 * joined["roof_s"] / joined["device_s"]
-    percent = joined[["percent_of_roof", "percent_of_bus", "device_percent_of_roof"]]
-    bound = on_cpu | (joined["roof_s"] > BANDWIDTH_BOUND * joined["device_least"])
-    joined["impossible"] = (percent > IMPOSSIBLE_PERCENT).any(axis=1) & bound
-    return joined
+    joined["device_percent_of_roof"] = 100 * device_roof_s / joined["device_s"]
+    least_percent = joined[["percent_of_roof_low", "percent_of_bus_low"]].max(axis=1)
+    of_gpu_percent = joined[["percent_of_roof", "device_percent_of_roof"]].max(axis=1)
+    is_bound = device_roof_s > BANDWIDTH_BOUND * joined["device_least"]
+    of_gpu = is_bound & (of_gpu_percent > IMPOSSIBLE_PERCENT)
+    joined["impossible"] = (least_percent > IMPOSSIBLE_PERCENT).mask(on_gpu, of_gpu).astype(bool)
+    return _with_fastest(joined, OPERATOR_RIVALS)
 
 
-def _device_roof_s(inplace: bool, roof: dict) -> float:
+def _device_roof_s(row: dict) -> float:
     """Seconds on a GPU for the required bytes: those of a copy in proportion, but for starting and ending.
 
     Stores of a GPU fetch nothing, so only the number of bytes counts.
     """
-    full_s, least_s = roof["device_scale" if inplace else "device_copy"], roof["device_least"]
-    return least_s + (full_s - least_s) * roof["required_bytes"] / (2 * roof["array_bytes"])
-
-
-def _roof_s(traffic: Traffic, inplace: bool, itemsize_bytes: int, roof: dict) -> float:
-    """Seconds for the traffic, composed of loops that read one array or two for each one they write."""
-    one, two = (roof["scale"], roof["accumulate"]) if inplace else (roof["copy"], roof["triad"])
-    reads = traffic.reads + traffic.mask_reads / itemsize_bytes
-    writes = traffic.writes + traffic.mask_writes / itemsize_bytes
-    return writes * one + (reads - writes) * (two - one)
+    full_s, least_s = row["device_scale" if row["memory"] == "inplace" else "device_copy"], row["device_least"]
+    return least_s + (full_s - least_s) * row["required_bytes"] / (2 * row["array_bytes"])
 
 
 def wide(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -272,6 +290,13 @@ def modes(metrics: pd.DataFrame, dtype: str, elements: int) -> pd.DataFrame:
     rows = rows.assign(value=rows["value"].where(~rows["impossible"]))
     facts = [*RUN, "operator", "direction", "flavour", "framework", "device", "memory"]
     return rows[[*facts, "value", "transient_bytes_per_element", "percent_of_roof"]]
+
+
+def modes_against_fresh(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Possible warm times that were compared with possible ones of the fresh mode in the same rounds."""
+    rows = numbered(metrics, "time")
+    rows = rows[~_to_impossible(rows, "fresh", OPERATOR_RIVALS)]
+    return rows[~rows["impossible"] & rows["fresh_ratio"].notna()]
 
 
 def scaling(metrics: pd.DataFrame) -> pd.DataFrame:

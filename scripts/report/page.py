@@ -9,7 +9,7 @@ import base64
 import csv
 import hashlib
 import sys
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -18,9 +18,9 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from benchmarks.harness.asv_classes import FIRST_CALL_ELEMENTS
 from benchmarks.harness.case import AXES, SAMPLED, from_axes
 from benchmarks.harness.measurement import UNKNOWN
+from benchmarks.harness.parameters import FIRST_CALL_ELEMENTS
 from benchmarks.harness.roofline.loops import ORDINARY
 from impls.catalog import OPERATORS, STEPS, VARIANTS
 from impls.cnn.networks import NETWORKS
@@ -33,10 +33,13 @@ TEMPLATES = Path(__file__).parent / "templates"
 # Pairs of operator and direction, in the order of the page.
 SUBJECTS = tuple((operator, direction) for operator in OPERATORS for direction in DIRECTIONS)
 OPERATOR_COLUMNS = [
-    *results.columns("operator"), *metrics.FACTS, "gb_per_s", "bus_gb_per_s", "roof_s", "percent_of_roof",
-    "percent_of_bus", "device_gb_per_s", "device_percent_of_roof", "impossible",
+    *results.columns("operator"), *metrics.FACTS, "gb_per_s", "bus_gb_per_s",
+    *(f"percent_of_{roof}{end}" for roof in ("roof", "bus") for end in ("", "_low", "_high")),
+    "device_gb_per_s", "device_percent_of_roof", "impossible",
 ]  # fmt: skip
 STEP_COLUMNS = [*results.columns("step"), *results.STEP_COLUMNS, *metrics.STEP_METRICS]
+# A ratio whose interval is wider than this share of it is no tie, it is hardly known.
+WIDE = 0.2
 # Spreadsheets interpret text that starts with one of these as a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -145,7 +148,10 @@ def _page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(time=time_text, number=number_text, bytes=figures.bytes_text, image=_image)
+    environment.filters.update(
+        time=time_text, number=number_text, bytes=figures.bytes_text, image=_image,
+        ratio=ratio_text, compared=comparison_text, interval=interval_text, tie=_is_tie,
+    )  # fmt: skip
     return environment.get_template("report.html.j2").render(
         choice=run,
         date=table["date"].max(),
@@ -155,6 +161,7 @@ def _page(
         subject=figures.row_label,
         figures=sections,
         memory_rows=_memory_rows(measured),
+        against_fresh=_against_fresh(measured),
         rows=rows[rows["value"].notna()].to_dict("records"),
         gpu_rows=measured[
             (measured["device"] == "cuda") & measured["value"].notna() & measured["quantity"].isin(["time", "cold"])
@@ -179,6 +186,7 @@ def _page(
         other_runs=other_runs.to_dict("records"),
         problems=loaded.problems,
         impossible_percent=metrics.IMPOSSIBLE_PERCENT,
+        wide_percent=100 * WIDE,
         script=jinja2.utils.markupsafe.Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -204,6 +212,42 @@ def number_text(value: float | None, digits: int = 3) -> str:
     if value is None or pd.isna(value):
         return "–"
     return f"{float(f'{value:.{digits}g}'):,.12f}".rstrip("0").rstrip(".")
+
+
+def ratio_text(row: Mapping[str, Any], name: str) -> str:
+    """A paired ratio: "1.32", "= fastest" for a tie, "fastest" for the fastest itself; a dash where there is none.
+
+    "≈ 1.32" has an interval that includes 1 and is WIDE.
+    """
+    ratio = row[f"{name}_ratio"]
+    if pd.isna(ratio):
+        return "–"
+    if row[f"{name}_to"] == row["variant"]:
+        return name
+    if _is_tie(row, name):
+        return f"= {name}"
+    return f"{'≈ ' if _may_be_one(row, name) else ''}{number_text(ratio)}"
+
+
+def comparison_text(row: Mapping[str, Any], name: str) -> str:
+    """What a paired ratio says: "1.3 … 1.34 times numpy.out"; empty where there is none."""
+    other = row[f"{name}_to"]
+    return f"{interval_text(row, name)} times {other}" if other not in ("", row["variant"]) else ""
+
+
+def interval_text(row: Mapping[str, Any], name: str) -> str:
+    """The ends of the interval of a ratio or percentage: "52.1 … 53"; empty where there is none."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "" if pd.isna(low) else f"{number_text(low)} … {number_text(high)}"
+
+
+def _is_tie(row: Mapping[str, Any], name: str) -> bool:
+    """Return whether two times are the same as far as the interval of their ratio tells."""
+    return _may_be_one(row, name) and row[f"{name}_high"] - row[f"{name}_low"] <= WIDE * row[f"{name}_ratio"]
+
+
+def _may_be_one(row: Mapping[str, Any], name: str) -> bool:
+    return bool(row[f"{name}_low"] <= 1 <= row[f"{name}_high"])
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -318,6 +362,18 @@ def _memory_rows(measured: pd.DataFrame) -> list[dict[Hashable, Any]]:
     ]
     scratch = [row.transient.scratch for row in rows["row"]]
     return rows.assign(predicted=predicted, scratch=scratch).to_dict("records")
+
+
+def _against_fresh(measured: pd.DataFrame) -> list[dict[str, Any]]:
+    """An entry for each flavour and size in float32, with the rows of out and inplace that were compared with fresh."""
+    rows = metrics.modes_against_fresh(measured)
+    key = ["operator", "direction", "flavour", "elements"]
+    groups = rows[rows["dtype"] == "float32"].groupby(key, sort=False)
+    return [
+        {"out": None, "inplace": None, **dict(zip(key, values, strict=True))}
+        | {row["memory"]: row for row in group.to_dict("records")}
+        for values, group in groups
+    ]
 
 
 def _first_call_figures(measured: pd.DataFrame) -> list[Figure]:

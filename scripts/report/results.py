@@ -4,26 +4,19 @@ asv's results are the source of every number. A record belongs to a number if bo
 one of them has no digest, both must have exactly the same value.
 """
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.harness.case import AXES, INTEGER_AXES, KINDS, TEXT_AXES, UNITS
-from benchmarks.harness.measurement import (
-    MEASURED,
-    NOT_APPLICABLE,
-    SMT_CONTENDED,
-    UNKNOWN,
-    UNSTABLE,
-    Process,
-)
+from benchmarks.harness.case import AXES, INTEGER_AXES, KINDS, TEXT_AXES
+from benchmarks.harness.measurement import MEASURED, NOT_APPLICABLE, UNKNOWN, Measurement, Process, Ratio, StepTiming
 from benchmarks.harness.processes import records
 from benchmarks.harness.processes.records import Record
+from benchmarks.harness.timing import intervals
 from impls.cnn import PHASES
 from scripts.report import asv_files
 
@@ -50,25 +43,33 @@ class Run:
 RUN = [item.name for item in fields(Run)]
 # The columns that tell numbers apart before their machine is known.
 KEY = ["machine", "commit", "env", *AXES]
+# The paired ratios of `Measurement.ratios`; of each the value, its 95 % interval, and what the time is relative to.
+RATIOS = ("fastest", "roof", "bus", "fresh")
+RATIO_NUMBERS = [f"{name}_{part}" for name in RATIOS for part in ("ratio", "low", "high")]
+RATIO_TEXTS = [f"{name}_to" for name in RATIOS]
 # date: of the commit. measured: when the number was recorded, or, without a record, when asv started the benchmark.
-# low, high: asv's 99 % interval. processes: those that count. preempted: samples of theirs with a context switch or
-# stolen time. smt_contended: samples that do not count. probe_s: the slowest process's fastest probe. empty_call_s: the
-# largest. device_s: device time, where `value` is host latency. throttled: samples while a GPU was throttled.
+# low, high: the 95 % interval of the value. q25, q75: quartiles of the rounds that count. passes: processes that
+# measured it. rounds: in all passes. contended: rounds that do not count, as the core's other hyperthread was busy.
+# samples: of all rounds. preempted: those with a context switch or stolen time. steady: the share of rounds whose
+# warm-up ended steady. probe_s: the slowest pass's fastest probe. empty_call_s: the largest. device_s: device time,
+# where `value` is host latency. throttled: samples while a GPU was throttled.
 COLUMNS = [
     *RUN, "date", "measured", *AXES,
-    "value", "low", "high", "q25", "q75", "number", "samples", "status", "reason",
-    "processes", "preempted", "smt_contended", "probe_s", "empty_call_s", "device_s", "throttled",
+    "value", "low", "high", "q25", "q75", "number", "status", "reason",
+    "passes", "rounds", "contended", "samples", "preempted", "steady", "probe_s", "empty_call_s", "device_s",
+    "throttled", *RATIO_NUMBERS, *RATIO_TEXTS,
 ]  # fmt: skip
-RELU_SHARE = ["relu_percent_low", "relu_percent_high"]
-# Further columns of training steps: seconds of phases, and the interval of the percentage that ReLUs take.
+RELU_SHARE = ["relu_percent", "relu_percent_low", "relu_percent_high"]
+# Further columns of training steps: seconds of phases, and the percentage that ReLUs take, with its 95 % interval.
 STEP_COLUMNS = [*(f"{phase}_s" for phase in PHASES), *RELU_SHARE]
 DATES = ["date", "measured"]
 # All other columns are numbers.
-TEXTS = [*RUN, *TEXT_AXES, "status", "reason"]
+TEXTS = [*RUN, *TEXT_AXES, "status", "reason", *RATIO_TEXTS]
 TYPES = {
     **{name: "float64" for name in [*COLUMNS, *STEP_COLUMNS] if name not in TEXTS},
     **dict.fromkeys(DATES, "datetime64[ms, UTC]"),
     **dict.fromkeys(INTEGER_AXES, "int64"),
+    **dict.fromkeys(RATIO_TEXTS, "object"),
 }
 
 
@@ -80,8 +81,10 @@ class NoResults(Exception):
 class Results:
     """All results, from every machine and commit.
 
-    table: a row for each number, failure or skip, with COLUMNS and STEP_COLUMNS. records: the newest last.
-    machines: asv's description of each machine, by name. problems: a line for each file that could not be read.
+    table: a row for each number, failure or skip, with COLUMNS and STEP_COLUMNS. records: the newest last, without
+    their processes, which the table sums up.
+    machines: asv's description of each machine, by name. problems: a line for each file that was left out, or a part
+    of it.
     """
 
     table: pd.DataFrame
@@ -106,16 +109,16 @@ def load(results_folder: Path, outcomes_folder: Path) -> Results:
             machines[path.parent.name] = content
             continue
         try:
-            rows += list(asv_files.rows(path, content))
+            rows += asv_files.rows(path, content, problems)
         except asv_files.DAMAGE as error:
             problems.append(f"{path}: not a result of asv as known here ({type(error).__name__}: {error})")
     # Records cannot name an environment that asv did not make; results can.
     unnamed = {(row["machine"], row["commit"]): row["env"] for row in rows if row["env"].startswith("existing-")}
-    all_records = _records(outcomes_folder, problems)
-    if not rows and not all_records:
+    recorded = _recorded(outcomes_folder, problems)
+    if not rows and not recorded:
         looked = "; ".join(problems) or f"no result files in {results_folder}"
         raise NoResults(f"nothing to report: {looked}. Measure first: ./scripts/bench")
-    return Results(_joined(rows, all_records, unnamed), all_records, machines, problems)
+    return Results(_joined(rows, recorded, unnamed), [each.record for each in recorded], machines, problems)
 
 
 def columns(kind: str) -> list[str]:
@@ -126,18 +129,33 @@ def columns(kind: str) -> list[str]:
 
 def tidy(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """A table with COLUMNS and STEP_COLUMNS in their types."""
-    return pd.DataFrame(list(rows), columns=[*COLUMNS, *STEP_COLUMNS]).astype(TYPES)
+    table = pd.DataFrame(list(rows), columns=[*COLUMNS, *STEP_COLUMNS]).astype(TYPES)
+    return table.fillna(dict.fromkeys(RATIO_TEXTS, ""))
 
 
-def _records(folder: Path, problems: list[str]) -> list[Record]:
+@dataclass(frozen=True)
+class _Recorded:
+    """A record without its processes, and what these add to a row: the columns of `_circumstances`."""
+
+    record: Record
+    circumstances: dict[str, Any]
+
+
+def _recorded(folder: Path, problems: list[str]) -> list[_Recorded]:
     """All records, the newest last."""
-    all_records: list[Record] = []
+    recorded: list[_Recorded] = []
     for path in sorted(folder.glob("*/*.jsonl")):
         try:
-            all_records += filter(_is_possible, records.read(path))
+            recorded += map(_summed_up, filter(_is_possible, records.read(path)))
         except asv_files.DAMAGE as error:
             problems.append(f"{path}: {error}")
-    return sorted(all_records, key=lambda record: record.time_s)
+    return sorted(recorded, key=lambda each: each.record.time_s)
+
+
+def _summed_up(record: Record) -> _Recorded:
+    # The samples of years of records would fill the memory.
+    without_processes = replace(record, measurement=replace(record.measurement, processes=[]))
+    return _Recorded(without_processes, _circumstances(record.measurement.processes))
 
 
 def _is_possible(record: Record) -> bool:
@@ -148,48 +166,37 @@ def _is_possible(record: Record) -> bool:
     return 0 < record.time_s < LATEST_S
 
 
-def _joined(rows: list[dict[str, Any]], all_records: list[Record], unnamed: dict[tuple[str, str], str]) -> pd.DataFrame:
+def _joined(rows: list[dict[str, Any]], recorded: list[_Recorded], unnamed: dict[tuple[str, str], str]) -> pd.DataFrame:
     """Return the table: numbers and failures, joined with their records, and skipped cases.
 
     unnamed: by machine and commit, the environments that records cannot name.
     """
-    by_key: dict[tuple[Any, ...], list[tuple[Record, dict[str, Any]]]] = {}
-    for record in all_records:
+    by_key: dict[tuple[Any, ...], list[_Recorded]] = {}
+    for each in recorded:
+        record = each.record
         env = unnamed.get((record.machine, record.commit), UNKNOWN) if record.env == UNKNOWN else record.env
-        key = {"machine": record.machine, "commit": record.commit, "env": env, **record.case}
-        by_key.setdefault(tuple(key[name] for name in KEY), []).append((record, key))
-    matched = [
-        {**row, **_recorded(row, [record for record, _ in by_key.get(tuple(row[name] for name in KEY), [])])}
-        for row in rows
-    ]
+        by_key.setdefault((record.machine, record.commit, env, *(record.case[axis] for axis in AXES)), []).append(each)
+    matched = [{**row, **_columns(row, by_key.get(tuple(row[name] for name in KEY), []))} for row in rows]
     known = {tuple(row[name] for name in KEY) for row in rows}
     dates = {row["commit"]: row["date"] for row in rows}
     # asv stores nothing of a skipped case.
     skipped = [
         {
-            **newest_key,
-            "fingerprint": newest.fingerprint,
-            "status": newest.measurement.status,
-            "reason": newest.measurement.reason,
-            "date": dates.get(newest.commit),
+            **dict(zip(KEY, key, strict=True)),
+            "fingerprint": newest.record.fingerprint,
+            "status": newest.record.measurement.status,
+            "reason": newest.record.measurement.reason,
+            "date": dates.get(newest.record.commit),
         }
-        for key, (*_, (newest, newest_key)) in by_key.items()
-        if newest.measurement.status not in MEASURED and key not in known
+        for key, (*_, newest) in by_key.items()
+        if newest.record.measurement.status not in MEASURED and key not in known
     ]
-    return _with_contended_cores(tidy([*matched, *skipped]))
+    return tidy([*matched, *skipped])
 
 
-def _with_contended_cores(table: pd.DataFrame) -> pd.DataFrame:
-    """Mark times as unstable whose core was slower, all the time, than the core of others in the same run."""
-    fastest_s = table.groupby(RUN)["probe_s"].transform("min")
-    slow = (table["status"] == "ok") & (table["probe_s"] > SMT_CONTENDED * fastest_s)
-    table.loc[slow, ["status", "reason"]] = ["unstable", "the core was slower all the time than for other numbers"]
-    return table
-
-
-def _recorded(row: dict[str, Any], same_case: list[Record]) -> dict[str, Any]:
+def _columns(row: dict[str, Any], same_case: list[_Recorded]) -> dict[str, Any]:
     """Return the columns that the records of a case, the newest last, add to its row."""
-    newest = same_case[-1].measurement if same_case else None
+    newest = same_case[-1].record.measurement if same_case else None
     if row["status"] == "failed":
         if newest is None:
             return {"status": "failed", "reason": "no record of the reason"}
@@ -199,16 +206,20 @@ def _recorded(row: dict[str, Any], same_case: list[Record]) -> dict[str, Any]:
         # The case has failed since asv stored its number.
         return {"value": None, "status": newest.status, "reason": newest.reason}
     # A run that was killed leaves records of numbers that asv never stored.
-    own = [record for record in same_case if _belongs(record, row)]
+    own = [each for each in same_case if _belongs(each.record, row)]
     if not own:
-        return _without_record(row)
-    record = own[-1]
+        return {}
+    record, circumstances = own[-1].record, own[-1].circumstances
+    contended = {"contended": circumstances["rounds"] - row["counted"]} if circumstances and row["counted"] else {}
     return {
         "fingerprint": record.fingerprint,
         "status": record.measurement.status,
         "reason": record.measurement.reason,
         "measured": asv_files.date(1000 * record.time_s),
-        **_circumstances(record.measurement.processes),
+        **_interval(record.measurement),
+        **_ratios(record.measurement.ratios),
+        **circumstances,
+        **contended,
     }
 
 
@@ -219,40 +230,58 @@ def _belongs(record: Record, row: dict[str, Any]) -> bool:
     return record.measurement.value == row["value"]
 
 
-def _without_record(row: dict[str, Any]) -> dict[str, Any]:
-    """Judge a number without a record by asv's own quartiles."""
-    low, high = row["q25"], row["q75"]
-    if low is None or high is None or UNITS[row["quantity"]] != "seconds":
-        return {}
-    if high - low > UNSTABLE * row["value"]:
-        reason = f"quartiles lie at {low:.3g} and {high:.3g} s; no other record"
-        return {"status": "unstable", "reason": reason}
-    return {}
+def _interval(measurement: Measurement) -> dict[str, float]:
+    """The 95 % interval of a value, if it has a possible one."""
+    value, (low, high) = measurement.value, measurement.interval or (0.0, 0.0)
+    return {"low": low, "high": high} if value is not None and 0 < low <= value <= high else {}
 
 
-def _circumstances(processes: list[Process]) -> dict[str, Any]:
-    """Circumstances of a sampled time: of the processes that count; samples set aside and empty calls of all."""
-    if not any(process.sampling for process in processes):
-        return {}
-    counted = [process for process in processes if process.counted]
-    samplings = [process.sampling for process in counted if process.sampling]
-    every = [process.sampling for process in processes if process.sampling]
-    steps = [process.step for process in counted if process.step]
-    intervals = [step.relu_percent for step in steps if step.relu_percent]
+def _ratios(ratios: Mapping[str, Ratio]) -> dict[str, Any]:
+    """The columns of the possible ones of RATIOS."""
     return {
-        "processes": len(counted),
-        "preempted": sum(len(sampling.preempted) for sampling in samplings),
-        "smt_contended": sum(len(sampling.smt_contended_s) for sampling in every),
-        "probe_s": _reduced(max, (process.probe_s for process in counted)),
-        "empty_call_s": _reduced(max, (sampling.empty_call_s for sampling in every)),
-        "device_s": _reduced(median, (process.device.device_s for process in counted if process.device)),
-        "throttled": sum(len(sampling.throttled) for sampling in samplings),
-        **{name: _reduced(median, (interval[end] for interval in intervals)) for end, name in enumerate(RELU_SHARE)},
-        **{f"{phase}_s": _reduced(median, (step.phases_s.get(phase) for step in steps)) for phase in PHASES},
+        f"{name}_{part}": value
+        for name, ratio in ratios.items()
+        if name in RATIOS and 0 < ratio.low <= ratio.value <= ratio.high
+        for part, value in (("ratio", ratio.value), ("low", ratio.low), ("high", ratio.high), ("to", ratio.to))
     }
 
 
-def _reduced(reduce: Any, values: Iterable[float | None]) -> float:
-    """The maximum or median of the values that are numbers; NaN of none."""
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return float(reduce(known)) if known else math.nan
+def _circumstances(processes: Sequence[Process]) -> dict[str, Any]:
+    """The circumstances of a time that was measured in rounds."""
+    slices = [taken for process in processes for taken in process.slices]
+    if not slices:
+        return {}
+    steps = [process.step for process in processes if process.step]
+    return {
+        "passes": sum(bool(process.slices) for process in processes),
+        "rounds": len(slices),
+        "samples": sum(len(taken.samples_s) for taken in slices),
+        "preempted": sum(taken.preempted for taken in slices),
+        "steady": fmean(taken.steady for taken in slices),
+        "probe_s": _reduced(max, (_reduced(min, (taken.probe_s for taken in each.slices)) for each in processes)),
+        "empty_call_s": _reduced(max, (process.empty_call_s for process in processes)),
+        "device_s": _reduced(median, (process.device.device_s for process in processes if process.device)),
+        "throttled": sum(taken.throttled for taken in slices),
+        **_relu_share(steps),
+        **{f"{phase}_s": _reduced(median, _rounds(phase, steps)) for phase in PHASES},
+    }
+
+
+def _relu_share(steps: Sequence[StepTiming]) -> dict[str, float]:
+    """The percentage of a step that its ReLUs take: the median of all rounds, and its interval."""
+    passes = [step.relu_percent for step in steps if step.relu_percent]
+    if not passes:
+        return {}
+    share = intervals.of(passes)
+    return dict(zip(RELU_SHARE, (share.value, share.low, share.high), strict=True))
+
+
+def _rounds(phase: str, steps: Sequence[StepTiming]) -> list[float]:
+    """Seconds of a phase in all rounds of all passes."""
+    return [seconds for step in steps for seconds in step.phases_s.get(phase, ())]
+
+
+def _reduced(reduce: Callable[[list[float]], float], values: Iterable[float | None]) -> float | None:
+    """The values that are known, reduced to one; None of none."""
+    known = [value for value in values if value is not None]
+    return reduce(known) if known else None

@@ -10,15 +10,17 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+from benchmarks.harness import profiles, selection, series
 from benchmarks.harness.case import Case, Settings, from_axes
 from benchmarks.harness.machine import provenance
 from benchmarks.harness.measurement import NOT_APPLICABLE
-from benchmarks.harness.processes import plan
+from benchmarks.harness.processes import blocks, plan
+from benchmarks.harness.profiles import PROFILES, cases
 from scripts.report import results
-from scripts.run import progress, series
-from scripts.run.profiles import PROFILES, Profile, cases
+from scripts.run import progress
 from scripts.run.progress import say
 from scripts.setup import accelerator
 from scripts.setup.pins import ROOT
@@ -41,13 +43,18 @@ def main() -> int:
     threads = Settings.from_environment().threads
     selected = cases(profile, accelerator.has_gpu(), threads)
     fingerprint = provenance.expected_fingerprint(threads)
-    done = set() if arguments.again else _done(commit, arguments.machine, fingerprint, profile.processes)
+    passes = {case: block.passes(profile.passes) for block in blocks.of(selected) for case in block.cases}
+    done = set() if arguments.again else _done(commit, arguments.machine, fingerprint, passes)
     todo = [case for case in selected if case not in done]
     say(f"{len(selected)} cases, {len(todo)} to measure")
     unfinished = UNFINISHED / f"{commit[:8]}-{arguments.profile}-{arguments.machine}-{fingerprint}"
     if arguments.again:
         shutil.rmtree(unfinished, ignore_errors=True)
-    failed = _measure(profile, todo, arguments.machine, unfinished) if todo else False
+    failed = False
+    if todo:
+        # A case is measured with what it is compared with, even if that has a number.
+        plan.write_plan(unfinished, selection.with_blocks(todo, selected))
+        failed = _measure(arguments.profile, todo, arguments.machine, unfinished)
     _publish()
     report = [sys.executable, "-m", "scripts.report", "--machine", arguments.machine, "--commit", commit]
     code = subprocess.run(report, cwd=ROOT).returncode
@@ -102,11 +109,11 @@ def _set_damaged_aside() -> None:
             say(f"warning: {path} was damaged and is set aside as {path.stem}.damaged; its cases are measured again")
 
 
-def _done(commit: str, machine: str, fingerprint: str, processes: int) -> set[Case]:
+def _done(commit: str, machine: str, fingerprint: str, passes: Mapping[Case, int]) -> set[Case]:
     """Return the cases of this commit on this machine that have a number or a reason why they cannot run.
 
-    Excludes numbers of a machine with another fingerprint, and times that fewer than `processes` processes measured, as
-    in the profile smoke.
+    Excludes numbers of a machine with another fingerprint, and times of fewer passes, as in the profile smoke.
+    passes: those that a time needs.
     """
     try:
         table = results.load(RESULTS, OUTCOMES).table
@@ -115,29 +122,25 @@ def _done(commit: str, machine: str, fingerprint: str, processes: int) -> set[Ca
     table = table[(table["commit"] == commit) & (table["machine"] == machine)]
     table = table[(table["fingerprint"] == fingerprint) | table["value"].isna()]
     table = table[table["value"].notna() | table["status"].isin(NOT_APPLICABLE)]
-    table = table[~(table["processes"] < processes)]
-    return {from_axes(row) for row in table.to_dict("records")}
+    rows = table.to_dict("records")
+    # What is no time has no passes: NaN.
+    return {case for row in rows if not row["passes"] < passes.get(case := from_axes(row), 0)}
 
 
-def _measure(profile: Profile, todo: list[Case], machine: str, unfinished: Path) -> bool:
+def _measure(profile: str, todo: list[Case], machine: str, unfinished: Path) -> bool:
     """Run asv over the cases; return whether any of them failed.
 
-    unfinished: folder that keeps measurements until asv saves them at its end.
+    unfinished: folder with the plan, which keeps measurements until asv saves them at its end.
 
     Raises SystemExit with the end of asv's log if asv fails.
     """
-    unfinished.mkdir(parents=True, exist_ok=True)
-    plan.forget_failures(unfinished)
-    plan.write_plan(unfinished, todo)
-    selection = [word for pattern in series.asv_patterns(todo) for word in ("--bench", pattern)]
-    # Measurements run in processes of their own (processes/isolation.py), so asv may use its fast launcher.
-    options = ["--record-samples", "--show-stderr", "--launch-method", "forkserver", *_named(machine)]
-    environment = progress.environment(
-        **profile.environment(), RELU_BENCH_MACHINE=machine, **{plan.VARIABLE: str(unfinished)}
-    )
+    patterns = [word for pattern in series.asv_patterns(todo) for word in ("--bench", pattern)]
+    options = ["--record-samples", "--show-stderr", *_named(machine)]
+    variables = {profiles.VARIABLE: profile, plan.VARIABLE: str(unfinished), "RELU_BENCH_MACHINE": machine}
+    environment = progress.environment(**PROFILES[profile].environment(), **variables)
     log = progress.new_log(LOGS)
-    command = [*ASV, "-v", "run", "HEAD^!", *options, *selection]
-    code, _ = progress.run(command, log, len(todo), OUTCOMES, environment, ROOT)
+    command = [*ASV, "-v", "run", "HEAD^!", *options, *patterns]
+    code, _ = progress.run(command, log, len(todo), OUTCOMES, environment, ROOT, unfinished)
     if code not in (0, SOME_FAILED):
         raise SystemExit(f"asv ended with code {code}; the end of {log}:\n{progress.tail(log)}")
     shutil.rmtree(unfinished)

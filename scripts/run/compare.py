@@ -9,12 +9,13 @@ import platform
 import subprocess
 import sys
 
+from benchmarks.harness import profiles
+from benchmarks.harness.profiles import PROFILES, cases
+from benchmarks.harness.series import asv_patterns
 from scripts.report import fingerprints, results
 from scripts.run import progress
 from scripts.run.bench import ASV, LOGS, OUTCOMES, RESULTS, git, register
-from scripts.run.profiles import PROFILES, cases
 from scripts.run.progress import say
-from scripts.run.series import asv_patterns
 from scripts.setup import accelerator
 from scripts.setup.pins import ROOT
 
@@ -34,7 +35,7 @@ def main() -> int:
     register(platform.node())
     say(f"comparing {options.base} with {options.head}; asv makes its environments first")
     command = [*ASV, "continuous", options.base, options.head, *factor, "--show-stderr", *_bench(patterns)]
-    environment = progress.environment(**PROFILES[options.profile].environment())
+    environment = progress.environment(**{profiles.VARIABLE: options.profile})
     log = progress.new_log(LOGS)
     # The number of cases that a regular expression selects is unknown.
     expected = None if options.bench else 2 * len(times)
@@ -80,7 +81,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("base", help="the commit to compare with")
     parser.add_argument("head", nargs="?", default="HEAD", help="the commit to judge (default: %(default)s)")
     parser.add_argument("--profile", choices=PROFILES, default="smoke", help="times to measure (default: %(default)s)")
-    parser.add_argument("--bench", help="a regular expression, as for asv's --bench, instead of a profile")
+    parser.add_argument("--bench", help="a regular expression, as for asv's --bench, instead of the times")
     parser.add_argument(
         "--factor", type=float, default=1.1, help="ratio that counts as a change (default: %(default)s)"
     )

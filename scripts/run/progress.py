@@ -1,4 +1,4 @@
-"""Run asv and show its progress, from the records that its cases leave."""
+"""Run asv and show its progress, from the records that its cases leave, and from the journals of their blocks."""
 
 import os
 import signal
@@ -29,15 +29,22 @@ def say(text: str) -> None:
 
 
 def run(
-    command: Sequence[str], log: Path, cases: int | None, folder: Path, environment: Mapping[str, str], cwd: Path
+    command: Sequence[str],
+    log: Path,
+    cases: int | None,
+    folder: Path,
+    environment: Mapping[str, str],
+    cwd: Path,
+    plan: Path | None = None,
 ) -> tuple[int, int]:
     """Run asv with its output in a log and a bar over the cases; return its exit code and the number of new records.
 
-    cases: the number to expect; None if unknown. folder: of the records. Ends asv if this process is interrupted.
+    cases: the number to expect; None if unknown. folder: of the records. plan: folder of the plan, if it is known.
+    Ends asv if this process is interrupted.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     say(f"asv's own output: {log}")
-    progress = _Progress(cases, folder, log)
+    progress = _Progress(cases, folder, log, plan)
     with log.open("wb") as sink:
         process = subprocess.Popen(
             command, cwd=cwd, stdout=sink, stderr=subprocess.STDOUT, env={**environment, "PYTHONUNBUFFERED": "1"}
@@ -77,14 +84,17 @@ def tail(log: Path) -> str:
 
 
 class _Progress:
-    """A bar over the cases. Until the first record, while asv installs environments, it shows the last line of the log.
+    """A bar over the cases.
 
-    count: records seen.
+    It also shows the block that is being measured, as its cases leave no record before it is done. Until the first
+    block, while asv installs environments, it shows the last line of the log.
+
+    count: records seen. recorded_s: when the last of them was written, in seconds since 1970.
     """
 
-    def __init__(self, cases: int | None, folder: Path, log: Path) -> None:
-        self.folder, self.log = folder, log
-        self.count = 0
+    def __init__(self, cases: int | None, folder: Path, log: Path, plan: Path | None) -> None:
+        self.folder, self.log, self.plan = folder, log, plan
+        self.count, self.recorded_s = 0, time.time()
         self.read_bytes = {path: path.stat().st_size for path in folder.glob("*/*.jsonl")}
         self.every_s = TERMINAL_S if sys.stderr.isatty() else FILE_S
         self.shown_s = time.monotonic()
@@ -98,8 +108,9 @@ class _Progress:
                 self._read(path, start)
         if time.monotonic() >= self.shown_s + self.every_s:
             self.shown_s = time.monotonic()
-            if not self.count:
-                self.bar.set_postfix_str(f"asv prepares: {self._stage()}", refresh=False)
+            block = latest_block(self.plan, self.recorded_s) if self.plan else ""
+            if block or not self.count:
+                self.bar.set_postfix_str(block or f"asv prepares: {self._stage()}", refresh=False)
             self.bar.refresh()
 
     def _stage(self) -> str:
@@ -119,7 +130,7 @@ class _Progress:
             self._show(record)
 
     def _show(self, record: Record) -> None:
-        self.count += 1
+        self.count, self.recorded_s = self.count + 1, record.time_s
         label, measurement = from_axes(record.case).label, record.measurement
         if measurement.status not in (*MEASURED, *NOT_APPLICABLE):
             say(f"{label}: {measurement.status}: {measurement.reason}")
@@ -129,6 +140,17 @@ class _Progress:
     def close(self) -> None:
         """End the bar."""
         self.bar.close()
+
+
+def latest_block(plan: Path, since_s: float) -> str:
+    """Return the name of the block that is being measured, and its rounds so far; empty if none is since then."""
+    journals = [path for path in plan.glob("*/*.jsonl") if path.stat().st_mtime > since_s]
+    if not journals:
+        return ""
+    latest = max(journals, key=lambda path: path.stat().st_mtime)
+    with latest.open("rb") as lines:
+        rounds = sum(b'"slices":' in line for line in lines)
+    return f"{latest.stem}: {rounds} rounds"
 
 
 def environment(**variables: str) -> dict[str, str]:

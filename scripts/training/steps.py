@@ -1,26 +1,23 @@
-"""Time the training steps of all rows in alternating rounds and compare them with the fastest eager PyTorch row.
+"""Time the training steps of all rows in the same rounds and compare them with the fastest eager PyTorch row.
 
-python -m scripts.training.steps [--networks mnist_cnn convnet_relu] [--batch 64] [--rounds 5]: needs an environment
-with the frameworks (.venv/test). Each round measures every row in a process of its own, in random order. Targets are
-multiples of the fastest eager PyTorch row's time, at a batch of 64. Fails if a framework's fastest row misses its
-target.
+python -m scripts.training.steps [--networks mnist_cnn convnet_relu] [--batch 64] [--passes 3]: needs an environment
+with the frameworks (.venv/test). Each pass has processes of its own. Targets are multiples of the fastest eager PyTorch
+row's time, at a batch of 64. Fails if a framework's fastest row misses its target.
 """
 
 import argparse
-import random
 import sys
-from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
-from math import nan
 from statistics import median
 
-from tqdm import tqdm
-
 from benchmarks.harness.case import Settings, StepCase
-from benchmarks.harness.measurement import Measurement, StepTiming
-from benchmarks.harness.processes import isolation
-from benchmarks.harness.timing.contention import Core
+from benchmarks.harness.measurement import Measurement
+from benchmarks.harness.processes import plan
+from benchmarks.harness.timing import intervals
+from benchmarks.harness.timing.intervals import Interval
 from impls.catalog import STEPS
+from impls.cnn import PHASES
 from impls.cnn.networks import NETWORKS
 from impls.variant import StepVariant
 from scripts.arguments import positive
@@ -31,83 +28,75 @@ TARGETS = {
     "convnet_relu": {"numpy": 2.0, "numba": 1.2, "jax": 2.5},
 }
 TARGET_BATCH = 64
-BUDGET_S = 1.0
+# Of a row in all passes.
+BUDGET_S = 5.0
 
 
 def main() -> int:
     options = _options()
-    settings = replace(Settings.from_environment(), budget_s=BUDGET_S)
-    rows = [row for row in STEPS if row.device == "cpu"]
-    missed = False
-    for network in options.networks:
-        cases = {row: StepCase("time", network, row.name, options.batch) for row in rows}
-        measurements = _in_turn(cases, settings, options.rounds)
-        missed |= _print(network, options.batch, measurements)
-    return int(missed)
+    # Of training steps the harness makes half the passes.
+    settings = replace(Settings.from_environment(), budget_s=BUDGET_S, passes=2 * options.passes)
+    met = [_meets_targets(network, options.batch, settings) for network in options.networks]
+    return int(not all(met))
 
 
-def _in_turn(
-    cases: dict[StepVariant, StepCase], settings: Settings, rounds: int
-) -> dict[StepVariant, list[Measurement]]:
-    """Return the measurements of each row in all rounds; print failures and leave them out."""
-    measurements = defaultdict(list)
-    core = Core()
-    for row in tqdm([row for _ in range(rounds) for row in random.sample(list(cases), len(cases))], unit="case"):
-        core.settle(1.0)
-        probe_best_s = core.probe_s or settings.probe_best_s
-        (measurement,) = isolation.run([cases[row]], replace(settings, probe_best_s=probe_best_s))
-        if measurement.status == "ok":
-            measurements[row].append(measurement)
-        else:
-            tqdm.write(f"{row.name}: {measurement.status}: {measurement.reason}")
-    return measurements
-
-
-def _print(network: str, batch: int, measurements: dict[StepVariant, list[Measurement]]) -> bool:
-    """Print a line for each row, the fastest first; return whether a target is missed."""
-    medians = {row: median(_seconds(rounds)) for row, rounds in measurements.items()}
-    eager_s = min((s for row, s in medians.items() if row.framework == "torch" and not row.compiled), default=nan)
-    print(
-        f"\n{network}, batch {batch}: ms a step, median (least, most) of the rounds; multiple of the fastest eager row"
-    )
-    for row, median_s in sorted(medians.items(), key=lambda pair: pair[1]):
-        times_ms = [1e3 * seconds for seconds in _seconds(measurements[row])]
-        least, most = min(times_ms), max(times_ms)
-        timings = _timings(measurements[row])
-        deviation = max(timing.deviation for timing in timings)
-        print(
-            f"{row.name:30} {1e3 * median_s:8.2f} ({least:8.2f}, {most:8.2f}) {median_s / eager_s:6.2f}"
-            f"   error {deviation:.1e}; {_composition(timings)}"
-        )
-    if batch != TARGET_BATCH:
+def _meets_targets(network: str, batch: int, settings: Settings) -> bool:
+    """Measure all rows of a network and print them; return whether its targets are met, as far as they apply."""
+    cases = {row: StepCase("time", network, row.name, batch) for row in STEPS if row.device == "cpu"}
+    found = plan.measured(list(cases.values()), settings)
+    for case, measurement in found.items():
+        if measurement.reason:
+            print(f"{case.label}: {measurement.status}: {measurement.reason}")
+    measured = {row: found[case] for row, case in cases.items() if found[case].value is not None}
+    eager = [row for row in measured if row.framework == "torch" and not row.compiled]
+    if not eager:
+        print(f"{network}: no eager row of PyTorch was measured")
         return False
-    missed = False
-    for framework, target in TARGETS[network].items():
-        ratios = [seconds / eager_s for row, seconds in medians.items() if row.framework == framework]
-        met = bool(ratios) and min(ratios) <= target
-        missed |= not met
-        ratio = f"{min(ratios):.2f}" if ratios else "no row"
-        print(f"{framework}: {ratio}, at most {target:g}: {'met' if met else 'missed'}")
-    return missed
+    fastest = min(eager, key=lambda row: measured[row].value or 0.0)
+    ratios = {row: _ratio(measurement, measured[fastest]) for row, measurement in measured.items()}
+    print(f"\n{network}, batch {batch}: ms a step; multiple of {fastest.name} in the same rounds, 95 % interval")
+    for row, ratio in sorted(ratios.items(), key=lambda pair: pair[1].value):
+        print(f"{row.name:30} {_line(measured[row], ratio)}")
+    if batch != TARGET_BATCH:
+        return True
+    met = [_is_met(network, framework, ratios) for framework in TARGETS[network]]
+    return all(met)
 
 
-def _seconds(rounds: list[Measurement]) -> list[float]:
-    return [measurement.value or 0.0 for measurement in rounds]
+def _ratio(measurement: Measurement, other: Measurement) -> Interval:
+    """The median ratio of two times in the rounds that both have."""
+    passes = zip(_rounds_s(measurement), _rounds_s(other), strict=False)
+    return intervals.of([[mine[number] / theirs[number] for number in mine.keys() & theirs] for mine, theirs in passes])
 
 
-def _timings(rounds: list[Measurement]) -> list[StepTiming]:
-    return [process.step for measurement in rounds for process in measurement.processes if process.step]
+def _rounds_s(measurement: Measurement) -> list[dict[int, float]]:
+    """For each pass, seconds by round."""
+    return [{taken.round: median(taken.samples_s) for taken in process.slices} for process in measurement.processes]
 
 
-def _composition(timings: list[StepTiming]) -> str:
-    """Describe the milliseconds of the phases and ReLU's share, as medians of the rounds."""
-    phases = {phase: 1e3 * median(timing.phases_s[phase] for timing in timings) for phase in timings[0].phases_s}
-    shares = [timing.relu_percent for timing in timings if timing.relu_percent]
-    relu = "ReLU unknown"
-    if shares:
-        low, high = map(median, zip(*shares, strict=True))
-        relu = f"ReLU {low:.1f} to {high:.1f} %"
-    return ", ".join([*(f"{phase} {ms:.2f}" for phase, ms in phases.items()), relu])
+def _line(measurement: Measurement, ratio: Interval) -> str:
+    """The time of a row, its ratio and error, the milliseconds of its phases and ReLU's share."""
+    steps = [process.step for process in measurement.processes if process.step]
+    rounds_s = {phase: [seconds for step in steps for seconds in step.phases_s.get(phase, ())] for phase in PHASES}
+    phases = [f"{phase} {1e3 * median(seconds):.2f}" for phase, seconds in rounds_s.items() if seconds]
+    shares = [step.relu_percent for step in steps]
+    share = intervals.of(shares) if any(shares) else None
+    relu = f"ReLU {share.low:.1f} to {share.high:.1f} %" if share else "ReLU unknown"
+    deviation = max(step.deviation for step in steps)
+    return (
+        f"{1e3 * (measurement.value or 0.0):8.2f} {ratio.value:6.2f} ({ratio.low:.2f}, {ratio.high:.2f})"
+        f"   error {deviation:.1e}; {', '.join([*phases, relu])}"
+    )
+
+
+def _is_met(network: str, framework: str, ratios: Mapping[StepVariant, Interval]) -> bool:
+    """Print whether the fastest row of a framework meets its target."""
+    values = [ratio.value for row, ratio in ratios.items() if row.framework == framework]
+    target = TARGETS[network][framework]
+    is_met = bool(values) and min(values) <= target
+    reached = f"{min(values):.2f}" if values else "no row"
+    print(f"{framework}: {reached}, at most {target:g}: {'met' if is_met else 'missed'}")
+    return is_met
 
 
 def _options() -> argparse.Namespace:
@@ -116,7 +105,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="(default: both)")
     parser.add_argument("--batch", type=positive, default=TARGET_BATCH, help="(default: %(default)s)")
-    parser.add_argument("--rounds", type=positive, default=5, help="(default: %(default)s)")
+    parser.add_argument("--passes", type=positive, default=3, help="(default: %(default)s)")
     return parser.parse_args()
 
 

@@ -130,28 +130,24 @@ def step_rows(device: str) -> list[tuple[str, Any]]:
 
 def _truth() -> int:
     """Check each row in each dtype; return the number that are wrong."""
-    groups: list[list[Case]] = [
-        [OperatorCase("time", row.operator, row.direction, row.name, CHECKED_ELEMENTS, dtype) for dtype in row.dtypes]
+    rows: list[Case] = [
+        OperatorCase("time", row.operator, row.direction, row.name, CHECKED_ELEMENTS, dtype)
         for row in relu_rows("cuda")
+        for dtype in row.dtypes
     ]
-    groups += [
-        [StepCase("time", network, row.name, BATCH, dtype) for dtype in row.dtypes]
-        for network, row in step_rows("cuda")
+    steps: list[Case] = [
+        StepCase("time", network, row.name, BATCH, dtype) for network, row in step_rows("cuda") for dtype in row.dtypes
     ]
-    checked = wrong = 0
-    for cases in groups:
-        measurements = measured(cases, CHECKING_S)
-        checked += len(measurements)
-        for case, measurement in measurements.items():
-            if measurement.value is None:
-                wrong += 1
-                say(f"{case.label}: {measurement.status}: {measurement.reason}")
-    say(f"truth: {checked} rows and dtypes, {wrong} wrong")
-    return wrong
+    measurements = measured(rows, CHECKING_S) | measured(steps, CHECKING_S)
+    wrong = {case: found for case, found in measurements.items() if found.value is None}
+    for case, found in wrong.items():
+        say(f"{case.label}: {found.status}: {found.reason}")
+    say(f"truth: {len(measurements)} rows and dtypes, {len(wrong)} wrong")
+    return len(wrong)
 
 
 def _relu(sizes: Sequence[int], sheet_gb_per_s: float) -> list[Target]:
-    """Print the table of ReLU in float32, row by row, and return its targets."""
+    """Print the table of ReLU in float32, size by size, and return its targets."""
     copies = {n: DeviceLoopCase("time", "copy", FLOAT32_BYTES * n) for n in sizes}
     measurements = measured(list(copies.values()))
     copy_s = {n: measurements[case].value or nan for n, case in copies.items()}
@@ -160,10 +156,10 @@ def _relu(sizes: Sequence[int], sheet_gb_per_s: float) -> list[Target]:
         copy = Time("torch", "copy", "", n, nan, seconds, 2 * n * FLOAT32_BYTES, "")
         say(relu_line(copy, copy_s, sheet_gb_per_s))
     times: list[Time] = []
-    for row in relu_rows("cuda"):
-        cases = [OperatorCase("time", row.operator, row.direction, row.name, n) for n in sizes]
-        measurements = measured(cases)
-        for case in cases:
+    for n in sizes:
+        cases = {OperatorCase("time", row.operator, row.direction, row.name, n): row for row in relu_rows("cuda")}
+        measurements = measured(list(cases))
+        for case, row in cases.items():
             times.append(relu_time(row, case, measurements[case]))
             say(relu_line(times[-1], copy_s, sheet_gb_per_s))
     if max(copy_s) != max(ELEMENTS):
@@ -173,28 +169,20 @@ def _relu(sizes: Sequence[int], sheet_gb_per_s: float) -> list[Target]:
 
 def _steps() -> list[Target]:
     """Print the table of training steps in float32, and return its targets."""
-    times = []
-    for network, row in step_rows("cuda"):
-        case = StepCase("time", network, row.name, BATCH)
-        times.append(step_time(row, case, measured([case])[case]))
+    cases = {StepCase("time", network, row.name, BATCH): row for network, row in step_rows("cuda")}
+    measurements = measured(list(cases))
+    times = [step_time(row, case, measurements[case]) for case, row in cases.items()]
     for line in step_lines(times):
         say(line)
     return step_targets(times)
 
 
 def measured(cases: Sequence[Case], budget_s: float = BUDGET_S) -> dict[Case, "Measurement"]:
-    """Measure cases of one row in one process; if a case ends it, measure the others in a new one."""
+    """Measure cases in one pass; rows of one operator, direction and size in the same rounds."""
     from benchmarks.harness.case import Settings
-    from benchmarks.harness.measurement import pooled
-    from benchmarks.harness.processes import isolation
+    from benchmarks.harness.processes import plan
 
-    settings = replace(Settings.from_environment(), budget_s=budget_s, limit_s=LIMIT_S)
-    measurements: dict[Case, Measurement] = {}
-    while len(measurements) < len(cases):
-        todo = cases[len(measurements) :]
-        for case, measurement in zip(todo, isolation.run(todo, settings), strict=False):
-            measurements[case] = pooled([measurement]) if case.varies else measurement
-    return measurements
+    return plan.measured(cases, replace(Settings.from_environment(), budget_s=budget_s, limit_s=LIMIT_S, passes=1))
 
 
 def relu_time(row: Any, case: OperatorCase, measurement: "Measurement") -> Time:

@@ -47,33 +47,45 @@ def median_s(case: OperatorCase, probe_best_s: float) -> float:
         return float(pyperf.Benchmark.load(str(file)).median())
 
 
+HEAD = f"{'row':44} {'elements':>9} {'dtype':9} {'suite':>12} {'pyperf':>12} {'ratio':>6}"
+
+
+def line(case: OperatorCase, ours_s: float, theirs_s: float) -> str:
+    """A line below HEAD: both times of a case and their ratio."""
+    return (
+        f"{f'{case.operator} {case.direction} {case.variant}':44} {case.elements:9} {case.dtype:9} "
+        f"{ours_s * 1e6:9.2f} us {theirs_s * 1e6:9.2f} us {ours_s / theirs_s:6.3f}"
+    )
+
+
+def median_or_none(case: OperatorCase) -> float | None:
+    """The median seconds measured with pyperf; None, and its message on standard output, where it fails."""
+    core = Core()
+    core.settle(WAIT_S)
+    try:
+        return median_s(case, core.probe_s or 0.0)
+    except RuntimeError as error:
+        print(error, flush=True)
+        return None
+
+
 def compare(times_s: Iterable[tuple[OperatorCase, float]], limit_percent: float) -> int:
     """Print each time, pyperf's time and their ratio; return the number that differ by more than the limit or failed.
 
-    times_s: cases with seconds. Its items are requested one by one, so that lazy measurements alternate with pyperf.
+    times_s: cases with seconds.
 
     Raises SystemExit if there is nothing to compare.
     """
-    print(f"{'row':44} {'elements':>9} {'dtype':9} {'suite':>12} {'pyperf':>12} {'ratio':>6}")
+    print(HEAD)
+    pairs = [(case, ours_s, median_or_none(case)) for case, ours_s in times_s]
     differences_percent: list[float] = []
-    failed = 0
-    core = Core()
-    for case, ours_s in times_s:
-        core.settle(WAIT_S)
-        try:
-            theirs_s = median_s(case, core.probe_s or 0.0)
-        except RuntimeError as error:
-            failed += 1
-            print(error, flush=True)
-            continue
-        differences_percent.append(100 * abs(ours_s / theirs_s - 1))
-        print(
-            f"{f'{case.operator} {case.direction} {case.variant}':44} {case.elements:9} {case.dtype:9} "
-            f"{ours_s * 1e6:9.2f} us {theirs_s * 1e6:9.2f} us {ours_s / theirs_s:6.3f}",
-            flush=True,
-        )
+    for case, ours_s, theirs_s in pairs:
+        if theirs_s is not None:
+            differences_percent.append(100 * abs(ours_s / theirs_s - 1))
+            print(line(case, ours_s, theirs_s), flush=True)
     if not differences_percent:
         raise SystemExit("nothing could be compared")
+    failed = len(pairs) - len(differences_percent)
     beyond = sum(percent > limit_percent for percent in differences_percent)
     print(
         f"{len(differences_percent)} compared: median {median(differences_percent):.1f} % apart, "

@@ -24,6 +24,8 @@ from scripts.setup.pins import ROOT
 
 ROW = ["commit", "env", *AXES]
 SHARES_PERCENT = (1, 3, 5, 10)
+# The paired ratios of a record (measurement.Measurement.ratios) that are compared.
+RATIOS = ("fastest", "fresh", "roof")
 
 
 def main() -> int:
@@ -49,8 +51,8 @@ def main() -> int:
     _print("all", pairs["percent"])
     _print("steady in both", pairs["percent"][pairs["steady"]])
     _print("others", pairs["percent"][~pairs["steady"]])
-    same = pairs[(pairs["quantity"] == "time") & pairs["elements"].isin([2**15, 2**20])]
-    _print("time at 2^15, 2^20", same["percent"])
+    for name in RATIOS:
+        _print(f"ratio to {name}", pairs[f"{name}_percent"].dropna())
     return 0
 
 
@@ -60,11 +62,18 @@ def _print(name: str, percent: pd.Series) -> None:
 
 
 def paired(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
-    """Return the times that both runs have: ROW, `percent` between the two, and `steady` if both are."""
+    """Return the times that both runs have: ROW, `percent` between the two, and `steady` if both are.
+
+    fastest_percent and so on: between the paired ratios; NaN where the ratios are to different rows.
+    """
     times = table[(table["quantity"] == "time") & table["value"].notna() & ~table["kind"].isin(ROOFS)]
-    runs = [times[times["machine"] == name][[*ROW, "value", "status"]] for name in (first, second)]
+    columns = [*ROW, "value", "status", *(f"{name}_{part}" for name in RATIOS for part in ("ratio", "to"))]
+    runs = [times[times["machine"] == name][columns] for name in (first, second)]
     both = runs[0].merge(runs[1], on=ROW, suffixes=("_1", "_2"))
     both["percent"] = 100 * (both["value_2"] / both["value_1"] - 1).abs()
+    for name in RATIOS:
+        apart = 100 * (both[f"{name}_ratio_2"] / both[f"{name}_ratio_1"] - 1).abs()
+        both[f"{name}_percent"] = apart.where(both[f"{name}_to_1"] == both[f"{name}_to_2"])
     both["steady"] = (both["status_1"] == "ok") & (both["status_2"] == "ok")
     return both
 

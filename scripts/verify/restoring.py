@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from benchmarks.harness.case import OperatorCase
 from benchmarks.harness.frameworks import driver
-from benchmarks.harness.timing import sampler
+from benchmarks.harness.timing import intervals, sampler
 from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth.calls import Calls
 from impls.catalog import find
@@ -25,8 +25,7 @@ from impls.catalog import find
 # Largest deviation of the ratio from 1, by elements. At 2^20 the arrays fit the last-level cache, and the ratio depends
 # on which of them restoring leaves there: -14 % to +4 % was measured.
 BOUNDS = {2**20: 0.20, 2**25: 0.02}
-PLACEMENTS, ROUNDS_EACH = 4, 10
-BUDGET_S = 0.1
+PLACEMENTS, ROUNDS_EACH = 4, 25
 
 
 def main() -> int:
@@ -45,10 +44,10 @@ def main() -> int:
 
 def verdict(ratios: list[float], bound: float) -> tuple[str, bool]:
     """Return a line with the median ratio, its 95 % interval and the bound; False if the interval lies beyond it."""
-    low, high = sampler.interval(ratios)
-    within = low <= 1 + bound and high >= 1 - bound
+    found = intervals.of([ratios])
+    within = found.low <= 1 + bound and found.high >= 1 - bound
     return (
-        f"{median(ratios) - 1:+.2%}, 95 % interval {low - 1:+.2%} to {high - 1:+.2%} of {len(ratios)} rounds, "
+        f"{found.value - 1:+.2%}, 95 % interval {found.low - 1:+.2%} to {found.high - 1:+.2%} of {len(ratios)} rounds, "
         f"bound {bound:.0%}: {'met' if within else 'missed'}"
     ), within
 
@@ -66,23 +65,19 @@ def ratios(elements: int, core: Core) -> Iterator[float]:
     for _ in range(PLACEMENTS):
         arguments, pristine = bench.make(), bench.make()[0]
         kept.append((arguments, pristine))
-        supplies = {
-            "same": (sampler.in_turn([tuple(arguments)]), None),
-            "restored": (partial(_restored, bench, arguments, pristine), 1),
+        timers = {
+            "same": sampler.Timer(bench.call, sampler.in_turn([tuple(arguments)]), core),
+            "restored": sampler.Timer(bench.call, partial(_restored, bench, arguments, pristine), core, most_calls=1),
         }
         for number in range(ROUNDS_EACH):
             # Alternate the order, so that a drift favours neither.
-            order = supplies if number % 2 else reversed(supplies)
-            medians = {name: _median_s(bench, *supplies[name], core) for name in order}
+            order = timers if number % 2 else reversed(timers)
+            medians = {name: median(timers[name].slice(number).samples_s) for name in order}
             yield medians["restored"] / medians["same"]
 
 
 def _restored(bench: Calls, arguments: list[Any], pristine: Any, calls: int) -> list[tuple[Any, ...]]:
     return [bench.restored(arguments, {0: pristine})]
-
-
-def _median_s(bench: Calls, supply: Any, most_calls: int | None, core: Core) -> float:
-    return median(sampler.sample(bench.call, supply, BUDGET_S, core, most_calls).samples_s)
 
 
 if __name__ == "__main__":

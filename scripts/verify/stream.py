@@ -2,7 +2,7 @@
 
 python -m scripts.verify.stream [--array-bytes N] [--rounds 3] [--limit 10]: needs an environment with Numba
 (.venv/test). Each round measures both in new processes, with one thread and with all. GB/s count bytes as STREAM does:
-those read and written, without lines fetched before a store. Times are lower quartiles of the passes. STREAM's best
+those read and written, without lines fetched before a store. Times are lower quartiles of all samples. STREAM's best
 pass is unrepeatable on a virtual machine, where some passes are twice as fast; the median includes disturbances.
 Fails if a loop differs from its C counterpart by more than the limit (percent). Compares nothing without a C compiler.
 """
@@ -16,14 +16,15 @@ import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 from tqdm import tqdm
 
-from benchmarks import roofs
 from benchmarks.harness.case import LoopCase, Settings
 from benchmarks.harness.machine import threads
-from benchmarks.harness.processes import isolation
+from benchmarks.harness.measurement import MEASURED
+from benchmarks.harness.parameters import ARRAY_BYTES
+from benchmarks.harness.processes import plan
 from benchmarks.harness.roofline.loops import PATTERNS
 from scripts.arguments import percent
 
@@ -124,14 +125,15 @@ def ours_s(count: int, array_bytes: int) -> dict[str, float]:
 
     Raises SystemExit if one cannot be measured.
     """
-    cases = [LoopCase("time", f"{name}.all", array_bytes) for name in PATTERNS]
+    cases = {name: LoopCase("time", f"{name}.all", array_bytes) for name in PATTERNS}
+    measurements = plan.measured(list(cases.values()), Settings(BUDGET_S, threads=count, passes=1))
     quartiles_s = {}
-    for name, measurement in zip(PATTERNS, isolation.run(cases, Settings(BUDGET_S, threads=count)), strict=False):
-        if measurement.status != "ok":
+    for name, case in cases.items():
+        measurement = measurements[case]
+        if measurement.status not in MEASURED:
             raise SystemExit(f"{name}: {measurement.status}: {measurement.reason}")
-        (process,) = measurement.processes
-        assert process.roof
-        quartiles_s[name] = process.roof.quartile_s
+        slices = [taken for process in measurement.processes for taken in process.slices]
+        quartiles_s[name] = quantiles([sample_s for taken in slices for sample_s in taken.samples_s])[0]
     return quartiles_s
 
 
@@ -177,8 +179,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--array-bytes",
         type=int,
-        choices=roofs.ARRAY_BYTES,
-        default=max(roofs.ARRAY_BYTES),
+        choices=ARRAY_BYTES,
+        default=max(ARRAY_BYTES),
         metavar="N",
         help="bytes of each of the three arrays, a power of two (default: %(default)s); use sizes beyond the caches, "
         "because stream.c alternates its loops and starts the threads in every pass",

@@ -1,4 +1,7 @@
-"""Run cases in a fresh process with a deadline. Every ending is a measurement; a case never ends the caller."""
+"""Processes that measure, each with a deadline for every request. Every ending is a measurement; none ends the caller.
+
+A worker runs only while it works on a request: between requests it is stopped, so that no thread of it disturbs others.
+"""
 
 import json
 import os
@@ -7,59 +10,166 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.harness.case import Case, Settings, to_json
+from benchmarks.harness.case import Case, Settings, to_axes
 from benchmarks.harness.machine import memory, software
 from benchmarks.harness.measurement import Measurement, from_json
-from benchmarks.harness.measurement import to_json as measurement_to_json
+from benchmarks.harness.quantities.dispatch import Needs
 
 TAIL_CHARACTERS = 2000
 
+# What a worker answers, or how it ended.
+Answer = dict[str, Any] | Measurement
 
-def run(
-    cases: Sequence[Case], settings: Settings, paths: Sequence[Path] = (), python: str = sys.executable
-) -> list[Measurement]:
-    """Measure cases one after the other in one process of their own, and return their measurements.
 
-    paths: a file for each measurement, written as soon as its case ends, so that it survives if a process is killed.
-    python: the interpreter of that process. This process's own shares its import path; another one uses its own, so
+@dataclass(frozen=True)
+class Request:
+    """A request about a case. do: a verb of `worker`. arguments: further fields."""
+
+    do: str
+    case: Case | None
+    arguments: Mapping[str, Any]
+
+    def line(self) -> bytes:
+        """The request as a worker reads it."""
+        case = {"case": self.case.name, "axes": to_axes(self.case)} if self.case else {}
+        content = {"do": self.do, **case, **self.arguments}
+        return (json.dumps(content) + "\n").encode()
+
+
+class Worker:
+    """A process that measures the cases of one framework.
+
+    shared: the folder of the arrays that the workers of a block share. cache_dir: an empty folder for compiled code;
+    None for the default. probe_best_s: the fastest probe of earlier processes, 0 without one.
+    python: the interpreter of the process. This process's own shares its import path; another one uses its own, so
     `impls` and the frameworks must be installed there.
-
-    A case that ends the process has the last measurement; the cases after it have none. The process and all
-    that it started are killed when a case takes longer than `settings.limit_s`.
 
     Raises OSError if `python` cannot be executed.
     """
-    with tempfile.TemporaryDirectory(prefix="relu-bench-") as name:
-        folder = Path(name)
-        paths = paths or [folder / f"{number}.json" for number in range(len(cases))]
-        requests = [{**to_json(case, settings), "path": str(path)} for case, path in zip(cases, paths, strict=True)]
-        killed_before = memory.killed_by_kernel()
-        # The process writes a byte after each case.
-        progress, done = os.pipe()
-        request = {"benchmarks": str(Path(__file__).parents[2]), "done": done, "requests": requests}
-        (folder / "request.json").write_text(json.dumps(request))
-        with (folder / "output.txt").open("wb") as sink:
+
+    def __init__(
+        self,
+        needs: Needs,
+        settings: Settings,
+        shared: Path | None = None,
+        cache_dir: Path | None = None,
+        probe_best_s: float = 0.0,
+        python: str = sys.executable,
+    ) -> None:
+        self.limit_s = settings.limit_s
+        self._folder = tempfile.TemporaryDirectory(prefix="relu-bench-")
+        self._output = Path(self._folder.name, "output.txt")
+        self._killed_before = memory.killed_by_kernel()
+        self._received = b""
+        requests, self._requests = os.pipe()
+        self._replies, replies = os.pipe()
+        start = {
+            "benchmarks": str(Path(__file__).parents[2]),
+            "framework": needs.framework,
+            "device": needs.device,
+            "threads": needs.threads or settings.threads,
+            "cores": settings.threads,
+            "shared": str(shared) if shared else None,
+            "cache_dir": str(cache_dir) if cache_dir else None,
+            "probe_best_s": probe_best_s,
+            "requests": requests,
+            "replies": replies,
+        }
+        path = Path(self._folder.name, "request.json")
+        path.write_text(json.dumps(start))
+        with self._output.open("wb") as sink:
             # -P keeps this folder off the import path, where its modules could shadow others.
-            process = subprocess.Popen(
-                [python, "-P", str(Path(__file__).with_name("child.py")), str(folder / "request.json")],
+            self._process = subprocess.Popen(
+                [python, "-P", str(Path(__file__).with_name("worker.py")), str(path)],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 env={**_environment(python), software.CHECKOUT: software.checkout()},
                 start_new_session=True,
-                pass_fds=(done,),
+                pass_fds=(requests, replies),
             )
-            os.close(done)
-            code = _wait(process, progress, settings.limit_s)
-        tail = (folder / "output.txt").read_bytes()[-4 * TAIL_CHARACTERS :].decode(errors="replace")[-TAIL_CHARACTERS:]
-        measurements = read_first(paths)
-        if len(measurements) < len(cases):
-            write(paths[len(measurements)], interrupted := _interrupted(code, settings, tail, killed_before))
-            measurements.append(interrupted)
-        return measurements
+        os.close(requests)
+        os.close(replies)
+
+    def send(self, request: Request) -> None:
+        """Let the process run, and send it a request."""
+        self._signal(signal.SIGCONT)
+        self._deadline_s = time.monotonic() + self.limit_s
+        try:
+            os.write(self._requests, request.line())
+        except BrokenPipeError:
+            # `receive` finds out how it ended.
+            pass
+
+    def ask(self, request: Request) -> Answer:
+        """Send a request and wait for the answer."""
+        self.send(request)
+        while (answer := self.receive()) is None:
+            select.select([self._replies], [], [], self.left_s)
+        return answer
+
+    def receive(self) -> Answer | None:
+        """The answer, if it is complete; the process is then stopped. A measurement where it ended without one."""
+        ended = False
+        while not ended and select.select([self._replies], [], [], 0)[0]:
+            part = os.read(self._replies, 2**20)
+            self._received += part
+            ended = not part
+        if self._received.endswith(b"\n"):
+            line, self._received = self._received, b""
+            self._signal(signal.SIGSTOP)
+            answer = json.loads(line)
+            return from_json(answer["failure"]) if "failure" in answer else answer
+        if ended:
+            return self._ending(self._process.wait())
+        return self._ending(None) if self.left_s <= 0 else None
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left for the request."""
+        return max(0.0, self._deadline_s - time.monotonic())
+
+    def fileno(self) -> int:
+        """The file descriptor that is ready when an answer is."""
+        return self._replies
+
+    def close(self) -> None:
+        """Kill the process and its children, as far as they still run."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        for descriptor in (self._requests, self._replies):
+            os.close(descriptor)
+        self._folder.cleanup()
+
+    def _signal(self, number: int) -> None:
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def _ending(self, code: int | None) -> Measurement:
+        """The measurement of a case during which the process ended with this exit code; None: at its deadline."""
+        output = self._output.read_bytes()[-4 * TAIL_CHARACTERS :]
+        tail = output.decode(errors="replace")[-TAIL_CHARACTERS:]
+        if code is None:
+            return Measurement("timeout", f"still running after {self.limit_s:g} s", output_tail=tail)
+        if code == -signal.SIGKILL and memory.killed_by_kernel() > self._killed_before:
+            return Measurement("memory", "killed by the kernel, which had no memory left", output_tail=tail)
+        if code < 0:
+            return Measurement("crashed", f"killed by {_signal_name(-code)}", output_tail=tail)
+        return Measurement("crashed", f"the process ended with code {code} and no result", output_tail=tail)
+
+
+def together(workers: Sequence[Worker]) -> Iterator[Worker]:
+    """Yield the workers whose answer has come, or whose time is over, as soon as one has; all of them run."""
+    ready, _, _ = select.select(workers, [], [], min(worker.left_s for worker in workers))
+    yield from (worker for worker in workers if worker in ready or worker.left_s <= 0)
 
 
 def _environment(python: str) -> dict[str, str]:
@@ -69,71 +179,9 @@ def _environment(python: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
 
 
-def write(path: Path, measurement: Measurement) -> None:
-    """Write a measurement to a file, which then exists completely or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(measurement_to_json(measurement)))
-    os.replace(partial, path)
-
-
-def read(path: Path) -> Measurement | None:
-    """The measurement that `write` wrote to a file; None if it is missing or damaged."""
-    try:
-        return from_json(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def read_first(paths: Iterable[Path]) -> list[Measurement]:
-    """The measurements in these files, up to the first file that holds none."""
-    measurements: list[Measurement] = []
-    for path in paths:
-        if (measurement := read(path)) is None:
-            break
-        measurements.append(measurement)
-    return measurements
-
-
-def _wait(process: subprocess.Popen, progress: int, limit_s: float) -> int | None:
-    """The exit code, or None if a case takes longer than the limit. Sleeps meanwhile: polling would cost CPU time."""
-    handle = os.pidfd_open(process.pid)
-    watched = [handle, progress]
-    try:
-        while ready := select.select(watched, [], [], limit_s)[0]:
-            if handle in ready:
-                return process.wait()
-            if not os.read(progress, 1):
-                watched = [handle]
-        return None
-    finally:
-        os.close(handle)
-        os.close(progress)
-        _kill_session(process)
-
-
-def _interrupted(code: int | None, settings: Settings, tail: str, killed_before: int) -> Measurement:
-    """The measurement of a case during which its process ended with this exit code; None: at its deadline."""
-    if code is None:
-        return Measurement("timeout", f"still running after {settings.limit_s:g} s", output_tail=tail)
-    if code == -signal.SIGKILL and memory.killed_by_kernel() > killed_before:
-        return Measurement("memory", "killed by the kernel, which had no memory left", output_tail=tail)
-    if code < 0:
-        return Measurement("crashed", f"killed by {_signal(-code)}", output_tail=tail)
-    return Measurement("crashed", f"the process ended with code {code} and no result", output_tail=tail)
-
-
-def _signal(number: int) -> str:
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
         # Real-time signals have no name.
         return f"signal {number}"
-
-
-def _kill_session(process: subprocess.Popen) -> None:
-    """Kill the process and its children, as far as they still run, and reap it."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()

@@ -1,139 +1,188 @@
-"""Choose the processes that measure a case. A case that varies has several; all cases of a row share theirs.
+"""Answer asv, which asks for one case at a time, from blocks that are measured together.
 
-asv asks for one case at a time. With RELU_BENCH_PLAN set to a folder that holds plan.json (all
-cases of the run), the first case of a row has the others of that row measured in the same
-processes, which saves imports. Each process writes a file in the folder for each case at once: a run that is killed
-loses the case in progress, and the next one with that folder continues from there. Without a plan each case has
-processes of its own.
+With RELU_BENCH_PLAN set to a folder, plan.json there lists the cases of the run. The first case of a sweep has all its
+blocks measured, in several passes; the others are answered at once. All is kept in the folder as soon as it is known: a
+run that is killed loses the round in progress, and the next one with that folder continues from there. Without a plan,
+each case is measured by itself.
 """
 
 import json
 import os
 import random
+import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import count
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.harness.case import Case, Settings, from_axes, to_axes
-from benchmarks.harness.measurement import (
-    LONGEST_PROBE_S,
-    MEASURED,
-    NOT_APPLICABLE,
-    SHORTEST_PROBE_S,
-    UNKNOWN,
-    Measurement,
-    pooled,
-)
-from benchmarks.harness.processes import isolation
+from benchmarks.harness.case import ROOFS, Case, Settings, Unavailable, from_axes, to_axes
+from benchmarks.harness.machine import memory
+from benchmarks.harness.measurement import MEASURED, NOT_APPLICABLE, UNKNOWN, Measurement, from_json, to_json
+from benchmarks.harness.processes import answers, blocks, rounds
+from benchmarks.harness.processes.blocks import Block
+from benchmarks.harness.processes.isolation import Request, Worker
+from benchmarks.harness.processes.journal import Journal
+from benchmarks.harness.quantities.dispatch import needs
 
 VARIABLE = "RELU_BENCH_PLAN"
-# Beyond those that were asked for, where none of them had a core to itself.
-MORE_PROCESSES = 1
+SHARED_MEMORY, LEAST_SHARED_BYTES = Path("/dev/shm"), 2**32
+# Arrays that passes share are made anew where they would take more than this share of the free memory.
+MOST_SHARED = 0.25
 
 
-def write_plan(folder: Path, cases: list[Case]) -> None:
-    """Write the cases that a run will ask for."""
-    (folder / "plan.json").write_text(json.dumps([to_axes(case) for case in cases]))
+def write_plan(folder: Path, cases: Iterable[Case]) -> None:
+    """Write the cases of a run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "plan.json", [to_axes(case) for case in cases])
 
 
-def forget_failures(folder: Path) -> None:
-    """Remove the failures of an interrupted run, so that the next run tries them again."""
-    for path in folder.glob("*-*.json"):
-        left = isolation.read(path)
-        if not left or left.status not in (*MEASURED, *NOT_APPLICABLE):
-            path.unlink()
+def planned(folder: Path) -> list[Case]:
+    """The cases of a run. Raises OSError where there is no plan."""
+    return [from_axes(axes) for axes in json.loads((folder / "plan.json").read_text())]
 
 
-def measurement(case: Case, settings: Settings) -> Measurement:
-    """The measurement of a case: one left by an earlier case of its row, or a new one."""
-    if not os.environ.get(VARIABLE):
-        return measured([case], settings)[case]
-    folder = Path(os.environ[VARIABLE])
-    return _measured([case, *_waiting_beside(case, settings, folder)], settings, folder)[case]
+def measurement(case: Case, settings: Settings, folder: Path, commit: str) -> Measurement:
+    """The measurement of a planned case: one left by an earlier case, or a new one."""
+    root = folder / f"{os.environ.get('ASV_ENV_NAME', UNKNOWN)}-{commit[:8]}"
+    root.mkdir(exist_ok=True)
+    return Run(planned(folder), settings, root).answer(case)
 
 
-def measured(cases: Sequence[Case], settings: Settings) -> dict[Case, Measurement]:
-    """The measurements of the cases of one row, those that vary by several processes, each in another order."""
+def measured(cases: Sequence[Case], settings: Settings, with_roofs: bool = False) -> dict[Case, Measurement]:
+    """The measurements of some cases, in blocks of these alone. with_roofs: and of the roofs of their traffic."""
     with tempfile.TemporaryDirectory(prefix="relu-bench-plan-") as folder:
-        return _measured(cases, settings, Path(folder))
+        run = Run(cases, settings, Path(folder), with_roofs)
+        return {case: run.answer(case) for case in cases}
 
 
-def _measured(cases: Sequence[Case], settings: Settings, folder: Path) -> dict[Case, Measurement]:
-    share = replace(settings, budget_s=settings.budget_s / settings.processes)
-    for process in range(settings.processes + MORE_PROCESSES):
-        todo = _in_order([case for case in cases if _is_wanted(folder, case, process, settings.processes)])
+class Run:
+    """The cases of a run, and what a folder holds of their measurements."""
+
+    def __init__(self, cases: Sequence[Case], settings: Settings, folder: Path, with_roofs: bool = True) -> None:
+        self.cases, self.settings, self.folder = cases, settings, folder
+        self.blocks = blocks.of(cases, with_roofs)
+
+    def answer(self, case: Case) -> Measurement:
+        """The measurement of a case, measured now if it is not yet, with all that is measured with it."""
+        try:
+            needs(case)
+        except Unavailable as error:
+            return Measurement("skipped", str(error))
+        if not case.varies:
+            return self._read(case) or self._singles(case)
+        holding = [block for block in self.blocks if case in block.cases]
+        for sweep in dict.fromkeys(block.sweep for block in holding):
+            self._sweep([block for block in self.blocks if block.sweep == sweep])
+        if case.kind in ROOFS:
+            return answers.of_case(case, [self._journal(block) for block in holding])
+        found = self._read(case)
+        assert found is not None
+        return found
+
+    def _sweep(self, sweep: Sequence[Block]) -> None:
+        """Make the passes over some blocks that are missing, in random order, each with new processes."""
+        missing = [
+            [
+                block
+                for block in sweep
+                if number < block.passes(self.settings.passes) and not self._journal(block).pass_(number).complete
+            ]
+            for number in range(self.settings.passes)
+        ]
+        if not any(missing):
+            return
+        probe_best_s = 0.0
+        with _shared_folder() as shared:
+            for number, todo in enumerate(missing):
+                with rounds.Crew(self.settings, shared, probe_best_s) as crew:
+                    for block in random.sample(todo, len(todo)):
+                        budget_s = self.settings.budget_s / block.passes(self.settings.passes)
+                        rounds.measure(block.cases, number, budget_s, crew, self._journal(block))
+                        _limit(shared)
+                    probe_best_s = crew.probe_best_s
+        for block in sweep:
+            for case, found in answers.of_block(block, self._journal(block)).items():
+                self._keep(case, found)
+
+    def _singles(self, case: Case) -> Measurement:
+        """Measure a case in one go, and with it others of the same process; a first call has a process of its own."""
+        todo: Sequence[Case] = [
+            case,
+            *(other for other in self.cases if _may_follow(other, case) and not self._read(other)),
+        ]
         while todo:
-            paths = [_path(folder, case, process) for case in todo]
-            probe_best_s = _probe_best_s(folder) or settings.probe_best_s
-            ended = isolation.run(todo, replace(share, probe_best_s=probe_best_s), paths)
-            _keep_probe(folder, ended)
-            todo = todo[len(ended) :]
-    parts = {case: _parts(folder, case) for case in cases}
-    return {case: pooled(parts[case]) if case.varies else parts[case][0] for case in cases}
+            with tempfile.TemporaryDirectory(prefix="relu-bench-cache-") as cache_dir:
+                cache = Path(cache_dir) if case.quantity == "first_call" else None
+                worker = Worker(needs(case), self.settings, cache_dir=cache)
+                try:
+                    todo = self._in_turn(todo, worker)
+                finally:
+                    worker.close()
+        found = self._read(case)
+        assert found is not None
+        return found
+
+    def _in_turn(self, cases: Sequence[Case], worker: Worker) -> Sequence[Case]:
+        """Measure cases in one process, up to the first that fails; return those after it."""
+        for position, case in enumerate(cases):
+            answer = worker.ask(Request("single", case, {}))
+            found = answer if isinstance(answer, Measurement) else from_json(answer["measurement"])
+            self._keep(case, found)
+            if found.status not in (*MEASURED, *NOT_APPLICABLE):
+                return cases[position + 1 :]
+        return []
+
+    def _journal(self, block: Block) -> Journal:
+        return Journal(self.folder / f"{block.name}.jsonl")
+
+    def _keep(self, case: Case, found: Measurement) -> Measurement:
+        _write(self.folder / f"{case.name}.json", to_json(found))
+        return found
+
+    def _read(self, case: Case) -> Measurement | None:
+        try:
+            return from_json(json.loads((self.folder / f"{case.name}.json").read_text()))
+        except (OSError, ValueError):
+            return None
 
 
-def _in_order(cases: Sequence[Case]) -> list[Case]:
-    """Cases that vary first, in random order, then the others, so that no memory meter disturbs a time."""
-    varying = [case for case in cases if case.varies]
-    return [*random.sample(varying, len(varying)), *(case for case in cases if not case.varies)]
-
-
-def _is_wanted(folder: Path, case: Case, process: int, processes: int) -> bool:
-    """Return whether this process measures a case: not if it has, nor again if the case does not vary or has failed.
-
-    More than `processes` measure it where none had a core to itself.
-    """
-    parts = _parts(folder, case)
-    again = case.varies and all(part.status == "ok" for part in parts)
-    probe_best_s = _probe_best_s(folder) or float("inf")
-    uncontended = any(all(process.is_uncontended(probe_best_s) for process in part.processes) for part in parts)
-    return len(parts) <= process and (again or not parts) and (process < processes or not uncontended)
-
-
-def _waiting_beside(case: Case, settings: Settings, folder: Path) -> list[Case]:
-    """Planned cases that the same process may measure: of the same row, with as many threads."""
-    planned = [from_axes(axes) for axes in json.loads((folder / "plan.json").read_text())]
-    return [
-        other
-        for other in planned
-        if other.subject(settings.threads) == case.subject(settings.threads)
-        # A first call needs a process that made none.
-        and "first_call" not in (case.quantity, other.quantity)
-        and other != case
-        and not _parts(folder, other)
-    ]
-
-
-def _probe_best_s(folder: Path) -> float:
-    """The fastest probe of any process of the run, 0 before the first."""
+def _may_follow(other: Case, case: Case) -> bool:
+    """Return whether a process that has measured one case may measure the other."""
+    if other == case or other.varies or "first_call" in (case.quantity, other.quantity):
+        return False
     try:
-        probe_s = float(_probe_path(folder).read_text())
-    except (OSError, ValueError):
-        return 0.0
-    return probe_s if SHORTEST_PROBE_S < probe_s < LONGEST_PROBE_S else 0.0
+        return needs(other) == needs(case)
+    except Unavailable:
+        return False
 
 
-def _keep_probe(folder: Path, ended: Sequence[Measurement]) -> None:
-    probes_s = [measurement.probe_s for measurement in ended if measurement.probe_s]
-    if probes_s:
-        _probe_path(folder).write_text(str(min([*probes_s, _probe_best_s(folder) or float("inf")])))
+@contextmanager
+def _shared_folder() -> Iterator[Path]:
+    """A folder in memory, where there is room, for the arrays that processes share."""
+    has_room = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > LEAST_SHARED_BYTES
+    parent = SHARED_MEMORY if has_room else Path(tempfile.gettempdir())
+    for left in parent.glob("relu-bench-shared-*"):
+        # A killed run leaves its folder behind.
+        if not Path("/proc", left.name.rpartition("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    folder = parent / f"relu-bench-shared-{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _probe_path(folder: Path) -> Path:
-    return folder / f"probe-{_environment()}.txt"
+def _limit(shared: Path) -> None:
+    """Remove shared arrays where they take too much memory; no worker uses them between two blocks."""
+    used_bytes = sum(path.stat().st_size for path in shared.rglob("*.npy"))
+    if used_bytes > MOST_SHARED * memory.free_bytes():
+        for path in shared.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _parts(folder: Path, case: Case) -> list[Measurement]:
-    """The measurements of a case by the first process and those that followed it."""
-    return isolation.read_first(_path(folder, case, process) for process in count())
-
-
-def _path(folder: Path, case: Case, process: int) -> Path:
-    fields = [_environment(), case.kind, case.quantity, *case.axes.values(), process]
-    return folder / ("-".join(map(str, fields)) + ".json")
-
-
-def _environment() -> str:
-    return os.environ.get("ASV_ENV_NAME", UNKNOWN)
+def _write(path: Path, content: object) -> None:
+    """Write a JSON file, which then exists completely or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content))
+    os.replace(partial, path)

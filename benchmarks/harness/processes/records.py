@@ -1,7 +1,7 @@
 """The record of every measured case: one JSON line each, appended to .asv/outcomes/MACHINE/COMMIT.jsonl.
 
 asv's results hold the numbers; records say why there is none, and under which circumstances a number was measured.
-A reader skips a line that is torn, as a killed writer may leave one.
+A reader skips a line that is torn, as a killed writer may leave one, and a record of another schema.
 """
 
 import json
@@ -11,13 +11,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from benchmarks.harness.case import Case, from_axes, to_axes
 from benchmarks.harness.measurement import SCHEMA, UNKNOWN, Measurement
-from benchmarks.harness.processes import schema2
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,7 @@ class Record:
     """One line: a measurement of a case, without its samples, which asv keeps.
 
     time_s: when it was written, in seconds since 1970. machine, commit, env: as asv names them.
-    case: values of `case.AXES`. samples_digest: of the samples that asv was given; empty where there were none, or in
-    records of schema 2, which have no digest.
+    case: values of `case.AXES`. samples_digest: of the samples that asv was given; empty where there were none.
     """
 
     schema: int
@@ -71,11 +68,12 @@ def append(case: Case, measurement: Measurement, commit: str) -> None:
     content["measurement"]["samples_s"] = None
     path = folder() / _safe(machine()) / f"{_safe(commit[:8])}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(content, allow_nan=False) + "\n"
+    # A reason may quote a name of a file that is no Unicode.
+    line = (json.dumps(content, allow_nan=False, ensure_ascii=False) + "\n").encode(errors="replace")
     # One write to a file opened for appending: lines of concurrent writers do not mix.
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, line.encode())
+        os.write(descriptor, line)
     finally:
         os.close(descriptor)
 
@@ -87,16 +85,13 @@ def read(path: Path) -> Iterator[Record]:
 
 
 def parse(line: bytes) -> Record | None:
-    """The record in a line, of this schema or the one before; None where the line is torn or foreign."""
+    """The record in a line; None where the line is torn or foreign, or of another schema."""
     try:
-        content: Any = json.loads(line)
-        if isinstance(content, dict) and content.get("schema") == schema2.SCHEMA:
-            content = schema2.upgraded(content)
-        record = msgspec.convert(content, Record)
+        record = msgspec.json.decode(line, type=Record)
         record = replace(record, case=to_axes(from_axes(record.case)))
     except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
         return None
-    return record if record.schema in (SCHEMA, schema2.SCHEMA) else None
+    return record if record.schema == SCHEMA else None
 
 
 def _safe(name: str) -> str:

@@ -1,14 +1,13 @@
-"""In the measuring process: find the row of a case, bring its framework up, measure the quantity, add the provenance.
+"""In the measuring process: what a case needs, and the object or function that measures it.
 
 Only this process imports a framework.
 """
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
-from dataclasses import replace
-from time import perf_counter
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from benchmarks.harness.case import (
     Case,
@@ -17,84 +16,105 @@ from benchmarks.harness.case import (
     LoopCase,
     OperatorCase,
     ProductCase,
-    Settings,
     StepCase,
     Unavailable,
     Unsupported,
 )
-from benchmarks.harness.frameworks import Driver, device_driver, started
-from benchmarks.harness.machine import linux, memory, provenance
-from benchmarks.harness.measurement import Measurement
+from benchmarks.harness.frameworks import Driver, device_driver
+from benchmarks.harness.machine import linux, memory
+from benchmarks.harness.measurement import Measurement, Process, Slice
 from benchmarks.harness.quantities import operator_row, training_step
 from benchmarks.harness.roofline import ceilings
-from benchmarks.harness.truth.calls import Calls
+from benchmarks.harness.timing.contention import Core
+from benchmarks.harness.truth.calls import Calls, Held
+from benchmarks.harness.truth.shared import Shared
 from impls.catalog import find, find_step
 from impls.variant import CPP_COMPILER, Row, StepVariant, Variant
 
 
-def measure(case: Case, settings: Settings) -> Measurement:
-    """Measure one case in this process, which must not have imported a framework.
+class Timed(Protocol):
+    """A case that is timed in slices. Each method raises WrongResult where a result is wrong."""
 
-    Raises WrongResult, ThreadMismatch, Unavailable, Unsupported, NotEnough, and whatever the row raises.
+    def prepare(self) -> None:
+        """Check the case and get it ready, once."""
+
+    def slice(self, round_number: int) -> Slice:
+        """Take the samples of one round."""
+
+    def finish(self) -> Process:
+        """Check the case again and describe how it was measured."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the cases of a process share.
+
+    framework: started. cores: the speed of the process's cores, for rows of one thread and of all. shared: arrays of
+    all processes of a block. held: arrays of this process.
     """
-    cores = settings.threads
-    if isinstance(case, OperatorCase) and case.threads:
-        settings = replace(settings, threads=case.threads)
-    before = provenance.activity()
-    measurement = MEASURES[type(case)](case, settings)
-    return replace(measurement, provenance=provenance.collect(before, cores))
+
+    framework: Driver
+    cores: dict[bool, Core]
+    shared: Shared
+    held: Held
 
 
-def _operator(case: OperatorCase, settings: Settings) -> Measurement:
-    """A row of an operator."""
-    try:
-        variant = find(case.operator, case.direction, case.variant)
-    except LookupError as error:
-        raise _not_in_this_commit(error) from None
-    require(variant, case.dtype)
-    memory.require(memory.needed_bytes(variant, case.elements, case.dtype), memory.free_bytes())
+@dataclass(frozen=True)
+class Needs:
+    """The process that a case needs: a framework on a device. threads: 0 means as many as the settings say."""
 
-    def quantity(framework: Driver) -> Measurement:
-        if variant.device == "cuda":
-            needed_bytes = memory.device_bytes(variant, case.elements, case.dtype)
-            memory.require(needed_bytes, device_driver(framework).free_bytes(), " on the GPU")
-        calls = Calls(variant, case, framework, variant.load())
-        return operator_row.QUANTITIES[case.quantity](calls, settings)
-
-    return _in_framework(variant, case, settings, quantity)
+    framework: str
+    device: str = "cpu"
+    threads: int = 0
 
 
-def _step(case: StepCase, settings: Settings) -> Measurement:
-    """A training step."""
-    try:
-        variant = find_step(case.variant)
-    except LookupError as error:
-        raise _not_in_this_commit(error) from None
-    require(variant, case.dtype)
-    training_step.require(case)
-    return _in_framework(
-        variant,
-        case,
-        settings,
-        lambda framework: training_step.QUANTITIES[case.quantity](variant, case, framework, settings),
-    )
+def needs(case: Case) -> Needs:
+    """The process that a case needs. Raises Unavailable where this commit has no such row."""
+    if isinstance(case, OperatorCase | StepCase):
+        row = row_of(case)
+        return Needs(row.framework, row.device, case.threads if isinstance(case, OperatorCase) else 0)
+    if isinstance(case, DeviceLoopCase | DeviceProductCase):
+        return Needs("torch", "cuda")
+    return Needs(case.library if isinstance(case, ProductCase) else "numba")
 
 
-def _in_framework(row: Row, case: Case, settings: Settings, quantity: Callable[[Driver], Measurement]) -> Measurement:
-    """Measure a quantity with the framework of a row; the first call of a row starts without compiled code."""
-    with tempfile.TemporaryDirectory(prefix="relu-bench-cache-") as folder:
-        cache_dir = folder if case.quantity == "first_call" else None
-        start_s = perf_counter()
-        with started(row.framework, row.device, settings.threads, cache_dir) as framework:
-            row.load()
-            import_s = perf_counter() - start_s
-            measurement = quantity(framework)
-        (process,) = measurement.processes
-        process = replace(process, import_s=import_s, threads=framework.threads())
-    return replace(measurement, processes=[process])
+def needed_bytes(case: Case) -> int:
+    """Estimated memory of a process that times a case. Raises Unavailable where this commit has no such row."""
+    if isinstance(case, StepCase):
+        return training_step.needed_bytes(case)
+    if not isinstance(case, OperatorCase):
+        return 0
+    warm_bytes = memory.needed_bytes(find(case.operator, case.direction, case.variant), case.elements, case.dtype)
+    return warm_bytes + (operator_row.COLD_ARRAYS * linux.last_cache_bytes() if case.quantity == "cold" else 0)
 
 
-def require(row: Variant | StepVariant, dtype: str) -> None:
+def timed(case: Case, bench: Bench) -> Timed:
+    """The object that times a case. Raises Unavailable, Unsupported, NotEnough, and whatever the row raises."""
+    if isinstance(case, OperatorCase):
+        calls = _calls(case, bench)
+        return operator_row.TimedRow(calls, bench.cores[calls.variant.threaded], cold=case.quantity == "cold")
+    if isinstance(case, StepCase):
+        step = _step(case)
+        return training_step.TimedStep(step, case, bench.framework, bench.cores[step.threaded], bench.shared)
+    if isinstance(case, ProductCase):
+        return ceilings.TimedProduct(case, bench.framework, bench.cores[True])
+    assert isinstance(case, LoopCase)
+    return ceilings.TimedLoop(case, bench.cores[True], bench.held)
+
+
+def single(case: Case, bench: Bench) -> Measurement:
+    """Measure a case that is measured once, in one go. Raises what `timed` raises, and WrongResult."""
+    if isinstance(case, OperatorCase):
+        return operator_row.SINGLE[case.quantity](_calls(case, bench))
+    if isinstance(case, StepCase):
+        return training_step.SINGLE[case.quantity](_step(case), case, bench.framework, bench.shared)
+    if isinstance(case, DeviceLoopCase):
+        return ceilings.device_loop(case, bench.framework)
+    assert isinstance(case, DeviceProductCase)
+    return ceilings.device_product(case, bench.framework)
+
+
+def require(row: Row, dtype: str) -> None:
     """Raise Unavailable or Unsupported where a row cannot run here; nothing is imported for it."""
     if dtype not in row.dtypes:
         raise Unsupported(f"{row.framework} has no {dtype} here")
@@ -104,20 +124,30 @@ def require(row: Variant | StepVariant, dtype: str) -> None:
         raise Unavailable(f"no C++ compiler: {_compiler()!r} is not on the PATH")
 
 
-def _not_in_this_commit(error: LookupError) -> Unavailable:
-    # asv takes the names from one commit and measures others with them too.
-    return Unavailable(f"not in this commit: {error}")
+def row_of(case: OperatorCase | StepCase) -> Variant | StepVariant:
+    """The row of a case. Raises Unavailable where this commit has none."""
+    find_row: Callable[..., Any] = find if isinstance(case, OperatorCase) else find_step
+    name = (case.operator, case.direction, case.variant) if isinstance(case, OperatorCase) else (case.variant,)
+    try:
+        return find_row(*name)
+    except LookupError as error:
+        # asv takes the names from one commit and measures others with them too.
+        raise Unavailable(f"not in this commit: {error}") from None
+
+
+def _calls(case: OperatorCase, bench: Bench) -> Calls:
+    variant = find(case.operator, case.direction, case.variant)
+    memory.require(needed_bytes(case), memory.free_bytes())
+    if variant.device == "cuda":
+        of_device_bytes = memory.device_bytes(variant, case.elements, case.dtype)
+        memory.require(of_device_bytes, device_driver(bench.framework).free_bytes(), " on the GPU")
+    return Calls(variant, case, bench.framework, variant.load(), bench.shared, bench.held)
+
+
+def _step(case: StepCase) -> StepVariant:
+    memory.require(needed_bytes(case), memory.free_bytes())
+    return find_step(case.variant)
 
 
 def _compiler() -> str:
     return os.environ.get("CXX", "g++")
-
-
-MEASURES: dict[type[Case], Callable[..., Measurement]] = {
-    OperatorCase: _operator,
-    StepCase: _step,
-    LoopCase: ceilings.loop,
-    ProductCase: ceilings.product,
-    DeviceLoopCase: ceilings.device_loop,
-    DeviceProductCase: ceilings.device_product,
-}

@@ -1,4 +1,4 @@
-"""The quantities of an operator's row: warm and cold times, the first call, and bytes."""
+"""The quantities of an operator's row: warm and cold times in slices, the first call, and bytes."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,10 +8,10 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.harness import measurement
-from benchmarks.harness.case import OperatorCase, Settings
+from benchmarks.harness.case import OperatorCase
 from benchmarks.harness.frameworks import device_driver
-from benchmarks.harness.machine import gpu, linux
-from benchmarks.harness.measurement import DeviceTiming, Measurement
+from benchmarks.harness.machine import gpu
+from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Slice
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth import operators
@@ -19,7 +19,11 @@ from benchmarks.harness.truth.calls import Calls
 from benchmarks.harness.truth.comparison import WrongResult
 from impls.variant import ITEMSIZE_BYTES, Size
 
-MOST_PLACEMENTS = 3
+MOST_PLACES = 3
+# Calls with cold arguments in a sample.
+MOST_COLD = 64
+# Last-level caches that the arguments of cold rows fill: at most three kinds of argument, each kind twice.
+COLD_ARRAYS = 6
 PLACED_BYTES = 64 * 1024 * 1024
 # Rounds of device time; calls in a row at least, where there is room for their arguments, and at most, as a driver
 # queues about a thousand.
@@ -29,85 +33,88 @@ MOST_POOL_BYTES = 2**30
 Pool = list[list[Any]]
 
 
-def _time(calls: Calls, settings: Settings) -> Measurement:
-    """Warm: every call has the arguments of the call before it, or arguments that have just been restored.
+class TimedRow:
+    """A row whose calls are timed in slices, checked before the first, in each, and after the last.
 
-    The speed of memory depends on where it lies: small arrays are timed in several places.
+    Warm: a call has the arguments of the call before it, or arguments that have just been restored. The speed of memory
+    depends on where it lies: small arrays are timed in several places, which take turns.
+
+    Cold: between two calls with the same arguments, others occupy twice the last-level caches. All arguments of a large
+    pool take turns, so those that a call overwrote are restored long before they are used again.
     """
-    placements = max(1, min(MOST_PLACEMENTS, PLACED_BYTES // calls.call_bytes))
-    return _timed(calls, settings, partial(calls.pool, calls.pooled_calls), placements, calls.pooled_calls)
 
+    def __init__(self, calls: Calls, core: Core, cold: bool = False) -> None:
+        self.calls, self.pristine = calls, calls.pristine()
+        if cold:
+            behind = -(-2 * calls.framework.cache_bytes() // calls.call_bytes)
+            self.most_restored = MOST_COLD
+            pool = calls.pool(behind + MOST_COLD + 1, apart=True)
+            # The arguments that are checked are apart from those that take turns.
+            self.firsts, self.pools = [pool[-1]], [pool[:-1]]
+        else:
+            places = max(1, min(MOST_PLACES, PLACED_BYTES // calls.call_bytes))
+            self.most_restored = calls.pooled_calls
+            self.pools = [calls.pool(calls.pooled_calls, place) for place in range(places)]
+            self.firsts = [pool[0] for pool in self.pools]
+        self.device = gpu.Device() if calls.variant.device == "cuda" else None
+        self.timers = [self._timer(pool, core) for pool in self.pools]
+        self.number = 0
 
-def _cold(calls: Calls, settings: Settings) -> Measurement:
-    """Cold: between two calls with the same arguments, others occupy twice the last-level caches.
+    def _timer(self, pool: Pool, core: Core) -> sampler.Timer:
+        throttled_by = self.device.slowed_by if self.device else list
+        if len(pool) > self.most_restored:
+            supply = _restored_in_turn(self.calls, pool, self.pristine) if self.calls.mutated_args else None
+            return sampler.Timer(
+                self.calls.call,
+                supply or sampler.in_turn(list(map(tuple, pool))),
+                core,
+                self.most_restored,
+                throttled_by,
+            )
+        if self.calls.mutated_args:
+            supply = partial(_restored, self.calls, pool, self.pristine)
+            return sampler.Timer(self.calls.call, supply, core, self.most_restored, throttled_by)
+        return sampler.Timer(self.calls.call, sampler.in_turn(list(map(tuple, pool))), core, throttled_by=throttled_by)
 
-    Calls use restored arguments in the order of restoring. After the last of them, enough others were restored to push
-    the first ones out of the caches.
-    """
-    moved_bytes = calls.restored_bytes or calls.call_bytes
-    behind = -(-2 * calls.framework.cache_bytes() // moved_bytes)
-    called = max(1, behind // 2)
-    return _timed(calls, settings, lambda: [calls.make() for _ in range(behind + called)], 1, called)
+    def prepare(self) -> None:
+        """Check special and ordinary values on the memory that will be timed. Raises WrongResult."""
+        self.calls.verify_special()
+        first = self.firsts[0]
+        self.calls.verify_on(self.calls.restored(first, self.pristine), self.calls.ordinary)
+        self.calls.verify_own_memory(first)
 
+    def slice(self, round_number: int) -> Slice:
+        """One slice, whose first call is checked, and whose arguments are afterwards. Raises WrongResult."""
+        place = round_number % len(self.pools)
+        first, timer = self.firsts[place], self.timers[place]
+        timer.number = self.number
+        taken = timer.slice(round_number, lambda: self.calls.verify_some(first, self.pristine))
+        self.number = timer.number
+        self.calls.verify_arguments(first)
+        return taken
 
-def _timed(
-    calls: Calls, settings: Settings, make_pool: Callable[[], Pool], placements: int, most_restored: int
-) -> Measurement:
-    """Times of calls on one pool of arguments after the other.
+    def finish(self) -> Process:
+        """Check again, now with other values too, which shows a row that stopped working. Raises WrongResult."""
+        calls = self.calls
+        for pool in self.pools:
+            # A cold pool is too large to check each of its calls.
+            for arrays in pool if len(pool) <= self.most_restored else (pool[0], pool[-1]):
+                calls.verify_on(calls.restored(arrays, self.pristine), calls.ordinary)
+        calls.verify_changed(self.firsts[0])
+        calls.verify_special()
+        return Process(
+            number=self.number,
+            empty_call_s=sampler.empty_call_s(tuple(self.pools[0][0]), self.number or 1),
+            device=self._device_timing() if self.device else None,
+        )
 
-    most_restored: the most arguments that a sample may use after one restoring.
-    """
-    calls.verify_special()
-    core = Core(settings.probe_best_s, settings.threads if calls.variant.threaded else 1)
-    device = gpu.Device() if calls.variant.device == "cuda" else None
-    sample = partial(
-        sampler.sample,
-        calls.call,
-        budget_s=settings.budget_s / placements,
-        core=core,
-        throttled_by=device.slowed_by if device else list,
-    )
-    pristine = calls.pristine()
-    pools: list[Pool] = []
-    samples: list[sampler.Samples] = []
-    steal_s = linux.steal_s()
-    for _ in range(placements):
-        # All pools are kept, so that each lies in another place.
-        pools.append(make_pool())
-        samples.append(_sampled(calls, sample, pools[-1], pristine, most_restored))
-    steal_s = linux.steal_s() - steal_s
-    calls.verify_special()
-    pooled = sampler.pooled(samples)
-    timing = None
-    if device:
+    def _device_timing(self) -> DeviceTiming:
+        assert self.device is not None
         # A pool larger than a sample uses keeps the caches cold.
-        is_cold = len(pools[0]) > most_restored
-        pool = pools[0] if is_cold else _device_pool(calls, pools[0])
-        timing = _device_timing(calls, device, pool, pristine, most_restored if is_cold else len(pool))
-    empty_call_s = sampler.empty_call_s(tuple(pools[0][0]), pooled.number)
-    return measurement.of(pooled, timing, steal_s=steal_s, empty_call_s=empty_call_s)
-
-
-def _sampled(
-    calls: Calls,
-    sample: Callable[..., sampler.Samples],
-    pool: Pool,
-    pristine: dict[int, Any],
-    most_restored: int,
-) -> sampler.Samples:
-    """Samples of calls on the arguments of a pool, checked before and after on the memory that is timed."""
-    first, values = pool[0], calls.ordinary.values
-    calls.verify_on(calls.restored(first, pristine), values)
-    calls.verify_own_memory(first)
-    if calls.mutated_args:
-        samples = sample(partial(_restored, calls, pool, pristine), most_calls=most_restored)
-    else:
-        samples = sample(sampler.in_turn(list(map(tuple, pool))))
-    # A row that stopped working while it was timed shows here.
-    for arrays in pool:
-        calls.verify_on(calls.restored(arrays, pristine), values)
-    calls.verify_changed(first)
-    return samples
+        is_cold = len(self.pools[0]) > self.most_restored
+        pool = self.pools[0] if is_cold else _device_pool(self.calls, self.pools[0])
+        most_restored = self.most_restored if is_cold else len(pool)
+        return _device_timing(self.calls, self.device, pool, self.pristine, most_restored)
 
 
 def _device_timing(
@@ -165,7 +172,22 @@ def _restored(calls: Calls, pool: Pool, pristine: dict[int, Any], count: int) ->
     return restored
 
 
-def _first_call(calls: Calls, settings: Settings) -> Measurement:
+def _restored_in_turn(calls: Calls, pool: Pool, pristine: dict[int, Any]) -> sampler.Supplier:
+    """Supply arguments of in-place calls in turn, each restored when the next ones are asked for."""
+    used: Pool = []
+    turns = cycle(pool)
+
+    def supply(count: int) -> list[tuple[Any, ...]]:
+        for arrays in used:
+            calls.restored(arrays, pristine)
+        calls.wait()
+        used[:] = islice(turns, count)
+        return [tuple(arrays) for arrays in used]
+
+    return supply
+
+
+def first_call(calls: Calls) -> Measurement:
     """Seconds from call to result, compilation included."""
     arrays = calls.make()
     start_s = perf_counter()
@@ -175,7 +197,7 @@ def _first_call(calls: Calls, settings: Settings) -> Measurement:
     return measurement.single(first_s)
 
 
-def _transient_bytes(calls: Calls, settings: Settings) -> Measurement:
+def transient_bytes(calls: Calls) -> Measurement:
     """Peak of bytes allocated during a call, which must be what the row declares."""
     calls.verify()
     call = operators.call(calls.variant, calls.function)
@@ -183,7 +205,7 @@ def _transient_bytes(calls: Calls, settings: Settings) -> Measurement:
     return _as_declared("transient", measured_bytes, calls.variant.transient, calls.case)
 
 
-def _saved_bytes(calls: Calls, settings: Settings) -> Measurement:
+def saved_bytes(calls: Calls) -> Measurement:
     """Bytes kept between the halves of a round trip, which must be what the row declares."""
     calls.verify()
     x, _, *learnable = calls.make()
@@ -200,11 +222,9 @@ def _as_declared(name: str, measured_bytes: int, declared: Size, case: OperatorC
     return measurement.exact(measured_bytes)
 
 
-QUANTITIES: dict[str, Callable[[Calls, Settings], Measurement]] = {
-    "time": _time,
-    "scaling": _time,
-    "cold": _cold,
-    "first_call": _first_call,
-    "transient_bytes": _transient_bytes,
-    "saved_bytes": _saved_bytes,
+# Quantities that are measured once, in one go.
+SINGLE: dict[str, Callable[[Calls], Measurement]] = {
+    "first_call": first_call,
+    "transient_bytes": transient_bytes,
+    "saved_bytes": saved_bytes,
 }

@@ -1,29 +1,28 @@
-"""The quantities of a training step: time with its phases and ReLU's share, the first call, and bytes."""
+"""The quantities of a training step: time in slices with its phases and ReLU's share, the first call, and bytes."""
 
+import random
 from collections.abc import Callable
 from itertools import pairwise
 from math import isfinite, sqrt
-from statistics import median
 from time import perf_counter
 from typing import Any
 
 from benchmarks.harness import measurement
-from benchmarks.harness.case import Settings, StepCase
+from benchmarks.harness.case import StepCase
 from benchmarks.harness.frameworks import Driver, step_driver
-from benchmarks.harness.machine import gpu, memory
-from benchmarks.harness.measurement import DeviceTiming, Measurement, StepTiming
+from benchmarks.harness.machine import gpu
+from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Slice, StepTiming
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth import training
 from benchmarks.harness.truth.comparison import WrongResult
+from benchmarks.harness.truth.shared import Shared
 from impls.cnn import PHASES, operations
 from impls.cnn.networks import NETWORKS, Batch, Network, initial_parameters, random_batch, saved_bytes, work
 from impls.variant import ITEMSIZE_BYTES, StepVariant
 
-# Batches that steps take in turn; each is checked once before the clock starts.
+# Batches that steps take in turn. Before the clock starts the first is checked, afterwards one of the others.
 BATCHES = 3
-# Rounds behind the phases and ReLU's share, at least.
-LEAST_ROUNDS = 20
 
 
 def network_of(case: StepCase) -> Network:
@@ -31,65 +30,71 @@ def network_of(case: StepCase) -> Network:
     return NETWORKS[case.network]
 
 
-def require(case: StepCase) -> None:
-    """Raise NotEnough where a case needs more memory than is free: the reference keeps the most, in float64."""
+def needed_bytes(case: StepCase) -> int:
+    """Estimated memory of a case: the reference keeps the most, in float64."""
     figures = work(network_of(case))
     kept = 4 * figures.relu_elements + 2 * figures.input_elements + figures.column_elements
-    memory.require(case.batch * kept * ITEMSIZE_BYTES["float64"], memory.free_bytes())
+    return case.batch * kept * ITEMSIZE_BYTES["float64"]
 
 
-def _time(variant: StepVariant, case: StepCase, framework: Driver, settings: Settings) -> Measurement:
-    """Steps on several batches in turn, checked before and after from the state that they have then."""
-    batches = [_batch(case, seed) for seed in range(BATCHES)]
-    step, first = _built_with_batch(variant, case)
-    arrays = [first, *(step.put(batch) for batch in batches[1:])]
-    deviations = [_verify(case, step, *pair) for pair in zip(arrays, batches, strict=True)]
-    core = Core(settings.probe_best_s, settings.threads if variant.threaded else 1)
-    device = gpu.Device() if variant.device == "cuda" else None
-    samples = sampler.sample(
-        framework.blocking(step),
-        sampler.in_turn([(batch_arrays,) for batch_arrays in arrays]),
-        settings.budget_s,
-        core,
-        throttled_by=device.slowed_by if device else list,
-    )
-    # A step has no device time of its own.
-    timing = DeviceTiming(state=device.state()) if device else None
-    deviations.append(_verify(case, step, arrays[0], batches[0]))
-    without_relu = _built(variant, case, "none")
-    phases_s, relu_percent = _composition(step, without_relu, arrays, framework, settings.budget_s / 2)
-    return measurement.of(
-        samples,
-        timing,
-        StepTiming(max(deviations), phases_s, relu_percent),
-        empty_call_s=sampler.empty_call_s((first,), samples.number),
-    )
+class TimedStep:
+    """A training step that is timed in slices on several batches in turn, checked before the first and after the last.
 
-
-def _composition(
-    step: Any, without_relu: Any, arrays: list[Any], framework: Driver, budget_s: float
-) -> tuple[dict[str, float], tuple[float, float] | None]:
-    """Seconds of each phase that a step marks, and the 95 % interval of the percentage that its ReLUs take.
-
-    without_relu: a step of the same network without ReLU, which takes turns with the other. The interval is that of
-    the median of the rounds; None where training without ReLU diverged, as its time means nothing then.
+    Each slice also makes one step with marks, for its phases, and one of the same network without ReLU.
+    shared: what the reference makes of the first step, which all rows start alike.
     """
-    wait = framework.blocking(_nothing)
-    for each in (step, without_relu):
-        _marked(each, arrays[0], wait)
-    phases: list[dict[str, float]] = []
-    percent: list[float] = []
-    start_s = perf_counter()
-    while len(percent) < LEAST_ROUNDS or perf_counter() - start_s < budget_s:
-        batch = arrays[len(percent) % len(arrays)]
+
+    def __init__(self, variant: StepVariant, case: StepCase, framework: Driver, core: Core, shared: Shared) -> None:
+        self.case, self.shared = case, shared
+        self.batches = [_batch(case, seed) for seed in range(BATCHES)]
+        self.step, first = _built_with_batch(variant, case)
+        self.arrays = [first, *(self.step.put(batch) for batch in self.batches[1:])]
+        self.without_relu = _built(variant, case, "none")
+        self.wait = framework.blocking(_nothing)
+        self.device = gpu.Device() if variant.device == "cuda" else None
+        self.timer = sampler.Timer(
+            framework.blocking(self.step),
+            sampler.in_turn([(arrays,) for arrays in self.arrays]),
+            core,
+            throttled_by=self.device.slowed_by if self.device else list,
+        )
+        self.deviations: list[float] = []
+        self.phases_s: dict[str, list[float]] = {}
+        self.relu_percent: list[float] = []
+
+    def prepare(self) -> None:
+        """Check the first step. Raises WrongResult."""
+        self.deviations.append(_verify_first(self.case, self.step, self.arrays[0], self.shared))
+        for each in (self.step, self.without_relu):
+            _marked(each, self.arrays[0], self.wait)
+
+    def slice(self, round_number: int) -> Slice:
+        """One slice, and one round of phases and ReLU's share."""
+        taken = self.timer.slice(round_number)
+        batch = self.arrays[round_number % len(self.arrays)]
         # Each goes first every other round.
-        order = (step, without_relu) if len(percent) % 2 else (without_relu, step)
-        marked = {each: _marked(each, batch, wait) for each in order}
-        phases.append(marked[step])
-        percent.append(100 * (1 - marked[without_relu]["step"] / marked[step]["step"]))
-    converged = isfinite(float(without_relu(arrays[0])))
-    phases_s = {name: median(marks[name] for marks in phases) for name in PHASES if name in phases[0]}
-    return phases_s, sampler.interval(percent) if converged else None
+        order = (self.step, self.without_relu) if round_number % 2 else (self.without_relu, self.step)
+        marked = {each: _marked(each, batch, self.wait) for each in order}
+        for phase, seconds in marked[self.step].items():
+            if phase in PHASES:
+                self.phases_s.setdefault(phase, []).append(seconds)
+        share = 1 - marked[self.without_relu]["step"] / marked[self.step]["step"]
+        self.relu_percent.append(100 * share)
+        return taken
+
+    def finish(self) -> Process:
+        """Check a step from the state that it has now, on one of the other batches. Raises WrongResult."""
+        number = random.randrange(1, BATCHES)
+        self.deviations.append(_verify(self.case, self.step, self.arrays[number], self.batches[number]))
+        # The time of training that diverged means nothing.
+        converged = isfinite(float(self.without_relu(self.arrays[0])))
+        return Process(
+            number=self.timer.number,
+            empty_call_s=sampler.empty_call_s((self.arrays[0],), self.timer.number or 1),
+            # A step has no device time of its own.
+            device=DeviceTiming(state=self.device.state()) if self.device else None,
+            step=StepTiming(max(self.deviations), self.phases_s, self.relu_percent if converged else []),
+        )
 
 
 def _marked(step: Any, arrays: Any, wait: Callable[[], None]) -> dict[str, float]:
@@ -109,10 +114,10 @@ def _nothing() -> None:
     pass
 
 
-def _saved_bytes(variant: StepVariant, case: StepCase, framework: Driver, settings: Settings) -> Measurement:
+def _saved_bytes(variant: StepVariant, case: StepCase, framework: Driver, shared: Shared) -> Measurement:
     """Bytes kept from the forward pass for the backward pass; by hand, those that the network's table predicts."""
     step, arrays = _built_with_batch(variant, case)
-    _verify(case, step, arrays, _batch(case))
+    _verify_first(case, step, arrays, shared)
     measured_bytes = step_driver(framework).step_saved_bytes(step, arrays)
     predicted_bytes = saved_bytes(network_of(case), case.batch, ITEMSIZE_BYTES[case.dtype])
     if variant.saved_model == "hand-written" and measured_bytes != predicted_bytes:
@@ -120,15 +125,15 @@ def _saved_bytes(variant: StepVariant, case: StepCase, framework: Driver, settin
     return measurement.exact(measured_bytes)
 
 
-def _peak_bytes(variant: StepVariant, case: StepCase, framework: Driver, settings: Settings) -> Measurement:
+def _peak_bytes(variant: StepVariant, case: StepCase, framework: Driver, shared: Shared) -> Measurement:
     """All bytes that training needs: parameters, velocities, images, saved values, gradients and working memory."""
     step, arrays = _built_with_batch(variant, case)
-    _verify(case, step, arrays, _batch(case))
+    _verify_first(case, step, arrays, shared)
     del step, arrays
     return measurement.exact(step_driver(framework).step_peak_bytes(lambda: _built_with_batch(variant, case)))
 
 
-def _first_call(variant: StepVariant, case: StepCase, framework: Driver, settings: Settings) -> Measurement:
+def _first_call(variant: StepVariant, case: StepCase, framework: Driver, shared: Shared) -> Measurement:
     """Seconds to build a step and make one, compilation included."""
     start_s = perf_counter()
     step, arrays = _built_with_batch(variant, case)
@@ -158,12 +163,19 @@ def _batch(case: StepCase, seed: int = 0) -> Batch:
     return random_batch(network_of(case), case.batch, seed)
 
 
+def _verify_first(case: StepCase, step: Any, arrays: Any, shared: Shared) -> float:
+    """Check the first step, on the first batch."""
+    network, batch = network_of(case), _batch(case)
+    wanted = training.expected_first(network, case.dtype, step.state(), batch, shared)
+    return training.verify(network, case.dtype, step, arrays, batch, wanted)
+
+
 def _verify(case: StepCase, step: Any, arrays: Any, batch: Batch) -> float:
     return training.verify(network_of(case), case.dtype, step, arrays, batch)
 
 
-QUANTITIES: dict[str, Callable[[StepVariant, StepCase, Driver, Settings], Measurement]] = {
-    "time": _time,
+# Quantities that are measured once, in one go.
+SINGLE: dict[str, Callable[[StepVariant, StepCase, Driver, Shared], Measurement]] = {
     "first_call": _first_call,
     "saved_bytes": _saved_bytes,
     "peak_bytes": _peak_bytes,

@@ -1,7 +1,11 @@
-"""Measure the limits of the machine with streaming loops and matrix products. The best sample counts, as in STREAM."""
+"""Measure the limits of the machine: streaming loops and matrix products, in the rounds of the rows they limit.
+
+Of a loop, the best sample of each slice counts, as in STREAM.
+"""
 
 import operator
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -13,18 +17,19 @@ from benchmarks.harness.case import (
     DeviceProductCase,
     LoopCase,
     ProductCase,
-    Settings,
     Unavailable,
 )
-from benchmarks.harness.frameworks import Driver, device_driver, started
+from benchmarks.harness.frameworks import Driver, device_driver
 from benchmarks.harness.machine import gpu
-from benchmarks.harness.measurement import DeviceTiming, Measurement, best
+from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Slice
 from benchmarks.harness.roofline import matmul
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth.comparison import WrongResult
 
-PLACEMENTS = 4
+MOST_PLACES, PLACED_BYTES = 4, 64 * 1024 * 1024
+# Samples of each place, of which the best counts.
+TRIES = 3
 # Calls that a GPU times together, samples, and the least number of samples that must succeed.
 DEVICE_CALLS, DEVICE_SAMPLES, LEAST_SAMPLES = 10, 30, 5
 DTYPE = "float32"
@@ -33,38 +38,60 @@ DTYPE = "float32"
 Work = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def loop(case: LoopCase, settings: Settings) -> Measurement:
-    """Measure the seconds of the best pass of a streaming loop."""
-    with started("numba", threads=settings.threads) as framework:
+class TimedLoop:
+    """A streaming loop that is timed in slices, in the fastest of several places in memory.
+
+    held: arrays that the loops of one process share.
+    """
+
+    def __init__(self, case: LoopCase, core: Core, held: dict[tuple[Any, ...], Any]) -> None:
         from benchmarks.harness.roofline import streaming
 
-        streaming.check(case.kernel, passes=3)
-        # Some placements in memory are twice as slow as others. Keep all, so that each is at another address.
-        placements = [streaming.arrays(case.array_bytes) for _ in range(PLACEMENTS)]
-        core = Core(settings.probe_best_s, settings.threads)
-        passes = _passes(partial(streaming.run, case.kernel, placements[0]))
-        samples = [
-            sampler.sample(
-                partial(streaming.run, case.kernel, streams),
-                lambda calls: [(passes,)] * calls,
-                settings.budget_s / PLACEMENTS,
-                core,
-            )
-            for streams in placements
-        ]
-        samples_s = [sample_s / passes for placement in samples for sample_s in placement.samples_s]
-        return best(samples_s, passes, framework.threads(), core.probe_s)
+        self.case, self.core = case, core
+        places = max(1, min(MOST_PLACES, PLACED_BYTES // case.array_bytes))
+        keys = [("streams", case.array_bytes, place) for place in range(places)]
+        for key in keys:
+            if key not in held:
+                held[key] = streaming.arrays(case.array_bytes)
+        self.runs = [partial(streaming.run, case.kernel, held[key]) for key in keys]
+        self.passes = 0
+
+    def prepare(self) -> None:
+        """Check the loop. Raises RuntimeError."""
+        from benchmarks.harness.roofline import streaming
+
+        streaming.check(self.case.kernel, passes=3)
+
+    def slice(self, round_number: int) -> Slice:
+        """One slice; seconds of a pass."""
+        if not self.passes:
+            # Not while others prepare.
+            self._choose()
+        taken = self.timer.slice(round_number)
+        return replace(taken, samples_s=[sample_s / self.passes for sample_s in taken.samples_s])
+
+    def _choose(self) -> None:
+        """Find the fastest place, and the number of passes there."""
+        self.passes = _passes(self.runs[0])
+        fastest = min(self.runs, key=lambda run: min(_duration_s(run, self.passes) for _ in range(TRIES)))
+        self.passes = _passes(fastest)
+        self.timer = sampler.Timer(fastest, lambda calls: [(self.passes,)] * calls, self.core, most_calls=1)
+
+    def finish(self) -> Process:
+        """Check the loop again. Raises RuntimeError."""
+        self.prepare()
+        return Process(number=self.passes)
 
 
 def _passes(run: Callable[[int], None]) -> int:
-    """Return the number of passes that take 2 ms, which hides the start of the threads; even, so that signs cancel."""
-    passes = 2
+    """Return the number of passes that take 2 ms, which hides the start of the threads."""
+    passes = 1
     while passes < 1_000_000:
         # Take the best of three: after a stall, all samples would have too few passes.
         duration_s = min(_duration_s(run, passes) for _ in range(3))
         if duration_s > 0.002:
             break
-        passes = min(passes * 10, 2 * int(passes * 0.0015 / duration_s) + 2)
+        passes = min(passes * 10, int(passes * 0.003 / duration_s) + 1)
     return passes
 
 
@@ -74,51 +101,59 @@ def _duration_s(run: Callable[[int], None], passes: int) -> float:
     return perf_counter() - start_s
 
 
-def product(case: ProductCase, settings: Settings) -> Measurement:
-    """Measure the seconds of a library's best product of two square matrices; check it before and after.
+class TimedProduct:
+    """A library's product of two square matrices that is timed in slices, checked before and after them."""
 
-    Raises WrongResult.
-    """
-    with started(case.library, threads=settings.threads) as framework:
-        a, b = matmul.matrices(case.n)
-        arguments = framework.array(a, DTYPE), framework.array(b, DTYPE)
-        multiply = framework.blocking(operator.matmul)
-        matmul.check(framework.to_numpy(multiply(*arguments)), a, b)
-        core = Core(settings.probe_best_s, settings.threads)
-        samples = sampler.sample(multiply, sampler.in_turn([arguments]), settings.budget_s, core)
-        matmul.check(framework.to_numpy(multiply(*arguments)), a, b)
-        return best(samples.samples_s, samples.number, framework.threads(), samples.sampling.probe_s)
+    def __init__(self, case: ProductCase, framework: Driver, core: Core) -> None:
+        self.operands = matmul.matrices(case.n)
+        self.framework = framework
+        a, b = (framework.array(operand, DTYPE) for operand in self.operands)
+        self.multiply = partial(framework.blocking(operator.matmul), a, b)
+        self.timer = sampler.Timer(self.multiply, lambda calls: [()] * calls, core)
+
+    def prepare(self) -> None:
+        """Check a product. Raises WrongResult."""
+        matmul.check(self.framework.to_numpy(self.multiply()), *self.operands)
+
+    def slice(self, round_number: int) -> Slice:
+        """One slice."""
+        return self.timer.slice(round_number)
+
+    def finish(self) -> Process:
+        """Check another product. Raises WrongResult."""
+        self.prepare()
+        return Process(number=1)
 
 
-def device_loop(case: DeviceLoopCase, settings: Settings) -> Measurement:
+def device_loop(case: DeviceLoopCase, framework: Driver) -> Measurement:
     """Measure the device time of copying an array on a GPU, or of scaling it in place."""
-    return _on_device(partial(DEVICE_LOOPS[case.kernel], array_bytes=case.array_bytes), settings)
+    return _on_device(framework, *DEVICE_LOOPS[case.kernel](framework, array_bytes=case.array_bytes))
 
 
-def device_product(case: DeviceProductCase, settings: Settings) -> Measurement:
+def device_product(case: DeviceProductCase, framework: Driver) -> Measurement:
     """Measure the device time of a product of two square matrices on a GPU."""
-    return _on_device(partial(_device_matmul, n=case.n), settings)
+    return _on_device(framework, *_device_matmul(framework, case.n))
 
 
-def _on_device(make: Callable[[Driver], Work], settings: Settings) -> Measurement:
-    """Measure the device time of the best of several samples with PyTorch and the GPU's events.
+def _on_device(framework: Driver, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Measurement:
+    """Measure the device time of the best of several samples with the GPU's events.
 
     Raises Unavailable if the host did not keep ahead of the GPU.
     """
-    with started("torch", device="cuda", threads=settings.threads) as framework:
-        call, arguments = make(framework)
-        device, reasons = gpu.Device(), list[str]()
-        elapsed_s = [
-            device_driver(framework).device_s(
-                call, lambda: [arguments] * DEVICE_CALLS, lambda: reasons.extend(device.slowed_by())
-            )
-            for _ in range(DEVICE_SAMPLES)
-        ]
-        samples_s = [seconds / DEVICE_CALLS for seconds in elapsed_s if seconds is not None]
-        if len(samples_s) < LEAST_SAMPLES:
-            raise Unavailable("the host was hardly ever ahead of the GPU: device time cannot be measured")
-        timing = DeviceTiming(throttled_by=sorted(set(reasons)), state=device.state())
-        return best(samples_s, DEVICE_CALLS, framework.threads(), None, timing)
+    device, reasons = gpu.Device(), list[str]()
+    elapsed_s = [
+        device_driver(framework).device_s(
+            call, lambda: [arguments] * DEVICE_CALLS, lambda: reasons.extend(device.slowed_by())
+        )
+        for _ in range(DEVICE_SAMPLES)
+    ]
+    samples_s = [seconds / DEVICE_CALLS for seconds in elapsed_s if seconds is not None]
+    if len(samples_s) < LEAST_SAMPLES:
+        raise Unavailable("the host was hardly ever ahead of the GPU: device time cannot be measured")
+    timing = DeviceTiming(samples_s=samples_s, throttled_by=sorted(set(reasons)), state=device.state())
+    best_s = min(samples_s)
+    process = Process(number=DEVICE_CALLS, device=timing)
+    return Measurement("ok", value=best_s, samples_s=[best_s], number=DEVICE_CALLS, processes=[process])
 
 
 def _device_copy(framework: Driver, array_bytes: int) -> Work:

@@ -15,6 +15,8 @@ computers" (STREAM), 1995.
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from impls.variant import Traffic
+
 
 @dataclass(frozen=True)
 class Pattern:
@@ -77,3 +79,15 @@ _THREADS: tuple[Literal["one", "all"], ...] = ("one", "all")
 LOOPS = {loop.name: loop for loop in (Loop(pattern, threads) for pattern in PATTERNS.values() for threads in _THREADS)}
 # The loops of a GPU, in PyTorch: copy an array, or scale it in place.
 DEVICE_LOOPS = ("copy", "scale")
+
+
+def parts_of(traffic: Traffic, inplace: bool, itemsize_bytes: int) -> dict[str, float]:
+    """The patterns whose times make up that of a traffic, each with its factor.
+
+    Composed of a pattern that reads one array for each that it writes and one that reads two, at the same size.
+    """
+    one, two = ("scale", "accumulate") if inplace else ("copy", "triad")
+    reads = traffic.reads + traffic.mask_reads / itemsize_bytes
+    writes = traffic.writes + traffic.mask_writes / itemsize_bytes
+    factors = {one: 2 * writes - reads, two: reads - writes}
+    return {name: factor for name, factor in factors.items() if factor}

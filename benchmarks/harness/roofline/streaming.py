@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 from benchmarks.harness.roofline.loops import LOOPS
 
 LINE_BYTES = 64
+PAGE_BYTES = 4096
 # float32 elements in a cache line, and in the vectors of non-temporal stores.
 LANES = LINE_BYTES // 4
 _INDEX = ir.IntType(32)
@@ -182,16 +183,20 @@ _AFTER = {
 def arrays(array_bytes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Allocate and touch out, x and y: float32, of `array_bytes` each, aligned to LINE_BYTES.
 
+    They begin at different places of a page: a load waits for an earlier store to the same place of another page.
+
     Raises ValueError if `array_bytes` is not a multiple of LINE_BYTES.
     """
     if array_bytes % LINE_BYTES:
         raise ValueError(f"array_bytes: {array_bytes} given, a multiple of {LINE_BYTES} needed")
-    return _aligned(array_bytes // 4, 0), _aligned(array_bytes // 4, 3), _aligned(array_bytes // 4, 2)
+    return tuple(_placed(array_bytes // 4, value, position) for position, value in enumerate((0, 3, 2)))  # type: ignore[return-value]
 
 
-def _aligned(elements: int, value: float) -> np.ndarray:
-    spare = np.empty(elements + LANES, np.float32)
-    first = -spare.ctypes.data % LINE_BYTES // 4
+def _placed(elements: int, value: float, position: int) -> np.ndarray:
+    """An array that begins `position` thirds of a page after the start of a page, to whole lines."""
+    spare = np.empty(elements + PAGE_BYTES // 2, np.float32)
+    start_bytes = position * (PAGE_BYTES // 3 // LINE_BYTES * LINE_BYTES)
+    first = (start_bytes - spare.ctypes.data) % PAGE_BYTES // 4
     array = spare[first : first + elements]
     array[:] = value
     return array

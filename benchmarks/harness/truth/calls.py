@@ -1,6 +1,7 @@
 """The calls of one row at one size and dtype: their arguments, restoring what they overwrite, and their checks."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from benchmarks.harness.case import OperatorCase
 from benchmarks.harness.frameworks import Driver
 from benchmarks.harness.truth import comparison, operators
+from benchmarks.harness.truth.shared import Shared
 from impls.variant import ITEMSIZE_BYTES, Variant
 
 # Elements that are read as soon as a call has returned, besides the last ones.
@@ -19,6 +21,22 @@ POOL_BYTES = 256 * 1024
 MOST_POOLED = 256
 # Number of elements that alone are changed, and the largest arrays for which that check is worth its time.
 TOUCHED, MOST_TOUCHED = 3, 2**20
+HALF_DTYPES = ("float16", "bfloat16")
+
+# The framework's arrays by what they hold, and where.
+Held = dict[tuple[Any, ...], Any]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Inputs of a call, and the results with one value per element that the reference expects.
+
+    adjust: whether a row may depart from the reference as it declares.
+    """
+
+    inputs: operators.Inputs
+    expected: tuple[np.ndarray, ...]
+    adjust: bool = False
 
 
 class Calls:
@@ -27,10 +45,23 @@ class Calls:
     call: the row as a user calls it, returning when its work is done. wait: waits for a device.
     mutated_args: positions of the inputs that a call overwrites. call_bytes: arguments of a call.
     restored_bytes: of these, the bytes to restore after it. ordinary: inputs to time with.
+
+    shared: inputs and expected results, which the processes of a block share. held: arrays of the framework, which the
+    rows of one process share. Without them, a row has its own.
     """
 
-    def __init__(self, variant: Variant, case: OperatorCase, framework: Driver, function: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        case: OperatorCase,
+        framework: Driver,
+        function: Callable[..., Any],
+        shared: Shared | None = None,
+        held: Held | None = None,
+    ) -> None:
         self.variant, self.case, self.framework, self.function = variant, case, framework, function
+        self.shared = shared or Shared()
+        self.held: Held = {} if held is None else held
         self.call = framework.blocking(operators.call(variant, function))
         self.wait = framework.blocking(lambda: None)
         self.mutated_args = operators.mutated_args(variant)
@@ -38,40 +69,67 @@ class Calls:
         array_bytes = case.elements * ITEMSIZE_BYTES[case.dtype]
         self.call_bytes = (operators.ARRAY_INPUTS[variant.direction] + (variant.memory == "out")) * array_bytes
         self.restored_bytes = array_bytes * len(self.mutated_args)
-        self.x, self.grad = comparison.ordinary(case.elements)
-        self.ordinary = self.inputs(self.x, self.grad)
+        self.ordinary = self.given("ordinary", case.elements)
 
-    def inputs(self, x: np.ndarray, grad: np.ndarray, other: bool = False) -> operators.Inputs:
+    def given(self, kind: str, elements: int) -> Given:
+        """Inputs of a kind, "ordinary" or "special", and their results, which one process computes for all."""
+        is_special = kind == "special"
+        dtypes = operators.inputs(self.variant, *comparison.ordinary(1), self.case.dtype).dtypes
+
+        def make() -> tuple[np.ndarray, ...]:
+            x, grad = self._special(elements) if is_special else comparison.ordinary(elements)
+            # Ordinary values are exact in every dtype, and so are the outputs of exact rows.
+            inputs = self.inputs(x, grad, exact=not is_special)
+            return *inputs.values, *operators.expected_whole(self.variant, inputs.values)
+
+        arrays = self.shared.arrays(self._key(kind, elements), make)
+        return Given(operators.Inputs(arrays[: len(dtypes)], dtypes), arrays[len(dtypes) :], adjust=is_special)
+
+    def _key(self, kind: str, elements: int) -> str:
+        """Names all that inputs and expected results depend on."""
+        row = self.variant
+        # Frameworks round to half precision themselves.
+        rounded_by = row.framework if self.case.dtype in HALF_DTYPES else "numpy"
+        exact = "rounded" if row.tolerance_ulps else "exact"
+        saved = row.saved_for_backward if row.direction == "backward" else "none"
+        parts = (kind, row.operator, row.direction, saved, self.case.dtype, rounded_by, exact, elements)
+        return "-".join(map(str, parts))
+
+    def inputs(self, x: np.ndarray, grad: np.ndarray, other: bool = False, exact: bool = False) -> operators.Inputs:
         """The inputs of one call, from an input and a gradient, as the row's dtypes hold them.
 
-        other: with other values of the learnable parameters.
+        other: with other values of the learnable parameters. exact: every dtype holds x and grad exactly.
         """
         inputs = operators.inputs(self.variant, x, grad, self.case.dtype, other)
-        # Ordinary values are exact in every dtype, and so are the outputs of exact rows.
-        if x is not self.x or self.variant.tolerance_ulps:
-            return operators.Inputs(tuple(self._rounded(inputs)), inputs.dtypes)
-        return inputs
+        if exact and not self.variant.tolerance_ulps:
+            return inputs
+        return operators.Inputs(tuple(self._rounded(inputs)), inputs.dtypes)
 
     def _rounded(self, inputs: operators.Inputs) -> list[np.ndarray]:
-        half = ("float16", "bfloat16")
         return [
-            self.framework.to_numpy(self.framework.array(value, dtype)) if dtype in half else value
+            self.framework.to_numpy(self.framework.array(value, dtype)) if dtype in HALF_DTYPES else value
             for value, dtype in zip(inputs.values, inputs.dtypes, strict=True)
         ]
 
     def make(self, elements: int | None = None) -> list[Any]:
         """New framework arrays with ordinary values for one call."""
-        return self.arrays(self.ordinary if elements is None else self.inputs(*comparison.ordinary(elements)))
+        if elements is None:
+            return self.arrays(self.ordinary.inputs)
+        return self.arrays(self.inputs(*comparison.ordinary(elements), exact=True))
 
     def arrays(self, inputs: operators.Inputs) -> list[Any]:
         """New framework arrays for one call: the inputs, and `out`, poisoned."""
         return [self._array(inputs, position) for position in range(self.arguments)]
 
-    def pool(self, calls: int) -> list[list[Any]]:
-        """Arguments for so many calls before any is restored; calls share arrays that none of them overwrites."""
-        first = self.make()
-        mutated = [{p: self._array(self.ordinary, p) for p in self.mutated_args} for _ in range(calls - 1)]
-        return [first, *([own.get(p, array) for p, array in enumerate(first)] for own in mutated)]
+    def pool(self, calls: int, place: int = 0, apart: bool = False) -> list[list[Any]]:
+        """Arguments for so many calls before any is restored, at one of several places in memory.
+
+        Calls share arrays that none of them overwrites, unless they are to be apart.
+        """
+        return [
+            [self._held(p, (place, number if apart or p in self.mutated_args else 0)) for p in range(self.arguments)]
+            for number in range(calls)
+        ]
 
     @property
     def pooled_calls(self) -> int:
@@ -79,9 +137,24 @@ class Calls:
         return max(1, min(MOST_POOLED, POOL_BYTES // self.restored_bytes)) if self.mutated_args else 1
 
     def pristine(self) -> dict[int, Any]:
-        """By position, new arrays with what the arguments that a call writes to hold before it."""
+        """By position, arrays with what the arguments that a call writes to hold before it."""
         written = (self.arguments - 1,) if self.variant.memory == "out" else self.mutated_args
-        return {position: self._array(self.ordinary, position) for position in written}
+        return {position: self._held(position, ("pristine",)) for position in written}
+
+    def _held(self, position: int, where: tuple[Any, ...], given: Given | None = None) -> Any:
+        """The array of an argument with given values, else ordinary ones; rows with the same argument share it.
+
+        A row that overwrites an argument shares it with others that do, as each restores it first.
+        """
+        row, dtypes = self.variant, self.ordinary.inputs.dtypes
+        is_out = position == len(dtypes)
+        saved = row.saved_for_backward if (row.direction, position) == ("backward", 1) else ""
+        dtype = self.case.dtype if is_out else dtypes[position]
+        holds = "out" if is_out else f"{row.operator} {row.direction} {position} {saved}"
+        key = (holds, dtype, self.case.elements, position in self.mutated_args, *where)
+        if key not in self.held:
+            self.held[key] = self._array((given or self.ordinary).inputs, position)
+        return self.held[key]
 
     def _array(self, inputs: operators.Inputs, position: int) -> Any:
         if position < len(inputs.values):
@@ -98,28 +171,31 @@ class Calls:
     def verify(self) -> None:
         """Raise WrongResult unless special and ordinary inputs give the results of the reference."""
         self.verify_special()
-        self.verify_on(self.make(), self.ordinary.values)
+        self.verify_on(self.make(), self.ordinary)
 
     def verify_special(self) -> None:
         """Check calls on special values, with the departures that the row declares, and with other parameters."""
-        inputs = self.inputs(*self._special(comparison.SPECIAL_ELEMENTS))
-        self.verify_on(self.arrays(inputs), inputs.values, adjust=True)
-        for inputs in self._learnable(comparison.SPECIAL_ELEMENTS):
-            self.verify_on(self.arrays(inputs), inputs.values)
+        special = self.given("special", comparison.SPECIAL_ELEMENTS)
+        self.verify_on(self.arrays(special.inputs), special)
+        for given in self._learnable(comparison.SPECIAL_ELEMENTS):
+            self.verify_on(self.arrays(given.inputs), given)
 
-    def _learnable(self, elements: int) -> Iterator[operators.Inputs]:
+    def _learnable(self, elements: int) -> Iterator[Given]:
         """Yield inputs with other values of the learnable parameters; none of an operator that has none.
 
         For each gradient of a parameter one, in which its terms do not cancel; for forward a single one.
         """
         if not operators.operator_of(self.variant).learnable:
             return
-        inputs = self.inputs(*comparison.ordinary(elements), other=True)
+        inputs = self.inputs(*comparison.ordinary(elements), other=True, exact=True)
         positions = range(operators.learnable_results(self.variant))
         if not positions:
-            yield inputs
+            yield self._expecting(inputs)
         for position in positions:
-            yield operators.uncancelled(self.variant, inputs, position)
+            yield self._expecting(operators.uncancelled(self.variant, inputs, position))
+
+    def _expecting(self, inputs: operators.Inputs) -> Given:
+        return Given(inputs, operators.expected_whole(self.variant, inputs.values))
 
     def _special(self, elements: int) -> tuple[np.ndarray, np.ndarray]:
         saturates = operators.operator_of(self.variant).saturates
@@ -130,12 +206,13 @@ class Calls:
         if self.variant.memory != "fresh":
             return
         results = self._results(arrays)
-        before = [np.array(self.framework.to_numpy(result)) for result in results]
-        others = self.arrays(self.inputs(self.grad, self.x))
+        special = self.given("special", self.case.elements)
+        others = [self._held(position, ("special",), special) for position in range(self.arguments)]
         later = [self.call(*others) for _ in range(LATER_CALLS)]
-        for result, copy in zip(results, before, strict=True):
-            if not np.array_equal(self.framework.to_numpy(result), copy, equal_nan=True):
-                raise comparison.WrongResult("a fresh result was overwritten by the next call")
+        try:
+            self._verify_results(results, self.ordinary)
+        except comparison.WrongResult as error:
+            raise comparison.WrongResult(f"a fresh result was overwritten by the next call: {error}") from None
         del later
 
     def verify_changed(self, arrays: list[Any]) -> None:
@@ -146,52 +223,87 @@ class Calls:
         """
         if self.variant.memory == "out" and self.case.elements <= MOST_TOUCHED:
             touched = np.random.default_rng().integers(0, self.case.elements, TOUCHED)
-            x, grad = self.x.copy(), self.grad.copy()
+            x, grad = comparison.ordinary(self.case.elements)
             x[touched] *= -1
             grad[touched] *= -1
-            self._verify_with(arrays, self.inputs(x, grad))
-        for inputs in self._learnable(self.case.elements):
-            self._verify_with(arrays, inputs)
-        self._verify_with(arrays, self.inputs(*self._special(self.case.elements)), adjust=True)
+            self._verify_with(arrays, self._expecting(self.inputs(x, grad, exact=True)))
+        for given in self._learnable(self.case.elements):
+            self._verify_with(arrays, given)
+        special = self.given("special", self.case.elements)
+        for position in range(len(special.inputs.values)):
+            source = self._held(position, ("special",), special)
+            arrays[position] = self.framework.restore(arrays[position], source)
+        self.verify_on(arrays, special)
+        # Rows that share these arrays expect ordinary values.
+        for position in range(len(special.inputs.values)):
+            arrays[position] = self.framework.restore(arrays[position], self._held(position, ("pristine",)))
 
-    def _verify_with(self, arrays: list[Any], inputs: operators.Inputs, adjust: bool = False) -> None:
-        for position in range(len(inputs.values)):
-            arrays[position] = self.framework.restore(arrays[position], self._array(inputs, position))
-        self.verify_on(arrays, inputs.values, adjust)
+    def _verify_with(self, arrays: list[Any], given: Given) -> None:
+        for position in range(len(given.inputs.values)):
+            arrays[position] = self.framework.restore(arrays[position], self._array(given.inputs, position))
+        self.verify_on(arrays, given)
+
+    def verify_some(self, arrays: list[Any], pristine: dict[int, Any]) -> None:
+        """Check some elements of one call on ordinary values, `out` poisoned there: as cheap as a call and a copy."""
+        some = slice(None, None, max(1, self.case.elements // READ_AT_ONCE))
+        if self.variant.memory == "out" and self.variant.device == "cpu":
+            arrays[-1][some] = operators.POISON
+            results = self._results(arrays)
+        else:
+            results = self._results(self.restored(arrays, pristine))
+        wanted = self.ordinary.expected
+        found = [self.framework.to_numpy(result[some]) for result in results[: len(wanted)]]
+        comparison.check(self.variant, self.case.dtype, found, [array[some] for array in wanted])
+
+    def verify_arguments(self, arrays: Sequence[Any]) -> None:
+        """Check some elements of the arguments that no call may change; rows of one process share them."""
+        for position, values in enumerate(self.ordinary.inputs.values):
+            if position not in self.mutated_args:
+                some = slice(None, None, max(1, values.size // READ_AT_ONCE))
+                found = self.framework.to_numpy(arrays[position][some])
+                comparison.unchanged(f"number {position + 1}", values[some], found)
 
     def _results(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         result = self.call(*arrays)
         return result if isinstance(result, tuple) else (result,)
 
-    def verify_on(self, arrays: Sequence[Any], values: Sequence[np.ndarray], adjust: bool = False) -> None:
-        """Check one call on arrays whose inputs hold these values, block by block."""
+    def verify_on(self, arrays: Sequence[Any], given: Given) -> None:
+        """Check one call on arrays with the given inputs, block by block."""
+        values = given.inputs.values
         results = self._results(arrays)
-        elements = values[0].size
         # Read some elements at once: work that is still going on when a call returns shows there.
-        parts = (slice(-64, None), slice(None, None, max(1, elements // READ_AT_ONCE)))
+        parts = (slice(-64, None), slice(None, None, max(1, values[0].size // READ_AT_ONCE)))
         early = [[np.array(self.framework.to_numpy(result[part])) for part in parts] for result in results]
-        whole = [self.framework.to_numpy(result) for result in results]
+        whole = self._verify_results(results, given)
         unmutated = [p for p in range(len(values)) if p not in self.mutated_args]
         after = {position: self.framework.to_numpy(arrays[position]) for position in unmutated}
+        for block in operators.blocks(values[0].size):
+            inputs = operators.part(self.variant, values, block)
+            for position, array in after.items():
+                part = operators.part_of(self.variant, position, array, block)
+                comparison.unchanged(f"number {position + 1}", inputs[position], part)
+        for result, samples in zip(whole, early, strict=True):
+            same = (np.array_equal(result[p], sample, equal_nan=True) for p, sample in zip(parts, samples, strict=True))
+            if not all(same):
+                raise comparison.WrongResult("the result still changed after the call had returned")
+
+    def _verify_results(self, results: Sequence[Any], given: Given) -> list[np.ndarray]:
+        """Check the results of a call with the given inputs, and return them as NumPy arrays."""
+        values, elements = given.inputs.values, given.inputs.values[0].size
+        whole = [self.framework.to_numpy(result) for result in results]
         for result in results:
             comparison.check_dtype(self.framework.dtype(result), self.case.dtype)
         comparison.check_form(self.variant, whole, values[0].shape)
         learnable = operators.learnable_results(self.variant)
         terms = np.zeros((learnable, 2))
         for block in operators.blocks(elements):
-            inputs = operators.part(self.variant, values, block)
-            wanted = operators.expected(self.variant, inputs)
-            if adjust:
-                wanted = comparison.adjust(self.variant, inputs, wanted)
+            wanted: Sequence[np.ndarray] = [array[block] for array in given.expected]
+            if given.adjust:
+                wanted = comparison.adjust(self.variant, operators.part(self.variant, values, block), wanted)
             comparison.check(
                 self.variant, self.case.dtype, [r[block] for r in whole[: len(wanted)]], wanted, block.start
             )
-            terms += operators.learnable_sums(self.variant, inputs)
-            for position, array in after.items():
-                part = operators.part_of(self.variant, position, array, block)
-                comparison.unchanged(f"number {position + 1}", inputs[position], part)
+            if learnable:
+                terms += operators.learnable_sums(self.variant, operators.part(self.variant, values, block))
         comparison.check_sums(self.variant, self.case.dtype, whole[len(whole) - learnable :], terms, elements)
-        for result, samples in zip(whole, early, strict=True):
-            same = (np.array_equal(result[p], sample, equal_nan=True) for p, sample in zip(parts, samples, strict=True))
-            if not all(same):
-                raise comparison.WrongResult("the result still changed after the call had returned")
+        return whole

@@ -99,6 +99,20 @@ def expected(variant: Variant, values: Sequence[np.ndarray]) -> tuple[np.ndarray
     return (gradient(grad, saved, *learnable, **constants),)
 
 
+def expected_whole(variant: Variant, values: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """The results with one value per element for whole arrays; in float32 where that holds them exactly."""
+    of_blocks = (expected(variant, part(variant, values, block)) for block in blocks(values[0].size))
+    results = zip(*([_narrow(array) for array in arrays] for arrays in of_blocks), strict=True)
+    return tuple(np.concatenate(parts) for parts in results)
+
+
+def _narrow(array: np.ndarray) -> np.ndarray:
+    """The array in float32, unless that would change it."""
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32)
+    return narrow if np.array_equal(narrow, array, equal_nan=True) else array
+
+
 def learnable_results(variant: Variant) -> int:
     """Number of gradients of learnable parameters that a call returns."""
     return len(operator_of(variant).learnable) if variant.direction != "forward" else 0

@@ -1,10 +1,13 @@
 """Check one training step against the float64 reference from the same state."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from benchmarks.harness.truth.comparison import WrongResult
+from benchmarks.harness.truth.shared import Shared
 from impls.cnn import operations, reference
 from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_MOMENTUM, Batch, Network
 
@@ -24,20 +27,61 @@ LEAST_NORM = 1e-3
 LEARNT_LOSS, LEARNT_NORM = 0.04, 0.1
 
 
-def verify(network: Network, dtype: str, step: Any, arrays: Any, batch: Batch) -> float:
+@dataclass(frozen=True)
+class Expected:
+    """What the reference makes of one step: its loss, and by name the gradients and the statistics."""
+
+    loss: float
+    gradients: Mapping[str, np.ndarray]
+    statistics: Mapping[str, np.ndarray]
+
+
+def expected(network: Network, state: reference.State, batch: Batch) -> Expected:
+    """One step of the reference in float64 from a state of any dtype."""
+    loss, gradients, statistics = reference.loss_and_gradients(network, _wide(state), batch)
+    return Expected(float(loss), gradients, statistics)
+
+
+def expected_first(network: Network, dtype: str, state: reference.State, batch: Batch, shared: Shared) -> Expected:
+    """The same from the state that all rows of a network start from, computed once for all processes."""
+
+    gradients = [parameter.name for parameter in operations.parameters(network)]
+    statistics = [statistic.name for statistic in operations.statistics(network)]
+
+    def make() -> list[np.ndarray]:
+        first = expected(network, state, batch)
+        return [
+            np.array(first.loss),
+            *(first.gradients[name] for name in gradients),
+            *(first.statistics[name] for name in statistics),
+        ]
+
+    loss, *arrays = shared.arrays(f"first-step-{network.name}-{len(batch)}-{dtype}", make)
+    return Expected(
+        float(loss),
+        dict(zip(gradients, arrays, strict=False)),
+        dict(zip(statistics, arrays[len(gradients) :], strict=True)),
+    )
+
+
+def _wide(state: reference.State) -> reference.State:
+    return reference.State(
+        *({name: value.astype(np.float64) for name, value in part.items()} for part in vars(state).values())
+    )
+
+
+def verify(network: Network, dtype: str, step: Any, arrays: Any, batch: Batch, wanted: Expected | None = None) -> float:
     """Make one step and return the largest relative error of an array against the reference from the same state.
 
-    arrays: what `step.put(batch)` returned.
+    arrays: what `step.put(batch)` returned. wanted: what the reference expects, computed here if it is not given.
     Raises WrongResult where the loss, a gradient or statistics are beyond their tolerances, or parameters do not
     follow their velocities.
     """
     tolerance, learned = TOLERANCE[dtype], operations.parameters(network)
     of_last_layer = {parameter.name for parameter in learned if parameter.operation == learned[-1].operation}
     before = step.state()
-    state = reference.State(
-        *({name: value.astype(np.float64) for name, value in part.items()} for part in vars(before).values())
-    )
-    loss, gradients, statistics = reference.loss_and_gradients(network, state, batch)
+    wanted = wanted or expected(network, before, batch)
+    loss, gradients, statistics = wanted.loss, wanted.gradients, wanted.statistics
     step_loss = float(step(arrays))
     error = abs(step_loss - loss) / (abs(loss) + LEARNT_LOSS)
     # Written so that a NaN is wrong too.
@@ -46,7 +90,7 @@ def verify(network: Network, dtype: str, step: Any, arrays: Any, batch: Batch) -
     after = step.state()
     errors = [error]
     for name, gradient in gradients.items():
-        velocity = MOMENTUM * state.velocities[name] + gradient
+        velocity = MOMENTUM * before.velocities[name].astype(np.float64) + gradient
         off = np.linalg.norm(after.velocities[name] - velocity)
         bound, floor = (tolerance, LEARNT_NORM) if name in of_last_layer else (GRADIENT_TOLERANCE[dtype], LEAST_NORM)
         errors.append(_require_within(f"gradient of {name}", off, np.linalg.norm(gradient) + floor, bound))

@@ -43,6 +43,10 @@ class Series:
         ]
         return self.benchmark.case(self.quantity, *values)
 
+    def name_of(self, case: Case) -> str:
+        """Return the name of a case as asv writes it: "relu.Forward.track_time('numpy.out', 1024, 'float32')"."""
+        return f"{self.name}({self.parameters(case)})"
+
     def parameters(self, case: Case) -> str:
         """Return the parameters of a case as asv writes them."""
         return ", ".join(repr(case.axes[name]) for name in self.benchmark.param_names)
@@ -63,19 +67,19 @@ SERIES = {series.name: series for series in _all_series()}
 _BY_IDENTITY = {series.identity: series for series in SERIES.values()}
 
 
-def exists(case: Case) -> bool:
-    """Return whether a benchmark measures cases of this quantity and kind."""
-    return _identity(case) in _BY_IDENTITY
-
-
 def of(case: Case) -> Series:
     """Return the benchmark that measures a case. Raises KeyError if there is none."""
-    return _BY_IDENTITY[_identity(case)]
-
-
-def _identity(case: Case) -> tuple[str, ...]:
     axes = to_axes(case)
-    return case.quantity, *(axes[axis] for axis in IDENTITY)
+    return _BY_IDENTITY[case.quantity, *(axes[axis] for axis in IDENTITY)]
+
+
+def matching(cases: Iterable[Case], patterns: Sequence[str]) -> list[Case]:
+    """Return the cases that asv's --bench selects with these regular expressions: all of them where there is none."""
+    return [
+        case
+        for case in cases
+        if not patterns or any(re.search(pattern, of(case).name_of(case)) for pattern in patterns)
+    ]
 
 
 def asv_patterns(cases: Iterable[Case]) -> list[str]:

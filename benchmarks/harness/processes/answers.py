@@ -1,0 +1,221 @@
+"""From the journal of a block to the measurement of each case: its median and interval, and its paired ratios.
+
+Ratios are of times in the same round, so that what slows the whole machine cancels out. They have intervals of their
+own, from the same bootstrap (`timing.intervals`).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+
+from benchmarks.harness.case import ROOFS, Case, LoopCase, OperatorCase, StepCase
+from benchmarks.harness.measurement import (
+    AT_END,
+    LEAST_CPU_SHARE,
+    LEAST_SHARE,
+    SMT_CONTENDED,
+    THROTTLED,
+    UNSTABLE,
+    Measurement,
+    Process,
+    Ratio,
+    Slice,
+)
+from benchmarks.harness.processes.blocks import Block
+from benchmarks.harness.processes.journal import Journal
+from benchmarks.harness.roofline.loops import LOOPS, parts_of
+from benchmarks.harness.timing import intervals
+from impls.catalog import find, find_step
+from impls.cnn.networks import NETWORKS, work
+from impls.variant import ITEMSIZE_BYTES, StepVariant, Variant
+
+# Values by pass and round.
+Rounds = Mapping[tuple[int, int], float]
+# Tells the passes of one block from those of another.
+MOST_PASSES = 1000
+
+
+def of_block(block: Block, journal: Journal) -> dict[Case, Measurement]:
+    """The measurements of all cases of a block."""
+    measurements = {case: of_case(case, [journal]) for case in block.cases}
+    times = {case: counted(case, [journal]) for case, found in measurements.items() if found.value is not None}
+    return {
+        case: replace(found, ratios=dict(_ratios(case, times))) if case in times and case in block.rows else found
+        for case, found in measurements.items()
+    }
+
+
+def of_case(case: Case, journals: Sequence[Journal]) -> Measurement:
+    """The measurement of a case from the journals of the blocks that hold it, without ratios."""
+    failures = [journal.failures[case.name] for journal in journals if case.name in journal.failures]
+    if failures:
+        return failures[0]
+    found = [measured for journal in journals for measured in journal.processes(case)]
+    rounds = counted(case, journals)
+    if not rounds:
+        return Measurement("error", "no round of it was measured")
+    processes, facts = [process for _, process, _ in found], [provenance for _, _, provenance in found]
+    summary = intervals.of(_by_pass(rounds))
+    reason = (
+        _variation(summary) or _absence(processes) or throttled(processes) or _contention(len(rounds), case, journals)
+    )
+    last = {name: fact for name, fact in facts[-1].items() if name.endswith(AT_END)}
+    return Measurement(
+        "unstable" if reason else "ok",
+        reason,
+        value=summary.value,
+        interval=(summary.low, summary.high),
+        samples_s=list(rounds.values()),
+        number=min(process.number or 1 for process in processes),
+        processes=processes,
+        provenance={**facts[0], **last},
+    )
+
+
+def counted(case: Case, journals: Sequence[Journal]) -> dict[tuple[int, int], float]:
+    """Seconds per call of the rounds that count: those on an uncontended core, if they are enough, else all."""
+    every = _slices(case, journals)
+    uncontended = _uncontended(every, journals)
+    chosen = uncontended if len(uncontended) >= LEAST_SHARE * len(every) else every
+    # Of a roof the best sample, as in STREAM.
+    reduce = min if case.kind in ROOFS else median
+    return {place: reduce(taken.samples_s) for place, taken in chosen.items()}
+
+
+def _slices(case: Case, journals: Sequence[Journal]) -> dict[tuple[int, int], Slice]:
+    return {
+        (position * MOST_PASSES + number, taken.round): taken
+        for position, journal in enumerate(journals)
+        for number, process, _ in journal.processes(case)
+        for taken in process.slices
+    }
+
+
+def _uncontended(slices: Mapping[tuple[int, int], Slice], journals: Sequence[Journal]) -> dict[tuple[int, int], Slice]:
+    limit_s = SMT_CONTENDED * min((journal.probe_best_s for journal in journals), default=float("inf"))
+    return {place: taken for place, taken in slices.items() if (taken.probe_s or 0.0) <= limit_s}
+
+
+def _by_pass(rounds: Rounds) -> list[list[float]]:
+    numbers = sorted({number for number, _ in rounds})
+    return [[value for (of_pass, _), value in rounds.items() if of_pass == number] for number in numbers]
+
+
+def _variation(summary: intervals.Interval) -> str:
+    """Why the median is not known well; empty where it is."""
+    if summary.width <= UNSTABLE:
+        return ""
+    return f"its 95 % interval is {100 * summary.width:.0f} % wide: {summary.low:.3g} to {summary.high:.3g} s"
+
+
+def _absence(processes: Iterable[Process]) -> str:
+    """Why a process on the CPU did not compute; empty where all did."""
+    # While a GPU works, its host may well sleep.
+    of_cpu = [process.slices for process in processes if not process.device]
+    shares = [sum(taken.cpu_s for taken in slices) / sum(taken.busy_s for taken in slices) for slices in of_cpu]
+    share = min(shares, default=1.0)
+    return f"asleep: the process used {share:.0%} of a core while it was timed" if share < LEAST_CPU_SHARE else ""
+
+
+def _contention(rounds: int, case: Case, journals: Sequence[Journal]) -> str:
+    every = _slices(case, journals)
+    contended = len(every) - len(_uncontended(every, journals))
+    if rounds < len(every) or not contended:
+        return ""
+    return f"the other hyperthread of the core was busy in {contended} of {len(every)} rounds"
+
+
+def throttled(processes: Sequence[Process]) -> str:
+    """Describe what throttled a GPU during too many samples; empty if nothing did or the driver does not report it."""
+    slices = [taken for process in processes for taken in process.slices]
+    devices = [process.device for process in processes if process.device]
+    latency = sum(taken.throttled for taken in slices), sum(len(taken.samples_s) for taken in slices)
+    device_time = sum(len(timing.throttled) for timing in devices), sum(len(timing.samples_s) for timing in devices)
+    reasons = {reason for taken in slices for reason in taken.throttled_by}
+    reasons |= {reason for timing in devices for reason in timing.throttled_by}
+    for marked, samples in (latency, device_time):
+        if marked > THROTTLED * samples:
+            return f"{', '.join(sorted(reasons))} throttled the GPU in {marked} of {samples} samples"
+    return ""
+
+
+def _ratios(case: Case, times: Mapping[Case, Rounds]) -> Iterator[tuple[str, Ratio]]:
+    """The paired ratios of a row; those whose other side was not measured are left out."""
+    row = _row(case)
+    if row is None:
+        return
+    rivals = {other: rounds for other, rounds in times.items() if _is_rival(case, row, other)}
+    fastest = min(rivals, key=lambda other: median(rivals[other].values()))
+    yield from _ratio("fastest", times[case], rivals[fastest], fastest.axes["variant"])
+    fresh = f"{row.flavour}.fresh"
+    for other in rivals:
+        if other.axes["variant"] == fresh and other != case:
+            yield from _ratio("fresh", times[case], rivals[other], fresh)
+    if row.device == "cpu":
+        roofs = _operator_roofs(case, row, times) if isinstance(row, Variant) else _step_roofs(case, times)
+        for name, rounds, to in roofs:
+            yield from _ratio(name, times[case], rounds, to)
+
+
+def _row(case: Case) -> Variant | StepVariant | None:
+    """The row of a case, None for a roof."""
+    if isinstance(case, OperatorCase):
+        return find(case.operator, case.direction, case.variant)
+    return find_step(case.variant) if isinstance(case, StepCase) else None
+
+
+def _is_rival(case: Case, row: Variant | StepVariant, other: Case) -> bool:
+    """Return whether the fastest row may be the other one: on the same device, with as many threads."""
+    if type(other) is not type(case) or other.axes.get("threads") != case.axes.get("threads"):
+        return False
+    rival = _row(other)
+    return rival is not None and rival.device == row.device
+
+
+def _ratio(name: str, rounds: Rounds, other: Rounds, to: str) -> Iterator[tuple[str, Ratio]]:
+    """The ratio of two times in the rounds that both have; nothing where there is none."""
+    ratios = {place: value / other[place] for place, value in rounds.items() if place in other}
+    if ratios:
+        summary = intervals.of(_by_pass(ratios))
+        yield name, Ratio(summary.value, summary.low, summary.high, to)
+
+
+def _operator_roofs(case: Case, row: Variant, times: Mapping[Case, Rounds]) -> Iterator[tuple[str, Rounds, str]]:
+    """The time that streaming loops take for the required traffic, and for the bytes that the row moves."""
+    itemsize_bytes, elements = ITEMSIZE_BYTES[case.axes["dtype"]], case.axes["elements"]
+    loops = {other: rounds for other, rounds in times.items() if isinstance(other, LoopCase)}
+    best: dict[str, LoopCase] = {}
+    for loop in sorted(loops, key=lambda other: median(loops[other].values())):
+        best.setdefault(LOOPS[loop.kernel].pattern.name, loop)
+    parts = parts_of(row.required_traffic, row.memory == "inplace", itemsize_bytes)
+    if all(name in best for name in parts):
+        chosen = {name: loops[best[name]] for name in parts}
+        places = set.intersection(*(set(rounds) for rounds in chosen.values()))
+        composed = {
+            place: sum(factor * chosen[name][place] for name, factor in parts.items()) for place in sorted(places)
+        }
+        yield "roof", composed, " + ".join(best[name].kernel for name in parts)
+    if loops:
+        # Seconds per byte of the loop that moved most bytes per second.
+        per_byte = {
+            loop: {
+                place: seconds / LOOPS[loop.kernel].pattern.bus_bytes(loop.array_bytes)
+                for place, seconds in rounds.items()
+            }
+            for loop, rounds in loops.items()
+        }
+        most = min(per_byte, key=lambda loop: median(per_byte[loop].values()))
+        moved_bytes = row.traffic.bus_bytes(elements, itemsize_bytes)
+        yield "bus", {place: moved_bytes * seconds for place, seconds in per_byte[most].items()}, most.kernel
+
+
+def _step_roofs(case: Case, times: Mapping[Case, Rounds]) -> Iterator[tuple[str, Rounds, str]]:
+    """The time that the fastest matrix product takes for the nominal operations of a step."""
+    products = {other: rounds for other, rounds in times.items() if other.kind == "product"}
+    if not products:
+        return
+    fastest = min(products, key=lambda other: median(products[other].values()))
+    figures = work(NETWORKS[case.axes["network"]])
+    flops = case.axes["batch"] * (figures.forward_flops + figures.backward_flops)
+    share = flops / (2 * fastest.axes["n"] ** 3)
+    yield "roof", {place: share * seconds for place, seconds in products[fastest].items()}, fastest.axes["library"]

@@ -1,0 +1,109 @@
+"""Group cases: blocks are compared and measured in the same rounds, sweeps hold the blocks that passes go over.
+
+A block holds all rows of one operator, direction, size and dtype, or of one network and batch, and the roofs of the
+same traffic. A sweep holds the blocks of one operator and direction, or of one network: several passes go over it, in
+random order, each with new processes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.harness.case import ROOFS, Case, LoopCase, OperatorCase, ProductCase, StepCase
+from benchmarks.harness.roofline.loops import LOOPS, parts_of
+from impls.catalog import find
+from impls.variant import ITEMSIZE_BYTES
+
+# Libraries of matrix products, and their size.
+LIBRARIES = ("numpy", "torch", "jax")
+PRODUCT_ELEMENTS = 2048
+# Smaller arrays fit in a cache, where a non-temporal store to memory is never faster.
+LEAST_NONTEMPORAL_BYTES = 2**20
+# Arrays that take long to make and to check.
+SLOW_ELEMENTS = 2**24
+
+
+@dataclass(frozen=True)
+class Block:
+    """Cases that are timed in the same rounds: rows, and the roofs that they are compared with.
+
+    sweep: the sweep that it belongs to. name: its name among all blocks.
+    """
+
+    sweep: str
+    name: str
+    rows: tuple[Case, ...]
+    roofs: tuple[Case, ...]
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """Rows and roofs."""
+        return self.rows + self.roofs
+
+    def passes(self, most: int) -> int:
+        """The number of passes, of `most`: half of them, rounded up, where one takes tens of seconds.
+
+        Cold rows have one, because their arguments lie in thousands of places anyway.
+        """
+        if any(case.quantity == "cold" for case in self.rows):
+            return 1
+        is_slow = any(case.kind == "step" or case.axes.get("elements", 0) >= SLOW_ELEMENTS for case in self.rows)
+        return -(-most // 2) if is_slow else most
+
+
+def of(cases: Iterable[Case], with_roofs: bool = True) -> list[Block]:
+    """The blocks of the cases that are timed in rounds; roofs that no block of rows holds have blocks of their own.
+
+    with_roofs: add to rows the roofs of their traffic.
+    """
+    timed = [case for case in cases if case.varies]
+    rows: dict[tuple[str, str], list[Case]] = {}
+    for case in timed:
+        if case.kind not in ROOFS:
+            rows.setdefault(_names(case), []).append(case)
+    blocks = [Block(*names, tuple(members), _roofs(members) if with_roofs else ()) for names, members in rows.items()]
+    held = {case for block in blocks for case in block.roofs}
+    alone: dict[tuple[str, str], list[Case]] = {}
+    for case in timed:
+        if case.kind in ROOFS and case not in held:
+            alone.setdefault(_names(case), []).append(case)
+    return blocks + [Block(*names, (), tuple(members)) for names, members in alone.items()]
+
+
+def _names(case: Case) -> tuple[str, str]:
+    """The sweep and the block of a case."""
+    axes = {name: value for name, value in case.axes.items() if name not in ("variant", "kernel", "library", "threads")}
+    block = "-".join(map(str, (case.kind, *axes.values(), case.quantity)))
+    if isinstance(case, OperatorCase):
+        return f"{case.operator}-{case.direction}", block
+    return (case.network if isinstance(case, StepCase) else "roofs"), block
+
+
+def _roofs(rows: Sequence[Case]) -> tuple[Case, ...]:
+    """The roofs of rows of one block: streaming loops over arrays of their size, or matrix products."""
+    if not isinstance(rows[0], OperatorCase):
+        return tuple(ProductCase("time", library, PRODUCT_ELEMENTS) for library in LIBRARIES)
+    operator_rows = [row for row in rows if isinstance(row, OperatorCase)]
+    array_bytes = rows[0].elements * ITEMSIZE_BYTES[rows[0].dtype]
+    needed = {name for row in operator_rows for name in _patterns(row)}
+    return tuple(
+        LoopCase("time", name, array_bytes) for name in loops(array_bytes) if LOOPS[name].pattern.name in needed
+    )
+
+
+def loops(array_bytes: int) -> list[str]:
+    """The names of the loops that rows may be compared with at a size: those that read."""
+    return [
+        name
+        for name, loop in LOOPS.items()
+        if loop.pattern.reads and (array_bytes >= LEAST_NONTEMPORAL_BYTES or not loop.pattern.nontemporal)
+    ]
+
+
+def _patterns(case: OperatorCase) -> set[str]:
+    """The patterns that the required traffic of a row is composed of; none where this commit has no such row."""
+    try:
+        row = find(case.operator, case.direction, case.variant)
+    except LookupError:
+        return set()
+    parts = parts_of(row.required_traffic, row.memory == "inplace", ITEMSIZE_BYTES[case.dtype])
+    return set(parts) if row.device == "cpu" else set()

@@ -1,0 +1,40 @@
+"""Arrays that the processes of a block share: each is computed once and mapped into all of them, read-only."""
+
+import fcntl
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+class Shared:
+    """Groups of arrays by key, kept in files of a folder, or in this process alone where there is none."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._groups: dict[str, tuple[np.ndarray, ...]] = {}
+
+    def arrays(self, key: str, make: Callable[[], Sequence[np.ndarray]]) -> tuple[np.ndarray, ...]:
+        """The arrays of a key. The first process that asks makes them; the others wait, and cannot change them."""
+        if key not in self._groups:
+            self._groups[key] = tuple(make()) if self._folder is None else _from_files(self._folder / key, make)
+        return self._groups[key]
+
+    def forget(self) -> None:
+        """Let go of the arrays of this process; files stay."""
+        self._groups.clear()
+
+
+def _from_files(folder: Path, make: Callable[[], Sequence[np.ndarray]]) -> tuple[np.ndarray, ...]:
+    with folder.with_suffix(".lock").open("w") as lock:
+        # The kernel releases the lock of a process that ends.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            partial = folder.with_suffix(".partial")
+            partial.mkdir(exist_ok=True)
+            for position, array in enumerate(make()):
+                np.save(partial / f"{position}.npy", array)
+            os.replace(partial, folder)
+    paths = sorted(folder.iterdir(), key=lambda path: int(path.stem))
+    return tuple(np.load(path, mmap_mode="r") for path in paths)

@@ -1,0 +1,374 @@
+"""Test measuring in rounds: blocks, journals, ratios, and rows that try to fool them."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.harness.case import LoopCase, OperatorCase, ProductCase, Settings, StepCase
+from benchmarks.harness.frameworks import driver
+from benchmarks.harness.measurement import MEASURED, Measurement, Process, Slice
+from benchmarks.harness.processes import answers, blocks, plan, rounds
+from benchmarks.harness.processes.isolation import Request
+from benchmarks.harness.processes.journal import Journal
+from benchmarks.harness.quantities import dispatch, operator_row
+from benchmarks.harness.timing import intervals
+from benchmarks.harness.timing.contention import Core
+from benchmarks.harness.truth import operators
+from benchmarks.harness.truth.calls import Calls
+from benchmarks.harness.truth.comparison import WrongResult
+from benchmarks.harness.truth.shared import Shared
+from impls.catalog import find
+
+QUICK = Settings(budget_s=0.02, limit_s=600, threads=1, passes=2)
+OUT, FRESH, CLIP = (
+    OperatorCase("time", "relu", "forward", name, 1024) for name in ("numpy.out", "numpy.fresh", "numpy-clip.out")
+)
+
+
+def test_a_block_holds_the_rows_of_one_size_and_the_roofs_of_their_traffic():
+    backward = [
+        OperatorCase("time", "relu", "backward", name, 1024)
+        for name in ("numpy.out", "numpy-bool.out", "numpy.inplace")
+    ]
+    cases = [OUT, FRESH, replace(OUT, elements=2048), replace(OUT, quantity="cold"), *backward]
+    found = {block.name: block for block in blocks.of(cases)}
+    assert len(found) == 4
+    assert {len(block.rows) for block in found.values()} == {1, 2, 3}
+    forward = found["operator-relu-forward-1024-float32-time"]
+    assert forward.rows == (OUT, FRESH)
+    assert {roof.axes["kernel"] for roof in forward.roofs} == {"copy.one", "copy.all"}
+    patterns = {
+        roof.axes["kernel"].partition(".")[0] for roof in found["operator-relu-backward-1024-float32-time"].roofs
+    }
+    # A mask lies between a loop that reads one array and one that reads two.
+    assert patterns == {"copy", "triad", "accumulate"}
+    assert {block.sweep for block in found.values()} == {"relu-forward", "relu-backward"}
+
+
+def test_scaling_is_one_block_for_all_thread_counts_and_steps_have_products():
+    scaling = [OperatorCase("scaling", "relu", "forward", "numba.out", 2**20, "float32", n) for n in (1, 2)]
+    step = StepCase("time", "mnist_cnn", "numpy.fresh", 16)
+    of_scaling, of_step = blocks.of([*scaling, step])
+    assert of_scaling.rows == tuple(scaling)
+    assert {roof.kind for roof in of_step.roofs} == {"product"}
+
+
+def test_roofs_that_no_row_needs_have_blocks_of_their_own():
+    loops = [LoopCase("time", name, 4096) for name in ("copy.all", "fill.all")]
+    of_rows, of_loops = blocks.of([OUT, *loops])
+    assert loops[0] in of_rows.roofs
+    assert of_loops.roofs == (loops[1],)
+
+
+def test_every_round_times_every_case_and_the_others_are_stopped(tmp_path):
+    torch = replace(OUT, variant="torch.out")
+    cases = [OUT, FRESH, torch]
+    run = plan.Run(cases, QUICK, tmp_path, with_roofs=False)
+    assert all(run.answer(case).status in MEASURED for case in cases)
+    journal = Journal(tmp_path / "operator-relu-forward-1024-float32-time.jsonl")
+    assert sorted(journal.passes) == [0, 1]
+    for of_pass in journal.passes.values():
+        numbers = [[taken.round for taken in of_pass.slices[case.name]] for case in cases]
+        assert numbers[0] == numbers[1] == numbers[2] == list(range(len(numbers[0])))
+        assert len(numbers[0]) >= rounds.LEAST_ROUNDS
+    pids = {tuple(p.threads for p in run.answer(case).processes) for case in cases}
+    assert pids == {(1, 1)}
+
+
+def test_a_worker_is_stopped_between_requests(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    with rounds.Crew(QUICK, None) as crew:
+        for case in (OUT, replace(OUT, variant="torch.out")):
+            assert rounds._prepared([case], 0, crew, journal) == [case]
+        asked = crew.worker(crew.needs(OUT))
+        (other,) = set(crew._workers.values()) - {asked}
+        asked.send(Request("slice", OUT, {"round": 0, "probe_best_s": 0.0}))
+        states = []
+        while asked.receive() is None:
+            states.append(_state(other))
+        assert set(states) == {"T"}
+        assert _state(asked) == "T"
+
+
+def _state(worker: Any) -> str:
+    # A signal takes effect when the process is next scheduled.
+    end_s = time.monotonic() + 10
+    while True:
+        state = Path(f"/proc/{worker._process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if state == "T" or time.monotonic() > end_s:
+            return state
+
+
+def test_a_killed_run_continues_with_the_next_round(tmp_path):
+    cases = [OUT, FRESH]
+    run = plan.Run(cases, QUICK, tmp_path, with_roofs=False)
+    run.answer(OUT)
+    (path,) = tmp_path.glob("*.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    # As if killed while the second line was written.
+    path.write_bytes(lines[0] + lines[1][:-20])
+    for answer in tmp_path.glob("*.json"):
+        answer.unlink()
+    assert plan.Run(cases, QUICK, tmp_path, with_roofs=False).answer(FRESH).status in MEASURED
+    assert path.read_bytes().startswith(lines[0])
+    first = [taken.round for taken in Journal(path).passes[0].slices[OUT.name]]
+    assert first == list(range(len(first)))
+    assert len(first) >= rounds.LEAST_ROUNDS
+
+
+def test_a_case_that_fails_costs_only_itself():
+    too_large = replace(OUT, elements=2**50)
+    unknown = replace(OUT, variant="numpy.typo")
+    found = plan.measured([too_large, OUT, FRESH, unknown], QUICK)
+    assert found[too_large].status == "memory"
+    assert found[unknown].status == "skipped"
+    assert all(found[case].status in MEASURED for case in (OUT, FRESH))
+
+
+def test_a_block_that_does_not_fit_into_memory_is_measured_in_parts():
+    large = [replace(OUT, variant=name, elements=2**25) for name in ("numpy.out", "numba.out", "torch.out")]
+    roof = LoopCase("time", "copy.all", 2**27)
+    with rounds.Crew(QUICK, None) as crew:
+        one = dispatch.needed_bytes(large[0])
+        assert rounds._parts([*large, roof], 3 * one, crew) == [[*large, roof]]
+        assert rounds._parts([*large, roof], 2 * one, crew) == [[*large[:2], roof], [large[2], roof]]
+        assert rounds._parts([*large, roof], 1, crew) == [[case, roof] for case in large]
+
+
+def test_times_have_passes_and_bytes_one_process():
+    timed = OperatorCase("time", "relu", "roundtrip", "numpy-bool.inplace", 1024)
+    saved = replace(timed, quantity="saved_bytes")
+    found = plan.measured([saved, timed], replace(QUICK, passes=3))
+    assert len(found[timed].processes) == 3
+    assert found[timed].value == np.median(found[timed].samples_s)
+    low, high = found[timed].interval
+    assert low <= found[timed].value <= high
+    assert found[timed].provenance["cpu"]
+    assert (found[saved].value, len(found[saved].processes)) == (1024, 1)
+
+
+def test_a_plan_answers_all_cases_of_a_sweep_from_one_measurement(tmp_path, monkeypatch):
+    larger = replace(OUT, elements=2048)
+    plan.write_plan(tmp_path, [OUT, larger])
+    first = plan.measurement(OUT, QUICK, tmp_path, "c0ffee00")
+    monkeypatch.setattr(rounds, "Crew", None)
+    assert plan.measurement(OUT, QUICK, tmp_path, "c0ffee00") == first
+    assert plan.measurement(larger, QUICK, tmp_path, "c0ffee00").status in MEASURED
+    with pytest.raises(TypeError):
+        plan.measurement(larger, QUICK, tmp_path, "another0")
+
+
+def test_arrays_are_made_once_for_all_processes_and_cannot_be_changed(tmp_path):
+    made = []
+
+    def make() -> list[np.ndarray]:
+        made.append(1)
+        return [np.arange(3.0), np.ones(2)]
+
+    first, second = Shared(tmp_path), Shared(tmp_path)
+    for shared in (first, second, second):
+        x, y = shared.arrays("key", make)
+        assert (x.tolist(), y.tolist()) == ([0, 1, 2], [1, 1])
+    assert len(made) == 1
+    with pytest.raises(ValueError, match="read-only"):
+        x[0] = 5
+
+
+# Rows that are right when they are first checked.
+
+
+class Fault:
+    """A forward row with a fault. Each instance is used by one row."""
+
+    def __init__(self) -> None:
+        self.results: dict[int, np.ndarray] = {}
+        self.last_s = time.monotonic()
+        self.calls = 0
+
+    def remembered(self, x: np.ndarray) -> np.ndarray:
+        """Returns the result of an earlier round for the same array."""
+        if id(x) not in self.results:
+            self.results[id(x)] = np.maximum(x, 0)
+        return self.results[id(x)]
+
+    def left_out(self, x: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Leaves a shared buffer as it is where another row has written its result there."""
+        return np.maximum(x, 0, out=out) if out[0] == operators.POISON else out
+
+    def after_a_stop(self, x: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Does nothing in the first call after its process did not run for a while."""
+        stopped = time.monotonic() - self.last_s > 0.5
+        self.last_s = time.monotonic()
+        return out if stopped else np.maximum(x, 0, out=out)
+
+    def overwriting(self, x: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Overwrites its input, which rows share, while it is timed."""
+        self.calls += 1
+        np.maximum(x, 0, out=out)
+        if self.calls > 50:
+            np.maximum(x, 0, out=x)
+        return out
+
+
+def timed_row(variant: str, function: Callable[..., Any], held: dict | None = None) -> operator_row.TimedRow:
+    case = replace(OUT, variant=variant)
+    row = find("relu", "forward", variant)
+    return operator_row.TimedRow(Calls(row, case, driver("numpy"), function, held=held), Core())
+
+
+@pytest.mark.parametrize(
+    ("variant", "fault", "caught_by"),
+    [
+        ("numpy.fresh", "remembered", "finish"),
+        ("numpy.out", "left_out", "finish"),
+        ("numpy.out", "after_a_stop", "slice"),
+        ("numpy.out", "overwriting", "slice"),
+    ],
+)
+def test_a_row_that_fools_the_first_check_is_caught(variant, fault, caught_by):
+    held: dict = {}
+    honest = timed_row("numpy.out", find("relu", "forward", "numpy.out").load(), held)
+    row = timed_row(variant, getattr(Fault(), fault), held)
+    for each in (honest, row):
+        each.prepare()
+    honest.slice(0)
+    steps: list[tuple[str, Callable[[], Any]]] = [("slice", lambda: row.slice(0)), ("finish", row.finish)]
+    for name, step in steps:
+        time.sleep(0.6)
+        if name == caught_by:
+            with pytest.raises(WrongResult):
+                step()
+            return
+        step()
+
+
+# Answers from journals.
+
+
+def journal_of(path: Path, passes: list[dict[OperatorCase, list[float]]], **facts: Any) -> Journal:
+    """A journal in which each case has one sample per round, NaN where it took no part."""
+    journal = Journal(path)
+    for number, of_cases in enumerate(passes):
+        for position in range(max(map(len, of_cases.values()))):
+            taken = {case: seconds[position] for case, seconds in of_cases.items() if seconds[position] > 0}
+            fields = {"busy_s": 1.0, "cpu_s": 1.0, **facts}
+            journal.round(number, {case: Slice(position, [value], **fields) for case, value in taken.items()})
+        for case in of_cases:
+            journal.finish(number, case, Process(number=1), {"cpu": "test"})
+        journal.complete(number)
+    return journal
+
+
+@pytest.mark.parametrize(
+    ("passes", "facts", "status", "reason"),
+    [
+        ([[1.0, 1.01, 1.0, 0.99]] * 2, {}, "ok", ""),
+        ([[1.0, 1.0, 2.0, 2.0]] * 2, {}, "unstable", "its 95 % interval is"),
+        ([[1.0] * 9, [1.2] * 9], {}, "unstable", "its 95 % interval is"),
+        ([[1.0] * 4], {"cpu_s": 0.1}, "unstable", "asleep: the process used 10% of a core while it was timed"),
+        ([[1.0] * 4], {"throttled": 1, "throttled_by": ["heat"]}, "unstable", "heat throttled the GPU in 4 of 4"),
+    ],
+)
+def test_status_and_reason_of_a_time(tmp_path, passes, facts, status, reason):
+    journal = journal_of(tmp_path / "journal", [{OUT: seconds} for seconds in passes], **facts)
+    found = answers.of_case(OUT, [journal])
+    assert found.status == status
+    assert found.reason.startswith(reason)
+    assert len(found.samples_s) == sum(map(len, passes))
+
+
+def test_rounds_on_a_contended_core_are_left_out_if_others_are_enough(tmp_path):
+    journal = Journal(tmp_path / "journal")
+    for position in range(10):
+        contended = position % 3 == 0
+        taken = Slice(position, [2.0 if contended else 1.0], probe_s=2e-5 if contended else 1e-5, busy_s=1, cpu_s=1)
+        journal.round(0, {OUT: taken})
+    journal.finish(0, OUT, Process(number=1), {})
+    found = answers.of_case(OUT, [journal])
+    assert (found.status, found.samples_s) == ("ok", [1.0] * 6)
+    journal.round(0, {OUT: Slice(10, [1.0], probe_s=5e-6, busy_s=1, cpu_s=1)})
+    found = answers.of_case(OUT, [journal])
+    assert (found.status, len(found.samples_s)) == ("unstable", 11)
+
+
+def test_ratios_are_those_of_the_same_rounds(tmp_path):
+    """The machine gets slower and slower; one row always takes half as long again as the other."""
+    drift = [1.0, 1.1, 1.4, 2.0, 2.5]
+    passes = [{OUT: [f * d for d in drift], FRESH: [1.5 * f * d for d in drift], CLIP: [f, f, 0, 0, 0]} for f in (1, 3)]
+    block = blocks.Block("sweep", "block", (OUT, FRESH, CLIP), ())
+    found = answers.of_block(block, journal_of(tmp_path / "journal", passes))
+    ratio = found[FRESH].ratios["fastest"]
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((1.5, 1.5, 1.5)) if ratio.to == OUT.variant else True
+    fresh = found[OUT].ratios["fresh"]
+    assert (fresh.value, fresh.low, fresh.high, fresh.to) == (*[pytest.approx(1 / 1.5)] * 3, "numpy.fresh")
+    assert found[FRESH].status == "unstable"
+    assert "fresh" not in found[FRESH].ratios
+
+
+def test_a_roof_is_composed_of_the_fastest_loops(tmp_path):
+    loops = {name: LoopCase("time", name, 4096) for name in ("copy.one", "copy.all")}
+    passes = [{OUT: [4.0, 4.0, 4.4], loops["copy.one"]: [2.0, 2.0, 2.2], loops["copy.all"]: [3.0, 3.0, 3.3]}]
+    block = blocks.Block("sweep", "block", (OUT,), tuple(loops.values()))
+    found = answers.of_block(block, journal_of(tmp_path / "journal", passes))
+    roof = found[OUT].ratios["roof"]
+    assert (roof.value, roof.to) == (pytest.approx(2.0), "copy.one")
+    assert found[OUT].ratios["bus"].value == pytest.approx(2.0)
+    assert not found[loops["copy.one"]].ratios
+
+
+def test_the_roof_of_a_step_is_the_fastest_product(tmp_path):
+    step, product = StepCase("time", "mnist_cnn", "numpy.fresh", 16), ProductCase("time", "torch", 2048)
+    journal = journal_of(tmp_path / "journal", [{step: [1.0] * 3, product: [0.5] * 3}])
+    found = answers.of_block(blocks.Block("sweep", "block", (step,), (product,)), journal)
+    assert found[step].ratios["roof"].value > 2
+
+
+def test_the_first_failure_of_a_case_is_its_answer(tmp_path):
+    journal = journal_of(tmp_path / "journal", [{OUT: [1.0]}])
+    journal.fail(1, OUT, Measurement("wrong", "first \udcff"))
+    journal.fail(1, OUT, Measurement("crashed", "second"))
+    assert answers.of_case(OUT, [Journal(tmp_path / "journal")]).reason == "first ?"
+
+
+PASSES = st.lists(st.lists(st.floats(1e-9, 1e3), min_size=1, max_size=20), min_size=1, max_size=5)
+
+
+@given(PASSES)
+def test_interval_contains_the_median(passes):
+    summary = intervals.of(passes)
+    together = [value for values in passes for value in values]
+    assert summary.value == np.median(together)
+    assert min(together) <= summary.low <= summary.value <= summary.high <= max(together)
+
+
+def test_interval_is_wider_where_passes_differ():
+    rng = np.random.default_rng(0)
+    values = rng.normal(1.0, 0.01, (3, 30))
+    apart = values * np.array([[1.0], [1.1], [1.2]])
+    assert intervals.of(values).width < 0.02
+    assert intervals.of(apart).width > 0.1
+
+
+def test_interval_needs_a_round():
+    with pytest.raises(ValueError, match="no round given"):
+        intervals.of([[], []])
+
+
+def test_pids_are_not_reused_as_shared_folders(tmp_path, monkeypatch):
+    """A killed run's folder goes, that of a running process stays."""
+    monkeypatch.setattr(plan, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(plan, "LEAST_SHARED_BYTES", 0)
+    (tmp_path / "relu-bench-shared-99999999").mkdir()
+    (tmp_path / "relu-bench-shared-1").mkdir()
+    with plan._shared_folder() as folder:
+        assert folder.name.endswith(str(os.getpid()))
+        assert {path.name for path in tmp_path.iterdir()} == {"relu-bench-shared-1", folder.name}
+    assert not folder.exists()
