@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from benchmarks.harness.case import OperatorCase
-from benchmarks.harness.measurement import Measurement
+from benchmarks.harness.measurement import Measurement, Slice
+from benchmarks.harness.processes.journal import Journal
 from scripts.run import compare, progress
 
 CASE = OperatorCase("time", "relu", "forward", "numpy.out", 2**10)
@@ -40,6 +42,23 @@ def test_the_bar_shows_preparation_by_asv(tmp_path, monkeypatch, capfd):
     command = [sys.executable, "-c", "import time; print('·· Installing requirements', flush=True); time.sleep(1)"]
     progress.run(command, tmp_path / "asv.log", None, tmp_path / "outcomes", os.environ, tmp_path)
     assert "asv prepares: Installing requirements" in capfd.readouterr().err
+
+
+def test_the_bar_shows_the_block_that_is_measured(tmp_path, monkeypatch, capfd):
+    """Its cases leave no record until it is done. Journals of an earlier run do not show."""
+    monkeypatch.setattr(progress, "POLL_S", 0.1)
+    monkeypatch.setattr(progress, "FILE_S", 0.2)
+    (tmp_path / "env").mkdir()
+    old, new = Journal(tmp_path / "env" / "old.jsonl"), Journal(tmp_path / "env" / "relu-forward.jsonl")
+    old.round(0, {})
+    command = [sys.executable, "-c", "import time; time.sleep(2)"]
+    writer = threading.Timer(1, lambda: [new.round(0, {CASE: Slice(number, [1.0])}) for number in range(3)])
+    writer.start()
+    progress.run(command, tmp_path / "asv.log", None, tmp_path / "outcomes", os.environ, tmp_path, tmp_path)
+    printed = capfd.readouterr().err
+    assert "asv prepares: " in printed
+    assert "relu-forward: 3 rounds" in printed
+    assert "old:" not in printed
 
 
 def test_asv_ends_its_processes_when_the_run_is_interrupted(tmp_path):

@@ -37,7 +37,8 @@ def checkout(tmp_path):
 
 
 def forward(variant: str) -> str:
-    return rf"Forward\.(track_time|track_transient_bytes)\('{re.escape(variant)}', 32768, 'float32'\)"
+    name = re.escape(variant)
+    return rf"Forward\.(track_time\('{name}', 32768|track_transient_bytes\('{name}', 1048576), 'float32'\)"
 
 
 def measured_and_shown(checkout: Checkout, benchmarks: str, row: str, packages: str = "") -> bool:
@@ -45,7 +46,7 @@ def measured_and_shown(checkout: Checkout, benchmarks: str, row: str, packages: 
     if checkout.changed():
         checkout.commit("recipe")
     path = os.pathsep.join(filter(None, (str(checkout.folder), packages)))
-    run = checkout.measure(benchmarks, ASV_PYTHONPATH=path)
+    run = checkout.measure(benchmarks, ASV_PYTHONPATH=path, RELU_BENCH_PROFILE="full")
     assert run.returncode == 0, run.stdout + run.stderr
     statuses = {record.measurement.status for record in checkout.records()}
     assert statuses <= set(measurement.MEASURED), [record.measurement.reason for record in checkout.records()]

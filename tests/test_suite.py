@@ -275,6 +275,9 @@ def test_asv_computes_statistics_of_the_samples(checkout):
         assert row["stats_number"][i] >= 1
     benchmarks = json.loads((path.parents[1] / "benchmarks.json").read_text())
     assert benchmarks["relu.Forward.track_time"]["unit"] == "seconds"
+    # Those of bytes and of times differ in one class.
+    names = ("relu.Forward.track_time", "relu.Forward.track_transient_bytes", "roofs.Roof.track_time")
+    assert [benchmarks[name]["version"] for name in names] == ["2", "1", "3"]
 
 
 @pytest.fixture(scope="module")

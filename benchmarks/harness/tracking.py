@@ -1,8 +1,10 @@
 """Called by asv's classes: measure a case elsewhere, record how it ended, return what asv stores."""
 
+import fcntl
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,16 @@ def _measured(case: Case) -> Measurement:
     if not selection.is_planned(case, folder):
         profile = os.environ.get(profiles.VARIABLE, profiles.DEFAULT)
         raise SkipNotImplemented(f"not in the profile {profile}")
-    return plan.measurement(case, Settings.from_environment(), folder, _commit())
+    with _locked(folder):
+        return plan.measurement(case, Settings.from_environment(), folder, _commit())
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process measures by the plan of a folder: one of a killed run may still do so."""
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _commit() -> str:

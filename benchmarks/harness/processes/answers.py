@@ -4,11 +4,13 @@ Ratios are of times in the same round, so that what slows the whole machine canc
 own, from the same bootstrap (`timing.intervals`).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
+from typing import Any
 
-from benchmarks.harness.case import ROOFS, Case, LoopCase, OperatorCase, StepCase
+from benchmarks.harness.case import ROOFS, Case, LoopCase, OperatorCase, ProductCase, StepCase
 from benchmarks.harness.measurement import (
     AT_END,
     LEAST_CPU_SHARE,
@@ -184,38 +186,43 @@ def _operator_roofs(case: Case, row: Variant, times: Mapping[Case, Rounds]) -> I
     """The time that streaming loops take for the required traffic, and for the bytes that the row moves."""
     itemsize_bytes, elements = ITEMSIZE_BYTES[case.axes["dtype"]], case.axes["elements"]
     loops = {other: rounds for other, rounds in times.items() if isinstance(other, LoopCase)}
-    best: dict[str, LoopCase] = {}
-    for loop in sorted(loops, key=lambda other: median(loops[other].values())):
-        best.setdefault(LOOPS[loop.kernel].pattern.name, loop)
     parts = parts_of(row.required_traffic, row.memory == "inplace", itemsize_bytes)
-    if all(name in best for name in parts):
-        chosen = {name: loops[best[name]] for name in parts}
-        places = set.intersection(*(set(rounds) for rounds in chosen.values()))
-        composed = {
-            place: sum(factor * chosen[name][place] for name, factor in parts.items()) for place in sorted(places)
-        }
-        yield "roof", composed, " + ".join(best[name].kernel for name in parts)
-    if loops:
-        # Seconds per byte of the loop that moved most bytes per second.
-        per_byte = {
-            loop: {
-                place: seconds / LOOPS[loop.kernel].pattern.bus_bytes(loop.array_bytes)
-                for place, seconds in rounds.items()
-            }
-            for loop, rounds in loops.items()
-        }
-        most = min(per_byte, key=lambda loop: median(per_byte[loop].values()))
-        moved_bytes = row.traffic.bus_bytes(elements, itemsize_bytes)
-        yield "bus", {place: moved_bytes * seconds for place, seconds in per_byte[most].items()}, most.kernel
+    best = {
+        name: _fastest({loop: rounds for loop, rounds in loops.items() if LOOPS[loop.kernel].pattern.name == name})
+        for name in parts
+    }
+    places = set.intersection(*(set(rounds) for rounds, _ in best.values()))
+    composed = {place: sum(factor * best[name][0][place] for name, factor in parts.items()) for place in sorted(places)}
+    yield "roof", composed, " + ".join(kernel for _, kernel in best.values())
+    # Seconds for as many bytes, of the loop that moves most bytes per second.
+    moved_bytes = row.traffic.bus_bytes(elements, itemsize_bytes)
+    shares = {loop: moved_bytes / LOOPS[loop.kernel].pattern.bus_bytes(loop.array_bytes) for loop in loops}
+    scaled = {loop: {place: shares[loop] * s for place, s in rounds.items()} for loop, rounds in loops.items()}
+    yield "bus", *_fastest(scaled)
 
 
 def _step_roofs(case: Case, times: Mapping[Case, Rounds]) -> Iterator[tuple[str, Rounds, str]]:
     """The time that the fastest matrix product takes for the nominal operations of a step."""
-    products = {other: rounds for other, rounds in times.items() if other.kind == "product"}
-    if not products:
-        return
-    fastest = min(products, key=lambda other: median(products[other].values()))
     figures = work(NETWORKS[case.axes["network"]])
     flops = case.axes["batch"] * (figures.forward_flops + figures.backward_flops)
-    share = flops / (2 * fastest.axes["n"] ** 3)
-    yield "roof", {place: share * seconds for place, seconds in products[fastest].items()}, fastest.axes["library"]
+    products = {other: rounds for other, rounds in times.items() if isinstance(other, ProductCase)}
+    shares = {product: flops / (2 * product.n**3) for product in products}
+    scaled = {
+        product: {place: shares[product] * s for place, s in rounds.items()} for product, rounds in products.items()
+    }
+    yield "roof", *_fastest(scaled)
+
+
+def _fastest(roofs: Mapping[Any, Rounds]) -> tuple[Rounds, str]:
+    """The time of the fastest roof in each round, and the name of the one that is fastest most often."""
+    places = sorted({place for rounds in roofs.values() for place in rounds})
+    fastest = {
+        place: min((rounds[place], _roof_name(roof)) for roof, rounds in roofs.items() if place in rounds)
+        for place in places
+    }
+    names = Counter(name for _, name in fastest.values())
+    return {place: seconds for place, (seconds, _) in fastest.items()}, max(names, key=names.__getitem__, default="")
+
+
+def _roof_name(roof: Case) -> str:
+    return roof.axes["kernel"] if isinstance(roof, LoopCase) else roof.axes["library"]
