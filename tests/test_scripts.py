@@ -224,12 +224,16 @@ def printed(process: subprocess.CompletedProcess) -> tuple[str, dict[str, Any], 
     return json.loads(process.stdout.splitlines()[-1])
 
 
+def settings_of(profile: str) -> list[str]:
+    return list(PROFILES[profile].environment().values())
+
+
 @pytest.mark.parametrize(
     ("arguments", "variables", "profile", "patterns", "settings"),
     [
-        ("run", {}, "core", [], ["0.5", "3"]),
-        ("-v run HEAD^! --bench Forward -b cnn", {}, "core", ["Forward", "cnn"], ["0.5", "3"]),
-        ("continuous main HEAD", {"RELU_BENCH_PROFILE": "smoke"}, "smoke", [], ["0.1", "1"]),
+        ("run", {}, "core", [], settings_of("core")),
+        ("-v run HEAD^! --bench Forward -b cnn", {}, "core", ["Forward", "cnn"], settings_of("core")),
+        ("continuous main HEAD", {"RELU_BENCH_PROFILE": "smoke"}, "smoke", [], settings_of("smoke")),
         ("run --quick", {"RELU_BENCH_PROFILE": "full"}, "full", [], ["0.01", "1"]),
         ("run --quick", {"RELU_BENCH_BUDGET_S": "7"}, "core", [], ["7", "1"]),
     ],
