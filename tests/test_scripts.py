@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -231,19 +232,21 @@ def settings_of(profile: str) -> list[str]:
 @pytest.mark.parametrize(
     ("arguments", "variables", "profile", "patterns", "settings"),
     [
-        ("run", {}, "core", [], settings_of("core")),
-        ("-v run HEAD^! --bench Forward -b cnn", {}, "core", ["Forward", "cnn"], settings_of("core")),
-        ("continuous main HEAD", {"RELU_BENCH_PROFILE": "smoke"}, "smoke", [], settings_of("smoke")),
-        ("run --quick", {"RELU_BENCH_PROFILE": "full"}, "full", [], ["0.01", "1"]),
-        ("run --quick", {"RELU_BENCH_BUDGET_S": "7"}, "core", [], ["7", "1"]),
+        ("run", {}, "core", [], {}),
+        ("-v run HEAD^! --bench Forward -b cnn", {}, "core", ["Forward", "cnn"], {}),
+        ("continuous main HEAD", {"RELU_BENCH_PROFILE": "smoke"}, "smoke", [], {}),
+        ("run --quick", {"RELU_BENCH_PROFILE": "full"}, "full", [], {"budget_s": 0.01, "passes": 1}),
+        ("run", {"RELU_BENCH_BUDGET_S": "7"}, "core", [], {"budget_s": 7}),
+        ("run --quick", {"RELU_BENCH_PASSES": "9"}, "core", [], {"budget_s": 0.01, "passes": 9}),
     ],
 )
 def test_a_run_of_plain_asv_selects_a_profile(arguments, variables, profile, patterns, settings, tmp_path):
     process = asv_process(tmp_path, arguments, **variables)
-    run, selected, applied = printed(process)
+    run, selected, (budget_s, passes) = printed(process)
     assert Path(run).parent == tmp_path
     assert selected == {"profile": profile, "patterns": patterns}
-    assert applied == settings
+    expected = replace(PROFILES[profile], **settings)
+    assert (float(budget_s), int(passes)) == (expected.budget_s, expected.passes)
     # asv has ended and saved its results.
     assert list(tmp_path.iterdir()) == []
 

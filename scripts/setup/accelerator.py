@@ -1,11 +1,9 @@
 """Choose between the CPU and CUDA builds of torch and JAX for this machine; no other module does.
 
-asv loads this module as a plugin and calls `setup`, so that plain `asv run` installs the same builds as the scripts.
 A machine with an NVIDIA driver gets the CUDA builds. Any other machine downloads only a CUDA compiler, for the tests.
 Standard library only.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,8 +50,3 @@ def sources_configured() -> bool:
     """Return whether an environment variable or a configuration file sets pip's package sources."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True)
     return any(key in listed.stdout for key in ("index-url", "index_url", "find-links", "find_links"))
-
-
-def setup() -> None:
-    """Set pip's environment variables; asv calls this when it loads its plugins."""
-    os.environ.update(pip_environment(has_gpu(), sources_configured()))
