@@ -161,6 +161,15 @@ def test_a_stall_during_calibration_does_not_change_calls_per_sample(clock):
     assert stalling.number == 10_000
 
 
+def test_calls_are_counted_again_where_they_were_slow_by_chance(clock):
+    """Another process has the core while the first slice counts the calls."""
+    seconds = iter([0.01] * 5)
+    timing = timer(lambda: clock.compute(next(seconds, 1e-7)), sampler.in_turn([()]))
+    timing.slice(0)
+    assert timing.slice(1).samples_s == pytest.approx([1e-7] * 8)
+    assert timing.number == 10_000
+
+
 def test_a_slice_counts_samples_only_once_two_agree(clock):
     """The first calls of a slice are slower, as after another row has used the caches."""
     calls = iter([0.01, 0.01, 0.009, 0.008, 0.006, 0.003])

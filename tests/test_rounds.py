@@ -124,6 +124,13 @@ def test_a_killed_run_continues_with_the_next_round(tmp_path):
     assert len(first) >= rounds.LEAST_ROUNDS
 
 
+def test_a_run_killed_before_its_answers_answers_from_the_journal(tmp_path, monkeypatch):
+    found = plan.Run([OUT], QUICK, tmp_path, with_roofs=False).answer(OUT)
+    (tmp_path / f"{OUT.name}.json").unlink()
+    monkeypatch.setattr(rounds, "Crew", None)
+    assert plan.Run([OUT], QUICK, tmp_path, with_roofs=False).answer(OUT) == found
+
+
 def test_a_case_that_fails_costs_only_itself():
     too_large = replace(OUT, elements=2**50)
     unknown = replace(OUT, variant="numpy.typo")

@@ -89,20 +89,25 @@ class Run:
             ]
             for number in range(self.settings.passes)
         ]
-        if not any(missing):
-            return
+        if any(missing):
+            self._make(missing)
+        for block in sweep:
+            # A run may have been killed between its last round and its answers.
+            if any(self._read(row) is None for row in block.rows):
+                for case, found in answers.of_block(block, self._journal(block)).items():
+                    self._keep(case, found)
+
+    def _make(self, passes: Sequence[Sequence[Block]]) -> None:
+        """Make passes over blocks."""
         probe_best_s = 0.0
         with _shared_folder() as shared:
-            for number, todo in enumerate(missing):
+            for number, todo in enumerate(passes):
                 with rounds.Crew(self.settings, shared, probe_best_s) as crew:
                     for block in random.sample(todo, len(todo)):
                         budget_s = self.settings.budget_s / block.passes(self.settings.passes)
                         rounds.measure(block.cases, number, budget_s, crew, self._journal(block))
                         _limit(shared)
                     probe_best_s = crew.probe_best_s
-        for block in sweep:
-            for case, found in answers.of_block(block, self._journal(block)).items():
-                self._keep(case, found)
 
     def _singles(self, case: Case) -> Measurement:
         """Measure a case in one go, and with it others of the same process; a first call has a process of its own."""

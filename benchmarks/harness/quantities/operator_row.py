@@ -103,7 +103,7 @@ class TimedRow:
         calls.verify_changed(self.firsts[0])
         calls.verify_special()
         return Process(
-            number=self.number,
+            number=self.number or None,
             empty_call_s=sampler.empty_call_s(tuple(self.pools[0][0]), self.number or 1),
             device=self._device_timing() if self.device else None,
         )

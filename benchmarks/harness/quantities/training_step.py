@@ -89,7 +89,7 @@ class TimedStep:
         # The time of training that diverged means nothing.
         converged = isfinite(float(self.without_relu(self.arrays[0])))
         return Process(
-            number=self.timer.number,
+            number=self.timer.number or None,
             empty_call_s=sampler.empty_call_s((self.arrays[0],), self.timer.number or 1),
             # A step has no device time of its own.
             device=DeviceTiming(state=self.device.state()) if self.device else None,

@@ -30,6 +30,8 @@ from benchmarks.harness.truth.comparison import WrongResult
 MOST_PLACES, PLACED_BYTES = 4, 64 * 1024 * 1024
 # Samples of each place, of which the best counts.
 TRIES = 3
+# Passes that take so long hide the start of the threads.
+SAMPLE_S = 0.002
 # Calls that a GPU times together, samples, and the least number of samples that must succeed.
 DEVICE_CALLS, DEVICE_SAMPLES, LEAST_SAMPLES = 10, 30, 5
 DTYPE = "float32"
@@ -67,8 +69,11 @@ class TimedLoop:
         if not self.passes:
             # Not while others prepare.
             self._choose()
-        taken = self.timer.slice(round_number)
-        return replace(taken, samples_s=[sample_s / self.passes for sample_s in taken.samples_s])
+        passes, taken = self.passes, self.timer.slice(round_number)
+        if min(taken.samples_s) < SAMPLE_S / 2:
+            # A busy machine made the passes too long when they were counted.
+            self.passes = 0
+        return replace(taken, samples_s=[sample_s / passes for sample_s in taken.samples_s])
 
     def _choose(self) -> None:
         """Find the fastest place, and the number of passes there."""
@@ -80,18 +85,18 @@ class TimedLoop:
     def finish(self) -> Process:
         """Check the loop again. Raises RuntimeError."""
         self.prepare()
-        return Process(number=self.passes)
+        return Process(number=self.passes or None)
 
 
 def _passes(run: Callable[[int], None]) -> int:
-    """Return the number of passes that take 2 ms, which hides the start of the threads."""
+    """Return the number of passes that take SAMPLE_S."""
     passes = 1
     while passes < 1_000_000:
         # Take the best of three: after a stall, all samples would have too few passes.
         duration_s = min(_duration_s(run, passes) for _ in range(3))
-        if duration_s > 0.002:
+        if duration_s > SAMPLE_S:
             break
-        passes = min(passes * 10, int(passes * 0.003 / duration_s) + 1)
+        passes = min(passes * 10, int(1.5 * passes * SAMPLE_S / duration_s) + 1)
     return passes
 
 

@@ -16,7 +16,7 @@ from benchmarks.harness.timing.contention import Core
 # The clock and the loop around a call cost less than 0.1 us: samples of 20 us keep them near 0.1 %,
 # and samples of 1 ms keep the timer's jitter out where calls may be repeated freely.
 SAMPLE_NS = 1_000_000
-EMPTY_CALLS = 10_000
+EMPTY_CALLS, MOST_CALLS = 10_000, 1_000_000
 # A slice ends after so much time in samples, but has at least and at most so many.
 SLICE_NS = 8_000_000
 LEAST_SAMPLES, MOST_SAMPLES = 2, 24
@@ -47,7 +47,7 @@ class Timer:
 
     arguments(k): the arguments of k calls in a row, so that calls which overwrite theirs get fresh ones.
     most_calls: the most that it can supply at a time. throttled_by(): reasons why a GPU is throttled at this moment,
-    read after each sample. number: calls in a sample; 0 before the first slice, which finds it unless it is given.
+    read after each sample. number: calls in a sample; 0 where the next slice has to find it.
     """
 
     def __init__(
@@ -59,19 +59,19 @@ class Timer:
         throttled_by: Callable[[], list[str]] = list,
     ) -> None:
         self.function, self.arguments, self.core = function, arguments, core
-        self.most_calls, self.throttled_by = most_calls, throttled_by
+        self._most, self.throttled_by = most_calls or MOST_CALLS, throttled_by
         self.number = 0
 
     def _calibrate(self) -> int:
         """As many calls as last SAMPLE_NS, at most most_calls."""
         self._time(1)
-        number, most = 1, self.most_calls or 1_000_000
-        while number < most:
+        number = 1
+        while number < self._most:
             # The best of three: one stall would otherwise leave all samples with too few calls.
             duration_ns = max(1, min(self._time(number) for _ in range(3)))
             if duration_ns >= SAMPLE_NS:
                 break
-            number = min(most, number * 10, ceil(number * SAMPLE_NS / duration_ns))
+            number = min(self._most, number * 10, ceil(number * SAMPLE_NS / duration_ns))
         return number
 
     def slice(self, round_number: int, start: Callable[[], Any] = lambda: None) -> Slice:
@@ -98,9 +98,13 @@ class Timer:
                 samples.append(self._sample(tally))
         finally:
             gc.enable()
+        number = self.number
+        if number < self._most and min(samples) < SAMPLE_NS / 2:
+            # A busy machine made the calls too long when they were counted.
+            self.number = 0
         return Slice(
             round_number,
-            [float(f"{sample_ns / self.number / 1e9:.6g}") for sample_ns in samples],
+            [float(f"{sample_ns / number / 1e9:.6g}") for sample_ns in samples],
             warmup_s=warmup_ns / 1e9,
             steady=steady,
             probe_s=tally.probe_s or None,
