@@ -46,7 +46,7 @@ def measured_alone(case, **settings):
 
 
 def asked(case, python=sys.executable):
-    """What a worker answers that is asked to prepare a case, time it and check it again, or how it ended."""
+    """Have a worker prepare a case, time it and check it again; return the last answer, or how the worker ended."""
     worker = isolation.Worker(Needs("numpy"), QUICK, python=python)
     requests = ({}, {"round": 0, "probe_best_s": 0.0}, {})
     try:

@@ -92,10 +92,10 @@ class StepTiming:
 
 @dataclass(frozen=True)
 class Process:
-    """What one process measured of a case, and its circumstances.
+    """The slices of a case that one process took, and their circumstances.
 
     number: calls in a sample. threads: read back from the framework. import_s: seconds to import the framework and the
-    row. empty_call_s: the time of an empty call, which every time contains. placement: of its arrays in memory.
+    row. empty_call_s: the time of an empty call, which every time contains.
     """
 
     number: int | None = None

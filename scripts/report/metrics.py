@@ -155,7 +155,10 @@ def _with_fastest(rows: pd.DataFrame, rivals: list[str]) -> pd.DataFrame:
 
 
 def _to_impossible(rows: pd.DataFrame, name: str, rivals: list[str]) -> pd.Series:
-    """Whether the row that a ratio is relative to is impossible. rivals: what it has in common with the other row."""
+    """Return, for each row, whether its ratio is relative to an impossible row.
+
+    rivals: the columns in which both rows agree.
+    """
     impossible = set(rows.loc[rows["impossible"], [*rivals, "variant"]].itertuples(index=False, name=None))
     others = rows[[*rivals, f"{name}_to"]].itertuples(index=False, name=None)
     return pd.Series([other in impossible for other in others], rows.index, dtype=bool)
@@ -210,7 +213,8 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
     bus_gb_per_s: bytes that this variant moves, fetches of write-allocate included, by the time.
     percent_of_roof: 100 times the time of streaming loops for the required traffic, in the same rounds, by the time.
     percent_of_bus: the same of the loop that moves most bytes a second, for the bytes that this variant moves.
-    Both with the ends of their intervals, such as percent_of_roof_low.
+    Both with the ends of their intervals, such as percent_of_roof_low; NaN above IMPOSSIBLE_PERCENT where the interval
+    also holds possible values.
     Of a GPU's rows percent_of_roof has no interval: its roof is a copy in the same run (`device_roofs`).
     device_gb_per_s, device_percent_of_roof: the same of a GPU's rows by device time.
     impossible: all of the interval of one of the percentages is above IMPOSSIBLE_PERCENT: the time is too short, or
@@ -249,6 +253,9 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
     is_bound = device_roof_s > BANDWIDTH_BOUND * joined["device_least"]
     of_gpu = is_bound & (of_gpu_percent > IMPOSSIBLE_PERCENT)
     joined["impossible"] = (least_percent > IMPOSSIBLE_PERCENT).mask(on_gpu, of_gpu).astype(bool)
+    # Such a percentage is not known well enough to be called impossible, and cannot be right: only its interval stays.
+    for name in ("percent_of_roof", "percent_of_bus"):
+        joined[name] = joined[name].mask((joined[name] > IMPOSSIBLE_PERCENT) & ~joined["impossible"] & ~on_gpu)
     return _with_fastest(joined, OPERATOR_RIVALS)
 
 

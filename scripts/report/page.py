@@ -230,7 +230,7 @@ def ratio_text(row: Mapping[str, Any], name: str) -> str:
 
 
 def comparison_text(row: Mapping[str, Any], name: str) -> str:
-    """What a paired ratio says: "1.3 … 1.34 times numpy.out"; empty where there is none."""
+    """Format the interval of a paired ratio: "1.3 … 1.34 times numpy.out"; empty without a ratio."""
     other = row[f"{name}_to"]
     return f"{interval_text(row, name)} times {other}" if other not in ("", row["variant"]) else ""
 

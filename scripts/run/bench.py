@@ -123,7 +123,7 @@ def _done(commit: str, machine: str, fingerprint: str, passes: Mapping[Case, int
     table = table[(table["fingerprint"] == fingerprint) | table["value"].isna()]
     table = table[table["value"].notna() | table["status"].isin(NOT_APPLICABLE)]
     rows = table.to_dict("records")
-    # What is no time has no passes: NaN.
+    # Only times have passes; for bytes the column is NaN.
     return {case for row in rows if not row["passes"] < passes.get(case := from_axes(row), 0)}
 
 

@@ -104,7 +104,7 @@ def _by_pass(rounds: Rounds) -> list[list[float]]:
 
 
 def _variation(summary: intervals.Interval) -> str:
-    """Why the median is not known well; empty where it is."""
+    """Describe the interval where it is too wide; empty where it is not."""
     if summary.width <= UNSTABLE:
         return ""
     return f"its 95 % interval is {100 * summary.width:.0f} % wide: {summary.low:.3g} to {summary.high:.3g} s"

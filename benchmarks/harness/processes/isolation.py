@@ -23,7 +23,7 @@ from benchmarks.harness.quantities.dispatch import Needs
 
 TAIL_CHARACTERS = 2000
 
-# What a worker answers, or how it ended.
+# The answer of a worker, or the measurement of a case during which it ended.
 Answer = dict[str, Any] | Measurement
 
 

@@ -17,7 +17,7 @@ from benchmarks.harness.measurement import LONGEST_PROBE_S, SHORTEST_PROBE_S, Me
 
 @dataclass
 class Pass:
-    """What a pass has measured of a block, by the name of the case.
+    """The slices and processes of one pass over a block, by the name of the case.
 
     finished: the processes, with their provenance, whose cases were checked at the end. complete: all are.
     """
@@ -72,7 +72,7 @@ class Journal:
         self._write(_Line(number, complete=True))
 
     def pass_(self, number: int) -> Pass:
-        """What there is of a pass."""
+        """The pass with a number; an empty one if it has not begun."""
         return self.passes.setdefault(number, Pass())
 
     def processes(self, case: Case) -> list[tuple[int, Process, dict[str, Any]]]:

@@ -80,7 +80,7 @@ class Run:
         return found
 
     def _sweep(self, sweep: Sequence[Block]) -> None:
-        """Make the passes over some blocks that are missing, in random order, each with new processes."""
+        """Make the passes over the blocks of a sweep that are missing, and keep the answers."""
         missing = [
             [
                 block
@@ -98,7 +98,7 @@ class Run:
                     self._keep(case, found)
 
     def _make(self, passes: Sequence[Sequence[Block]]) -> None:
-        """Make passes over blocks."""
+        """Make passes over blocks, each with new processes."""
         probe_best_s = 0.0
         with _shared_folder() as shared:
             for number, todo in enumerate(passes):
@@ -140,9 +140,8 @@ class Run:
     def _journal(self, block: Block) -> Journal:
         return Journal(self.folder / f"{block.name}.jsonl")
 
-    def _keep(self, case: Case, found: Measurement) -> Measurement:
+    def _keep(self, case: Case, found: Measurement) -> None:
         _write(self.folder / f"{case.name}.json", to_json(found))
-        return found
 
     def _read(self, case: Case) -> Measurement | None:
         try:

@@ -196,9 +196,9 @@ def _without(
 
 
 def _answers(do: str, cases: Sequence[Case], crew: Crew) -> Iterator[tuple[Case, Answer]]:
-    """Make a request about each case, one after the other to each worker, and yield it with its answer.
+    """Make a request about each case and yield the case with its answer; each worker has one request at a time.
 
-    A caller that dismisses a worker gets no further answers about its cases.
+    Requests that are waiting for a worker that the caller dismisses go to the next one.
     """
     waiting: dict[Needs, deque[Case]] = {}
     for case in cases:

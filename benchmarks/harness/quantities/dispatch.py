@@ -47,7 +47,7 @@ class Timed(Protocol):
 
 @dataclass(frozen=True)
 class Bench:
-    """What the cases of a process share.
+    """The framework, cores and arrays that the cases of a process share.
 
     framework: started. cores: the speed of the process's cores, for rows of one thread and of all. shared: arrays of
     all processes of a block. held: arrays of this process.

@@ -41,7 +41,7 @@ class TimedStep:
     """A training step that is timed in slices on several batches in turn, checked before the first and after the last.
 
     Each slice also makes one step with marks, for its phases, and one of the same network without ReLU.
-    shared: what the reference makes of the first step, which all rows start alike.
+    shared: holds the reference's results of the first step, which is the same for all rows.
     """
 
     def __init__(self, variant: StepVariant, case: StepCase, framework: Driver, core: Core, shared: Shared) -> None:

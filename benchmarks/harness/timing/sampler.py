@@ -32,7 +32,7 @@ Supplier = Callable[[int], Iterable[tuple[Any, ...]]]
 
 @dataclass
 class _Tally:
-    """What disturbed the samples of a slice."""
+    """Times of the samples of a slice, and counts of those that were disturbed."""
 
     probe_s: float = 0.0
     preempted: int = 0

@@ -29,7 +29,7 @@ LEARNT_LOSS, LEARNT_NORM = 0.04, 0.1
 
 @dataclass(frozen=True)
 class Expected:
-    """What the reference makes of one step: its loss, and by name the gradients and the statistics."""
+    """The reference's results of one step: the loss, and the gradients and statistics by name."""
 
     loss: float
     gradients: Mapping[str, np.ndarray]
