@@ -37,6 +37,8 @@ from tests.conftest import needs_two_cores
 NUMPY_OUT = OperatorCase("time", "relu", "forward", "numpy.out", 1024, "float32")
 # Seconds after which a test counts as hanging, on the slowest and busiest machine.
 HANGS_S = 600
+# Of a slice of short calls.
+SAMPLES = sampler.SLICE_NS // sampler.SAMPLE_NS
 QUICK = Settings(budget_s=0.02, limit_s=HANGS_S, threads=1, passes=1)
 
 
@@ -73,9 +75,9 @@ def test_preempted_samples_are_counted_and_none_is_dropped(counter, clock, monke
         lost[0] += next(calls) % 2 == 0
 
     monkeypatch.setattr(sampler, counter, lambda: lost[0])
-    taken = timer(work, sampler.in_turn([(0.002,)])).slice(0)
-    assert taken.samples_s == [0.002] * 4
-    assert taken.preempted == 2
+    taken = timer(work, sampler.in_turn([(0.001,)])).slice(0)
+    assert taken.samples_s == [0.001] * SAMPLES
+    assert taken.preempted == SAMPLES // 2
 
 
 def test_kernel_counts_context_switches_of_this_process():
@@ -98,7 +100,7 @@ def test_kernel_counts_context_switches_of_this_process():
 
 def test_a_slice_keeps_its_slowest_probe(clock):
     # Slow from some sample on, which the first samples of the slice are not.
-    probes = iter([1e-5] * 8 + [3e-5] * 1000)
+    probes = iter([1e-5] * 4 + [3e-5] * 1000)
     clock.probe_s = lambda: next(probes)
     core = Core(1.0)
     core.settle = lambda limit_s: core.probe()  # type: ignore[method-assign]
@@ -142,7 +144,7 @@ def test_sampler_measures_a_given_duration(clock):
     taken = timing.slice(7)
     assert timing.number == 5
     assert (taken.round, taken.steady) == (7, True)
-    assert taken.samples_s == pytest.approx([2e-4] * 8)
+    assert taken.samples_s == pytest.approx([2e-4] * SAMPLES)
     assert taken.busy_s == taken.cpu_s == pytest.approx(sampler.SLICE_NS / 1e9)
 
 
@@ -166,7 +168,7 @@ def test_calls_are_counted_again_where_they_were_slow_by_chance(clock):
     seconds = iter([0.01] * 5)
     timing = timer(lambda: clock.compute(next(seconds, 1e-7)), sampler.in_turn([()]))
     timing.slice(0)
-    assert timing.slice(1).samples_s == pytest.approx([1e-7] * 8)
+    assert timing.slice(1).samples_s == pytest.approx([1e-7] * SAMPLES)
     assert timing.number == 10_000
 
 

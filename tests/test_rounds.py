@@ -84,12 +84,10 @@ def test_every_round_times_every_case_and_the_others_are_stopped(tmp_path):
 
 
 def test_a_worker_is_stopped_between_requests(tmp_path):
-    journal = Journal(tmp_path / "journal.jsonl")
     with rounds.Crew(QUICK, None) as crew:
-        for case in (OUT, replace(OUT, variant="torch.out")):
-            assert rounds._prepared([case], 0, crew, journal) == [case]
-        asked = crew.worker(crew.needs(OUT))
-        (other,) = set(crew._workers.values()) - {asked}
+        asked, other = (crew.worker(crew.needs(case)) for case in (OUT, replace(OUT, variant="torch.out")))
+        for worker, case in ((asked, OUT), (other, replace(OUT, variant="torch.out"))):
+            assert worker.ask(Request("prepare", case, {})) == {}
         asked.send(Request("slice", OUT, {"round": 0, "probe_best_s": 0.0}))
         states = []
         while asked.receive() is None:
@@ -145,9 +143,27 @@ def test_a_block_that_does_not_fit_into_memory_is_measured_in_parts():
     roof = LoopCase("time", "copy.all", 2**27)
     with rounds.Crew(QUICK, None) as crew:
         one = dispatch.needed_bytes(large[0])
-        assert rounds._parts([*large, roof], 3 * one, crew) == [[*large, roof]]
-        assert rounds._parts([*large, roof], 2 * one, crew) == [[*large[:2], roof], [large[2], roof]]
-        assert rounds._parts([*large, roof], 1, crew) == [[case, roof] for case in large]
+        assert rounds._split([*large, roof], 3 * one, crew) == [([*large, roof], 3 * one)]
+        assert rounds._split([*large, roof], 2 * one, crew) == [([*large[:2], roof], 2 * one), ([large[2], roof], one)]
+        assert rounds._split([*large, roof], 1, crew) == [([case, roof], one) for case in large]
+
+
+def test_blocks_that_fit_into_memory_together_take_turns(tmp_path, monkeypatch):
+    journals = [Journal(tmp_path / f"{number}.jsonl") for number in range(3)]
+    small, large, other = (
+        rounds.Part([case], journal, 0, QUICK.budget_s, needed)
+        for case, journal, needed in zip([OUT, replace(OUT, elements=2**20), FRESH], journals, (1, 9, 2), strict=True)
+    )
+    assert rounds._groups([small, large, other], 10) == [[small, large], [other]]
+    turns = []
+    round_of = rounds._Group._round
+    monkeypatch.setattr(rounds._Group, "_round", lambda group, part: (turns.append(part), round_of(group, part)))
+    with rounds.Crew(QUICK, None) as crew:
+        rounds._Group([small, large], crew).measure()
+    first = [turns.index(part) for part in (small, large)]
+    last = [len(turns) - turns[::-1].index(part) - 1 for part in (small, large)]
+    assert max(first) < min(last)
+    assert all(journal.is_complete(0, part.cases) for journal, part in zip(journals[:2], (small, large), strict=True))
 
 
 def test_times_have_passes_and_bytes_one_process():
@@ -270,7 +286,6 @@ def journal_of(path: Path, passes: list[dict[OperatorCase, list[float]]], **fact
             journal.round(number, {case: Slice(position, [value], **fields) for case, value in taken.items()})
         for case in of_cases:
             journal.finish(number, case, Process(number=1), {"cpu": "test"})
-        journal.complete(number)
     return journal
 
 

@@ -9,7 +9,7 @@ tracking.py        called by asv's classes: measure, record, return
 In the process of asv:
 processes/         plan.py        answers asv's cases, one by one, from what is measured together
                    blocks.py      the cases that are measured together
-                   rounds.py      a pass over a block: prepare, time in rounds, check again
+                   rounds.py      a pass over blocks: prepare, time in rounds, check again
                    isolation.py   workers, each with a deadline for every request
                    journal.py     what is known of a block; answers.py its medians, intervals and ratios
                    records.py     the record of every measured case

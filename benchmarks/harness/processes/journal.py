@@ -1,9 +1,9 @@
-"""The journal of a block: one JSON line for each round, failure and finished pass, so that a killed run loses a round.
+"""The journal of a block: one JSON line for each round, failure and finished case, so that a killed run loses a round.
 
 A reader skips a line that is torn, as a killed writer may leave one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -19,12 +19,11 @@ from benchmarks.harness.measurement import LONGEST_PROBE_S, SHORTEST_PROBE_S, Me
 class Pass:
     """The slices and processes of one pass over a block, by the name of the case.
 
-    finished: the processes, with their provenance, whose cases were checked at the end. complete: all are.
+    finished: the processes, with their provenance, whose cases were checked at the end.
     """
 
     slices: dict[str, list[Slice]] = field(default_factory=dict)
     finished: dict[str, tuple[Process, dict[str, Any]]] = field(default_factory=dict)
-    complete: bool = False
 
 
 class _Line(msgspec.Struct, omit_defaults=True):
@@ -34,7 +33,6 @@ class _Line(msgspec.Struct, omit_defaults=True):
     slices: dict[str, Slice] = {}
     failure: dict[str, Measurement] = {}
     finished: dict[str, tuple[Process, dict[str, Any]]] = {}
-    complete: bool = False
 
 
 class Journal:
@@ -67,9 +65,9 @@ class Journal:
         """Add the process of a case that was checked at the end of a pass."""
         self._write(_Line(number, finished={case.name: (process, provenance)}))
 
-    def complete(self, number: int) -> None:
-        """Mark a pass as complete."""
-        self._write(_Line(number, complete=True))
+    def is_complete(self, number: int, cases: Iterable[Case]) -> bool:
+        """Return whether each case was checked at the end of a pass, or has failed."""
+        return all(case.name in self.failures or case.name in self.pass_(number).finished for case in cases)
 
     def pass_(self, number: int) -> Pass:
         """The pass with a number; an empty one if it has not begun."""
@@ -104,7 +102,6 @@ class Journal:
         for name, failure in line.failure.items():
             self.failures.setdefault(name, failure)
         of_pass.finished.update(line.finished)
-        of_pass.complete |= line.complete
 
 
 def _valid(text: str) -> str:

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.harness.case import ROOFS, Case, Settings, Unavailable, from_axes, to_axes
-from benchmarks.harness.machine import memory
 from benchmarks.harness.measurement import MEASURED, NOT_APPLICABLE, UNKNOWN, Measurement, from_json, to_json
 from benchmarks.harness.processes import answers, blocks, rounds
 from benchmarks.harness.processes.blocks import Block
@@ -26,8 +25,6 @@ from benchmarks.harness.quantities.dispatch import needs
 
 VARIABLE = "RELU_BENCH_PLAN"
 SHARED_MEMORY, LEAST_SHARED_BYTES = Path("/dev/shm"), 2**32
-# Arrays that passes share are made anew where they would take more than this share of the free memory.
-MOST_SHARED = 0.25
 
 
 def write_plan(folder: Path, cases: Iterable[Case]) -> None:
@@ -85,7 +82,8 @@ class Run:
             [
                 block
                 for block in sweep
-                if number < block.passes(self.settings.passes) and not self._journal(block).pass_(number).complete
+                if number < block.passes(self.settings.passes)
+                and not self._journal(block).is_complete(number, block.cases)
             ]
             for number in range(self.settings.passes)
         ]
@@ -103,10 +101,7 @@ class Run:
         with _shared_folder() as shared:
             for number, todo in enumerate(passes):
                 with rounds.Crew(self.settings, shared, probe_best_s) as crew:
-                    for block in random.sample(todo, len(todo)):
-                        budget_s = self.settings.budget_s / block.passes(self.settings.passes)
-                        rounds.measure(block.cases, number, budget_s, crew, self._journal(block))
-                        _limit(shared)
+                    rounds.measure(random.sample(todo, len(todo)), number, crew, self._journal)
                     probe_best_s = crew.probe_best_s
 
     def _singles(self, case: Case) -> Measurement:
@@ -175,14 +170,6 @@ def _shared_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _limit(shared: Path) -> None:
-    """Remove shared arrays where they take too much memory; no worker uses them between two blocks."""
-    used_bytes = sum(path.stat().st_size for path in shared.rglob("*.npy"))
-    if used_bytes > MOST_SHARED * memory.free_bytes():
-        for path in shared.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _write(path: Path, content: object) -> None:

@@ -1,28 +1,32 @@
-"""Measure a block in rounds: in each, every case is timed for a short slice, in random order.
+"""Measure blocks in rounds: in each round of a block, every case of it is timed for a short slice, in random order.
 
 Rows that are compared are thereby timed within a fraction of a second of each other, on a machine that changes from
-second to second. While one worker measures, the others are stopped. Source: Abedi and Brecht, "Conducting repeatable
-experiments in highly variable cloud computing environments", ICPE 2017 (randomised multiple interleaved trials).
+second to second. The blocks of a pass take turns, so that the rounds of each are spread over the whole pass. While one
+worker measures, the others are stopped. Source: Abedi and Brecht, "Conducting repeatable experiments in highly variable
+cloud computing environments", ICPE 2017 (randomised multiple interleaved trials).
 """
 
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from benchmarks.harness.case import ROOFS, Case, Settings, Unavailable
 from benchmarks.harness.machine import memory
 from benchmarks.harness.measurement import NOT_APPLICABLE, Measurement, Process, Slice
+from benchmarks.harness.processes.blocks import Block
 from benchmarks.harness.processes.isolation import Answer, Request, Worker, together
-from benchmarks.harness.processes.journal import Journal, Pass
+from benchmarks.harness.processes.journal import Journal
 from benchmarks.harness.quantities import dispatch
 from benchmarks.harness.quantities.dispatch import Needs
+from benchmarks.harness.truth import shared as shared_arrays
 
 # Rounds of a pass at least, whatever the budget.
-LEAST_ROUNDS = 2
+LEAST_ROUNDS = 4
 
 
 class Crew:
@@ -58,10 +62,12 @@ class Crew:
         self._workers.pop(needed).close()
 
     def forget(self) -> None:
-        """Have all workers let go of their cases, so that the next block finds the memory free."""
+        """Have all workers let go of their cases, so that the next ones find the memory free."""
         for needed, worker in list(self._workers.items()):
             if isinstance(worker.ask(Request("forget", None, {})), Measurement):
                 self.dismiss(needed)
+        if self.shared:
+            shared_arrays.limit(self.shared)
 
     def learn(self, slices: Iterable[Slice]) -> None:
         """Keep the fastest probe of a core."""
@@ -69,44 +75,66 @@ class Crew:
         self.probe_best_s = min([self.probe_best_s or float("inf"), *probes_s])
 
 
-def measure(cases: Sequence[Case], number: int, budget_s: float, crew: Crew, journal: Journal) -> None:
-    """Make a pass over the cases of a block, or what is missing of it. budget_s: of a case, on average.
+@dataclass(eq=False)
+class Part:
+    """Cases of a block that are measured in the same rounds of a pass: all, unless they do not fit into memory.
+
+    budget_s: of a case, on average. needed_bytes: estimated memory of all workers.
+    """
+
+    cases: Sequence[Case]
+    journal: Journal
+    number: int
+    budget_s: float
+    needed_bytes: int
+
+    def progress(self, ready: Sequence[Case]) -> float:
+        """The share that it has of its rounds; they are as many as the budget allows, at least LEAST_ROUNDS."""
+        taken = [self.journal.pass_(self.number).slices.get(case.name, ()) for case in ready]
+        spent_s = sum(one.warmup_s + one.busy_s for slices in taken for one in slices)
+        return min(min(map(len, taken)) / LEAST_ROUNDS, spent_s / (len(ready) * self.budget_s))
+
+    @property
+    def next_round(self) -> int:
+        """The number of its next round."""
+        slices = self.journal.pass_(self.number).slices.values()
+        return 1 + max((taken.round for part in slices for taken in part), default=-1)
+
+
+class Member(NamedTuple):
+    """A case of a part."""
+
+    part: Part
+    case: Case
+
+
+def measure(blocks: Sequence[Block], number: int, crew: Crew, journal: Callable[[Block], Journal]) -> None:
+    """Make a pass over blocks, or what is missing of it.
 
     Cases that have failed are left out. A case that fails costs its worker, whose other cases are prepared again.
     """
-    todo = [case for case in _available(cases, number, crew, journal) if case.name not in journal.failures]
-    of_pass = journal.pass_(number)
-    for part in _parts(todo, memory.free_bytes(), crew):
-        ready = _prepared(part, number, crew, journal)
-        while ready and not _is_enough(of_pass, ready, budget_s):
-            ready = _round(ready, number, crew, journal)
-        _finish(ready, number, crew, journal)
+    free_bytes = memory.free_bytes()
+    parts = [part for block in blocks for part in _parts(block, number, free_bytes, crew, journal(block))]
+    for group in _groups(parts, free_bytes):
+        _Group(group, crew).measure()
         crew.forget()
-    journal.complete(number)
 
 
-def _parts(cases: Sequence[Case], free_bytes: int, crew: Crew) -> list[list[Case]]:
-    """The cases, in parts whose workers fit into memory together, each with all roofs: usually a single part."""
-    by_worker: dict[Needs, list[Case]] = {}
-    for case in cases:
-        if case.kind not in ROOFS:
-            by_worker.setdefault(crew.needs(case), []).append(case)
-    parts: list[list[Case]] = [[]]
-    left_bytes = free_bytes
-    for rows in by_worker.values():
-        # Its rows share their arguments.
-        needed_bytes = max(map(dispatch.needed_bytes, rows))
-        if parts[-1] and needed_bytes > left_bytes:
-            parts.append([])
-            left_bytes = free_bytes
-        parts[-1] += rows
-        left_bytes -= needed_bytes
-    roofs = [case for case in cases if case.kind in ROOFS]
-    return [part + roofs for part in parts]
+def _parts(block: Block, number: int, free_bytes: int, crew: Crew, journal: Journal) -> list[Part]:
+    """What is missing of a pass over a block, in parts whose workers fit into memory together: usually one."""
+    finished = journal.pass_(number).finished
+    cases = list(_available(block, number, crew, journal))
+    todo = [case for case in cases if case.kind in ROOFS or case.name not in finished]
+    if all(case.name in finished for case in todo):
+        return []
+    budget_s = crew.settings.budget_s / block.passes(crew.settings.passes)
+    return [Part(some, journal, number, budget_s, needed) for some, needed in _split(todo, free_bytes, crew)]
 
 
-def _available(cases: Iterable[Case], number: int, crew: Crew, journal: Journal) -> Iterator[Case]:
-    for case in cases:
+def _available(block: Block, number: int, crew: Crew, journal: Journal) -> Iterator[Case]:
+    for case in block.cases:
+        if case.name in journal.failures:
+            continue
         try:
             crew.needs(case)
         except Unavailable as error:
@@ -115,105 +143,143 @@ def _available(cases: Iterable[Case], number: int, crew: Crew, journal: Journal)
             yield case
 
 
-def _is_enough(of_pass: Pass, ready: Sequence[Case], budget_s: float) -> bool:
-    """Return whether the pass has its rounds: as many as the budget of a case allows on average."""
-    slices = [taken for case in ready for taken in of_pass.slices.get(case.name, ())]
-    spent_s = sum(taken.warmup_s + taken.busy_s for taken in slices)
-    rounds = min(len(of_pass.slices.get(case.name, ())) for case in ready)
-    return rounds >= LEAST_ROUNDS and spent_s >= len(ready) * budget_s
-
-
-def _prepared(cases: Sequence[Case], number: int, crew: Crew, journal: Journal) -> list[Case]:
-    """The cases that could be prepared; all workers prepare theirs at the same time."""
-    ready: list[Case] = []
-    todo = list(cases)
-    while todo:
-        lost: list[Case] = []
-        for case, answer in _answers("prepare", todo, crew):
-            if isinstance(answer, Measurement):
-                ready, same_worker = _without(case, answer, ready, number, crew, journal)
-                lost += same_worker
-            else:
-                ready.append(case)
-        todo = lost
-    return ready
-
-
-def _round(ready: Sequence[Case], number: int, crew: Crew, journal: Journal) -> list[Case]:
-    """Time each case for one slice; return the cases for the next round."""
-    round_number = 1 + max(
-        (taken.round for part in journal.pass_(number).slices.values() for taken in part), default=-1
-    )
-    slices: dict[Case, Slice] = {}
-    left = list(ready)
-    for case in random.sample(left, len(left)):
-        if case not in left:
-            continue
-        request = Request("slice", case, {"round": round_number, "probe_best_s": crew.probe_best_s})
-        answer = crew.worker(crew.needs(case)).ask(request)
-        if isinstance(answer, Measurement):
-            left, lost = _without(case, answer, left, number, crew, journal)
-            again = _prepared(lost, number, crew, journal)
-            left += again
+def _split(cases: Sequence[Case], free_bytes: int, crew: Crew) -> list[tuple[list[Case], int]]:
+    """The cases by what fits into memory together, with the bytes needed; all roofs are in each part."""
+    by_worker: dict[Needs, list[Case]] = {}
+    for case in cases:
+        if case.kind not in ROOFS:
+            by_worker.setdefault(crew.needs(case), []).append(case)
+    parts: list[tuple[list[Case], int]] = [([], 0)]
+    for rows in by_worker.values():
+        some, used_bytes = parts[-1]
+        # Its rows share their arguments.
+        needed_bytes = max(map(dispatch.needed_bytes, rows))
+        if some and used_bytes + needed_bytes > free_bytes:
+            parts.append((rows, needed_bytes))
         else:
-            slices[case] = msgspec.convert(answer["slice"], Slice)
-    crew.learn(slices.values())
-    journal.round(number, {case: taken for case, taken in slices.items() if case in left})
-    return left
+            parts[-1] = some + rows, used_bytes + needed_bytes
+    roofs = [case for case in cases if case.kind in ROOFS]
+    return [(some + roofs, needed_bytes) for some, needed_bytes in parts]
 
 
-def _finish(ready: Sequence[Case], number: int, crew: Crew, journal: Journal) -> None:
-    """Check all cases again; all workers check theirs at the same time."""
-    todo = list(ready)
-    while todo:
-        lost: list[Case] = []
-        for case, answer in _answers("finish", todo, crew):
-            if case in lost:
+def _groups(parts: Iterable[Part], free_bytes: int) -> list[list[Part]]:
+    """The parts in groups that fit into memory, each part in the first one that has room for it."""
+    groups: list[list[Part]] = []
+    for part in parts:
+        for group in groups:
+            if sum(other.needed_bytes for other in group) + part.needed_bytes <= free_bytes:
+                group.append(part)
+                break
+        else:
+            groups.append([part])
+    return groups
+
+
+class _Group:
+    """Parts of blocks that are prepared together and take turns."""
+
+    def __init__(self, parts: Sequence[Part], crew: Crew) -> None:
+        self.parts, self.crew = parts, crew
+        self.ready: list[Member] = []
+
+    def measure(self) -> None:
+        """Prepare all cases, time them in rounds, and check them again."""
+        self._prepare([Member(part, case) for part in self.parts for case in part.cases])
+        while waiting := [part for part in self.parts if 0 <= self._progress(part) < 1]:
+            # The part that is furthest behind; a random one of several.
+            self._round(min(random.sample(waiting, len(waiting)), key=self._progress))
+        self._finish()
+
+    def _progress(self, part: Part) -> float:
+        """The share that a part has of its rounds; -1 where no case of it is left."""
+        ready = self._cases(part)
+        return part.progress(ready) if ready else -1
+
+    def _cases(self, part: Part) -> list[Case]:
+        return [member.case for member in self.ready if member.part is part]
+
+    def _prepare(self, members: Sequence[Member]) -> None:
+        """Get cases ready; all workers prepare theirs at the same time."""
+        todo = list(members)
+        while todo:
+            lost: list[Member] = []
+            for member, answer in _answers("prepare", todo, self.crew):
+                if isinstance(answer, Measurement):
+                    lost += self._fail(member, answer)
+                else:
+                    self.ready.append(member)
+            todo = lost
+
+    def _round(self, part: Part) -> None:
+        """Time each case of a part for one slice."""
+        number = part.next_round
+        slices: dict[Case, Slice] = {}
+        cases = self._cases(part)
+        for case in random.sample(cases, len(cases)):
+            member = Member(part, case)
+            if member not in self.ready:
                 continue
-            todo = [each for each in todo if each != case]
+            request = Request("slice", case, {"round": number, "probe_best_s": self.crew.probe_best_s})
+            answer = self.crew.worker(self.crew.needs(case)).ask(request)
             if isinstance(answer, Measurement):
-                todo, same_worker = _without(case, answer, todo, number, crew, journal)
-                lost += same_worker
+                self._prepare(self._fail(member, answer))
             else:
-                process = msgspec.convert(answer["process"], Process)
-                journal.finish(number, case, process, answer["provenance"])
-        todo = _prepared(lost, number, crew, journal)
+                slices[case] = msgspec.convert(answer["slice"], Slice)
+        self.crew.learn(slices.values())
+        left = self._cases(part)
+        part.journal.round(part.number, {case: taken for case, taken in slices.items() if case in left})
+
+    def _finish(self) -> None:
+        """Check all cases again; all workers check theirs at the same time."""
+        todo = list(self.ready)
+        while todo:
+            lost: list[Member] = []
+            for member, answer in _answers("finish", todo, self.crew):
+                if member in lost:
+                    continue
+                todo.remove(member)
+                if isinstance(answer, Measurement):
+                    lost += [each for each in self._fail(member, answer) if each in todo]
+                    todo = [each for each in todo if each not in lost]
+                else:
+                    process = msgspec.convert(answer["process"], Process)
+                    member.part.journal.finish(member.part.number, member.case, process, answer["provenance"])
+            self._prepare(lost)
+            todo = [member for member in lost if member in self.ready]
+
+    def _fail(self, member: Member, failure: Measurement) -> list[Member]:
+        """Record a failure; return the cases that have lost their worker with it and are no longer ready."""
+        member.part.journal.fail(member.part.number, member.case, failure)
+        self.ready = [each for each in self.ready if each != member]
+        if failure.status in NOT_APPLICABLE:
+            return []
+        # It may have changed what the worker's other cases share.
+        needed = self.crew.needs(member.case)
+        self.crew.dismiss(needed)
+        lost = [each for each in self.ready if self.crew.needs(each.case) == needed]
+        self.ready = [each for each in self.ready if each not in lost]
+        return lost
 
 
-def _without(
-    case: Case, failure: Measurement, others: Sequence[Case], number: int, crew: Crew, journal: Journal
-) -> tuple[list[Case], list[Case]]:
-    """Record a failure; return the other cases, those apart that have lost their worker with it."""
-    journal.fail(number, case, failure)
-    kept = [each for each in others if each != case]
-    if failure.status in NOT_APPLICABLE:
-        return kept, []
-    # It may have changed what the worker's other cases share.
-    needed = crew.needs(case)
-    crew.dismiss(needed)
-    lost = [each for each in kept if crew.needs(each) == needed]
-    return [each for each in kept if each not in lost], lost
-
-
-def _answers(do: str, cases: Sequence[Case], crew: Crew) -> Iterator[tuple[Case, Answer]]:
+def _answers(do: str, members: Sequence[Member], crew: Crew) -> Iterator[tuple[Member, Answer]]:
     """Make a request about each case and yield the case with its answer; each worker has one request at a time.
 
     Requests that are waiting for a worker that the caller dismisses go to the next one.
     """
-    waiting: dict[Needs, deque[Case]] = {}
-    for case in cases:
-        waiting.setdefault(crew.needs(case), deque()).append(case)
-    busy: dict[Worker, tuple[Needs, Case]] = {}
+    waiting: dict[Needs, deque[Member]] = {}
+    for member in members:
+        waiting.setdefault(crew.needs(member.case), deque()).append(member)
+    busy: dict[Worker, tuple[Needs, Member]] = {}
     while waiting or busy:
         for needed in [needed for needed in waiting if needed not in [pair[0] for pair in busy.values()]]:
-            case = waiting[needed].popleft()
+            member = waiting[needed].popleft()
             worker = crew.worker(needed)
-            worker.send(Request(do, case, {}))
-            busy[worker] = needed, case
+            worker.send(Request(do, member.case, {}))
+            busy[worker] = needed, member
             if not waiting[needed]:
                 del waiting[needed]
         for worker in list(together(list(busy))):
             answer = worker.receive()
             if answer is not None:
-                _, case = busy.pop(worker)
-                yield case, answer
+                _, member = busy.pop(worker)
+                yield member, answer

@@ -19,7 +19,7 @@ from benchmarks.harness.truth.calls import Calls
 from benchmarks.harness.truth.comparison import WrongResult
 from impls.variant import ITEMSIZE_BYTES, Size
 
-MOST_PLACES = 3
+MOST_PLACES = 8
 # Calls with cold arguments in a sample.
 MOST_COLD = 64
 # Last-level caches that the arguments of cold rows fill: at most three kinds of argument, each kind twice.

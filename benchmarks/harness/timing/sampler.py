@@ -18,7 +18,7 @@ from benchmarks.harness.timing.contention import Core
 SAMPLE_NS = 1_000_000
 EMPTY_CALLS, MOST_CALLS = 10_000, 1_000_000
 # A slice ends after so much time in samples, but has at least and at most so many.
-SLICE_NS = 8_000_000
+SLICE_NS = 4_000_000
 LEAST_SAMPLES, MOST_SAMPLES = 2, 24
 # Warm-up of a slice ends where a sample agrees with the one before it within this share, or after so many samples.
 STEADY = 0.05

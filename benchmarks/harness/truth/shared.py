@@ -2,10 +2,16 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.harness.machine import memory
+
+# Arrays are made anew where they would take more than this share of the free memory.
+MOST_SHARED = 0.25
 
 
 class Shared:
@@ -38,3 +44,11 @@ def _from_files(folder: Path, make: Callable[[], Sequence[np.ndarray]]) -> tuple
             os.replace(partial, folder)
     paths = sorted(folder.iterdir(), key=lambda path: int(path.stem))
     return tuple(np.load(path, mmap_mode="r") for path in paths)
+
+
+def limit(folder: Path) -> None:
+    """Remove the arrays in a folder where they take too much memory; no process may be using them."""
+    used_bytes = sum(path.stat().st_size for path in folder.rglob("*.npy"))
+    if used_bytes > MOST_SHARED * memory.free_bytes():
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
