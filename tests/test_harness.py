@@ -37,8 +37,8 @@ from tests.conftest import needs_two_cores
 NUMPY_OUT = OperatorCase("time", "relu", "forward", "numpy.out", 1024, "float32")
 # Seconds after which a test counts as hanging, on the slowest and busiest machine.
 HANGS_S = 600
-# Of a slice of short calls.
-SAMPLES = sampler.SLICE_NS // sampler.SAMPLE_NS
+# Of short calls: the length of a sample, and the samples of a slice.
+SAMPLE_S, SAMPLES = sampler.SAMPLE_NS / 1e9, sampler.SLICE_NS // sampler.SAMPLE_NS
 QUICK = Settings(budget_s=0.02, limit_s=HANGS_S, threads=1, passes=1)
 
 
@@ -75,8 +75,8 @@ def test_preempted_samples_are_counted_and_none_is_dropped(counter, clock, monke
         lost[0] += next(calls) % 2 == 0
 
     monkeypatch.setattr(sampler, counter, lambda: lost[0])
-    taken = timer(work, sampler.in_turn([(0.001,)])).slice(0)
-    assert taken.samples_s == [0.001] * SAMPLES
+    taken = timer(work, sampler.in_turn([(SAMPLE_S,)])).slice(0)
+    assert taken.samples_s == [SAMPLE_S] * SAMPLES
     assert taken.preempted == SAMPLES // 2
 
 
@@ -140,18 +140,18 @@ def test_empty_call_time_is_divided_by_the_number_of_calls(clock, monkeypatch):
 
 
 def test_sampler_measures_a_given_duration(clock):
-    timing = timer(clock.compute, sampler.in_turn([(2e-4,)]))
+    timing = timer(clock.compute, sampler.in_turn([(SAMPLE_S / 5,)]))
     taken = timing.slice(7)
     assert timing.number == 5
     assert (taken.round, taken.steady) == (7, True)
-    assert taken.samples_s == pytest.approx([2e-4] * SAMPLES)
+    assert taken.samples_s == pytest.approx([SAMPLE_S / 5] * SAMPLES)
     assert taken.busy_s == taken.cpu_s == pytest.approx(sampler.SLICE_NS / 1e9)
 
 
 def test_sampler_repeats_short_calls_and_not_long_ones(clock):
     short, long = timer(clock.compute, sampler.in_turn([(1e-7,)])), timer(clock.sleep, sampler.in_turn([(0.1,)]))
     short.slice(0)
-    assert short.number == 10_000
+    assert short.number == round(SAMPLE_S / 1e-7)
     assert len(long.slice(0).samples_s) == sampler.LEAST_SAMPLES
     assert long.number == 1
 
@@ -160,7 +160,7 @@ def test_a_stall_during_calibration_does_not_change_calls_per_sample(clock):
     stalls = iter([0.0, 0.01])
     stalling = timer(lambda: clock.compute(1e-7 + next(stalls, 0.0)), sampler.in_turn([()]))
     stalling.slice(0)
-    assert stalling.number == 10_000
+    assert stalling.number == round(SAMPLE_S / 1e-7)
 
 
 def test_calls_are_counted_again_where_they_were_slow_by_chance(clock):
@@ -169,7 +169,7 @@ def test_calls_are_counted_again_where_they_were_slow_by_chance(clock):
     timing = timer(lambda: clock.compute(next(seconds, 1e-7)), sampler.in_turn([()]))
     timing.slice(0)
     assert timing.slice(1).samples_s == pytest.approx([1e-7] * SAMPLES)
-    assert timing.number == 10_000
+    assert timing.number == round(SAMPLE_S / 1e-7)
 
 
 def test_a_slice_counts_samples_only_once_two_agree(clock):

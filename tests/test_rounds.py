@@ -50,7 +50,7 @@ def test_a_block_holds_the_rows_of_one_size_and_the_roofs_of_their_traffic():
     }
     # A mask lies between a loop that reads one array and one that reads two.
     assert patterns == {"copy", "triad", "accumulate"}
-    assert {block.sweep for block in found.values()} == {"relu-forward", "relu-backward"}
+    assert {block.sweep for block in found.values()} == {"relu"}
 
 
 def test_scaling_is_one_block_for_all_thread_counts_and_steps_have_products():
@@ -143,16 +143,19 @@ def test_a_block_that_does_not_fit_into_memory_is_measured_in_parts():
     roof = LoopCase("time", "copy.all", 2**27)
     with rounds.Crew(QUICK, None) as crew:
         one = dispatch.needed_bytes(large[0])
-        assert rounds._split([*large, roof], 3 * one, crew) == [([*large, roof], 3 * one)]
-        assert rounds._split([*large, roof], 2 * one, crew) == [([*large[:2], roof], 2 * one), ([large[2], roof], one)]
-        assert rounds._split([*large, roof], 1, crew) == [([case, roof], one) for case in large]
+        assert rounds._split([*large, roof], 4 * one, crew) == [([*large, roof], [one] * 3)]
+        assert rounds._split([*large, roof], 3 * one, crew) == [
+            ([*large[:2], roof], [one] * 2),
+            ([large[2], roof], [one]),
+        ]
+        assert rounds._split([*large, roof], 1, crew) == [([case, roof], [one]) for case in large]
 
 
 def test_blocks_that_fit_into_memory_together_take_turns(tmp_path, monkeypatch):
     journals = [Journal(tmp_path / f"{number}.jsonl") for number in range(3)]
     small, large, other = (
-        rounds.Part([case], journal, 0, QUICK.budget_s, needed)
-        for case, journal, needed in zip([OUT, replace(OUT, elements=2**20), FRESH], journals, (1, 9, 2), strict=True)
+        rounds.Part([case], journal, 0, QUICK.budget_s, [needed])
+        for case, journal, needed in zip([OUT, replace(OUT, elements=2**20), FRESH], journals, (1, 4, 3), strict=True)
     )
     assert rounds._groups([small, large, other], 10) == [[small, large], [other]]
     turns = []

@@ -14,6 +14,7 @@ from benchmarks.harness.case import from_axes
 from benchmarks.harness.measurement import MEASURED, NOT_APPLICABLE
 from benchmarks.harness.processes import records
 from benchmarks.harness.processes.records import Record
+from scripts.run.journals import latest_block
 
 POLL_S = 1.0
 # Time between two updates of the bar: on a terminal, and in a log file, where each update adds text.
@@ -140,17 +141,6 @@ class _Progress:
     def close(self) -> None:
         """End the bar."""
         self.bar.close()
-
-
-def latest_block(plan: Path, since_s: float) -> str:
-    """Return the name of the block that is being measured, and its rounds so far; empty if none is since then."""
-    journals = [path for path in plan.glob("*/*.jsonl") if path.stat().st_mtime > since_s]
-    if not journals:
-        return ""
-    latest = max(journals, key=lambda path: path.stat().st_mtime)
-    with latest.open("rb") as lines:
-        rounds = sum(b'"slices":' in line for line in lines)
-    return f"{latest.stem}: {rounds} rounds"
 
 
 def environment(**variables: str) -> dict[str, str]:

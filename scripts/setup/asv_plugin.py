@@ -12,6 +12,8 @@ import json
 import os
 import shutil
 import signal
+import threading
+import time
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from asv.console import log
 from asv.util import UserError
 
 from benchmarks.harness import profiles
+from scripts.run.journals import latest_block
 from scripts.setup import accelerator
 from scripts.setup.pins import ROOT
 
@@ -31,6 +34,8 @@ PLAN = "RELU_BENCH_PLAN"
 UNFINISHED = ROOT / ".asv" / "unfinished"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 MEASURING = (Run.run_from_args, Continuous.run_from_args)
+# Time between two messages about the rounds.
+SHOWN_S = 30.0
 # Of asv's --quick: the smallest budget that the harness accepts.
 QUICK = {"RELU_BENCH_BUDGET_S": "0.01", "RELU_BENCH_PASSES": "1"}
 
@@ -61,6 +66,7 @@ def _select(options: Namespace) -> None:
     (folder / "selection.json").write_text(json.dumps(selection))
     os.environ[PLAN] = str(folder)
     _remove_at_end(folder)
+    threading.Thread(target=_show_rounds, args=(folder,), daemon=True).start()
 
 
 def _digest(selection: dict[str, object], options: Namespace) -> str:
@@ -83,3 +89,14 @@ def _remove_at_end(folder: Path) -> None:
         signal.default_int_handler(number, frame)
 
     signal.signal(signal.SIGINT, interrupted)
+
+
+def _show_rounds(folder: Path) -> None:
+    """Log from time to time what is being measured: the first case of an operator waits until all of it is."""
+    shown_s = time.time()
+    while True:
+        time.sleep(SHOWN_S)
+        block = latest_block(folder, shown_s)
+        shown_s = time.time()
+        if block:
+            log.info(f"Measuring {block}")

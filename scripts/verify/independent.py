@@ -4,6 +4,7 @@ python -m scripts.verify.independent OPERATOR DIRECTION VARIANT ELEMENTS DTYPE P
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import pyperf
 
 from benchmarks.harness.case import OperatorCase, Settings
 from benchmarks.harness.frameworks import started
+from benchmarks.harness.machine.memory import ALLOCATOR
 from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth.calls import Calls
 from impls.catalog import find
@@ -40,7 +42,10 @@ def median_s(case: OperatorCase, probe_best_s: float) -> float:
         file = Path(folder, "pyperf.json")
         options = ["--quiet", "--copy-env", "--processes", str(PROCESSES), *VALUES, "--output", str(file)]
         completed = subprocess.run(
-            [sys.executable, "-m", "scripts.verify.independent", *row, *options], capture_output=True, text=True
+            [sys.executable, "-m", "scripts.verify.independent", *row, *options],
+            capture_output=True,
+            text=True,
+            env=ALLOCATOR | os.environ,
         )
         if completed.returncode:
             raise RuntimeError(f"pyperf failed on {' '.join(row)}: {completed.stderr.strip()[-500:]}")

@@ -33,7 +33,7 @@ def main() -> int:
     if options.plain:
         both = plain(options.only.pattern)
         failed = both["percent"].isna().sum()
-        _print("asv's own timing", both["percent"].dropna())
+        print(summary("asv's own timing", both["percent"].dropna()))
         if failed or both.empty:
             print(f"repeatability: {failed} of {len(both)} selected rows failed", file=sys.stderr)
         return int(failed > 0 or both.empty)
@@ -48,17 +48,18 @@ def main() -> int:
         print(f"repeatability: no commit was measured under both names; stored names: {names}", file=sys.stderr)
         return 1
     pairs = pairs[_row(pairs).str.contains(options.only)]
-    _print("all", pairs["percent"])
-    _print("steady in both", pairs["percent"][pairs["steady"]])
-    _print("others", pairs["percent"][~pairs["steady"]])
+    print(summary("times", pairs["percent"]))
+    print(summary("steady in both", pairs["percent"][pairs["steady"]]))
+    print(summary("others", pairs["percent"][~pairs["steady"]]))
     for name in RATIOS:
-        _print(f"ratio to {name}", pairs[f"{name}_percent"].dropna())
+        print(summary(f"ratios to {name}", pairs[f"{name}_percent"].dropna()))
     return 0
 
 
-def _print(name: str, percent: pd.Series) -> None:
+def summary(name: str, percent: pd.Series) -> str:
+    """Return a line about differences in percent."""
     shares = ", ".join(f"{(percent > limit).mean():.0%} > {limit} %" for limit in SHARES_PERCENT)
-    print(f"{name:18} {len(percent):4} times: median {percent.median():.1f} % apart; {shares}")
+    return f"{name:18} {len(percent):4} compared: median {percent.median():.1f} % apart; {shares}"
 
 
 def paired(table: pd.DataFrame, first: str, second: str) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from benchmarks.harness.machine import gpu, linux, software, threads
+from benchmarks.harness.machine import gpu, linux, memory, software, threads
 from benchmarks.harness.machine.linux import CPUS, cpuinfo, text
 from benchmarks.harness.machine.software import digest, from_module
 from benchmarks.harness.measurement import AT_END, AT_START, UNKNOWN
@@ -164,9 +164,13 @@ def _about_gib(memory_bytes: Any) -> float | str:
 
 
 def chosen(environment: Any) -> dict[str, str]:
-    """The variables that a person set, without the thread counts, which the harness sets from the cores in use."""
+    """The variables that a person set, without those that the harness sets: thread counts, and malloc's thresholds."""
     variables = environment if isinstance(environment, dict) else {}
-    return {name: value for name, value in variables.items() if name not in threads.VARIABLES}
+    return {
+        name: value
+        for name, value in variables.items()
+        if name not in threads.VARIABLES and (name, value) not in memory.ALLOCATOR.items()
+    }
 
 
 def _read(reader: Callable[[], Any]) -> Any:

@@ -58,8 +58,9 @@ def of_case(case: Case, journals: Sequence[Journal]) -> Measurement:
         return Measurement("error", "no round of it was measured")
     processes, facts = [process for _, process, _ in found], [provenance for _, _, provenance in found]
     summary = intervals.of(_by_pass(rounds))
+    # Causes first.
     reason = (
-        _variation(summary) or _absence(processes) or throttled(processes) or _contention(len(rounds), case, journals)
+        _absence(processes) or throttled(processes) or _contention(len(rounds), case, journals) or _variation(summary)
     )
     last = {name: fact for name, fact in facts[-1].items() if name.endswith(AT_END)}
     return Measurement(

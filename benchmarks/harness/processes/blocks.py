@@ -1,8 +1,7 @@
 """Group cases: blocks are compared and measured in the same rounds, sweeps hold the blocks that passes go over.
 
 A block holds all rows of one operator, direction, size and dtype, or of one network and batch, and the roofs of the
-same traffic. A sweep holds the blocks of one operator and direction, or of one network: several passes go over it, in
-random order, each with new processes.
+same XX
 """
 
 from collections.abc import Iterable, Sequence
@@ -74,8 +73,8 @@ def _names(case: Case) -> tuple[str, str]:
     axes = {name: value for name, value in case.axes.items() if name not in ("variant", "kernel", "library", "threads")}
     block = "-".join(map(str, (case.kind, *axes.values(), case.quantity)))
     if isinstance(case, OperatorCase):
-        return f"{case.operator}-{case.direction}", block
-    return (case.network if isinstance(case, StepCase) else "roofs"), block
+        return case.operator, block
+    return ("training" if isinstance(case, StepCase) else "roofs"), block
 
 
 def _roofs(rows: Sequence[Case]) -> tuple[Case, ...]:

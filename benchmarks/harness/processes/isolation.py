@@ -174,9 +174,10 @@ def together(workers: Sequence[Worker]) -> Iterator[Worker]:
 
 def _environment(python: str) -> dict[str, str]:
     """The environment of a measuring process: with this process's import path if it has the same interpreter."""
+    inherited = memory.ALLOCATOR | os.environ
     if python != sys.executable:
-        return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+        return {name: value for name, value in inherited.items() if name != "PYTHONPATH"}
+    return {**inherited, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
 
 
 def _signal_name(number: int) -> str:

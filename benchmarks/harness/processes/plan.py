@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.harness.case import ROOFS, Case, Settings, Unavailable, from_axes, to_axes
-from benchmarks.harness.measurement import MEASURED, NOT_APPLICABLE, UNKNOWN, Measurement, from_json, to_json
+from benchmarks.harness.case import DEVICE_ROOFS, ROOFS, Case, Settings, Unavailable, from_axes, to_axes
+from benchmarks.harness.measurement import UNKNOWN, Measurement, from_json, to_json
 from benchmarks.harness.processes import answers, blocks, rounds
 from benchmarks.harness.processes.blocks import Block
 from benchmarks.harness.processes.isolation import Request, Worker
@@ -66,7 +66,7 @@ class Run:
         except Unavailable as error:
             return Measurement("skipped", str(error))
         if not case.varies:
-            return self._read(case) or self._singles(case)
+            return self._read(case) or self._single(case)
         holding = [block for block in self.blocks if case in block.cases]
         for sweep in dict.fromkeys(block.sweep for block in holding):
             self._sweep([block for block in self.blocks if block.sweep == sweep])
@@ -104,33 +104,37 @@ class Run:
                     rounds.measure(random.sample(todo, len(todo)), number, crew, self._journal)
                     probe_best_s = crew.probe_best_s
 
-    def _singles(self, case: Case) -> Measurement:
-        """Measure a case in one go, and with it others of the same process; a first call has a process of its own."""
-        todo: Sequence[Case] = [
-            case,
-            *(other for other in self.cases if _may_follow(other, case) and not self._read(other)),
-        ]
-        while todo:
-            with tempfile.TemporaryDirectory(prefix="relu-bench-cache-") as cache_dir:
-                cache = Path(cache_dir) if case.quantity == "first_call" else None
-                worker = Worker(needs(case), self.settings, cache_dir=cache)
-                try:
-                    todo = self._in_turn(todo, worker)
-                finally:
-                    worker.close()
+    def _single(self, case: Case) -> Measurement:
+        """Measure a case in one go."""
+        if case.quantity == "first_call":
+            self._keep(case, self._first_call(case))
+        else:
+            with _shared_folder() as shared, rounds.Crew(self.settings, shared) as crew:
+                for each, measured in rounds.single(self._with(case), crew):
+                    self._keep(each, measured)
         found = self._read(case)
         assert found is not None
         return found
 
-    def _in_turn(self, cases: Sequence[Case], worker: Worker) -> Sequence[Case]:
-        """Measure cases in one process, up to the first that fails; return those after it."""
-        for position, case in enumerate(cases):
-            answer = worker.ask(Request("single", case, {}))
-            found = answer if isinstance(answer, Measurement) else from_json(answer["measurement"])
-            self._keep(case, found)
-            if found.status not in (*MEASURED, *NOT_APPLICABLE):
-                return cases[position + 1 :]
-        return []
+    def _first_call(self, case: Case) -> Measurement:
+        """Measure a first call, in a process of its own and without compiled code from earlier ones."""
+        with tempfile.TemporaryDirectory(prefix="relu-bench-cache-") as cache:
+            worker = Worker(needs(case), self.settings, cache_dir=Path(cache))
+            try:
+                answer = worker.ask(Request("single", case, {}))
+            finally:
+                worker.close()
+        return answer if isinstance(answer, Measurement) else from_json(answer["measurement"])
+
+    def _with(self, case: Case) -> list[Case]:
+        """A case and all that are measured with it: with bytes all others, with a roof of a GPU all of these."""
+        is_roof = case.kind in DEVICE_ROOFS
+        others = [
+            other
+            for other in self.cases
+            if not other.varies and other.quantity != "first_call" and (other.kind in DEVICE_ROOFS) == is_roof
+        ]
+        return [case, *(other for other in others if other != case and _is_available(other) and not self._read(other))]
 
     def _journal(self, block: Block) -> Journal:
         return Journal(self.folder / f"{block.name}.jsonl")
@@ -145,14 +149,12 @@ class Run:
             return None
 
 
-def _may_follow(other: Case, case: Case) -> bool:
-    """Return whether a process that has measured one case may measure the other."""
-    if other == case or other.varies or "first_call" in (case.quantity, other.quantity):
-        return False
+def _is_available(case: Case) -> bool:
     try:
-        return needs(other) == needs(case)
+        needs(case)
     except Unavailable:
         return False
+    return True
 
 
 @contextmanager

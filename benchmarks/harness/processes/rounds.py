@@ -17,7 +17,7 @@ import msgspec
 
 from benchmarks.harness.case import ROOFS, Case, Settings, Unavailable
 from benchmarks.harness.machine import memory
-from benchmarks.harness.measurement import NOT_APPLICABLE, Measurement, Process, Slice
+from benchmarks.harness.measurement import MEASURED, NOT_APPLICABLE, Measurement, Process, Slice, from_json
 from benchmarks.harness.processes.blocks import Block
 from benchmarks.harness.processes.isolation import Answer, Request, Worker, together
 from benchmarks.harness.processes.journal import Journal
@@ -79,14 +79,14 @@ class Crew:
 class Part:
     """Cases of a block that are measured in the same rounds of a pass: all, unless they do not fit into memory.
 
-    budget_s: of a case, on average. needed_bytes: estimated memory of all workers.
+    budget_s: of a case, on average. needed_bytes: estimated memory of each worker.
     """
 
     cases: Sequence[Case]
     journal: Journal
     number: int
     budget_s: float
-    needed_bytes: int
+    needed_bytes: list[int]
 
     def progress(self, ready: Sequence[Case]) -> float:
         """The share that it has of its rounds; they are as many as the budget allows, at least LEAST_ROUNDS."""
@@ -120,6 +120,16 @@ def measure(blocks: Sequence[Block], number: int, crew: Crew, journal: Callable[
         crew.forget()
 
 
+def single(cases: Sequence[Case], crew: Crew) -> Iterator[tuple[Case, Measurement]]:
+    """Measure cases in one go each, those of several workers at the same time; for what time does not change."""
+    for some, _ in _split(cases, memory.free_bytes(), crew):
+        for position, answer in _answers("single", some, crew):
+            found = answer if isinstance(answer, Measurement) else from_json(answer["measurement"])
+            if found.status not in (*MEASURED, *NOT_APPLICABLE):
+                crew.dismiss(crew.needs(some[position]))
+            yield some[position], found
+
+
 def _parts(block: Block, number: int, free_bytes: int, crew: Crew, journal: Journal) -> list[Part]:
     """What is missing of a pass over a block, in parts whose workers fit into memory together: usually one."""
     finished = journal.pass_(number).finished
@@ -143,21 +153,21 @@ def _available(block: Block, number: int, crew: Crew, journal: Journal) -> Itera
             yield case
 
 
-def _split(cases: Sequence[Case], free_bytes: int, crew: Crew) -> list[tuple[list[Case], int]]:
-    """The cases by what fits into memory together, with the bytes needed; all roofs are in each part."""
+def _split(cases: Sequence[Case], free_bytes: int, crew: Crew) -> list[tuple[list[Case], list[int]]]:
+    """The cases by what fits into memory together, and the bytes that each worker needs; each part has all roofs."""
     by_worker: dict[Needs, list[Case]] = {}
     for case in cases:
         if case.kind not in ROOFS:
             by_worker.setdefault(crew.needs(case), []).append(case)
-    parts: list[tuple[list[Case], int]] = [([], 0)]
+    parts: list[tuple[list[Case], list[int]]] = [([], [])]
     for rows in by_worker.values():
         some, used_bytes = parts[-1]
         # Its rows share their arguments.
         needed_bytes = max(map(dispatch.needed_bytes, rows))
-        if some and used_bytes + needed_bytes > free_bytes:
-            parts.append((rows, needed_bytes))
+        if not some or _fit([*used_bytes, needed_bytes], free_bytes):
+            parts[-1] = some + rows, [*used_bytes, needed_bytes]
         else:
-            parts[-1] = some + rows, used_bytes + needed_bytes
+            parts.append((rows, [needed_bytes]))
     roofs = [case for case in cases if case.kind in ROOFS]
     return [(some + roofs, needed_bytes) for some, needed_bytes in parts]
 
@@ -167,12 +177,17 @@ def _groups(parts: Iterable[Part], free_bytes: int) -> list[list[Part]]:
     groups: list[list[Part]] = []
     for part in parts:
         for group in groups:
-            if sum(other.needed_bytes for other in group) + part.needed_bytes <= free_bytes:
+            if _fit([needed for each in (*group, part) for needed in each.needed_bytes], free_bytes):
                 group.append(part)
                 break
         else:
             groups.append([part])
     return groups
+
+
+def _fit(needed_bytes: Sequence[int], free_bytes: int) -> bool:
+    """Return whether workers fit into memory together, where each row asks for all its memory as it is prepared."""
+    return sum(needed_bytes) + max(needed_bytes, default=0) <= free_bytes
 
 
 class _Group:
@@ -203,7 +218,8 @@ class _Group:
         todo = list(members)
         while todo:
             lost: list[Member] = []
-            for member, answer in _answers("prepare", todo, self.crew):
+            for position, answer in _answers("prepare", [member.case for member in todo], self.crew):
+                member = todo[position]
                 if isinstance(answer, Measurement):
                     lost += self._fail(member, answer)
                 else:
@@ -234,13 +250,14 @@ class _Group:
         todo = list(self.ready)
         while todo:
             lost: list[Member] = []
-            for member, answer in _answers("finish", todo, self.crew):
+            done: list[Member] = []
+            for position, answer in _answers("finish", [member.case for member in todo], self.crew):
+                member = todo[position]
                 if member in lost:
                     continue
-                todo.remove(member)
+                done.append(member)
                 if isinstance(answer, Measurement):
-                    lost += [each for each in self._fail(member, answer) if each in todo]
-                    todo = [each for each in todo if each not in lost]
+                    lost += [each for each in self._fail(member, answer) if each in todo and each not in done]
                 else:
                     process = msgspec.convert(answer["process"], Process)
                     member.part.journal.finish(member.part.number, member.case, process, answer["provenance"])
@@ -261,25 +278,25 @@ class _Group:
         return lost
 
 
-def _answers(do: str, members: Sequence[Member], crew: Crew) -> Iterator[tuple[Member, Answer]]:
-    """Make a request about each case and yield the case with its answer; each worker has one request at a time.
+def _answers(do: str, cases: Sequence[Case], crew: Crew) -> Iterator[tuple[int, Answer]]:
+    """Make a request about each case and yield its position with the answer; each worker has one request at a time.
 
     Requests that are waiting for a worker that the caller dismisses go to the next one.
     """
-    waiting: dict[Needs, deque[Member]] = {}
-    for member in members:
-        waiting.setdefault(crew.needs(member.case), deque()).append(member)
-    busy: dict[Worker, tuple[Needs, Member]] = {}
+    waiting: dict[Needs, deque[int]] = {}
+    for position, case in enumerate(cases):
+        waiting.setdefault(crew.needs(case), deque()).append(position)
+    busy: dict[Worker, tuple[Needs, int]] = {}
     while waiting or busy:
         for needed in [needed for needed in waiting if needed not in [pair[0] for pair in busy.values()]]:
-            member = waiting[needed].popleft()
+            position = waiting[needed].popleft()
             worker = crew.worker(needed)
-            worker.send(Request(do, member.case, {}))
-            busy[worker] = needed, member
+            worker.send(Request(do, cases[position], {}))
+            busy[worker] = needed, position
             if not waiting[needed]:
                 del waiting[needed]
         for worker in list(together(list(busy))):
             answer = worker.receive()
             if answer is not None:
-                _, member = busy.pop(worker)
-                yield member, answer
+                _, position = busy.pop(worker)
+                yield position, answer

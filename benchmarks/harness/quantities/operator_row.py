@@ -19,7 +19,7 @@ from benchmarks.harness.truth.calls import Calls
 from benchmarks.harness.truth.comparison import WrongResult
 from impls.variant import ITEMSIZE_BYTES, Size
 
-MOST_PLACES = 8
+MOST_PLACES = 32
 # Calls with cold arguments in a sample.
 MOST_COLD = 64
 # Last-level caches that the arguments of cold rows fill: at most three kinds of argument, each kind twice.
@@ -36,8 +36,9 @@ Pool = list[list[Any]]
 class TimedRow:
     """A row whose calls are timed in slices, checked before the first, in each, and after the last.
 
-    Warm: a call has the arguments of the call before it, or arguments that have just been restored. The speed of memory
-    depends on where it lies: small arrays are timed in several places, which take turns.
+    Warm: a call has the arguments of the call before it, or arguments that have just been restored. A time depends on
+    where in memory the arrays lie, by 3 to 4 % where they fit into a cache: small arrays are timed in several places,
+    which take turns.
 
     Cold: between two calls with the same arguments, others occupy twice the last-level caches. All arguments of a large
     pool take turns, so those that a call overwrote are restored long before they are used again.
@@ -52,7 +53,7 @@ class TimedRow:
             # The arguments that are checked are apart from those that take turns.
             self.firsts, self.pools = [pool[-1]], [pool[:-1]]
         else:
-            places = max(1, min(MOST_PLACES, PLACED_BYTES // calls.call_bytes))
+            places = max(1, min(MOST_PLACES // calls.pooled_calls, PLACED_BYTES // calls.call_bytes))
             self.most_restored = calls.pooled_calls
             self.pools = [calls.pool(calls.pooled_calls, place) for place in range(places)]
             self.firsts = [pool[0] for pool in self.pools]

@@ -14,11 +14,11 @@ from benchmarks.harness.measurement import Slice
 from benchmarks.harness.timing.contention import Core
 
 # The clock and the loop around a call cost less than 0.1 us: samples of 20 us keep them near 0.1 %,
-# and samples of 1 ms keep the timer's jitter out where calls may be repeated freely.
-SAMPLE_NS = 1_000_000
+# and samples of 0.5 ms keep the timer's jitter out where calls may be repeated freely.
+SAMPLE_NS = 500_000
 EMPTY_CALLS, MOST_CALLS = 10_000, 1_000_000
 # A slice ends after so much time in samples, but has at least and at most so many.
-SLICE_NS = 4_000_000
+SLICE_NS = 2_000_000
 LEAST_SAMPLES, MOST_SAMPLES = 2, 24
 # Warm-up of a slice ends where a sample agrees with the one before it within this share, or after so many samples.
 STEADY = 0.05

@@ -175,10 +175,10 @@ def adjust(variant: Variant, values: Sequence[np.ndarray], expected: Sequence[np
 
 def unchanged(name: str, values: np.ndarray, array: np.ndarray) -> None:
     """Raise WrongResult where an argument that must be left alone was written to."""
-    # As bytes, which tell -0 from 0 and one NaN from another.
-    if not np.array_equal(_as_bytes(values.astype(array.dtype, copy=False)), _as_bytes(array)):
+    # As integers, which tell -0 from 0 and one NaN from another.
+    if not np.array_equal(_as_integers(values.astype(array.dtype, copy=False)), _as_integers(array)):
         raise WrongResult(f"argument {name} was changed by a call that must not")
 
 
-def _as_bytes(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+def _as_integers(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(f"u{array.itemsize}")
