@@ -67,17 +67,25 @@ class Run:
             return Measurement("skipped", str(error))
         if not case.varies:
             return self._read(case) or self._single(case)
+        is_roof = case.kind in ROOFS
+        # A roof may be in several blocks.
+        if not is_roof and (known := self._read(case)):
+            return known
         holding = [block for block in self.blocks if case in block.cases]
         for sweep in dict.fromkeys(block.sweep for block in holding):
-            self._sweep([block for block in self.blocks if block.sweep == sweep])
-        if case.kind in ROOFS:
+            self._sweep([block for block in self.blocks if block.sweep == sweep and not self._is_answered(block)])
+        if is_roof:
             return answers.of_case(case, [self._journal(block) for block in holding])
         found = self._read(case)
         assert found is not None
         return found
 
+    def _is_answered(self, block: Block) -> bool:
+        """Return whether the answers of a block are kept."""
+        return all(self._path(case).exists() for case in block.rows or block.roofs)
+
     def _sweep(self, sweep: Sequence[Block]) -> None:
-        """Make the passes over the blocks of a sweep that are missing, and keep the answers."""
+        """Make the passes over blocks of a sweep that are missing, and keep the answers."""
         missing = [
             [
                 block
@@ -90,10 +98,8 @@ class Run:
         if any(missing):
             self._make(missing)
         for block in sweep:
-            # A run may have been killed between its last round and its answers.
-            if any(self._read(row) is None for row in block.rows):
-                for case, found in answers.of_block(block, self._journal(block)).items():
-                    self._keep(case, found)
+            for case, found in answers.of_block(block, self._journal(block)).items():
+                self._keep(case, found)
 
     def _make(self, passes: Sequence[Sequence[Block]]) -> None:
         """Make passes over blocks, each with new processes."""
@@ -139,12 +145,15 @@ class Run:
     def _journal(self, block: Block) -> Journal:
         return Journal(self.folder / f"{block.name}.jsonl")
 
+    def _path(self, case: Case) -> Path:
+        return self.folder / f"{case.name}.json"
+
     def _keep(self, case: Case, found: Measurement) -> None:
-        _write(self.folder / f"{case.name}.json", to_json(found))
+        _write(self._path(case), to_json(found))
 
     def _read(self, case: Case) -> Measurement | None:
         try:
-            return from_json(json.loads((self.folder / f"{case.name}.json").read_text()))
+            return from_json(json.loads(self._path(case).read_text()))
         except (OSError, ValueError):
             return None
 

@@ -27,6 +27,8 @@ from benchmarks.harness.truth import shared as shared_arrays
 
 # Rounds of a pass at least, whatever the budget.
 LEAST_ROUNDS = 4
+# Memory of a worker besides its arrays: the framework, and code that it compiles.
+WORKER_BYTES = 2**29
 
 
 class Crew:
@@ -113,8 +115,12 @@ def measure(blocks: Sequence[Block], number: int, crew: Crew, journal: Callable[
 
     Cases that have failed are left out. A case that fails costs its worker, whose other cases are prepared again.
     """
-    free_bytes = memory.free_bytes()
-    parts = [part for block in blocks for part in _parts(block, number, free_bytes, crew, journal(block))]
+    missing = {block: _missing(block, number, crew, journal(block)) for block in blocks}
+    workers = {crew.needs(case) for cases in missing.values() for case in cases}
+    free_bytes = memory.free_bytes() - WORKER_BYTES * len(workers)
+    parts = [
+        part for block in blocks for part in _parts(block, missing[block], number, free_bytes, crew, journal(block))
+    ]
     for group in _groups(parts, free_bytes):
         _Group(group, crew).measure()
         crew.forget()
@@ -130,15 +136,12 @@ def single(cases: Sequence[Case], crew: Crew) -> Iterator[tuple[Case, Measuremen
             yield some[position], found
 
 
-def _parts(block: Block, number: int, free_bytes: int, crew: Crew, journal: Journal) -> list[Part]:
-    """What is missing of a pass over a block, in parts whose workers fit into memory together: usually one."""
+def _missing(block: Block, number: int, crew: Crew, journal: Journal) -> list[Case]:
+    """The cases of a block that a pass still has to measure: none, or all roofs and some rows."""
     finished = journal.pass_(number).finished
-    cases = list(_available(block, number, crew, journal))
-    todo = [case for case in cases if case.kind in ROOFS or case.name not in finished]
-    if all(case.name in finished for case in todo):
-        return []
-    budget_s = crew.settings.budget_s / block.passes(crew.settings.passes)
-    return [Part(some, journal, number, budget_s, needed) for some, needed in _split(todo, free_bytes, crew)]
+    available = list(_available(block, number, crew, journal))
+    todo = [case for case in available if case.kind in ROOFS or case.name not in finished]
+    return [] if all(case.name in finished for case in todo) else todo
 
 
 def _available(block: Block, number: int, crew: Crew, journal: Journal) -> Iterator[Case]:
@@ -151,6 +154,14 @@ def _available(block: Block, number: int, crew: Crew, journal: Journal) -> Itera
             journal.fail(number, case, Measurement("skipped", str(error)))
         else:
             yield case
+
+
+def _parts(
+    block: Block, cases: Sequence[Case], number: int, free_bytes: int, crew: Crew, journal: Journal
+) -> list[Part]:
+    """Cases of a block in parts whose workers fit into memory together: usually one."""
+    budget_s = crew.settings.budget_s / block.passes(crew.settings.passes)
+    return [Part(some, journal, number, budget_s, needed) for some, needed in _split(cases, free_bytes, crew) if some]
 
 
 def _split(cases: Sequence[Case], free_bytes: int, crew: Crew) -> list[tuple[list[Case], list[int]]]:

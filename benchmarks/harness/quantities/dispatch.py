@@ -85,7 +85,8 @@ def needed_bytes(case: Case) -> int:
     if not isinstance(case, OperatorCase):
         return 0
     warm_bytes = memory.needed_bytes(find(case.operator, case.direction, case.variant), case.elements, case.dtype)
-    return warm_bytes + (operator_row.COLD_ARRAYS * linux.last_cache_bytes() if case.quantity == "cold" else 0)
+    is_cold = case.quantity == "cold"
+    return warm_bytes + (operator_row.COLD_ARRAYS * linux.last_cache_bytes() if is_cold else operator_row.PLACED_BYTES)
 
 
 def timed(case: Case, bench: Bench) -> Timed:
