@@ -158,6 +158,7 @@ def test_blocks_that_fit_into_memory_together_take_turns(tmp_path, monkeypatch):
         for case, journal, needed in zip([OUT, replace(OUT, elements=2**20), FRESH], journals, (1, 4, 3), strict=True)
     )
     assert rounds._groups([small, large, other], 10) == [[small, large], [other]]
+    assert rounds._groups([large, small], 4) == [[large], [small]]
     turns = []
     round_of = rounds._Group._round
     monkeypatch.setattr(rounds._Group, "_round", lambda group, part: (turns.append(part), round_of(group, part)))

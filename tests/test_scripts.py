@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 from asv.benchmarks import Benchmarks
 
@@ -25,7 +26,7 @@ from benchmarks.harness.series import asv_patterns
 from impls.catalog import STEPS, VARIANTS
 from impls.cnn.networks import NETWORKS
 from scripts.setup import accelerator, environment, pins
-from scripts.verify import repeatability
+from scripts.verify import drift, interleaving, repeatability
 from tests.checkout import ROOT, Checkout
 
 CPU_ROWS = {(row.direction, row.name) for row in VARIANTS if row.device == "cpu"}
@@ -545,3 +546,29 @@ def test_plain_asv_times_the_same_calls_twice():
     assert sorted(runs.index) == ["'relu forward numpy.out', 1048576", "'relu forward numpy.out', 32768"]
     assert (runs[["first", "second"]] > 0).all(axis=None)
     assert (runs["percent"] >= 0).all()
+
+
+def test_both_orders_of_measuring_give_a_time_of_each_row(capsys, monkeypatch):
+    arguments = ["--runs", "2", "--variants", "numpy.out", "numba.out", "--elements", "1024"]
+    monkeypatch.setattr(sys, "argv", ["interleaving", *arguments])
+    monkeypatch.setattr(interleaving, "BUDGET_S", 0.02)
+    assert interleaving.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    compared = {line.partition(" compared")[0].rpartition(" ")[0].strip(): line for line in lines}
+    assert list(compared) == [f"{order}: {what}" for order in interleaving.ORDERS for what in ("times", "ratios")]
+    # Two rows of one size, of which one has a ratio to the other.
+    assert [int(line.partition(" compared")[0].rpartition(" ")[2]) for line in lines] == [2, 1, 2, 1]
+
+
+def test_consecutive_runs_are_compared():
+    runs = pd.DataFrame({"a": [1.0, 1.1, 1.1], "b": [2.0, 1.0, 1.5]})
+    assert sorted(interleaving._apart(runs)) == pytest.approx([0.0, 10.0, 50.0, 50.0])
+
+
+def test_a_window_has_the_median_of_the_best_samples(monkeypatch):
+    samples = iter([[3.0, 1.0], [2.0, 2.0], [9.0, 5.0]])
+    loop = SimpleNamespace(slice=lambda number: SimpleNamespace(samples_s=next(samples)))
+    times_s = iter(range(5))
+    monkeypatch.setattr(drift.time, "monotonic", lambda: next(times_s))
+    # At 1, 2 and 3 s; the window, begun at 0 s, is over at 4 s.
+    assert drift._window({"loop": loop}, 4) == {"loop": 2.0}

@@ -29,6 +29,8 @@ from benchmarks.harness.truth import shared as shared_arrays
 LEAST_ROUNDS = 4
 # Memory of a worker besides its arrays: the framework, and code that it compiles.
 WORKER_BYTES = 2**29
+# The share of the free memory that parts take turns in: estimates leave out the arrays that processes share.
+GROUP_SHARE = 0.5
 
 
 class Crew:
@@ -184,11 +186,11 @@ def _split(cases: Sequence[Case], free_bytes: int, crew: Crew) -> list[tuple[lis
 
 
 def _groups(parts: Iterable[Part], free_bytes: int) -> list[list[Part]]:
-    """The parts in groups that fit into memory, each part in the first one that has room for it."""
+    """The parts in groups, each part in the first one that has room for it; a large part is a group of its own."""
     groups: list[list[Part]] = []
     for part in parts:
         for group in groups:
-            if _fit([needed for each in (*group, part) for needed in each.needed_bytes], free_bytes):
+            if sum(sum(each.needed_bytes) for each in (*group, part)) <= GROUP_SHARE * free_bytes:
                 group.append(part)
                 break
         else:

@@ -85,8 +85,9 @@ def needed_bytes(case: Case) -> int:
     if not isinstance(case, OperatorCase):
         return 0
     warm_bytes = memory.needed_bytes(find(case.operator, case.direction, case.variant), case.elements, case.dtype)
-    is_cold = case.quantity == "cold"
-    return warm_bytes + (operator_row.COLD_ARRAYS * linux.last_cache_bytes() if is_cold else operator_row.PLACED_BYTES)
+    if case.quantity == "cold":
+        return warm_bytes + operator_row.COLD_ARRAYS * linux.last_cache_bytes()
+    return warm_bytes + min(operator_row.PLACED_BYTES, operator_row.MOST_PLACES * warm_bytes)
 
 
 def timed(case: Case, bench: Bench) -> Timed:
