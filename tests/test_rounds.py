@@ -151,6 +151,12 @@ def test_a_block_that_does_not_fit_into_memory_is_measured_in_parts():
         assert rounds._split([*large, roof], 1, crew) == [([case, roof], [one]) for case in large]
 
 
+def test_large_arrays_come_first_and_cold_rows_last():
+    sizes = {case: blocks.of([case])[0] for case in (OUT, replace(OUT, elements=2**25), replace(OUT, quantity="cold"))}
+    small, large, cold = sizes.values()
+    assert sorted([cold, small, large], key=rounds._order) == [large, small, cold]
+
+
 def test_blocks_that_fit_into_memory_together_take_turns(tmp_path, monkeypatch):
     journals = [Journal(tmp_path / f"{number}.jsonl") for number in range(3)]
     small, large, other = (

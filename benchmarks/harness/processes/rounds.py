@@ -121,7 +121,9 @@ def measure(blocks: Sequence[Block], number: int, crew: Crew, journal: Callable[
     workers = {crew.needs(case) for cases in missing.values() for case in cases}
     free_bytes = memory.free_bytes() - WORKER_BYTES * len(workers)
     parts = [
-        part for block in blocks for part in _parts(block, missing[block], number, free_bytes, crew, journal(block))
+        part
+        for block in sorted(blocks, key=_order)
+        for part in _parts(block, missing[block], number, free_bytes, crew, journal(block))
     ]
     for group in _groups(parts, free_bytes):
         _Group(group, crew).measure()
@@ -136,6 +138,15 @@ def single(cases: Sequence[Case], crew: Crew) -> Iterator[tuple[Case, Measuremen
             if found.status not in (*MEASURED, *NOT_APPLICABLE):
                 crew.dismiss(crew.needs(some[position]))
             yield some[position], found
+
+
+def _order(block: Block) -> tuple[bool, int]:
+    """Sorts large arrays first and cold rows last.
+
+    Malloc keeps the memory of many small arrays; a large fresh result that finds room there takes half the time.
+    """
+    rows = block.rows or block.roofs
+    return rows[0].quantity == "cold", -max(case.axes.get("elements", 0) for case in rows)
 
 
 def _missing(block: Block, number: int, crew: Crew, journal: Journal) -> list[Case]:
