@@ -521,7 +521,7 @@ if "run" in sys.argv:
     patterns = [arguments[position + 1] for position, word in enumerate(arguments) if word == "--bench"]
     everything = [*selected, *cases(PROFILES["full"], gpu=True, cores=2)]
     assert set(series.matching(everything, patterns)) == set(selected)
-    # What asv has saved is not kept twice.
+    # asv has saved what the folder held.
     assert not Path(run).exists(), process.stderr
 
 
