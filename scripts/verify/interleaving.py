@@ -54,7 +54,7 @@ def _in_rounds(cases: Sequence[Case]) -> list[list[Block]]:
     return [blocks.of(cases, with_roofs=False)]
 
 
-# What is measured together, in turn.
+# Each order as a list of steps; the blocks of a step are measured together.
 ORDERS: dict[str, Callable[[Sequence[Case]], list[list[Block]]]] = {
     "one after the other": _one_after_the_other,
     "in rounds": _in_rounds,

@@ -11,8 +11,8 @@ MOST_ARGUMENTS = 3
 # A fresh result and a copy of it, held over four more calls (Calls.verify_own_memory).
 MOST_RESULTS = 6
 UNLIMITED_BYTES = 2**63
-# Variables of glibc's malloc with the values that it reaches by itself in a process that frees an array of 32 MiB.
-# Where they may still rise, a fresh result takes up to five times as long until something else has freed such an array.
+# Thresholds of glibc's malloc. It raises both by itself, up to these values, when a process frees large arrays; before,
+# a fresh result takes up to five times as long. Fixed, times do not depend on what a process did earlier.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
 # Files of a control group with its limit and its use, and the line of memory.stat with its inactive page cache, by
 # controller (linux.control_groups): version 2, then version 1.

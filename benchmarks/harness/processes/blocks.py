@@ -1,7 +1,8 @@
 """Group cases: blocks are compared and measured in the same rounds, sweeps hold the blocks that passes go over.
 
 A block holds all rows of one operator, direction, size and dtype, or of one network and batch, and the roofs of the
-same XX
+same traffic. A sweep holds the blocks of one operator, or of all training steps: several passes go over it, in random
+order, each with new processes.
 """
 
 from collections.abc import Iterable, Sequence

@@ -173,7 +173,10 @@ def together(workers: Sequence[Worker]) -> Iterator[Worker]:
 
 
 def _environment(python: str) -> dict[str, str]:
-    """The environment of a measuring process: with this process's import path if it has the same interpreter."""
+    """The environment of a measuring process: with malloc's thresholds fixed, unless a person set them.
+
+    It has this process's import path if it has the same interpreter.
+    """
     inherited = memory.ALLOCATOR | os.environ
     if python != sys.executable:
         return {name: value for name, value in inherited.items() if name != "PYTHONPATH"}

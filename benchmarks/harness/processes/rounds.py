@@ -141,9 +141,9 @@ def single(cases: Sequence[Case], crew: Crew) -> Iterator[tuple[Case, Measuremen
 
 
 def _order(block: Block) -> tuple[bool, int]:
-    """Sorts large arrays first and cold rows last.
+    """The sort key by which blocks of large arrays come first and those of cold rows last.
 
-    Malloc keeps the memory of many small arrays; a large fresh result that finds room there takes half the time.
+    Malloc keeps memory that small arrays have freed. A large fresh result that finds room there takes half the time.
     """
     rows = block.rows or block.roofs
     return rows[0].quantity == "cold", -max(case.axes.get("elements", 0) for case in rows)
