@@ -83,7 +83,7 @@ class Crew:
 class Part:
     """Cases of a block that are measured in the same rounds of a pass: all, unless they do not fit into memory.
 
-    budget_s: of a case, on average. needed_bytes: estimated memory of each worker.
+    number: of the pass. budget_s: of a case, on average. needed_bytes: estimated memory of each worker.
     """
 
     cases: Sequence[Case]
@@ -101,8 +101,8 @@ class Part:
     @property
     def next_round(self) -> int:
         """The number of its next round."""
-        slices = self.journal.pass_(self.number).slices.values()
-        return 1 + max((taken.round for part in slices for taken in part), default=-1)
+        of_cases = self.journal.pass_(self.number).slices.values()
+        return 1 + max((taken.round for slices in of_cases for taken in slices), default=-1)
 
 
 class Member(NamedTuple):
@@ -131,7 +131,7 @@ def measure(blocks: Sequence[Block], number: int, crew: Crew, journal: Callable[
 
 
 def single(cases: Sequence[Case], crew: Crew) -> Iterator[tuple[Case, Measurement]]:
-    """Measure cases in one go each, those of several workers at the same time; for what time does not change."""
+    """Measure each case in one go. Workers run at the same time: times only where all cases have the same worker."""
     for some, _ in _split(cases, memory.free_bytes(), crew):
         for position, answer in _answers("single", some, crew):
             found = answer if isinstance(answer, Measurement) else from_json(answer["measurement"])
