@@ -215,11 +215,14 @@ def _step_roofs(case: Case, times: Mapping[Case, Rounds]) -> Iterator[tuple[str,
 
 
 def _fastest(roofs: Mapping[Any, Rounds]) -> tuple[Rounds, str]:
-    """The time of the fastest roof in each round, and the name of the one that is fastest most often."""
-    places = sorted({place for rounds in roofs.values() for place in rounds})
+    """The time of the fastest roof in each round, and the name of the one that is fastest most often.
+
+    Rounds in which the one with the lowest median does not count are left out: the others may be far slower.
+    """
+    lowest: Rounds = min(roofs.values(), key=lambda rounds: median(rounds.values()), default={})
     fastest = {
         place: min((rounds[place], _roof_name(roof)) for roof, rounds in roofs.items() if place in rounds)
-        for place in places
+        for place in sorted(lowest)
     }
     names = Counter(name for _, name in fastest.values())
     return {place: seconds for place, (seconds, _) in fastest.items()}, max(names, key=names.__getitem__, default="")
