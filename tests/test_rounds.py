@@ -141,14 +141,23 @@ def test_a_case_that_fails_costs_only_itself():
 def test_a_block_that_does_not_fit_into_memory_is_measured_in_parts():
     large = [replace(OUT, variant=name, elements=2**25) for name in ("numpy.out", "numba.out", "torch.out")]
     roof = LoopCase("time", "copy.all", 2**27)
+    # Each has an input and a result, of ordinary and of special values, of which processes share one copy.
+    shared = 4 * 2**27
     with rounds.Crew(QUICK, None) as crew:
         one = dispatch.needed_bytes(large[0])
-        assert rounds._split([*large, roof], 4 * one, crew) == [([*large, roof], [one] * 3)]
-        assert rounds._split([*large, roof], 3 * one, crew) == [
-            ([*large[:2], roof], [one] * 2),
-            ([large[2], roof], [one]),
+        assert rounds._split([*large, roof], 4 * one + shared, crew) == [([*large, roof], [one, one, one, shared])]
+        assert rounds._split([*large, roof], 4 * one + shared - 1, crew) == [
+            ([*large[:2], roof], [one, one, shared]),
+            ([large[2], roof], [one, shared]),
         ]
-        assert rounds._split([*large, roof], 1, crew) == [([case, roof], [one]) for case in large]
+        assert rounds._split([*large, roof], 1, crew) == [([case, roof], [one, shared]) for case in large]
+
+
+def test_rows_that_save_different_values_share_fewer_arrays():
+    names = ("numpy.out", "numba.out", "numpy-bool.out")
+    rows = [replace(OUT, direction="backward", variant=name, elements=2**20, dtype="float64") for name in names]
+    one = 2 * 3 * 2**23
+    assert [dispatch.shared_bytes(rows[:count]) for count in (1, 2, 3)] == [one, one, 2 * one]
 
 
 def test_large_arrays_come_first_and_cold_rows_last():
@@ -354,6 +363,16 @@ def test_a_roof_is_composed_of_the_fastest_loops(tmp_path):
     assert (roof.value, roof.to) == (pytest.approx(2.0), "copy.one")
     assert found[OUT].ratios["bus"].value == pytest.approx(2.0)
     assert not found[loops["copy.one"]].ratios
+
+
+def test_a_round_in_which_the_fastest_loop_does_not_count_gives_no_ratio(tmp_path):
+    loops = {name: LoopCase("time", name, 4096) for name in ("copy.one", "copy.all")}
+    passes = [{OUT: [4.0] * 4, loops["copy.one"]: [8.0] * 4, loops["copy.all"]: [4.0] * 4}]
+    journal = journal_of(tmp_path / "journal", passes)
+    times = {case: answers.counted(case, [journal]) for case in (OUT, *loops.values())}
+    del times[loops["copy.all"]][0, 1], times[loops["copy.all"]][0, 2]
+    ratios = dict(answers._ratios(OUT, times))
+    assert (ratios["roof"].low, ratios["roof"].high) == (ratios["bus"].low, ratios["bus"].high) == (1.0, 1.0)
 
 
 def test_the_roof_of_a_step_is_the_fastest_product(tmp_path):

@@ -29,7 +29,7 @@ from benchmarks.harness.truth import shared as shared_arrays
 LEAST_ROUNDS = 4
 # Memory of a worker besides its arrays: the framework, and code that it compiles.
 WORKER_BYTES = 2**29
-# The share of the free memory that parts take turns in: estimates leave out the arrays that processes share.
+# The share of the free memory that parts which take turns may need, by rough estimates.
 GROUP_SHARE = 0.5
 
 
@@ -83,7 +83,8 @@ class Crew:
 class Part:
     """Cases of a block that are measured in the same rounds of a pass: all, unless they do not fit into memory.
 
-    number: of the pass. budget_s: of a case, on average. needed_bytes: estimated memory of each worker.
+    number: of the pass. budget_s: of a case, on average. needed_bytes: estimated memory of each worker, and of what
+    they share.
     """
 
     cases: Sequence[Case]
@@ -178,7 +179,10 @@ def _parts(
 
 
 def _split(cases: Sequence[Case], free_bytes: int, crew: Crew) -> list[tuple[list[Case], list[int]]]:
-    """The cases by what fits into memory together, and the bytes that each worker needs; each part has all roofs."""
+    """The cases by what fits into memory together, with the bytes that each worker needs, and that they share.
+
+    Each part has all roofs.
+    """
     by_worker: dict[Needs, list[Case]] = {}
     for case in cases:
         if case.kind not in ROOFS:
@@ -188,12 +192,12 @@ def _split(cases: Sequence[Case], free_bytes: int, crew: Crew) -> list[tuple[lis
         some, used_bytes = parts[-1]
         # Its rows share their arguments.
         needed_bytes = max(map(dispatch.needed_bytes, rows))
-        if not some or _fit([*used_bytes, needed_bytes], free_bytes):
+        if not some or _fit([*used_bytes, needed_bytes], free_bytes - dispatch.shared_bytes(some + rows)):
             parts[-1] = some + rows, [*used_bytes, needed_bytes]
         else:
             parts.append((rows, [needed_bytes]))
     roofs = [case for case in cases if case.kind in ROOFS]
-    return [(some + roofs, needed_bytes) for some, needed_bytes in parts]
+    return [(some + roofs, [*needed_bytes, dispatch.shared_bytes(some)]) for some, needed_bytes in parts]
 
 
 def _groups(parts: Iterable[Part], free_bytes: int) -> list[list[Part]]:

@@ -5,7 +5,7 @@ Only this process imports a framework.
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ from benchmarks.harness.measurement import Measurement, Process, Slice
 from benchmarks.harness.quantities import operator_row, training_step
 from benchmarks.harness.roofline import ceilings
 from benchmarks.harness.timing.contention import Core
-from benchmarks.harness.truth.calls import Calls, Held
+from benchmarks.harness.truth.calls import Calls, Held, shared_array_bytes
 from benchmarks.harness.truth.shared import Shared
 from impls.catalog import find, find_step
 from impls.variant import CPP_COMPILER, Row, StepVariant, Variant
@@ -88,6 +88,16 @@ def needed_bytes(case: Case) -> int:
     if case.quantity == "cold":
         return warm_bytes + operator_row.COLD_ARRAYS * linux.last_cache_bytes()
     return warm_bytes + min(operator_row.PLACED_BYTES, operator_row.MOST_PLACES * warm_bytes)
+
+
+def shared_bytes(cases: Iterable[Case]) -> int:
+    """Estimated memory of what the processes that time the cases of a block share, besides their own memory."""
+    rows: dict[tuple[str, int], list[Variant]] = {}
+    for case in cases:
+        if isinstance(case, OperatorCase):
+            row = find(case.operator, case.direction, case.variant)
+            rows.setdefault((case.dtype, case.elements), []).append(row)
+    return sum(shared_array_bytes(of_size, *size) for size, of_size in rows.items())
 
 
 def timed(case: Case, bench: Bench) -> Timed:

@@ -1,6 +1,6 @@
 """The calls of one row at one size and dtype: their arguments, restoring what they overwrite, and their checks."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,23 @@ class Given:
     inputs: operators.Inputs
     expected: tuple[np.ndarray, ...]
     adjust: bool = False
+
+
+def shared_key(row: Variant, dtype: str, kind: str, elements: int) -> str:
+    """Names all that the inputs and expected results of a row depend on."""
+    # Frameworks round to half precision themselves.
+    rounded_by = row.framework if dtype in HALF_DTYPES else "numpy"
+    exact = "rounded" if row.tolerance_ulps else "exact"
+    saved = row.saved_for_backward if row.direction == "backward" else "none"
+    return "-".join(map(str, (kind, row.operator, row.direction, saved, dtype, rounded_by, exact, elements)))
+
+
+def shared_array_bytes(rows: Iterable[Variant], dtype: str, elements: int) -> int:
+    """Estimated bytes of the inputs and expected results of some rows, ordinary and special ones."""
+    # NumPy holds half precision as float32.
+    array_bytes = elements * max(ITEMSIZE_BYTES[dtype], ITEMSIZE_BYTES["float32"])
+    arrays = {shared_key(row, dtype, "ordinary", elements): operators.ARRAY_INPUTS[row.direction] + 1 for row in rows}
+    return 2 * array_bytes * sum(arrays.values())
 
 
 class Calls:
@@ -82,18 +99,8 @@ class Calls:
             inputs = self.inputs(x, grad, exact=not is_special)
             return *inputs.values, *operators.expected_whole(self.variant, inputs.values)
 
-        arrays = self.shared.arrays(self._key(kind, elements), make)
+        arrays = self.shared.arrays(shared_key(self.variant, self.case.dtype, kind, elements), make)
         return Given(operators.Inputs(arrays[: len(dtypes)], dtypes), arrays[len(dtypes) :], adjust=is_special)
-
-    def _key(self, kind: str, elements: int) -> str:
-        """Names all that inputs and expected results depend on."""
-        row = self.variant
-        # Frameworks round to half precision themselves.
-        rounded_by = row.framework if self.case.dtype in HALF_DTYPES else "numpy"
-        exact = "rounded" if row.tolerance_ulps else "exact"
-        saved = row.saved_for_backward if row.direction == "backward" else "none"
-        parts = (kind, row.operator, row.direction, saved, self.case.dtype, rounded_by, exact, elements)
-        return "-".join(map(str, parts))
 
     def inputs(self, x: np.ndarray, grad: np.ndarray, other: bool = False, exact: bool = False) -> operators.Inputs:
         """The inputs of one call, from an input and a gradient, as the row's dtypes hold them.
