@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -18,6 +19,7 @@ import pyperf
 from benchmarks.harness.case import OperatorCase, Settings
 from benchmarks.harness.frameworks import started
 from benchmarks.harness.machine.memory import ALLOCATOR
+from benchmarks.harness.quantities import operator_row
 from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth.calls import Calls
 from impls.catalog import find
@@ -131,17 +133,21 @@ def _pass_on(command: list[str], options: argparse.Namespace) -> None:
 
 def _seconds(calls: Calls, core: Core) -> Callable[[int], float]:
     """Return a function that makes a number of calls and returns their seconds."""
-    pool, pristine, call = calls.pool(calls.pooled_calls), calls.pristine(), calls.call
+    # Each value is measured in another place in memory, as in the harness.
+    places = cycle([calls.pool(calls.pooled_calls, place) for place in range(operator_row.places(calls))])
+    pristine, call = calls.pristine(), calls.call
 
     def repeated(count: int) -> float:
-        arguments = pool[0]
+        arguments = next(places)[0]
+        # The arguments are in no cache yet.
+        call(*arguments)
         start_s = perf_counter()
         for _ in range(count):
             call(*arguments)
         return perf_counter() - start_s
 
     def restored(count: int) -> float:
-        total_s = 0.0
+        pool, total_s = next(places), 0.0
         for first in range(0, count, len(pool)):
             fresh = [calls.restored(arrays, pristine) for arrays in pool][: count - first]
             start_s = perf_counter()

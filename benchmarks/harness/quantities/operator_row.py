@@ -36,9 +36,9 @@ Pool = list[list[Any]]
 class TimedRow:
     """A row whose calls are timed in slices, checked before the first, in each, and after the last.
 
-    Warm: a call has the arguments of the call before it, or arguments that have just been restored. A time depends on
-    where in memory the arrays lie, by 3 to 4 % where they fit into a cache: small arrays are timed in several places,
-    which take turns.
+    Warm: a call has the arguments of the call before it, or arguments that have just been restored. Where arrays fit
+    into a cache, a time depends on where in memory they lie: usually by 3 to 4 %, by a third where NumPy's result does
+    not begin at a cache line. Small arrays are timed in several places, which take turns.
 
     Cold: between two calls with the same arguments, others occupy twice the last-level caches. All arguments of a large
     pool take turns, so those that a call overwrote are restored long before they are used again.
@@ -53,9 +53,8 @@ class TimedRow:
             # The arguments that are checked are apart from those that take turns.
             self.firsts, self.pools = [pool[-1]], [pool[:-1]]
         else:
-            places = max(1, min(MOST_PLACES // calls.pooled_calls, PLACED_BYTES // calls.call_bytes))
             self.most_restored = calls.pooled_calls
-            self.pools = [calls.pool(calls.pooled_calls, place) for place in range(places)]
+            self.pools = [calls.pool(calls.pooled_calls, place) for place in range(places(calls))]
             self.firsts = [pool[0] for pool in self.pools]
         self.device = gpu.Device() if calls.variant.device == "cuda" else None
         self.timers = [self._timer(pool, core) for pool in self.pools]
@@ -116,6 +115,11 @@ class TimedRow:
         pool = self.pools[0] if is_cold else _device_pool(self.calls, self.pools[0])
         most_restored = self.most_restored if is_cold else len(pool)
         return _device_timing(self.calls, self.device, pool, self.pristine, most_restored)
+
+
+def places(calls: Calls) -> int:
+    """The number of places in memory in which warm calls are timed."""
+    return max(1, min(MOST_PLACES // calls.pooled_calls, PLACED_BYTES // calls.call_bytes))
 
 
 def _device_timing(
