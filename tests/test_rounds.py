@@ -375,6 +375,55 @@ def test_a_round_in_which_the_fastest_loop_does_not_count_gives_no_ratio(tmp_pat
     assert (ratios["roof"].low, ratios["roof"].high) == (ratios["bus"].low, ratios["bus"].high) == (1.0, 1.0)
 
 
+COPIES = {name: LoopCase("time", name, 4096) for name in ("copy.one", "copy.all")}
+
+
+def answered(folder, **slices):
+    """The answers of a block of OUT and COPIES, from ten rounds; slices: those of copy_all, by default quiet ones."""
+    quiet = [Slice(number, [1.0], probe_s=1e-5, busy_s=1, cpu_s=1) for number in range(10)]
+    journal = Journal(folder / "journal")
+    by_case = {OUT: quiet, COPIES["copy.one"]: [replace(taken, samples_s=[2.0]) for taken in quiet]}
+    by_case[COPIES["copy.all"]] = slices.get("copy_all", quiet)
+    for number in range(10):
+        journal.round(0, {case: taken[number] for case, taken in by_case.items()})
+    for case in by_case:
+        journal.finish(0, case, Process(number=1), {})
+    if slices.get("failure"):
+        journal.fail(1, COPIES["copy.all"], slices["failure"])
+    return answers.of_block(blocks.Block("sweep", "block", (OUT,), tuple(COPIES.values())), journal)
+
+
+def test_a_row_has_no_roof_where_one_of_its_loops_failed(tmp_path):
+    """The slower loop that is left would make the row impossible."""
+    assert answered(tmp_path)[OUT].ratios["roof"].value == 1
+    (tmp_path / "failed").mkdir()
+    found = answered(tmp_path / "failed", failure=Measurement("crashed", "killed"))
+    assert found[OUT].value == 1
+    assert set(found[OUT].ratios) == {"fastest"}
+
+
+def test_a_row_is_compared_only_with_uncontended_rounds_of_loops(tmp_path):
+    def slow(first):
+        seconds = [(1.0, 1e-5) if number < first else (1.7, 2e-5) for number in range(10)]
+        return [Slice(number, [s], probe_s=probe, busy_s=1, cpu_s=1) for number, (s, probe) in enumerate(seconds)]
+
+    for first in (9, 4, 1):
+        (folder := tmp_path / str(first)).mkdir()
+        roof = answered(folder, copy_all=slow(first))[OUT].ratios["roof"]
+        assert (roof.value, roof.low, roof.high) == (1, 1, 1)
+    assert set(answered(tmp_path, copy_all=slow(0))[OUT].ratios) == {"fastest"}
+
+
+def test_a_loop_that_failed_in_one_block_keeps_its_time_of_another(tmp_path):
+    whole, failed = (Journal(tmp_path / name) for name in ("whole", "failed"))
+    loop = COPIES["copy.all"]
+    whole.round(0, {loop: Slice(0, [1.0], busy_s=1, cpu_s=1)})
+    whole.finish(0, loop, Process(number=1), {})
+    failed.fail(0, loop, Measurement("timeout", "too long"))
+    assert answers.of_case(loop, [failed, whole]).value == 1
+    assert answers.of_case(loop, [failed]).status == "timeout"
+
+
 def test_the_roof_of_a_step_is_the_fastest_product(tmp_path):
     step, product = StepCase("time", "mnist_cnn", "numpy.fresh", 16), ProductCase("time", "torch", 2048)
     journal = journal_of(tmp_path / "journal", [{step: [1.0] * 3, product: [0.5] * 3}])

@@ -15,6 +15,7 @@ from benchmarks.harness.measurement import (
     AT_END,
     LEAST_CPU_SHARE,
     LEAST_SHARE,
+    NOT_APPLICABLE,
     SMT_CONTENDED,
     THROTTLED,
     UNSTABLE,
@@ -40,15 +41,32 @@ MOST_PASSES = 1000
 def of_block(block: Block, journal: Journal) -> dict[Case, Measurement]:
     """The measurements of all cases of a block."""
     measurements = {case: of_case(case, [journal]) for case in block.cases}
-    times = {case: counted(case, [journal]) for case, found in measurements.items() if found.value is not None}
+    times = {case: counted(case, [journal]) for case in block.rows if measurements[case].value is not None}
+    times |= _roofs({roof: measurements[roof] for roof in block.roofs}, journal)
     return {
         case: replace(found, ratios=dict(_ratios(case, times))) if case in times and case in block.rows else found
         for case, found in measurements.items()
     }
 
 
+def _roofs(found: Mapping[Case, Measurement], journal: Journal) -> dict[Case, dict[tuple[int, int], float]]:
+    """The uncontended rounds of the roofs of a block; of none where one of them failed or has no such round.
+
+    Rows would otherwise be compared with what is left, which may be far slower.
+    """
+    available = [roof for roof, measured in found.items() if measured.status not in NOT_APPLICABLE]
+    rounds = {roof: _seconds(roof, _uncontended(_slices(roof, [journal]), [journal])) for roof in available}
+    is_whole = all(found[roof].value is not None and rounds[roof] for roof in available)
+    return rounds if is_whole else {}
+
+
 def of_case(case: Case, journals: Sequence[Journal]) -> Measurement:
-    """The measurement of a case from the journals of the blocks that hold it, without ratios."""
+    """The measurement of a case from the journals of the blocks that hold it, without ratios.
+
+    A roof that failed in some blocks has the rounds of the others.
+    """
+    if case.kind in ROOFS:
+        journals = [journal for journal in journals if case.name not in journal.failures] or journals
     failures = [journal.failures[case.name] for journal in journals if case.name in journal.failures]
     if failures:
         return failures[0]
@@ -79,10 +97,13 @@ def counted(case: Case, journals: Sequence[Journal]) -> dict[tuple[int, int], fl
     """Seconds per call of the rounds that count: those on an uncontended core, if they are enough, else all."""
     every = _slices(case, journals)
     uncontended = _uncontended(every, journals)
-    chosen = uncontended if len(uncontended) >= LEAST_SHARE * len(every) else every
+    return _seconds(case, uncontended if len(uncontended) >= LEAST_SHARE * len(every) else every)
+
+
+def _seconds(case: Case, slices: Mapping[tuple[int, int], Slice]) -> dict[tuple[int, int], float]:
     # Of a roof the best sample, as in STREAM.
     reduce = min if case.kind in ROOFS else median
-    return {place: reduce(taken.samples_s) for place, taken in chosen.items()}
+    return {place: reduce(taken.samples_s) for place, taken in slices.items()}
 
 
 def _slices(case: Case, journals: Sequence[Journal]) -> dict[tuple[int, int], Slice]:

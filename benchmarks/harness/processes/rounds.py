@@ -94,10 +94,14 @@ class Part:
     needed_bytes: list[int]
 
     def progress(self, ready: Sequence[Case]) -> float:
-        """The share that it has of its rounds; they are as many as the budget allows, at least LEAST_ROUNDS."""
-        taken = [self.journal.pass_(self.number).slices.get(case.name, ()) for case in ready]
+        """The share that it has of its rounds; they are as many as the budget allows, at least LEAST_ROUNDS.
+
+        Roofs count only where there is nothing else: other parts of the block measure them too.
+        """
+        counted = [case for case in ready if case.kind not in ROOFS] or ready
+        taken = [self.journal.pass_(self.number).slices.get(case.name, ()) for case in counted]
         spent_s = sum(one.warmup_s + one.busy_s for slices in taken for one in slices)
-        return min(min(map(len, taken)) / LEAST_ROUNDS, spent_s / (len(ready) * self.budget_s))
+        return min(min(map(len, taken)) / LEAST_ROUNDS, spent_s / (len(counted) * self.budget_s))
 
     @property
     def next_round(self) -> int:

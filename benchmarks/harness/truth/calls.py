@@ -52,7 +52,12 @@ def shared_array_bytes(rows: Iterable[Variant], dtype: str, elements: int) -> in
     """Estimated bytes of the inputs and expected results of some rows, ordinary and special ones."""
     # NumPy holds half precision as float32.
     array_bytes = elements * max(ITEMSIZE_BYTES[dtype], ITEMSIZE_BYTES["float32"])
-    arrays = {shared_key(row, dtype, "ordinary", elements): operators.ARRAY_INPUTS[row.direction] + 1 for row in rows}
+    arrays = {
+        shared_key(row, dtype, "ordinary", elements): operators.ARRAY_INPUTS[row.direction]
+        + len(operators.result_names(row))
+        - operators.learnable_results(row)
+        for row in rows
+    }
     return 2 * array_bytes * sum(arrays.values())
 
 
