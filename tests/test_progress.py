@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -66,13 +67,18 @@ def test_asv_ends_its_processes_when_the_run_is_interrupted(tmp_path):
     asv = "import time\nprint('started', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('ended')"
     script = f"""
 import sys
+from functools import partial
 from pathlib import Path
 from scripts.run import progress
 progress.END_S = 0.5
 folder = Path({str(tmp_path)!r})
 progress.run([sys.executable, "-c", {asv!r}], folder / "asv.log", None, folder / "outcomes", {{}}, folder)
 """
-    runner = subprocess.Popen([sys.executable, "-c", script], cwd=compare.ROOT, stderr=subprocess.DEVNULL)
+    # A shell has the commands that it runs in the background ignore the signal, and their children inherit that.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    runner = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=compare.ROOT, stderr=subprocess.DEVNULL, preexec_fn=heeding
+    )
     log = tmp_path / "asv.log"
     while runner.poll() is None and not (log.exists() and "started" in log.read_text()):
         time.sleep(0.1)
