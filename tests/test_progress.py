@@ -67,7 +67,6 @@ def test_asv_ends_its_processes_when_the_run_is_interrupted(tmp_path):
     asv = "import time\nprint('started', flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('ended')"
     script = f"""
 import sys
-from functools import partial
 from pathlib import Path
 from scripts.run import progress
 progress.END_S = 0.5

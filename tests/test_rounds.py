@@ -378,18 +378,21 @@ def test_a_round_in_which_the_fastest_loop_does_not_count_gives_no_ratio(tmp_pat
 COPIES = {name: LoopCase("time", name, 4096) for name in ("copy.one", "copy.all")}
 
 
-def answered(folder, **slices):
-    """The answers of a block of OUT and COPIES, from ten rounds; slices: those of copy_all, by default quiet ones."""
+def answered(folder, copy_all=None, failure=None):
+    """The answers of a block of OUT and COPIES from ten rounds.
+
+    copy_all: the slices of that loop, by default quiet ones. failure: of that loop, in a later pass.
+    """
     quiet = [Slice(number, [1.0], probe_s=1e-5, busy_s=1, cpu_s=1) for number in range(10)]
     journal = Journal(folder / "journal")
     by_case = {OUT: quiet, COPIES["copy.one"]: [replace(taken, samples_s=[2.0]) for taken in quiet]}
-    by_case[COPIES["copy.all"]] = slices.get("copy_all", quiet)
+    by_case[COPIES["copy.all"]] = copy_all or quiet
     for number in range(10):
         journal.round(0, {case: taken[number] for case, taken in by_case.items()})
     for case in by_case:
         journal.finish(0, case, Process(number=1), {})
-    if slices.get("failure"):
-        journal.fail(1, COPIES["copy.all"], slices["failure"])
+    if failure:
+        journal.fail(1, COPIES["copy.all"], failure)
     return answers.of_block(blocks.Block("sweep", "block", (OUT,), tuple(COPIES.values())), journal)
 
 

@@ -37,8 +37,8 @@ class TimedRow:
     """A row whose calls are timed in slices, checked before the first, in each, and after the last.
 
     Warm: a call has the arguments of the call before it, or arguments that have just been restored. Where arrays fit
-    into a cache, a time depends on where in memory they lie: usually by 3 to 4 %, by a third where NumPy's result does
-    not begin at a cache line. Small arrays are timed in several places, which take turns.
+    into a cache, a time depends on where in memory they lie: usually by 3 to 4 %, but numpy-bool.out took a third
+    longer where its result did not begin at a cache line. Small arrays are timed in several places, which take turns.
 
     Cold: between two calls with the same arguments, others occupy twice the last-level caches. All arguments of a large
     pool take turns, so those that a call overwrote are restored long before they are used again.
