@@ -1,5 +1,6 @@
 """Test drivers: required and optional members, and starting a framework."""
 
+import json
 import os
 import subprocess
 import sys
@@ -99,9 +100,17 @@ def test_unsupported_members_give_an_unsupported_measurement(monkeypatch):
     case = OperatorCase("time", "relu", "forward", "numpy.out", 8)
     server = Server(start | {"cores": 1, "probe_best_s": 1.0})
     answer = server.answer({"do": "prepare", "case": case.name, "axes": to_axes(case)})
-    measurement = from_json(answer["failure"])
+    measurement = from_json(json.loads(answer)["failure"])
     assert (measurement.status, measurement.value) == ("unsupported", None)
     assert measurement.reason.startswith("NumpyDriver is no DeviceDriver")
+
+
+def test_a_number_that_json_has_no_form_for_is_an_error_of_the_case():
+    server = Server({"benchmarks": ""})
+    server._slice = lambda _: {"slice": float("nan")}
+    failure = from_json(json.loads(server.answer({"do": "slice"}))["failure"])
+    assert failure.status == "error"
+    assert "JSON" in failure.reason
 
 
 def test_a_missing_driver_is_named():

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness.case import OperatorCase, Settings
+from benchmarks.harness.measurement import MEASURED
 from benchmarks.harness.processes import plan
 from benchmarks.harness.processes.journal import Journal
 from benchmarks.harness.series import asv_patterns
@@ -33,20 +34,16 @@ def workers() -> list[int]:
 
 
 @pytest.mark.parametrize("attempt", range(KILLS))
-def test_killing_a_measuring_process_ends_only_its_case(attempt):
+def test_killing_a_measuring_process_costs_no_case(attempt):
     measurements = {}
     settings = Settings(0.5, 600, 1, passes=1)
     runner = threading.Thread(target=lambda: measurements.update(plan.measured(CASES, settings)))
     runner.start()
     time.sleep(random.uniform(0.0, 1.5))
-    killed = workers()
-    for process in killed:
+    for process in workers():
         os.kill(process, signal.SIGKILL)
     runner.join()
-    crashed = [measurement for measurement in measurements.values() if measurement.status == "crashed"]
-    assert {measurement.reason for measurement in crashed} <= {"killed by SIGKILL"}
-    assert len(crashed) <= len(killed)
-    assert sum(measurement.value is not None for measurement in measurements.values()) == len(CASES) - len(crashed)
+    assert {measurements[case].status for case in CASES} <= set(MEASURED)
 
 
 def test_killing_the_runner_loses_at_most_the_running_round(tmp_path):

@@ -1,5 +1,6 @@
 """Test measuring in rounds: blocks, journals, ratios, and rows that try to fool them."""
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 
 from benchmarks.harness.case import LoopCase, OperatorCase, ProductCase, Settings, StepCase
 from benchmarks.harness.frameworks import driver
+from benchmarks.harness.machine import memory
 from benchmarks.harness.measurement import MEASURED, Measurement, Process, Slice
 from benchmarks.harness.processes import answers, blocks, plan, rounds
-from benchmarks.harness.processes.isolation import Request
+from benchmarks.harness.processes.isolation import KILLED, Request
 from benchmarks.harness.processes.journal import Journal
 from benchmarks.harness.quantities import dispatch, operator_row
 from benchmarks.harness.timing import intervals
@@ -24,7 +26,7 @@ from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth import operators
 from benchmarks.harness.truth.calls import Calls
 from benchmarks.harness.truth.comparison import WrongResult
-from benchmarks.harness.truth.shared import Shared
+from benchmarks.harness.truth.shared import Shared, used_bytes
 from impls.catalog import find
 
 QUICK = Settings(budget_s=0.02, limit_s=600, threads=1, passes=2)
@@ -145,12 +147,34 @@ def test_a_block_that_does_not_fit_into_memory_is_measured_in_parts():
     shared = 4 * 2**27
     with rounds.Crew(QUICK, None) as crew:
         one = dispatch.needed_bytes(large[0])
-        assert rounds._split([*large, roof], 4 * one + shared, crew) == [([*large, roof], [one, one, one, shared])]
-        assert rounds._split([*large, roof], 4 * one + shared - 1, crew) == [
-            ([*large[:2], roof], [one, one, shared]),
-            ([large[2], roof], [one, shared]),
+        loop = 3 * 2**27
+        free = 4 * one + loop + shared
+        assert rounds._split([*large, roof], free, crew) == [([*large, roof], [loop, one, one, one, shared])]
+        assert rounds._split([*large, roof], free - 1, crew) == [
+            ([*large[:2], roof], [loop, one, one, shared]),
+            ([large[2], roof], [loop, one, shared]),
         ]
-        assert rounds._split([*large, roof], 1, crew) == [([case, roof], [one, shared]) for case in large]
+        assert rounds._split([*large, roof], 1, crew) == [([case, roof], [loop, one, shared]) for case in large]
+
+
+@pytest.mark.parametrize("failure", [Measurement("memory", "full"), Measurement("crashed", KILLED)])
+@pytest.mark.parametrize("alone", [True, False], ids=["fits alone", "never fits"])
+def test_a_row_that_memory_is_short_for_is_measured_again_alone(tmp_path, monkeypatch, failure, alone):
+    answers_of = rounds._answers
+
+    def short(do, cases, crew):
+        for position, answer in answers_of(do, cases, crew):
+            fails = do == "prepare" and cases[position] == FRESH and not (alone and OUT not in cases)
+            yield position, failure if fails else answer
+
+    monkeypatch.setattr(rounds, "_answers", short)
+    run = plan.Run([OUT, FRESH], replace(QUICK, passes=1), tmp_path, with_roofs=False)
+    assert run.answer(OUT).status in MEASURED
+    assert (run.answer(FRESH).value is not None) == alone
+    assert alone or run.answer(FRESH) == failure
+    of_pass = Journal(next(tmp_path.glob("*.jsonl"))).passes[0]
+    taken = {name: {each.round for each in slices} for name, slices in of_pass.slices.items()}
+    assert not taken[OUT.name] & taken.get(FRESH.name, set())
 
 
 def test_rows_that_save_different_values_share_fewer_arrays():
@@ -222,6 +246,28 @@ def test_arrays_are_made_once_for_all_processes_and_cannot_be_changed(tmp_path):
     assert len(made) == 1
     with pytest.raises(ValueError, match="read-only"):
         x[0] = 5
+
+
+def test_arrays_that_find_no_room_are_made_by_each_process(tmp_path, monkeypatch):
+    def full(path, array):
+        path.write_bytes(b"torn")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    for shared in (Shared(tmp_path), Shared(tmp_path)):
+        assert shared.arrays("key", lambda: [np.arange(3.0)])[0].tolist() == [0, 1, 2]
+    assert used_bytes(tmp_path) == 0
+
+
+def test_arrays_of_earlier_passes_are_no_memory_that_this_one_lacks(tmp_path, monkeypatch):
+    Shared(tmp_path).arrays("key", lambda: [np.ones(2**20)])
+    monkeypatch.setattr(memory, "free_bytes", lambda: 2**30)
+    given = []
+    monkeypatch.setattr(rounds, "_groups", lambda parts, free_bytes: given.append(free_bytes) or [])
+    (block,) = blocks.of([OUT], with_roofs=False)
+    with rounds.Crew(QUICK, tmp_path) as crew:
+        rounds.measure([block], 0, crew, lambda _: Journal(tmp_path / "journal"))
+    assert given == [2**30 + 2**23 + 128 - rounds.WORKER_BYTES]
 
 
 # Rows that are right when they are first checked.
@@ -468,10 +514,17 @@ def test_interval_needs_a_round():
 def test_pids_are_not_reused_as_shared_folders(tmp_path, monkeypatch):
     """A killed run's folder goes, that of a running process stays."""
     monkeypatch.setattr(plan, "SHARED_MEMORY", tmp_path)
-    monkeypatch.setattr(plan, "LEAST_SHARED_BYTES", 0)
     (tmp_path / "relu-bench-shared-99999999").mkdir()
     (tmp_path / "relu-bench-shared-1").mkdir()
-    with plan._shared_folder() as folder:
+    with plan._shared_folder([[OUT]]) as folder:
         assert folder.name.endswith(str(os.getpid()))
         assert {path.name for path in tmp_path.iterdir()} == {"relu-bench-shared-1", folder.name}
     assert not folder.exists()
+
+
+def test_shared_arrays_lie_on_disk_where_a_block_needs_more_than_memory_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "SHARED_MEMORY", tmp_path)
+    gone = replace(OUT, variant="numpy.typo")
+    for cases, is_in_memory in (([OUT, gone], True), ([OUT, replace(OUT, elements=2**50)], False)):
+        with plan._shared_folder([[OUT], cases]) as folder:
+            assert (folder.parent == tmp_path) == is_in_memory

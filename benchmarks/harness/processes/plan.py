@@ -21,10 +21,10 @@ from benchmarks.harness.processes import answers, blocks, rounds
 from benchmarks.harness.processes.blocks import Block
 from benchmarks.harness.processes.isolation import Request, Worker
 from benchmarks.harness.processes.journal import Journal
-from benchmarks.harness.quantities.dispatch import needs
+from benchmarks.harness.quantities import dispatch
 
 VARIABLE = "RELU_BENCH_PLAN"
-SHARED_MEMORY, LEAST_SHARED_BYTES = Path("/dev/shm"), 2**32
+SHARED_MEMORY = Path("/dev/shm")
 
 
 def write_plan(folder: Path, cases: Iterable[Case]) -> None:
@@ -62,7 +62,7 @@ class Run:
     def answer(self, case: Case) -> Measurement:
         """The measurement of a case, measured now if it is not yet, with all that is measured with it."""
         try:
-            needs(case)
+            dispatch.needs(case)
         except Unavailable as error:
             return Measurement("skipped", str(error))
         if not case.varies:
@@ -104,7 +104,7 @@ class Run:
     def _make(self, passes: Sequence[Sequence[Block]]) -> None:
         """Make passes over blocks, each with new processes."""
         probe_best_s = 0.0
-        with _shared_folder() as shared:
+        with _shared_folder(block.cases for todo in passes for block in todo) as shared:
             for number, todo in enumerate(passes):
                 with rounds.Crew(self.settings, shared, probe_best_s) as crew:
                     rounds.measure(random.sample(todo, len(todo)), number, crew, self._journal)
@@ -115,8 +115,9 @@ class Run:
         if case.quantity == "first_call":
             self._keep(case, self._first_call(case))
         else:
-            with _shared_folder() as shared, rounds.Crew(self.settings, shared) as crew:
-                for each, measured in rounds.single(self._with(case), crew):
+            cases = self._with(case)
+            with _shared_folder([each] for each in cases) as shared, rounds.Crew(self.settings, shared) as crew:
+                for each, measured in rounds.single(cases, crew):
                     self._keep(each, measured)
         found = self._read(case)
         assert found is not None
@@ -125,7 +126,7 @@ class Run:
     def _first_call(self, case: Case) -> Measurement:
         """Measure a first call, in a process of its own and without compiled code from earlier ones."""
         with tempfile.TemporaryDirectory(prefix="relu-bench-cache-") as cache:
-            worker = Worker(needs(case), self.settings, cache_dir=Path(cache))
+            worker = Worker(dispatch.needs(case), self.settings, cache_dir=Path(cache))
             try:
                 answer = worker.ask(Request("single", case, {}))
             finally:
@@ -160,16 +161,17 @@ class Run:
 
 def _is_available(case: Case) -> bool:
     try:
-        needs(case)
+        dispatch.needs(case)
     except Unavailable:
         return False
     return True
 
 
 @contextmanager
-def _shared_folder() -> Iterator[Path]:
-    """A folder in memory, where there is room, for the arrays that processes share."""
-    has_room = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > LEAST_SHARED_BYTES
+def _shared_folder(blocks: Iterable[Iterable[Case]]) -> Iterator[Path]:
+    """A folder for the arrays that processes share, in memory where there is room for those of each block."""
+    needed_bytes = max((dispatch.shared_bytes(filter(_is_available, cases)) for cases in blocks), default=0)
+    has_room = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > needed_bytes
     parent = SHARED_MEMORY if has_room else Path(tempfile.gettempdir())
     for left in parent.glob("relu-bench-shared-*"):
         # A killed run leaves its folder behind.

@@ -19,7 +19,7 @@ from benchmarks.harness.case import ROOFS, Case, Settings, Unavailable
 from benchmarks.harness.machine import memory
 from benchmarks.harness.measurement import MEASURED, NOT_APPLICABLE, Measurement, Process, Slice, from_json
 from benchmarks.harness.processes.blocks import Block
-from benchmarks.harness.processes.isolation import Answer, Request, Worker, together
+from benchmarks.harness.processes.isolation import KILLED, Answer, Request, Worker, together
 from benchmarks.harness.processes.journal import Journal
 from benchmarks.harness.quantities import dispatch
 from benchmarks.harness.quantities.dispatch import Needs
@@ -116,23 +116,32 @@ class Member(NamedTuple):
     part: Part
     case: Case
 
+    def alone(self) -> Part:
+        """A part of this case and the roofs."""
+        roofs = [case for case in self.part.cases if case.kind in ROOFS]
+        return replace(self.part, cases=[self.case, *roofs])
+
 
 def measure(blocks: Sequence[Block], number: int, crew: Crew, journal: Callable[[Block], Journal]) -> None:
     """Make a pass over blocks, or what is missing of it.
 
-    Cases that have failed are left out. A case that fails costs its worker, whose other cases are prepared again.
+    Cases that have failed are left out. A case that fails costs its worker, whose other cases are prepared again. One
+    that fails for memory beside other rows, or whose worker something else has killed, is measured again after them.
     """
     missing = {block: _missing(block, number, crew, journal(block)) for block in blocks}
     workers = {crew.needs(case) for cases in missing.values() for case in cases}
-    free_bytes = memory.free_bytes() - WORKER_BYTES * len(workers)
+    # Earlier passes have left arrays that this one uses.
+    free_bytes = memory.free_bytes() + shared_arrays.used_bytes(crew.shared) - WORKER_BYTES * len(workers)
     parts = [
         part
         for block in sorted(blocks, key=_order)
         for part in _parts(block, missing[block], number, free_bytes, crew, journal(block))
     ]
-    for group in _groups(parts, free_bytes):
-        _Group(group, crew).measure()
+    groups = _groups(parts, free_bytes)
+    while groups:
+        again = _Group(groups.pop(0), crew).measure()
         crew.forget()
+        groups += [[member.alone()] for member in again]
 
 
 def single(cases: Sequence[Case], crew: Crew) -> Iterator[tuple[Case, Measurement]]:
@@ -183,7 +192,7 @@ def _parts(
 
 
 def _split(cases: Sequence[Case], free_bytes: int, crew: Crew) -> list[tuple[list[Case], list[int]]]:
-    """The cases by what fits into memory together, with the bytes that each worker needs, and that they share.
+    """The cases by what fits into memory together, with the bytes that the roofs and each worker need, and share.
 
     Each part has all roofs.
     """
@@ -191,7 +200,10 @@ def _split(cases: Sequence[Case], free_bytes: int, crew: Crew) -> list[tuple[lis
     for case in cases:
         if case.kind not in ROOFS:
             by_worker.setdefault(crew.needs(case), []).append(case)
-    parts: list[tuple[list[Case], list[int]]] = [([], [])]
+    roofs = [case for case in cases if case.kind in ROOFS]
+    # They share their arrays.
+    of_roofs = max(map(dispatch.needed_bytes, roofs), default=0)
+    parts: list[tuple[list[Case], list[int]]] = [([], [of_roofs])]
     for rows in by_worker.values():
         some, used_bytes = parts[-1]
         # Its rows share their arguments.
@@ -199,8 +211,7 @@ def _split(cases: Sequence[Case], free_bytes: int, crew: Crew) -> list[tuple[lis
         if not some or _fit([*used_bytes, needed_bytes], free_bytes - dispatch.shared_bytes(some + rows)):
             parts[-1] = some + rows, [*used_bytes, needed_bytes]
         else:
-            parts.append((rows, [needed_bytes]))
-    roofs = [case for case in cases if case.kind in ROOFS]
+            parts.append((rows, [of_roofs, needed_bytes]))
     return [(some + roofs, [*needed_bytes, dispatch.shared_bytes(some)]) for some, needed_bytes in parts]
 
 
@@ -227,15 +238,18 @@ class _Group:
 
     def __init__(self, parts: Sequence[Part], crew: Crew) -> None:
         self.parts, self.crew = parts, crew
+        self.members = [Member(part, case) for part in parts for case in part.cases]
         self.ready: list[Member] = []
+        self.again: list[Member] = []
 
-    def measure(self) -> None:
-        """Prepare all cases, time them in rounds, and check them again."""
-        self._prepare([Member(part, case) for part in self.parts for case in part.cases])
+    def measure(self) -> list[Member]:
+        """Prepare all cases, time them in rounds, and check them again; return those to be measured again alone."""
+        self._prepare(self.members)
         while waiting := [part for part in self.parts if 0 <= self._progress(part) < 1]:
             # The part that is furthest behind; a random one of several.
             self._round(min(random.sample(waiting, len(waiting)), key=self._progress))
         self._finish()
+        return self.again
 
     def _progress(self, part: Part) -> float:
         """The share that a part has of its rounds; -1 where no case of it is left."""
@@ -298,7 +312,10 @@ class _Group:
 
     def _fail(self, member: Member, failure: Measurement) -> list[Member]:
         """Record a failure; return the cases that have lost their worker with it and are no longer ready."""
-        member.part.journal.fail(member.part.number, member.case, failure)
+        if self._may_succeed_alone(member, failure):
+            self.again.append(member)
+        else:
+            member.part.journal.fail(member.part.number, member.case, failure)
         self.ready = [each for each in self.ready if each != member]
         if failure.status in NOT_APPLICABLE:
             return []
@@ -308,6 +325,10 @@ class _Group:
         lost = [each for each in self.ready if self.crew.needs(each.case) == needed]
         self.ready = [each for each in self.ready if each not in lost]
         return lost
+
+    def _may_succeed_alone(self, member: Member, failure: Measurement) -> bool:
+        rows = [each for each in self.members if each.case.kind not in ROOFS]
+        return (failure.status == "memory" or failure.reason == KILLED) and member in rows and len(rows) > 1
 
 
 def _answers(do: str, cases: Sequence[Case], crew: Crew) -> Iterator[tuple[int, Answer]]:

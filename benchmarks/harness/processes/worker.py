@@ -39,7 +39,7 @@ def main(request_path: str) -> None:
     server = Server(start)
     with os.fdopen(start["requests"]) as requests:
         for line in requests:
-            os.write(start["replies"], (json.dumps(server.answer(json.loads(line))) + "\n").encode())
+            os.write(start["replies"], server.answer(json.loads(line)).encode())
 
 
 class Server:
@@ -56,15 +56,16 @@ class Server:
         self.timed: dict[str, Any] = {}
         self.activity = provenance.activity()
 
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer one request."""
+    def answer(self, request: dict[str, Any]) -> str:
+        """The line of JSON that answers a request."""
         from benchmarks.harness import case as cases
         from benchmarks.harness.machine.memory import NotEnough, is_exhaustion
         from benchmarks.harness.measurement import Measurement, to_json
         from benchmarks.harness.truth.comparison import WrongResult
 
         try:
-            return getattr(self, f"_{request['do']}")(request)
+            # A NaN is an error of the case: a journal could not be read with it.
+            return json.dumps(getattr(self, f"_{request['do']}")(request), allow_nan=False) + "\n"
         except cases.Unavailable as error:
             failure = Measurement("skipped", str(error))
         except cases.Unsupported as error:
@@ -83,7 +84,7 @@ class Server:
                     f"{type(error).__name__}: {_first_line(error)}",
                     output_tail=traceback.format_exc()[-2000:],
                 )
-        return {"failure": to_json(failure)}
+        return json.dumps({"failure": to_json(failure)}) + "\n"
 
     def _prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         from benchmarks.harness.quantities import dispatch

@@ -82,6 +82,8 @@ def needed_bytes(case: Case) -> int:
     """Estimated memory of a process that times a case. Raises Unavailable where this commit has no such row."""
     if isinstance(case, StepCase):
         return training_step.needed_bytes(case)
+    if isinstance(case, LoopCase):
+        return ceilings.loop_bytes(case)
     if not isinstance(case, OperatorCase):
         return 0
     warm_bytes = memory.needed_bytes(find(case.operator, case.direction, case.variant), case.elements, case.dtype)

@@ -28,6 +28,7 @@ from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth.comparison import WrongResult
 
 MOST_PLACES, PLACED_BYTES = 4, 64 * 1024 * 1024
+STREAMS = 3
 # Samples of each place, of which the best counts.
 TRIES = 3
 # Passes that take so long hide the start of the threads.
@@ -50,13 +51,13 @@ class TimedLoop:
         from benchmarks.harness.roofline import streaming
 
         self.case, self.core = case, core
-        places = max(1, min(MOST_PLACES, PLACED_BYTES // case.array_bytes))
-        keys = [("streams", case.array_bytes, place) for place in range(places)]
+        keys = [("streams", case.array_bytes, place) for place in range(_places(case))]
         for key in keys:
             if key not in held:
                 held[key] = streaming.arrays(case.array_bytes)
         self.runs = [partial(streaming.run, case.kernel, held[key]) for key in keys]
         self.passes = 0
+        self.is_chosen = False
 
     def prepare(self) -> None:
         """Check the loop. Raises RuntimeError."""
@@ -66,14 +67,13 @@ class TimedLoop:
 
     def slice(self, round_number: int) -> Slice:
         """One slice; seconds of a pass."""
-        if not self.passes:
+        if not self.is_chosen:
             # Not while others prepare.
             self._choose()
-        passes, taken = self.passes, self.timer.slice(round_number)
-        if min(taken.samples_s) < SAMPLE_S / 2:
-            # A busy machine made the passes too long when they were counted.
-            self.passes = 0
-        return replace(taken, samples_s=[sample_s / passes for sample_s in taken.samples_s])
+        taken = self.timer.slice(round_number)
+        # Where it is too short, a busy machine made the passes too long when they were counted.
+        self.is_chosen = min(taken.samples_s) >= SAMPLE_S / 2
+        return replace(taken, samples_s=[sample_s / self.passes for sample_s in taken.samples_s])
 
     def _choose(self) -> None:
         """Find the fastest place, and the number of passes there."""
@@ -86,6 +86,15 @@ class TimedLoop:
         """Check the loop again. Raises RuntimeError."""
         self.prepare()
         return Process(number=self.passes or None)
+
+
+def loop_bytes(case: LoopCase) -> int:
+    """Bytes of a loop's arrays in all places."""
+    return STREAMS * case.array_bytes * _places(case)
+
+
+def _places(case: LoopCase) -> int:
+    return max(1, min(MOST_PLACES, PLACED_BYTES // case.array_bytes))
 
 
 def _passes(run: Callable[[int], None]) -> int:

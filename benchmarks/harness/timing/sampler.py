@@ -47,7 +47,7 @@ class Timer:
 
     arguments(k): the arguments of k calls in a row, so that calls which overwrite theirs get fresh ones.
     most_calls: the most that it can supply at a time. throttled_by(): reasons why a GPU is throttled at this moment,
-    read after each sample. number: calls in a sample; 0 where the next slice has to find it.
+    read after each sample. number: calls in a sample; 0 before the first slice, which finds it.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class Timer:
         finally:
             gc.enable()
         number = self.number
-        if number < self._most and min(samples) < SAMPLE_NS / 2:
+        if min(samples) < SAMPLE_NS / 2:
             # A busy machine made the calls too long when they were counted.
-            self.number = 0
+            self.number = min(self._most, ceil(number * SAMPLE_NS / min(samples)))
         return Slice(
             round_number,
             [float(f"{sample_ns / number / 1e9:.6g}") for sample_ns in samples],

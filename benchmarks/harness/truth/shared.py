@@ -1,5 +1,6 @@
 """Arrays that the processes of a block share: each is computed once and mapped into all of them, read-only."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -39,16 +40,28 @@ def _from_files(folder: Path, make: Callable[[], Sequence[np.ndarray]]) -> tuple
         if not folder.exists():
             partial = folder.with_suffix(".partial")
             partial.mkdir(exist_ok=True)
-            for position, array in enumerate(make()):
-                np.save(partial / f"{position}.npy", array)
+            arrays = tuple(make())
+            try:
+                for position, array in enumerate(arrays):
+                    np.save(partial / f"{position}.npy", array)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                # This process has arrays of its own, and so will the others.
+                shutil.rmtree(partial)
+                return arrays
             os.replace(partial, folder)
     paths = sorted(folder.iterdir(), key=lambda path: int(path.stem))
     return tuple(np.load(path, mmap_mode="r") for path in paths)
 
 
+def used_bytes(folder: Path | None) -> int:
+    """Bytes of the arrays in a folder; 0 where there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*.npy")) if folder else 0
+
+
 def limit(folder: Path) -> None:
     """Remove the arrays in a folder where they take too much memory; no process may be using them."""
-    used_bytes = sum(path.stat().st_size for path in folder.rglob("*.npy"))
-    if used_bytes > MOST_SHARED * memory.free_bytes():
+    if used_bytes(folder) > MOST_SHARED * min(memory.free_bytes(), shutil.disk_usage(folder).free):
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
