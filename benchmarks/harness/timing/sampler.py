@@ -17,6 +17,8 @@ from benchmarks.harness.timing.contention import Core
 # and samples of 0.5 ms keep the timer's jitter out where calls may be repeated freely.
 SAMPLE_NS = 500_000
 EMPTY_CALLS, MOST_CALLS = 10_000, 1_000_000
+# A call that takes so long, twice, is a sample by itself.
+LONG_NS = 10 * SAMPLE_NS
 # A slice ends after so much time in samples, but has at least and at most so many.
 SLICE_NS = 2_000_000
 LEAST_SAMPLES, MOST_SAMPLES = 2, 24
@@ -64,8 +66,9 @@ class Timer:
 
     def _calibrate(self) -> int:
         """As many calls as last SAMPLE_NS, at most most_calls."""
-        self._time(1)
         number = 1
+        if min(self._time(1), self._time(1)) > LONG_NS:
+            return number
         while number < self._most:
             # The best of three: one stall would otherwise leave all samples with too few calls.
             duration_ns = max(1, min(self._time(number) for _ in range(3)))
