@@ -486,6 +486,35 @@ def test_a_faulty_step_is_refused(fault, message):
         training.verify(network, "float32", step, step.step.put(batch), batch)
 
 
+def test_errors_are_explained_by_what_ties_do_and_no_others(monkeypatch):
+    """A reference whose gradient is decided by the rounding of a parameter."""
+
+    def tied(network, state, batch):
+        decided = state.parameters["w"][0] > 1
+        return training.Expected(0.0, {"w": np.full(4, 0.1 * decided), "b": np.zeros(4)}, {})
+
+    monkeypatch.setattr(training, "expected", tied)
+    state = reference.State({"w": np.ones(4, np.float32)}, {}, {})
+    ties = training.Ties(NETWORKS["mnist_cnn"], "float32", state, GOOD, tied(None, state, None))
+    assert ties.explain("w", 0.2)
+    assert not ties.explain("w", 0.5)
+    assert not ties.explain("w", float("nan"))
+    assert not ties.explain("b", 1e-6)
+
+
+@pytest.mark.parametrize("row", ["numpy.inplace", "torch.fresh"])
+def test_a_right_step_is_never_called_wrong_where_its_batch_is_learnt(row):
+    """Few images have a gradient left, so one tie changes it by several percent."""
+    network = NETWORKS["mnist_cnn"]
+    batch = random_batch(network, 16)
+    step = find_step(row).load()(network, initial_parameters(network), 16, "float32", "inplace")
+    arrays = step.put(batch)
+    for _ in range(60):
+        for _ in range(12):
+            step(arrays)
+        training.verify(network, "float32", step, arrays, batch)
+
+
 def test_parity_measures_both_dtypes():
     options = argparse.Namespace(networks=["mnist_cnn"], batch=2)
     deviations = [parity.Deviations(**row) for row in parity._in_own_process(find_step("jax.fresh"), options)]

@@ -14,9 +14,11 @@ from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_MOMENTUM, Batch, Ne
 # Relative error of the loss, and of gradients of the last layer: rounding, which a shorter mantissa anywhere
 # (bfloat16, TF32, float16) exceeds.
 TOLERANCE = {"float32": 5e-5, "float64": 1e-9}
-# The same for gradients through a ReLU or a max-pool. In float32 one near a tie decides otherwise, and a gradient is
-# off by the share of that element: 0.7 % was seen in a batch of 64.
-GRADIENT_TOLERANCE = {"float32": 2e-2, "float64": 1e-9}
+# The same for gradients through a ReLU or a max-pool, unless ties explain the error.
+GRADIENT_TOLERANCE = {"float32": 5e-3, "float64": 1e-9}
+# Parameters are changed by so many times the dtype's epsilon to see what ties do to a gradient, so often at most; an
+# error is explained by so many times the largest change.
+ROUNDINGS, MOST_CHANGES, EXPLAINED = 8, 16, 2
 # The same for the batch's part of running statistics; n in place of n - 1 is further off in batches up to 256.
 STATISTIC_TOLERANCE = {"float32": 5e-5, "float64": 1e-9}
 # An update is two roundings of each element.
@@ -70,6 +72,37 @@ def _wide(state: reference.State) -> reference.State:
     )
 
 
+class Ties:
+    """What the gradient of a step leaves open: a ReLU or a max-pool near a tie may decide either way.
+
+    Where a batch is learnt, few images have a gradient left, and one such element changes it by several percent: up to
+    7 % was seen in a batch of 64. The reference shows it too, when its parameters change by a few roundings.
+    """
+
+    def __init__(self, network: Network, dtype: str, state: reference.State, batch: Batch, wanted: Expected) -> None:
+        self.network, self.dtype, self.state, self.batch, self.wanted = network, dtype, state, batch, wanted
+        self._largest: dict[str, float] = dict.fromkeys(wanted.gradients, 0.0)
+        self._changes = 0
+
+    def explain(self, name: str, off: float) -> bool:
+        """Return whether ties explain that a gradient is off by so much."""
+        while not off <= EXPLAINED * self._largest[name] and self._changes < MOST_CHANGES:
+            self._change()
+        return off <= EXPLAINED * self._largest[name]
+
+    def _change(self) -> None:
+        """Change all parameters by a few roundings and see how much each gradient changes."""
+        generator = np.random.default_rng(self._changes)
+        self._changes += 1
+        share = ROUNDINGS * np.finfo(self.dtype).eps
+        changed = _wide(self.state)
+        for name, value in changed.parameters.items():
+            changed.parameters[name] = value * (1 + share * generator.uniform(-1, 1, value.shape))
+        for name, gradient in expected(self.network, changed, self.batch).gradients.items():
+            apart = float(np.linalg.norm(gradient - self.wanted.gradients[name]))
+            self._largest[name] = max(self._largest[name], apart)
+
+
 def verify(network: Network, dtype: str, step: Any, arrays: Any, batch: Batch, wanted: Expected | None = None) -> float:
     """Make one step and return the largest relative error of an array against the reference from the same state.
 
@@ -89,11 +122,15 @@ def verify(network: Network, dtype: str, step: Any, arrays: Any, batch: Batch, w
         raise WrongResult(f"loss: {loss:.6g} expected, {step_loss:.6g} found")
     after = step.state()
     errors = [error]
+    ties = Ties(network, dtype, before, batch, wanted)
     for name, gradient in gradients.items():
         velocity = MOMENTUM * before.velocities[name].astype(np.float64) + gradient
         off = np.linalg.norm(after.velocities[name] - velocity)
         bound, floor = (tolerance, LEARNT_NORM) if name in of_last_layer else (GRADIENT_TOLERANCE[dtype], LEAST_NORM)
-        errors.append(_require_within(f"gradient of {name}", off, np.linalg.norm(gradient) + floor, bound))
+        norm = np.linalg.norm(gradient) + floor
+        if name not in of_last_layer and not off <= bound * norm and ties.explain(name, off):
+            bound = np.inf
+        errors.append(_require_within(f"gradient of {name}", off, norm, bound))
         _require_update(name, before.parameters[name], after.velocities[name], after.parameters[name])
     for statistic in operations.statistics(network):
         name, variance = statistic.name, statistics[f"{statistic.operation.name}.variance"]
