@@ -19,9 +19,9 @@ SAMPLE_NS = 500_000
 EMPTY_CALLS, MOST_CALLS = 10_000, 1_000_000
 # A call that takes so long, twice, is a sample by itself.
 LONG_NS = 10 * SAMPLE_NS
-# A slice ends after so much time in samples, but has at least and at most so many.
+# A slice ends after so much time in samples, the one that agrees included, or after so many.
 SLICE_NS = 2_000_000
-LEAST_SAMPLES, MOST_SAMPLES = 2, 24
+MOST_SAMPLES = 24
 # Warm-up of a slice ends where a sample agrees with the one before it within this share, or after so many samples.
 STEADY = 0.05
 MOST_WARMUP = 8
@@ -97,7 +97,7 @@ class Timer:
                 samples.append(self._sample(tally))
                 steady = abs(samples[-1] / samples[-2] - 1) < STEADY
             samples = samples[-1:]
-            while len(samples) < LEAST_SAMPLES or (tally.busy_ns < SLICE_NS and len(samples) < MOST_SAMPLES):
+            while tally.busy_ns < SLICE_NS and len(samples) < MOST_SAMPLES:
                 samples.append(self._sample(tally))
         finally:
             gc.enable()
