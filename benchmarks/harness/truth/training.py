@@ -125,7 +125,7 @@ def verify(network: Network, dtype: str, step: Any, arrays: Any, batch: Batch, w
     ties = Ties(network, dtype, before, batch, wanted)
     for name, gradient in gradients.items():
         velocity = MOMENTUM * before.velocities[name].astype(np.float64) + gradient
-        off = np.linalg.norm(after.velocities[name] - velocity)
+        off = float(np.linalg.norm(after.velocities[name] - velocity))
         bound, floor = (tolerance, LEARNT_NORM) if name in of_last_layer else (GRADIENT_TOLERANCE[dtype], LEAST_NORM)
         norm = np.linalg.norm(gradient) + floor
         if name not in of_last_layer and not off <= bound * norm and ties.explain(name, off):
