@@ -24,9 +24,10 @@ from benchmarks.harness.quantities import dispatch, operator_row
 from benchmarks.harness.timing import intervals
 from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth import operators
+from benchmarks.harness.truth import shared as shared_arrays
 from benchmarks.harness.truth.calls import Calls
 from benchmarks.harness.truth.comparison import WrongResult
-from benchmarks.harness.truth.shared import Shared, used_bytes
+from benchmarks.harness.truth.shared import Shared
 from impls.catalog import find
 
 QUICK = Settings(budget_s=0.02, limit_s=600, threads=1, passes=2)
@@ -157,6 +158,28 @@ def test_a_block_that_does_not_fit_into_memory_is_measured_in_parts():
         assert rounds._split([*large, roof], 1, crew) == [([case, roof], [loop, one, shared]) for case in large]
 
 
+def test_a_row_that_is_killed_when_it_is_checked_at_the_end_keeps_no_time(tmp_path, monkeypatch):
+    """Else it would be checked in a new process, in which it still behaves, and keep what it was timed with."""
+    answers_of, killed = rounds._answers, []
+
+    def at_the_end(do, cases, crew):
+        for position, answer in answers_of(do, cases, crew):
+            dies = do == "finish" and cases[position] == FRESH and not killed
+            if dies:
+                killed.append(len(journal().passes[0].slices[FRESH.name]))
+            yield position, Measurement("crashed", KILLED) if dies else answer
+
+    def journal():
+        return Journal(next(tmp_path.glob("*.jsonl")))
+
+    monkeypatch.setattr(rounds, "_answers", at_the_end)
+    run = plan.Run([OUT, FRESH], replace(QUICK, passes=1), tmp_path, with_roofs=False)
+    assert run.answer(FRESH).status in MEASURED
+    taken = [each.round for each in journal().passes[0].slices[FRESH.name]]
+    assert min(taken) >= killed[0]
+    assert len(taken) >= rounds.LEAST_ROUNDS
+
+
 @pytest.mark.parametrize("failure", [Measurement("memory", "full"), Measurement("crashed", KILLED)])
 @pytest.mark.parametrize("alone", [True, False], ids=["fits alone", "never fits"])
 def test_a_row_that_memory_is_short_for_is_measured_again_alone(tmp_path, monkeypatch, failure, alone):
@@ -248,26 +271,32 @@ def test_arrays_are_made_once_for_all_processes_and_cannot_be_changed(tmp_path):
         x[0] = 5
 
 
-def test_arrays_that_find_no_room_are_made_by_each_process(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError("8 requested, 0 written")])
+def test_arrays_that_find_no_room_are_made_by_each_process(tmp_path, monkeypatch, error):
     def full(path, array):
         path.write_bytes(b"torn")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(np, "save", full)
     for shared in (Shared(tmp_path), Shared(tmp_path)):
-        assert shared.arrays("key", lambda: [np.arange(3.0)])[0].tolist() == [0, 1, 2]
-    assert used_bytes(tmp_path) == 0
+        (array,) = shared.arrays("key", lambda: [np.arange(3.0)])
+        assert array.tolist() == [0, 1, 2]
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 5
+    assert shared_arrays.used_bytes(tmp_path) == 0
 
 
-def test_arrays_of_earlier_passes_are_no_memory_that_this_one_lacks(tmp_path, monkeypatch):
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_arrays_of_earlier_passes_are_no_memory_that_this_one_lacks(tmp_path, monkeypatch, in_memory):
     Shared(tmp_path).arrays("key", lambda: [np.ones(2**20)])
+    monkeypatch.setattr(shared_arrays, "SHARED_MEMORY", tmp_path if in_memory else tmp_path / "elsewhere")
     monkeypatch.setattr(memory, "free_bytes", lambda: 2**30)
     given = []
     monkeypatch.setattr(rounds, "_groups", lambda parts, free_bytes: given.append(free_bytes) or [])
     (block,) = blocks.of([OUT], with_roofs=False)
     with rounds.Crew(QUICK, tmp_path) as crew:
         rounds.measure([block], 0, crew, lambda _: Journal(tmp_path / "journal"))
-    assert given == [2**30 + 2**23 + 128 - rounds.WORKER_BYTES]
+    assert given == [2**30 + in_memory * (2**23 + 128) - rounds.WORKER_BYTES]
 
 
 # Rows that are right when they are first checked.
@@ -513,7 +542,8 @@ def test_interval_needs_a_round():
 
 def test_pids_are_not_reused_as_shared_folders(tmp_path, monkeypatch):
     """A killed run's folder goes, that of a running process stays."""
-    monkeypatch.setattr(plan, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(shared_arrays, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(plan, "LEAST_SHARED_BYTES", 0)
     (tmp_path / "relu-bench-shared-99999999").mkdir()
     (tmp_path / "relu-bench-shared-1").mkdir()
     with plan._shared_folder([[OUT]]) as folder:
@@ -523,7 +553,8 @@ def test_pids_are_not_reused_as_shared_folders(tmp_path, monkeypatch):
 
 
 def test_shared_arrays_lie_on_disk_where_a_block_needs_more_than_memory_has(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(shared_arrays, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(plan, "LEAST_SHARED_BYTES", 0)
     gone = replace(OUT, variant="numpy.typo")
     for cases, is_in_memory in (([OUT, gone], True), ([OUT, replace(OUT, elements=2**50)], False)):
         with plan._shared_folder([[OUT], cases]) as folder:

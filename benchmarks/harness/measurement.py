@@ -94,8 +94,8 @@ class StepTiming:
 class Process:
     """The slices of a case that one process took, and their circumstances.
 
-    number: calls in a sample. threads: read back from the framework. import_s: seconds to import the framework and the
-    row. empty_call_s: the time of an empty call, which every time contains.
+    number: calls in a sample, as last counted. threads: read back from the framework. import_s: seconds to import the
+    framework and the row. empty_call_s: the time of an empty call, which every time contains.
     """
 
     number: int | None = None

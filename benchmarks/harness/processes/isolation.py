@@ -22,7 +22,7 @@ from benchmarks.harness.measurement import Measurement, from_json
 from benchmarks.harness.quantities.dispatch import Needs
 
 TAIL_CHARACTERS = 2000
-# No process ends like this by itself: something else killed it, for memory perhaps.
+# How a process ends that something else has killed, for memory perhaps.
 KILLED = "killed by SIGKILL"
 
 # The answer of a worker, or the measurement of a case during which it ended.

@@ -27,12 +27,16 @@ class Pass:
 
 
 class _Line(msgspec.Struct, omit_defaults=True):
-    """A line. number: of the pass. slices: those of a round. failure: how a case ended without a number."""
+    """A line. number: of the pass. slices: those of a round. failure: how a case ended without a number.
+
+    again: names of cases whose slices so far do not count.
+    """
 
     number: int
     slices: dict[str, Slice] = {}
     failure: dict[str, Measurement] = {}
     finished: dict[str, tuple[Process, dict[str, Any]]] = {}
+    again: list[str] = []
 
 
 class Journal:
@@ -60,6 +64,10 @@ class Journal:
         # Foreign text may be invalid Unicode.
         failure = replace(failure, reason=_valid(failure.reason), output_tail=_valid(failure.output_tail))
         self._write(_Line(number, failure={case.name: failure}))
+
+    def again(self, number: int, case: Case) -> None:
+        """Forget the slices of a case in a pass, which were not checked at the end; it is measured once more."""
+        self._write(_Line(number, again=[case.name]))
 
     def finish(self, number: int, case: Case, process: Process, provenance: dict[str, Any]) -> None:
         """Add the process of a case that was checked at the end of a pass."""
@@ -102,6 +110,8 @@ class Journal:
         for name, failure in line.failure.items():
             self.failures.setdefault(name, failure)
         of_pass.finished.update(line.finished)
+        for name in line.again:
+            of_pass.slices.pop(name, None)
 
 
 def _valid(text: str) -> str:

@@ -22,9 +22,11 @@ from benchmarks.harness.processes.blocks import Block
 from benchmarks.harness.processes.isolation import Request, Worker
 from benchmarks.harness.processes.journal import Journal
 from benchmarks.harness.quantities import dispatch
+from benchmarks.harness.truth import shared as shared_arrays
 
 VARIABLE = "RELU_BENCH_PLAN"
-SHARED_MEMORY = Path("/dev/shm")
+# Blocks that take turns share arrays at the same time, as do all cases that are measured in one go.
+LEAST_SHARED_BYTES = 2**32
 
 
 def write_plan(folder: Path, cases: Iterable[Case]) -> None:
@@ -169,10 +171,11 @@ def _is_available(case: Case) -> bool:
 
 @contextmanager
 def _shared_folder(blocks: Iterable[Iterable[Case]]) -> Iterator[Path]:
-    """A folder for the arrays that processes share, in memory where there is room for those of each block."""
-    needed_bytes = max((dispatch.shared_bytes(filter(_is_available, cases)) for cases in blocks), default=0)
-    has_room = SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free > needed_bytes
-    parent = SHARED_MEMORY if has_room else Path(tempfile.gettempdir())
+    """A folder for the arrays that processes share, in memory where there is room for those of the largest block."""
+    largest_bytes = max((dispatch.shared_bytes(filter(_is_available, cases)) for cases in blocks), default=0)
+    memory = shared_arrays.SHARED_MEMORY
+    has_room = memory.is_dir() and shutil.disk_usage(memory).free > max(LEAST_SHARED_BYTES, largest_bytes)
+    parent = memory if has_room else Path(tempfile.gettempdir())
     for left in parent.glob("relu-bench-shared-*"):
         # A killed run leaves its folder behind.
         if not Path("/proc", left.name.rpartition("-")[2]).exists():

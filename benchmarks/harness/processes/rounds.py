@@ -117,21 +117,22 @@ class Member(NamedTuple):
     case: Case
 
     def alone(self) -> Part:
-        """A part of this case and the roofs."""
-        roofs = [case for case in self.part.cases if case.kind in ROOFS]
+        """A part of this case and the roofs that have not failed."""
+        failures = self.part.journal.failures
+        roofs = [case for case in self.part.cases if case.kind in ROOFS and case.name not in failures]
         return replace(self.part, cases=[self.case, *roofs])
 
 
 def measure(blocks: Sequence[Block], number: int, crew: Crew, journal: Callable[[Block], Journal]) -> None:
     """Make a pass over blocks, or what is missing of it.
 
-    Cases that have failed are left out. A case that fails costs its worker, whose other cases are prepared again. One
-    that fails for memory beside other rows, or whose worker something else has killed, is measured again after them.
+    Cases that have failed are left out. A case that fails costs its worker, whose other cases are prepared again. A row
+    that runs out of memory beside other rows, or whose worker is killed there, is measured once more without them.
     """
     missing = {block: _missing(block, number, crew, journal(block)) for block in blocks}
     workers = {crew.needs(case) for cases in missing.values() for case in cases}
     # Earlier passes have left arrays that this one uses.
-    free_bytes = memory.free_bytes() + shared_arrays.used_bytes(crew.shared) - WORKER_BYTES * len(workers)
+    free_bytes = memory.free_bytes() + shared_arrays.held_bytes(crew.shared) - WORKER_BYTES * len(workers)
     parts = [
         part
         for block in sorted(blocks, key=_order)
@@ -141,7 +142,8 @@ def measure(blocks: Sequence[Block], number: int, crew: Crew, journal: Callable[
     while groups:
         again = _Group(groups.pop(0), crew).measure()
         crew.forget()
-        groups += [[member.alone()] for member in again]
+        # Before groups of smaller arrays (_order).
+        groups = [*([member.alone()] for member in again), *groups]
 
 
 def single(cases: Sequence[Case], crew: Crew) -> Iterator[tuple[Case, Measurement]]:
@@ -313,6 +315,7 @@ class _Group:
     def _fail(self, member: Member, failure: Measurement) -> list[Member]:
         """Record a failure; return the cases that have lost their worker with it and are no longer ready."""
         if self._may_succeed_alone(member, failure):
+            member.part.journal.again(member.part.number, member.case)
             self.again.append(member)
         else:
             member.part.journal.fail(member.part.number, member.case, failure)

@@ -11,6 +11,10 @@ import numpy as np
 
 from benchmarks.harness.machine import memory
 
+# A file system in memory.
+SHARED_MEMORY = Path("/dev/shm")
+# NumPy's own error of a full disk has no number.
+NO_ROOM = (errno.ENOSPC, None)
 # Arrays are made anew where they would take more than this share of the free memory.
 MOST_SHARED = 0.25
 
@@ -45,19 +49,26 @@ def _from_files(folder: Path, make: Callable[[], Sequence[np.ndarray]]) -> tuple
                 for position, array in enumerate(arrays):
                     np.save(partial / f"{position}.npy", array)
             except OSError as error:
-                if error.errno != errno.ENOSPC:
+                if error.errno not in NO_ROOM:
                     raise
                 # This process has arrays of its own, and so will the others.
                 shutil.rmtree(partial)
+                for array in arrays:
+                    array.setflags(write=False)
                 return arrays
             os.replace(partial, folder)
     paths = sorted(folder.iterdir(), key=lambda path: int(path.stem))
     return tuple(np.load(path, mmap_mode="r") for path in paths)
 
 
-def used_bytes(folder: Path | None) -> int:
-    """Bytes of the arrays in a folder; 0 where there is none."""
-    return sum(path.stat().st_size for path in folder.rglob("*.npy")) if folder else 0
+def used_bytes(folder: Path) -> int:
+    """Bytes of the arrays in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*.npy"))
+
+
+def held_bytes(folder: Path | None) -> int:
+    """Memory that the arrays in a folder take: none on a disk, whose cache counts as free."""
+    return used_bytes(folder) if folder and folder.is_relative_to(SHARED_MEMORY) else 0
 
 
 def limit(folder: Path) -> None:
