@@ -71,7 +71,7 @@ class TimedLoop:
             # Not while others prepare.
             self._choose()
         taken = self.timer.slice(round_number)
-        # Where it is too short, a busy machine made the passes too long when they were counted.
+        # A sample is too short where a busy machine made the passes long while they were counted.
         self.is_chosen = min(taken.samples_s) >= SAMPLE_S / 2
         return replace(taken, samples_s=[sample_s / self.passes for sample_s in taken.samples_s])
 

@@ -74,7 +74,7 @@ def _wide(state: reference.State) -> reference.State:
 
 
 class Ties:
-    """What the gradient of a step leaves open: a ReLU or a max-pool near a tie may decide either way.
+    """The effect of ties on the gradients of a step: a ReLU or a max-pool near a tie may decide either way.
 
     Where a batch is learnt, few images have a gradient left, and one such element changes it by several percent: up to
     7 % was seen in a batch of 64. The reference shows it too, when its parameters change by a few roundings.
