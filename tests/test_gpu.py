@@ -329,7 +329,7 @@ def test_a_time_of_a_throttled_device_is_unstable(marked, reason):
 
 def test_samples_on_a_throttled_device_are_counted(clock):
     reasons = cycle([[], ["power cap"]])
-    timing = sampler.Timer(clock.compute, sampler.in_turn([(2e-3,)]), Core(), throttled_by=lambda: next(reasons))
+    timing = sampler.Timer(clock.compute, sampler.in_turn([(2e-4,)]), Core(), throttled_by=lambda: next(reasons))
     taken = timing.slice(0)
     assert (taken.throttled, taken.throttled_by) == (len(taken.samples_s) // 2, ["power cap"])
 
