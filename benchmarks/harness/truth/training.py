@@ -14,11 +14,11 @@ from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_MOMENTUM, Batch, Ne
 # Relative error of the loss, and of gradients of the last layer: rounding, which a shorter mantissa anywhere
 # (bfloat16, TF32, float16) exceeds.
 TOLERANCE = {"float32": 5e-5, "float64": 1e-9}
-# The same for gradients through a ReLU or a max-pool, unless ties explain the error. Where a batch is learnt, they are
-# differences of numbers near 1: rounding alone was seen to cause 0.6 %.
+# The same for gradients through a ReLU or a max-pool, unless ties explain the error (Ties). Where a batch is learnt,
+# gradients are differences of numbers near 1: an error of 0.6 % was seen that ties do not explain.
 GRADIENT_TOLERANCE = {"float32": 2e-2, "float64": 1e-9}
-# Parameters are changed by so many times the dtype's epsilon to see what ties do to a gradient, so often at most; an
-# error is explained by so many times the largest change.
+# To see the effect of ties, parameters change by at most ROUNDINGS times the dtype's epsilon, at most MOST_CHANGES times.
+# They explain an error of at most EXPLAINED times the largest change of the gradient.
 ROUNDINGS, MOST_CHANGES, EXPLAINED = 8, 16, 2
 # The same for the batch's part of running statistics; n in place of n - 1 is further off in batches up to 256.
 STATISTIC_TOLERANCE = {"float32": 5e-5, "float64": 1e-9}
