@@ -17,8 +17,8 @@ TOLERANCE = {"float32": 5e-5, "float64": 1e-9}
 # The same for gradients through a ReLU or a max-pool, unless ties explain the error (Ties). Where a batch is learnt,
 # gradients are differences of numbers near 1: an error of 0.6 % was seen that ties do not explain.
 GRADIENT_TOLERANCE = {"float32": 2e-2, "float64": 1e-9}
-# To see the effect of ties, parameters change by at most ROUNDINGS times the dtype's epsilon, at most MOST_CHANGES times.
-# They explain an error of at most EXPLAINED times the largest change of the gradient.
+# To see the effect of ties, parameters change by up to ROUNDINGS times the dtype's epsilon, at most MOST_CHANGES times;
+# ties explain an error of up to EXPLAINED times the largest change of the gradient.
 ROUNDINGS, MOST_CHANGES, EXPLAINED = 8, 16, 2
 # The same for the batch's part of running statistics; n in place of n - 1 is further off in batches up to 256.
 STATISTIC_TOLERANCE = {"float32": 5e-5, "float64": 1e-9}
