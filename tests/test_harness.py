@@ -49,7 +49,7 @@ def measured_alone(case, **settings):
 
 def asked(case, python=sys.executable):
     """Have a worker prepare a case, time it and check it again; return the last answer, or how the worker ended."""
-    worker = isolation.Worker(Needs("numpy"), QUICK, python=python)
+    worker = isolation.Worker(Needs("numpy"), QUICK, installation=isolation.Installation(python))
     requests = ({}, {"round": 0, "probe_best_s": 0.0}, {})
     try:
         for do, arguments in zip(("prepare", "slice", "finish"), requests, strict=True):

@@ -546,7 +546,7 @@ def test_pids_are_not_reused_as_shared_folders(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "LEAST_SHARED_BYTES", 0)
     (tmp_path / "relu-bench-shared-99999999").mkdir()
     (tmp_path / "relu-bench-shared-1").mkdir()
-    with plan._shared_folder([[OUT]]) as folder:
+    with plan.shared_folder([[OUT]]) as folder:
         assert folder.name.endswith(str(os.getpid()))
         assert {path.name for path in tmp_path.iterdir()} == {"relu-bench-shared-1", folder.name}
     assert not folder.exists()
@@ -557,5 +557,5 @@ def test_shared_arrays_lie_on_disk_where_a_block_needs_more_than_memory_has(tmp_
     monkeypatch.setattr(plan, "LEAST_SHARED_BYTES", 0)
     gone = replace(OUT, variant="numpy.typo")
     for cases, is_in_memory in (([OUT, gone], True), ([OUT, replace(OUT, elements=2**50)], False)):
-        with plan._shared_folder([[OUT], cases]) as folder:
+        with plan.shared_folder([[OUT], cases]) as folder:
             assert (folder.parent == tmp_path) == is_in_memory

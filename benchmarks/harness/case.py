@@ -6,7 +6,7 @@ all of them, in the order in which tables have them.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, get_type_hints
 
 # cold: a time with the arguments in no cache. scaling: a time with some of the threads.
@@ -20,6 +20,8 @@ UNITS = {
     "peak_bytes": "bytes",
 }
 SAMPLED = ("time", "cold", "scaling")
+# Fields of a case that are no axes.
+NOT_AXES = ("quantity", "side")
 
 
 class Unavailable(Exception):
@@ -32,10 +34,14 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """One number to measure; each subclass adds the axes of its kind."""
+    """One number to measure; each subclass adds the axes of its kind.
+
+    side: of a comparison, "base" or "head", which tells the installation to measure it with; empty elsewhere.
+    """
 
     kind: ClassVar[str]
     quantity: str
+    side: str = field(default="", kw_only=True)
 
     @property
     def varies(self) -> bool:
@@ -48,17 +54,21 @@ class Case:
     @property
     def axes(self) -> dict[str, Any]:
         """Values by axis, without `kind` and `quantity`."""
-        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "quantity"}
+        return {name: getattr(self, name) for name in _axes_of(type(self))}
 
     @property
     def name(self) -> str:
         """The case as a part of file names, the same in every process: "operator-time-relu-forward-numpy.out-1024"."""
-        return "-".join(map(str, (self.kind, self.quantity, *self.axes.values())))
+        return "-".join(map(str, (*filter(None, [self.side]), self.kind, self.quantity, *self.axes.values())))
 
     @property
     def label(self) -> str:
         """The case in words, for progress lines and messages: "relu forward numpy.out 1024 float32 time"."""
         return " ".join([*(str(value) for value in self.axes.values() if value), self.quantity])
+
+
+def _axes_of(kind: type[Case]) -> list[str]:
+    return [item.name for item in fields(kind) if item.name not in NOT_AXES]
 
 
 @dataclass(frozen=True)
@@ -127,7 +137,7 @@ SIZES = ("elements", "batch", "array_bytes", "n", "dtype")
 _TYPES: dict[str, type] = {
     "kind": str,
     "quantity": str,
-    **{name: kind for case in KINDS.values() for name, kind in get_type_hints(case).items() if kind in (str, int)},
+    **{name: get_type_hints(kind)[name] for kind in KINDS.values() for name in _axes_of(kind)},
 }
 AXES = tuple(_TYPES)
 TEXT_AXES = tuple(name for name, kind in _TYPES.items() if kind is str)
@@ -146,7 +156,7 @@ def from_axes(axes: Mapping[Any, Any]) -> Case:
     Raises KeyError for an unknown kind or a missing axis, and TypeError for a value of another type.
     """
     kind = KINDS[axes["kind"]]
-    values = {item.name: axes[item.name] for item in fields(kind)}
+    values = {name: axes[name] for name in ("quantity", *_axes_of(kind))}
     for name, value in values.items():
         if not isinstance(value, _TYPES[name]):
             raise TypeError(f"{name}: {value!r} given, {_TYPES[name].__name__} needed")

@@ -44,15 +44,29 @@ class Request:
         return (json.dumps(content) + "\n").encode()
 
 
+@dataclass(frozen=True)
+class Installation:
+    """Where a process finds `impls` and the frameworks: the interpreter's own packages, and a folder before them.
+
+    folder: holds `impls`. Without one, this process's own interpreter shares its import path; another one uses its own.
+    """
+
+    python: str = sys.executable
+    folder: Path | None = None
+
+
+# That of this process.
+OWN = Installation()
+
+
 class Worker:
     """A process that measures the cases of one framework.
 
     shared: the folder of the arrays that the workers of a block share. cache_dir: an empty folder for compiled code;
     None for the default. probe_best_s: the fastest probe of earlier processes, 0 without one.
-    python: the interpreter of the process. This process's own shares its import path; another one uses its own, so
-    `impls` and the frameworks must be installed there.
+    installation: what it measures.
 
-    Raises OSError if `python` cannot be executed.
+    Raises OSError if the interpreter cannot be executed.
     """
 
     def __init__(
@@ -62,7 +76,7 @@ class Worker:
         shared: Path | None = None,
         cache_dir: Path | None = None,
         probe_best_s: float = 0.0,
-        python: str = sys.executable,
+        installation: Installation = OWN,
     ) -> None:
         self.limit_s = settings.limit_s
         self._folder = tempfile.TemporaryDirectory(prefix="relu-bench-")
@@ -88,11 +102,11 @@ class Worker:
         with self._output.open("wb") as sink:
             # -P keeps this folder off the import path, where its modules could shadow others.
             self._process = subprocess.Popen(
-                [python, "-P", str(Path(__file__).with_name("worker.py")), str(path)],
+                [installation.python, "-P", str(Path(__file__).with_name("worker.py")), str(path)],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env={**_environment(python), software.CHECKOUT: software.checkout()},
+                env={**_environment(installation), software.CHECKOUT: software.checkout()},
                 start_new_session=True,
                 pass_fds=(requests, replies),
             )
@@ -174,13 +188,12 @@ def together(workers: Sequence[Worker]) -> Iterator[Worker]:
     yield from (worker for worker in workers if worker in ready or worker.left_s <= 0)
 
 
-def _environment(python: str) -> dict[str, str]:
-    """The environment of a measuring process: with malloc's thresholds fixed, unless a person set them.
-
-    It has this process's import path if it has the same interpreter.
-    """
+def _environment(installation: Installation) -> dict[str, str]:
+    """The environment of a measuring process: with malloc's thresholds fixed, unless a person set them."""
     inherited = memory.ALLOCATOR | os.environ
-    if python != sys.executable:
+    if installation.folder:
+        return {**inherited, "PYTHONPATH": str(installation.folder)}
+    if installation.python != sys.executable:
         return {name: value for name, value in inherited.items() if name != "PYTHONPATH"}
     return {**inherited, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
 

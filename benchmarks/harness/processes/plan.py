@@ -106,7 +106,7 @@ class Run:
     def _make(self, passes: Sequence[Sequence[Block]]) -> None:
         """Make passes over blocks, each with new processes."""
         probe_best_s = 0.0
-        with _shared_folder(block.cases for todo in passes for block in todo) as shared:
+        with shared_folder(block.cases for todo in passes for block in todo) as shared:
             for number, todo in enumerate(passes):
                 with rounds.Crew(self.settings, shared, probe_best_s) as crew:
                     rounds.measure(random.sample(todo, len(todo)), number, crew, self._journal)
@@ -118,7 +118,7 @@ class Run:
             self._keep(case, self._first_call(case))
         else:
             cases = self._with(case)
-            with _shared_folder([each] for each in cases) as shared, rounds.Crew(self.settings, shared) as crew:
+            with shared_folder([each] for each in cases) as shared, rounds.Crew(self.settings, shared) as crew:
                 for each, measured in rounds.single(cases, crew):
                     self._keep(each, measured)
         found = self._read(case)
@@ -143,7 +143,10 @@ class Run:
             for other in self.cases
             if not other.varies and other.quantity != "first_call" and (other.kind in DEVICE_ROOFS) == is_roof
         ]
-        return [case, *(other for other in others if other != case and _is_available(other) and not self._read(other))]
+        return [
+            case,
+            *(other for other in others if other != case and dispatch.is_available(other) and not self._read(other)),
+        ]
 
     def _journal(self, block: Block) -> Journal:
         return Journal(self.folder / f"{block.name}.jsonl")
@@ -161,18 +164,10 @@ class Run:
             return None
 
 
-def _is_available(case: Case) -> bool:
-    try:
-        dispatch.needs(case)
-    except Unavailable:
-        return False
-    return True
-
-
 @contextmanager
-def _shared_folder(blocks: Iterable[Iterable[Case]]) -> Iterator[Path]:
+def shared_folder(blocks: Iterable[Iterable[Case]]) -> Iterator[Path]:
     """A folder for the arrays that processes share, in memory where there is room for those of the largest block."""
-    largest_bytes = max((dispatch.shared_bytes(filter(_is_available, cases)) for cases in blocks), default=0)
+    largest_bytes = max((dispatch.shared_bytes(filter(dispatch.is_available, cases)) for cases in blocks), default=0)
     memory = shared_arrays.SHARED_MEMORY
     has_room = memory.is_dir() and shutil.disk_usage(memory).free > max(LEAST_SHARED_BYTES, largest_bytes)
     parent = memory if has_room else Path(tempfile.gettempdir())

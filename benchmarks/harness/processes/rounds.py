@@ -1,5 +1,7 @@
 """Measure blocks in rounds: in each round of a block, every case of it is timed for a short slice, in random order.
 
+Every other round has the reverse order of the round before it.
+
 Rows that are compared are thereby timed within a fraction of a second of each other, on a machine that changes from
 second to second. The blocks of a pass take turns, so that the rounds of each are spread over the whole pass. While one
 worker measures, the others are stopped. Source: Abedi and Brecht, "Conducting repeatable experiments in highly variable
@@ -8,9 +10,10 @@ cloud computing environments", ICPE 2017 (randomised multiple interleaved trials
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -19,7 +22,7 @@ from benchmarks.harness.case import ROOFS, Case, Settings, Unavailable
 from benchmarks.harness.machine import memory
 from benchmarks.harness.measurement import MEASURED, NOT_APPLICABLE, Measurement, Process, Slice, from_json
 from benchmarks.harness.processes.blocks import Block
-from benchmarks.harness.processes.isolation import KILLED, Answer, Request, Worker, together
+from benchmarks.harness.processes.isolation import KILLED, OWN, Answer, Installation, Request, Worker, together
 from benchmarks.harness.processes.journal import Journal
 from benchmarks.harness.quantities import dispatch
 from benchmarks.harness.quantities.dispatch import Needs
@@ -34,13 +37,20 @@ GROUP_SHARE = 0.5
 
 
 class Crew:
-    """The workers of a pass, one for each framework, device and number of threads; started when first needed.
+    """The workers of a pass, one for each framework, device, number of threads and side; started when first needed.
 
-    shared: the folder of arrays that they share.
+    shared: the folder of arrays that they share, those of each side. installations: by side.
     """
 
-    def __init__(self, settings: Settings, shared: Path | None, probe_best_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        shared: Path | None,
+        probe_best_s: float = 0.0,
+        installations: Mapping[str, Installation] = MappingProxyType({"": OWN}),
+    ) -> None:
         self.settings, self.shared, self.probe_best_s = settings, shared, probe_best_s
+        self.installations = installations
         self._workers: dict[Needs, Worker] = {}
 
     def __enter__(self) -> "Crew":
@@ -58,7 +68,13 @@ class Crew:
     def worker(self, needed: Needs) -> Worker:
         """The worker, started if there is none."""
         if needed not in self._workers:
-            self._workers[needed] = Worker(needed, self.settings, self.shared, probe_best_s=self.probe_best_s)
+            self._workers[needed] = Worker(
+                needed,
+                self.settings,
+                self.shared / needed.side if self.shared else None,
+                probe_best_s=self.probe_best_s,
+                installation=self.installations[needed.side],
+            )
         return self._workers[needed]
 
     def dismiss(self, needed: Needs) -> None:
@@ -243,13 +259,20 @@ class _Group:
         self.members = [Member(part, case) for part in parts for case in part.cases]
         self.ready: list[Member] = []
         self.again: list[Member] = []
+        # Of each part the order of its last round, unless the next one is random.
+        self._orders: dict[Part, list[Case]] = {}
 
     def measure(self) -> list[Member]:
         """Prepare all cases, time them in rounds, and check them again; return those to be measured again alone."""
         self._prepare(self.members)
-        while waiting := [part for part in self.parts if 0 <= self._progress(part) < 1]:
+        ready, progress = self.ready, {part: self._progress(part) for part in self.parts}
+        while waiting := [part for part, share in progress.items() if 0 <= share < 1]:
             # The part that is furthest behind; a random one of several.
-            self._round(min(random.sample(waiting, len(waiting)), key=self._progress))
+            part = min(random.sample(waiting, len(waiting)), key=progress.__getitem__)
+            self._round(part)
+            # A failure may have taken cases of other parts with it.
+            changed = [part] if self.ready is ready else self.parts
+            ready, progress = self.ready, progress | {part: self._progress(part) for part in changed}
         self._finish()
         return self.again
 
@@ -278,8 +301,7 @@ class _Group:
         """Time each case of a part for one slice."""
         number = part.next_round
         slices: dict[Case, Slice] = {}
-        cases = self._cases(part)
-        for case in random.sample(cases, len(cases)):
+        for case in self._order(part):
             member = Member(part, case)
             if member not in self.ready:
                 continue
@@ -292,6 +314,15 @@ class _Group:
         self.crew.learn(slices.values())
         left = self._cases(part)
         part.journal.round(part.number, {case: taken for case, taken in slices.items() if case in left})
+
+    def _order(self, part: Part) -> list[Case]:
+        """A random order of the cases of a part, and in its next round the reverse: what drifts cancels out."""
+        cases = self._cases(part)
+        last = self._orders.pop(part, [])
+        if set(last) == set(cases):
+            return last[::-1]
+        self._orders[part] = random.sample(cases, len(cases))
+        return self._orders[part]
 
     def _finish(self) -> None:
         """Check all cases again; all workers check theirs at the same time."""

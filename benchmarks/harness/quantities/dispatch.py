@@ -61,21 +61,34 @@ class Bench:
 
 @dataclass(frozen=True)
 class Needs:
-    """The process that a case needs: a framework on a device. threads: 0 means as many as the settings say."""
+    """The process that a case needs: a framework on a device.
+
+    threads: 0 means as many as the settings say. side: of the case, whose installation it has.
+    """
 
     framework: str
     device: str = "cpu"
     threads: int = 0
+    side: str = ""
 
 
 def needs(case: Case) -> Needs:
     """The process that a case needs. Raises Unavailable where this commit has no such row."""
     if isinstance(case, OperatorCase | StepCase):
         row = row_of(case)
-        return Needs(row.framework, row.device, case.threads if isinstance(case, OperatorCase) else 0)
+        return Needs(row.framework, row.device, case.threads if isinstance(case, OperatorCase) else 0, case.side)
     if isinstance(case, DeviceLoopCase | DeviceProductCase):
-        return Needs("torch", "cuda")
-    return Needs(case.library if isinstance(case, ProductCase) else "numba")
+        return Needs("torch", "cuda", side=case.side)
+    return Needs(case.library if isinstance(case, ProductCase) else "numba", side=case.side)
+
+
+def is_available(case: Case) -> bool:
+    """Return whether this commit has the row of a case."""
+    try:
+        needs(case)
+    except Unavailable:
+        return False
+    return True
 
 
 def needed_bytes(case: Case) -> int:
@@ -93,13 +106,16 @@ def needed_bytes(case: Case) -> int:
 
 
 def shared_bytes(cases: Iterable[Case]) -> int:
-    """Estimated memory of what the processes that time the cases of a block share, besides their own memory."""
-    rows: dict[tuple[str, int], list[Variant]] = {}
+    """Estimated memory of what the processes that time the cases of a block share, besides their own memory.
+
+    The sides of a comparison share nothing: each is judged by the truth of its own commit.
+    """
+    rows: dict[tuple[str, str, int], list[Variant]] = {}
     for case in cases:
         if isinstance(case, OperatorCase):
             row = find(case.operator, case.direction, case.variant)
-            rows.setdefault((case.dtype, case.elements), []).append(row)
-    return sum(shared_array_bytes(of_size, *size) for size, of_size in rows.items())
+            rows.setdefault((case.side, case.dtype, case.elements), []).append(row)
+    return sum(shared_array_bytes(of_size, dtype, elements) for (_, dtype, elements), of_size in rows.items())
 
 
 def timed(case: Case, bench: Bench) -> Timed:

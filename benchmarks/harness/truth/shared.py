@@ -38,6 +38,7 @@ class Shared:
 
 
 def _from_files(folder: Path, make: Callable[[], Sequence[np.ndarray]]) -> tuple[np.ndarray, ...]:
+    folder.parent.mkdir(exist_ok=True)
     with folder.with_suffix(".lock").open("w") as lock:
         # The kernel releases the lock of a process that ends.
         fcntl.flock(lock, fcntl.LOCK_EX)
