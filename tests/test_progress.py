@@ -8,12 +8,11 @@ import threading
 import time
 from functools import partial
 
-import pytest
-
 from benchmarks.harness.case import OperatorCase
 from benchmarks.harness.measurement import Measurement, Slice
 from benchmarks.harness.processes.journal import Journal
-from scripts.run import compare, progress
+from scripts.run import progress
+from scripts.setup.pins import ROOT
 
 CASE = OperatorCase("time", "relu", "forward", "numpy.out", 2**10)
 RECORD = f"""
@@ -25,23 +24,25 @@ records.append({CASE!r}, {Measurement("timeout", "too slow")!r}, "0123456789")
 """
 
 
-@pytest.mark.parametrize("cases", [None, 1])
-def test_new_records_are_counted(cases, tmp_path, monkeypatch, capfd):
+def test_new_records_are_counted(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(progress, "POLL_S", 0.1)
     folder, log = tmp_path / "outcomes", tmp_path / "missing" / "logs" / "asv.log"
     environment = progress.environment(RELU_BENCH_OUTCOMES=str(folder))
     command = [sys.executable, "-c", RECORD]
-    assert progress.run(command, log, cases, folder, environment, compare.ROOT) == (0, 1)
+    assert progress.run(command, log, 3, folder, environment, ROOT, tmp_path) == 0
+    printed = capfd.readouterr().err
+    assert f"{CASE.label}: timeout: too slow" in printed
+    assert "| 1/3 [" in printed
     # Records of earlier runs do not count.
-    assert progress.run([sys.executable, "-c", ""], log, cases, folder, environment, compare.ROOT) == (0, 0)
-    assert f"{CASE.label}: timeout: too slow" in capfd.readouterr().err
+    assert progress.run([sys.executable, "-c", "exit(3)"], log, 3, folder, environment, ROOT, tmp_path) == 3
+    assert "| 1/3 [" not in capfd.readouterr().err
 
 
 def test_the_bar_shows_preparation_by_asv(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(progress, "POLL_S", 0.1)
     monkeypatch.setattr(progress, "FILE_S", 0.2)
     command = [sys.executable, "-c", "import time; print('·· Installing requirements', flush=True); time.sleep(1)"]
-    progress.run(command, tmp_path / "asv.log", None, tmp_path / "outcomes", os.environ, tmp_path)
+    progress.run(command, tmp_path / "asv.log", 1, tmp_path / "outcomes", os.environ, tmp_path, tmp_path)
     assert "asv prepares: Installing requirements" in capfd.readouterr().err
 
 
@@ -55,7 +56,7 @@ def test_the_bar_shows_the_block_that_is_measured(tmp_path, monkeypatch, capfd):
     command = [sys.executable, "-c", "import time; time.sleep(2)"]
     writer = threading.Timer(1, lambda: [new.round(0, {CASE: Slice(number, [1.0])}) for number in range(3)])
     writer.start()
-    progress.run(command, tmp_path / "asv.log", None, tmp_path / "outcomes", os.environ, tmp_path, tmp_path)
+    progress.run(command, tmp_path / "asv.log", 1, tmp_path / "outcomes", os.environ, tmp_path, tmp_path)
     printed = capfd.readouterr().err
     assert "asv prepares: " in printed
     assert "relu-forward: 3 rounds" in printed
@@ -71,32 +72,14 @@ from pathlib import Path
 from scripts.run import progress
 progress.END_S = 0.5
 folder = Path({str(tmp_path)!r})
-progress.run([sys.executable, "-c", {asv!r}], folder / "asv.log", None, folder / "outcomes", {{}}, folder)
+progress.run([sys.executable, "-c", {asv!r}], folder / "asv.log", 1, folder / "outcomes", {{}}, folder, folder)
 """
     # A shell has the commands that it runs in the background ignore the signal, and their children inherit that.
     heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    runner = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=compare.ROOT, stderr=subprocess.DEVNULL, preexec_fn=heeding
-    )
+    runner = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL, preexec_fn=heeding)
     log = tmp_path / "asv.log"
     while runner.poll() is None and not (log.exists() and "started" in log.read_text()):
         time.sleep(0.1)
     runner.send_signal(signal.SIGINT)
     runner.wait(30)
     assert log.read_text().split() == ["started", "ended"]
-
-
-def test_a_comparison_without_measurements_fails_and_prints_the_log(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(compare, "ASV", [sys.executable, "-c", "print('No benchmarks selected'); exit(1)"])
-    monkeypatch.setattr(compare, "LOGS", tmp_path)
-    monkeypatch.setattr(compare, "OUTCOMES", tmp_path)
-    monkeypatch.setattr(compare, "register", lambda machine: None)
-    monkeypatch.setattr(sys, "argv", ["compare", "HEAD", "--bench", "none"])
-    assert compare.main() == compare.FAILED
-    assert "No benchmarks selected" in capfd.readouterr().err
-
-
-def test_a_comparison_with_an_unknown_commit_is_refused(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["compare", "no-such-commit"])
-    with pytest.raises(SystemExit, match="'no-such-commit' given, a commit of this repository needed"):
-        compare.main()

@@ -25,7 +25,6 @@ from benchmarks.harness.timing import intervals
 from impls.catalog import VARIANTS, find, variants
 from scripts.report import figures, results
 from scripts.report import page as report
-from scripts.run import compare
 from tests.checkout import ROOT
 from tests.synthetic import (
     COMMIT,
@@ -696,15 +695,6 @@ def test_machines_of_the_same_name_are_distinguished_by_fingerprint(shared_name,
     assert "An Old One" in html
     assert "A Processor 9000" in html
     assert "2 different machines share the name 'box'" in capsys.readouterr().err
-
-
-def test_comparison_warns_of_different_machines_of_the_same_name(shared_name, monkeypatch):
-    monkeypatch.setattr(compare, "RESULTS", shared_name / "results")
-    monkeypatch.setattr(compare, "OUTCOMES", shared_name / "outcomes")
-    monkeypatch.setattr(compare.platform, "node", lambda: "box")
-    assert "2 different machines" in compare._warning([COMMIT])
-    monkeypatch.setattr(compare.platform, "node", lambda: "den")
-    assert compare._warning([COMMIT]) == ""
 
 
 def test_all_provenance_of_the_machine_is_shown(tmp_path):

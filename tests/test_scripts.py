@@ -535,7 +535,7 @@ def test_a_missing_case_is_measured_with_its_block():
 
 
 def test_nightly_and_compare_without_arguments_print_their_usage():
-    for script, word in (("nightly", "usage"), ("compare", "required")):
+    for script, word in (("nightly", "usage"), ("compare", "BASE is required")):
         process = subprocess.run([str(Path(ROOT, "scripts", script))], capture_output=True, text=True)
         assert process.returncode != 0
         assert word in process.stderr

@@ -2,6 +2,8 @@
 
 import io
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import cycle
 
 import matplotlib as mpl
@@ -26,6 +28,10 @@ MODE_TITLES = {
     "out": "out: writes into a buffer",
     "inplace": "inplace: overwrites its input",
 }
+# Colours of changes; all other verdicts are grey.
+VERDICT_COLOURS = {"slower": "#D55E00", "faster": "#009E73"}
+# The largest change that a strip shows.
+MOST_PERCENT = 60.0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 sns.set_theme(style="whitegrid", context="paper", rc={"svg.fonttype": "none", "svg.hashsalt": "relu-bench"})
@@ -137,6 +143,39 @@ def accuracies(curves: dict[str, list[float]], frameworks: dict[str, str]) -> st
     axis.set(xlabel="epoch", ylabel="test accuracy")
     axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     axis.legend(fontsize=8)
+    return _svg(figure)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row of `strips`: the change in percent, its 95 % interval, and the change of each pass."""
+
+    label: str
+    verdict: str
+    change: float
+    low: float
+    high: float
+    passes: list[float]
+
+
+def strips(rows: Sequence[Strip], threshold: float) -> str:
+    """Draw the change of each row: a small mark for each pass, a dot for all, and a line for its 95 % interval.
+
+    Within the grey band, a change is smaller than the threshold (a share). Marks beyond the edge lie on it.
+    """
+    edge = min(MOST_PERCENT, 1.1 * max(abs(value) for row in rows for value in (row.change, row.low, row.high, 10.0)))
+    figure, axis = plt.subplots(figsize=(11, 0.27 * len(rows) + 1.1))
+    axis.axvspan(100 * (1 / (1 + threshold) - 1), 100 * threshold, color="0.92", zorder=0)
+    axis.axvline(0, color="0.6", linewidth=0.8, zorder=1)
+    for position, row in enumerate(rows):
+        colour = VERDICT_COLOURS.get(row.verdict, "0.35")
+        inside = [min(edge, max(-edge, value)) for value in (row.low, row.high, row.change, *row.passes)]
+        axis.plot(inside[3:], [position] * len(row.passes), "|", color=colour, alpha=0.45, markersize=7, zorder=2)
+        axis.plot(inside[:2], [position] * 2, color=colour, linewidth=2, zorder=3)
+        axis.plot(inside[2], position, "o", color=colour, markersize=5, zorder=4)
+    axis.set(xlim=(-edge, edge), ylim=(len(rows) - 0.4, -0.6), xlabel="change of the time in percent; above 0: slower")
+    axis.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=8, parse_math=False)
+    axis.grid(axis="y", visible=False)
     return _svg(figure)
 
 

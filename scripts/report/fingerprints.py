@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from benchmarks.harness.machine import provenance, software
 from scripts.report import figures, results
 
@@ -81,9 +79,3 @@ def fact_text(name: str, fact: Any) -> str:
     if "_bytes" in name and isinstance(fact, int) and 0 <= fact < 2**63:
         return figures.bytes_text(fact)
     return str(fact)
-
-
-def fingerprints(table: pd.DataFrame, name: str, commits: list[str]) -> set[str]:
-    """Return the fingerprints of the machines that have numbers of these commits under a name."""
-    rows = table[(table["machine"] == name) & table["commit"].isin(commits) & table["value"].notna()]
-    return set(rows["fingerprint"])

@@ -9,7 +9,7 @@ import base64
 import csv
 import hashlib
 import sys
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -141,18 +141,11 @@ def _page(
     listed = _listed(loaded.table)
     other_runs = listed[(listed["machine"] != run.machine) | (listed["commit"] != run.commit[:8])]
     script = (TEMPLATES / "table.js").read_text()
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        time=time_text, number=number_text, bytes=figures.bytes_text, image=_image,
-        ratio=ratio_text, compared=comparison_text, interval=interval_text, tie=_is_tie,
-    )  # fmt: skip
-    return environment.get_template("report.html.j2").render(
+    filters: dict[str, Callable[..., Any]] = {
+        "time": time_text, "number": number_text, "bytes": figures.bytes_text,
+        "ratio": ratio_text, "compared": comparison_text, "interval": interval_text, "tie": _is_tie,
+    }  # fmt: skip
+    return template("report.html.j2", **filters).render(
         choice=run,
         date=table["date"].max(),
         counts=table["status"].value_counts().to_dict(),
@@ -190,6 +183,24 @@ def _page(
         script=jinja2.utils.markupsafe.Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
+    """A template of a page, with filters; it escapes foreign text, and `image` embeds an SVG."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(image=_image, **filters)
+    return environment.get_template(name)
+
+
+def _image(svg: str) -> str:
+    """Return the SVG as a data URI of an image, in which no script runs."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
 def _labelled(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
@@ -273,11 +284,6 @@ def _listed(table: pd.DataFrame) -> pd.DataFrame:
     groups = table.assign(commit=table["commit"].str[:8]).groupby(["machine", "commit"], as_index=False)
     listed = groups.agg(date=("date", "max"), measured=("measured", "max"), numbers=("value", "count"))
     return listed.sort_values("measured", ascending=False)
-
-
-def _image(svg: str) -> str:
-    """Return the SVG as a data URI of an image, in which no script runs."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
 def _throughput_figures(measured: pd.DataFrame, roofs: pd.DataFrame, provenance: dict[str, Any]) -> list[Figure]:

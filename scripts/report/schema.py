@@ -1,6 +1,6 @@
-"""Print the JSON Schema of an outcome record, one line of .asv/outcomes/MACHINE/COMMIT.jsonl.
+"""Print the JSON Schema of a line of .asv/outcomes/MACHINE/COMMIT.jsonl, or of reports/comparison.json.
 
-python -m scripts.report.schema: in an environment with msgspec (.venv/report).
+python -m scripts.report.schema [--comparison]: in an environment with the packages of the report (.venv/report).
 """
 
 import argparse
@@ -9,24 +9,37 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.harness.measurement import SCHEMA
+from benchmarks.harness import measurement
 from benchmarks.harness.processes.records import Record
+from scripts.report import comparison
+
+
+def schema_of(kind: type, title: str) -> dict[str, Any]:
+    """Return the JSON Schema of a type, with a title."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"relu-bench {title}",
+        **msgspec.json.schema(kind),
+    }
 
 
 def record_schema() -> dict[str, Any]:
     """Return the JSON Schema of a record of the current version, `measurement.SCHEMA`."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"relu-bench outcome record, schema {SCHEMA}",
-        **msgspec.json.schema(Record),
-    }
+    return schema_of(Record, f"outcome record, schema {measurement.SCHEMA}")
+
+
+def comparison_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a comparison of the current version, `comparison.SCHEMA`."""
+    return schema_of(comparison.Result, f"comparison, schema {comparison.SCHEMA}")
 
 
 def main() -> None:
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m scripts.report.schema", description=(__doc__ or "").split("\n\n")[0]
-    ).parse_args()
-    print(json.dumps(record_schema(), indent=2))
+    )
+    parser.add_argument("--comparison", action="store_true", help="of reports/comparison.json")
+    options = parser.parse_args()
+    print(json.dumps(comparison_schema() if options.comparison else record_schema(), indent=2))
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def _measure(profile: str, todo: list[Case], machine: str, unfinished: Path) -> 
     environment = progress.environment(**PROFILES[profile].environment(), **variables)
     log = progress.new_log(LOGS)
     command = [*ASV, "-v", "run", "HEAD^!", *options, *patterns]
-    code, _ = progress.run(command, log, len(todo), OUTCOMES, environment, ROOT, unfinished)
+    code = progress.run(command, log, len(todo), OUTCOMES, environment, ROOT, unfinished)
     if code not in (0, SOME_FAILED):
         raise SystemExit(f"asv ended with code {code}; the end of {log}:\n{progress.tail(log)}")
     shutil.rmtree(unfinished)

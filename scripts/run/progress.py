@@ -32,15 +32,15 @@ def say(text: str) -> None:
 def run(
     command: Sequence[str],
     log: Path,
-    cases: int | None,
+    cases: int,
     folder: Path,
     environment: Mapping[str, str],
     cwd: Path,
-    plan: Path | None = None,
-) -> tuple[int, int]:
-    """Run asv with its output in a log and a bar over the cases; return its exit code and the number of new records.
+    plan: Path,
+) -> int:
+    """Run asv with its output in a log and a bar over the cases; return its exit code.
 
-    cases: the number to expect; None if unknown. folder: of the records. plan: folder of the plan, if it is known.
+    cases: the number to expect. folder: of the records. plan: folder of the plan.
     Ends asv if this process is interrupted.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def run(
             _end(process)
             progress.update()
             progress.close()
-    return process.returncode, progress.count
+    return process.returncode
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -93,7 +93,7 @@ class _Progress:
     count: records seen. recorded_s: when the last of them was written, in seconds since 1970.
     """
 
-    def __init__(self, cases: int | None, folder: Path, log: Path, plan: Path | None) -> None:
+    def __init__(self, cases: int, folder: Path, log: Path, plan: Path) -> None:
         self.folder, self.log, self.plan = folder, log, plan
         self.count, self.recorded_s = 0, time.time()
         self.read_bytes = {path: path.stat().st_size for path in folder.glob("*/*.jsonl")}
@@ -109,7 +109,7 @@ class _Progress:
                 self._read(path, start)
         if time.monotonic() >= self.shown_s + self.every_s:
             self.shown_s = time.monotonic()
-            block = latest_block(self.plan, self.recorded_s) if self.plan else ""
+            block = latest_block(self.plan, self.recorded_s)
             if block or not self.count:
                 self.bar.set_postfix_str(block or f"asv prepares: {self._stage()}", refresh=False)
             self.bar.refresh()

@@ -21,9 +21,13 @@ def main(wheel: str) -> None:
         subprocess.run([sys.executable, "-m", "pip", "uninstall", "--yes", *left], check=True)
     pip = [sys.executable, "-m", "pip", "install"]
     subprocess.run([*pip, "--no-deps", "--force-reinstall", wheel], check=True)
-    packages = [*pins.extra("harness"), *pins.row_packages()]
+    subprocess.run([*pip, *packages()], check=True)
+
+
+def packages() -> list[str]:
+    """Return the requirements of what is installed beside a commit: packages of the harness, of rows, and for CUDA."""
     cuda = accelerator.cuda_requirements(pins.frameworks(), accelerator.has_gpu())
-    subprocess.run([*pip, *packages, *cuda], check=True)
+    return [*pins.extra("harness"), *pins.row_packages(), *cuda]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,268 @@
+"""Compare two commits, two versions of a package, or two rows, in the same rounds, and give a verdict on each row.
+
+./scripts/compare BASE [HEAD]                  is HEAD slower than BASE, or larger?
+./scripts/compare --with torch==2.12.0         does this version of a package make it slower?
+./scripts/compare --rows torch.out numba.out   is the second row slower than the first?
+./scripts/compare --bisect GOOD BAD            which commit made it slower?
+
+Writes reports/comparison.html, .json and .md. Exit code: 0 nothing is slower or larger; 1 something is; 2 something
+could not be measured; 3 something is inconclusive (with --strict). After an interruption, the same command continues.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.harness.case import UNITS, Case, OperatorCase, Settings, StepCase
+from benchmarks.harness.machine import provenance
+from benchmarks.harness.profiles import PROFILES
+from scripts.run import bisect, imports, installations, listing
+from scripts.run.bench import git
+from scripts.run.comparison import MODULE, PLAN, Choice, Plan, Side
+from scripts.run.installations import Built, Unbuildable
+from scripts.run.listing import Listed, Unreadable
+from scripts.run.progress import say
+from scripts.setup import accelerator
+from scripts.setup.pins import ROOT
+
+UNFINISHED = ROOT / ".asv" / "comparisons"
+NOT_MEASURED = 2
+# Unchanged rows of a framework that take part with its changed ones.
+CONTROLS = 3
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    if options.bisect:
+        return bisect.main(options.bisect[0], options.bisect[1], options.passed_on)
+    try:
+        plan = _plan(options)
+    except (Unbuildable, Unreadable) as error:
+        say(str(error))
+        return NOT_MEASURED
+    if plan is None or not (plan.times or plan.sizes or plan.new or plan.gone):
+        say("no row differs" if options.changed else "no row of this profile is selected on both sides")
+        return 0 if options.changed else NOT_MEASURED
+    content = plan.to_json()
+    # What another machine measured cannot be continued.
+    identity = content + provenance.expected_fingerprint(plan.threads)
+    folder = UNFINISHED / hashlib.sha256(identity.encode()).hexdigest()[:12]
+    if folder.exists():
+        say(f"continuing the comparison that was interrupted; remove {folder} to begin anew")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PLAN).write_text(content)
+    # The process that measures finds the rows of head in its own catalog.
+    path = os.pathsep.join([plan.head.folder, str(ROOT)])
+    command = [sys.executable, "-P", "-m", MODULE, str(folder), *(["--strict"] if options.strict else [])]
+    sys.stdout.flush()
+    # This process becomes it, so that a signal reaches it.
+    return os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path})
+
+
+def _plan(options: argparse.Namespace) -> Plan | None:
+    """Install both sides and choose what to compare; None where nothing is to be. Raises Unbuildable and Unreadable."""
+    for name in options.commits:
+        _commit(name)
+    if options.changed and not git("diff", "--name-only", *options.commits, "--", "impls"):
+        return None
+    base, head = _sides(options)
+    gpu = accelerator.has_gpu()
+    listed = [
+        [each for each in _cases(side, options.profile, gpu) if options.only.search(each.case.label)]
+        for side in (base, head)
+    ]
+    choice = _two_rows(listed[1], *options.rows) if options.rows else _common(*listed)
+    if options.changed:
+        choice = _changed(choice, listed[0], listed[1], (base, head))
+    return Plan(
+        base=base,
+        head=head,
+        profile=options.profile,
+        threshold=options.threshold / 100,
+        budget_s=options.budget,
+        threads=Settings.from_environment().threads,
+        times=[pair for pair in choice.pairs if pair[0].quantity == "time"],
+        sizes=[pair for pair in choice.pairs if UNITS[pair[0].quantity] == "bytes"],
+        controls=choice.controls,
+        new=choice.new,
+        gone=choice.gone,
+    )
+
+
+def _sides(options: argparse.Namespace) -> tuple[Side, Side]:
+    """Install base and head. Raises Unbuildable."""
+    names = options.commits
+    commits = {name: _commit(name) for name in names}
+    if options.requirement:
+        say(f"preparing {names[0]} as it is, and with {options.requirement}")
+        built = [installations.build(commits[names[0]], requirement) for requirement in (None, options.requirement)]
+        return _side(names[0], built[0]), _side(f"{names[0]} with {options.requirement}", built[1])
+    if options.rows:
+        say(f"preparing {names[0]}")
+        of_both = installations.build(commits[names[0]])
+        first, second = (_side(f"{row} of {names[0]}", of_both) for row in options.rows)
+        return first, second
+    say(f"preparing {names[0]} and {names[1]}")
+    base, head = (_side(name, installations.build(commits[name])) for name in names)
+    return base, head
+
+
+def _side(name: str, built: Built) -> Side:
+    python, folder = built.installation.python, built.installation.folder
+    return Side(name, built.commit, python, str(folder), built.packages)
+
+
+def _cases(side: Side, profile: str, gpu: bool) -> list[Listed]:
+    try:
+        return listing.cases(side.installation, profile, gpu)
+    except Unreadable as error:
+        raise Unreadable(f"the rows of {side.name} cannot be read by today's instruments: {error}") from None
+
+
+def _common(base: Sequence[Listed], head: Sequence[Listed]) -> Choice:
+    """The cases that both sides have, and those of one side."""
+    cases = [[each.case for each in side] for side in (base, head)]
+    return Choice(
+        pairs=[(case, case) for case in cases[1] if case in cases[0]],
+        new=[case for case in cases[1] if case not in cases[0]],
+        gone=[case for case in cases[0] if case not in cases[1]],
+    )
+
+
+def _two_rows(listed: Sequence[Listed], first: str, second: str) -> Choice:
+    """Two rows of the same commit, wherever both were declared. Raises Unreadable where there is no such place."""
+    cases = [each.case for each in listed]
+    pairs: list[tuple[Case, Case]] = []
+    for case in cases:
+        assert isinstance(case, OperatorCase | StepCase)
+        other = replace(case, variant=second)
+        if case.variant == first and other in cases:
+            pairs.append((case, other))
+    if not pairs:
+        names = ", ".join(sorted({str(case.axes["variant"]) for case in cases}))
+        raise Unreadable(f"{first!r} and {second!r} are not two rows of one operator; there are: {names}")
+    return Choice(pairs)
+
+
+def _changed(choice: Choice, base: Sequence[Listed], head: Sequence[Listed], sides: tuple[Side, Side]) -> Choice:
+    """The pairs whose declaration or code differs, and some others of the same frameworks as controls."""
+    both = [{each.case: each for each in listed} for listed in (base, head)]
+    folders = [Path(side.folder) for side in sides]
+    modules = {each.module for each in (*base, *head)}
+    differs = {module for module in modules if len({str(imports.code(module, folder)) for folder in folders}) > 1}
+
+    def is_changed(case: Case) -> bool:
+        before, after = (listed[case] for listed in both)
+        return before.row != after.row or after.module in differs
+
+    changed = [pair for pair in choice.pairs if is_changed(pair[1])]
+    controls: dict[tuple[str, str], list[Case]] = {
+        (both[1][case].framework, both[1][case].device): [] for _, case in changed
+    }
+    for _, case in choice.pairs:
+        of_framework = controls.get((both[1][case].framework, both[1][case].device))
+        if of_framework is not None and case.quantity == "time" and not is_changed(case):
+            of_framework.append(case)
+    chosen = [case for cases in controls.values() for case in cases[:: max(1, len(cases) // CONTROLS)][:CONTROLS]]
+    return replace(choice, pairs=[*changed, *((case, case) for case in chosen)], controls=chosen)
+
+
+def _commit(name: str) -> str:
+    """Return the hash of a commit. Raises Unbuildable if git does not know the name."""
+    try:
+        return git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    except subprocess.CalledProcessError:
+        raise Unbuildable(f"{name!r} given, a commit of this repository needed") from None
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="./scripts/compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("commits", nargs="*", metavar="COMMIT", help="BASE and HEAD (HEAD if it is left out)")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--with", dest="requirement", metavar="REQUIREMENT", help="compare COMMIT with this package")
+    kinds.add_argument("--rows", nargs=2, metavar=("FIRST", "SECOND"), help="compare two rows of COMMIT")
+    kinds.add_argument("--bisect", nargs=2, metavar=("GOOD", "BAD"), help="find the commit that made something slower")
+    kinds.add_argument(
+        "--changed", action="store_true", help="only rows whose code differs, and a few unchanged ones as controls"
+    )
+    parser.add_argument("--profile", choices=PROFILES, default="smoke", help="rows and sizes (default: %(default)s)")
+    parser.add_argument(
+        "--only", type=_pattern, default=re.compile(""), help="regular expression, as in 'forward numpy.* 32768'"
+    )
+    parser.add_argument(
+        "--budget", type=_seconds, default=480.0, metavar="TIME", help="for measuring, as in 90s or 10m (default: 8m)"
+    )
+    parser.add_argument(
+        "--threshold", type=_percent, default=3.0, help="smallest change that counts, in percent (default: %(default)g)"
+    )
+    parser.add_argument("--strict", action="store_true", help="exit code 3 if something is inconclusive")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(words)
+    alone = options.requirement or options.rows
+    most = 0 if options.bisect else 1 if alone else 2
+    if len(options.commits) > most:
+        parser.error(f"{len(options.commits)} commits given, at most {most} needed here")
+    if not options.commits and not alone and not options.bisect:
+        parser.error("BASE is required, or one of --with, --rows and --bisect")
+    if options.requirement:
+        try:
+            installations.parsed(options.requirement)
+        except ValueError as error:
+            parser.error(f"--with: {error}")
+    if not options.bisect:
+        options.commits = [*options.commits, "HEAD"][:most]
+    options.passed_on = _without(words, "--bisect", 2)
+    return options
+
+
+def _without(words: Sequence[str], option: str, values: int) -> list[str]:
+    """The words of a command line without an option and its values."""
+    if option not in words:
+        return list(words)
+    start = words.index(option)
+    return [*words[:start], *words[start + 1 + values :]]
+
+
+def _pattern(text: str) -> re.Pattern:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} given, a regular expression needed: {error}") from None
+
+
+def _seconds(text: str) -> float:
+    """Parse a time such as 90s, 10m or 1h. Raises argparse.ArgumentTypeError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not found or float(found[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} given, a time such as 90s, 10m or 1h needed")
+    return float(found[1]) * SECONDS[found[2] or "s"]
+
+
+def _percent(text: str) -> float:
+    """Parse a percentage above 0 and below 100. Raises argparse.ArgumentTypeError."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 100:
+        raise argparse.ArgumentTypeError(f"{text!r} given, a number above 0 and below 100 needed")
+    return number
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)

@@ -1,0 +1,66 @@
+"""List the cases of a profile that an installation has, as JSON: python -P -m scripts.run.listing PROFILE.
+
+Runs with the Python and the `impls` of the installation.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.harness.case import ROOFS, UNITS, Case, OperatorCase, StepCase, from_axes, to_axes
+from benchmarks.harness.processes.isolation import Installation
+from scripts.setup.pins import ROOT
+
+# Exact quantities, and the times of one call with warm caches.
+QUANTITIES = ("time", *(name for name, unit in UNITS.items() if unit == "bytes"))
+
+
+class Unreadable(Exception):
+    """An installation whose cases cannot be listed; the message says why."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A case and its row. module: of its function. row: all that is declared of it, as text."""
+
+    case: Case
+    framework: str
+    device: str
+    module: str
+    row: str
+
+
+def cases(installation: Installation, profile: str, gpu: bool) -> list[Listed]:
+    """The times and bytes of the rows of an installation. Raises Unreadable."""
+    command = [installation.python, "-P", "-m", "scripts.run.listing", profile, str(int(gpu))]
+    path = os.pathsep.join([str(installation.folder), str(ROOT)])
+    completed = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}
+    )
+    if completed.returncode:
+        raise Unreadable(completed.stderr.strip().splitlines()[-1])
+    return [Listed(from_axes(entry.pop("axes")), **entry) for entry in json.loads(completed.stdout)]
+
+
+def _listed(profile: str, gpu: bool) -> list[dict[str, Any]]:
+    from benchmarks.harness.profiles import PROFILES
+    from benchmarks.harness.profiles import cases as of_profile
+    from benchmarks.harness.quantities.dispatch import row_of
+
+    entries = []
+    for case in of_profile(PROFILES[profile], gpu, cores=1):
+        if case.kind in ROOFS or case.quantity not in QUANTITIES:
+            continue
+        assert isinstance(case, OperatorCase | StepCase)
+        row = row_of(case)
+        module = row.function.partition(":")[0]
+        facts = {"framework": row.framework, "device": row.device, "module": module, "row": repr(row)}
+        entries.append({"axes": to_axes(case), **facts})
+    return entries
+
+
+if __name__ == "__main__":
+    print(json.dumps(_listed(sys.argv[1], sys.argv[2] == "1")))
