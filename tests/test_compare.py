@@ -326,6 +326,8 @@ def test_the_plot_in_text_marks_the_interval_the_value_and_what_lies_outside():
     assert report.plot(row("slower", 3.0))[-1] == ">"
     assert report.plot(row("faster", 0.3))[0] == "<"
     assert report.plot(row("new")).strip() == "│"
+    # No bytes against some.
+    assert report.plot(Compared("a", AXES, AXES, "bytes", "smaller", base=64, head=0, ratio=0.0))[0] == "<"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ meaning or goes.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
@@ -110,9 +110,10 @@ def exit_code(result: Result, strict: bool = False) -> int:
     return 3 if strict and "inconclusive" in verdicts else 0
 
 
-def ordered(rows: Iterable[Compared]) -> list[Compared]:
+def ordered(rows: Sequence[Compared]) -> list[Compared]:
     """The rows by verdict, each with the largest change first."""
-    return sorted(rows, key=lambda row: (VERDICTS.index(row.verdict), -abs(math.log(row.ratio or 1.0)), row.label))
+    changes = {row.label: 0.0 if row.ratio is None else abs(_log(row.ratio)) for row in rows}
+    return sorted(rows, key=lambda row: (VERDICTS.index(row.verdict), -changes[row.label], row.label))
 
 
 def table(result: Result) -> str:
@@ -205,14 +206,19 @@ def plot(row: Compared) -> str:
     if row.low is not None and row.high is not None:
         for column in range(_column(row.low), _column(row.high) + 1):
             cells[column] = "─"
-    change = math.log(row.ratio)
+    change = _log(row.ratio)
     cells[_column(row.ratio)] = "<" if change < -EDGE else ">" if change > EDGE else "●"
     return "".join(cells)
 
 
 def _column(ratio: float) -> int:
-    share = (math.log(ratio) / EDGE + 1) / 2
+    share = (_log(ratio) / EDGE + 1) / 2
     return round(min(1.0, max(0.0, share)) * (COLUMNS - 1))
+
+
+def _log(ratio: float) -> float:
+    """The logarithm of a ratio; no bytes are infinitely less than some."""
+    return math.log(ratio) if ratio > 0 else -math.inf
 
 
 def markdown(result: Result) -> str:

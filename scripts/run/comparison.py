@@ -216,15 +216,16 @@ def _at_end(judgement: Judgement, passes: int) -> tuple[report.Verdict, str]:
 def _of_bytes(pair: Pair, comparison: Comparison) -> Compared | None:
     found = {case.side: comparison.bytes_of(case) for case in pair.cases}
     row = _row(pair, "bytes")
-    known = {side: each for side, each in found.items() if each}
-    if failures := {side: each for side, each in known.items() if each.status not in MEASURED}:
+    failed = {side: [each for each in tries if each.status not in MEASURED] for side, tries in found.items()}
+    if failures := {side: each[0] for side, each in failed.items() if each}:
         return _failed(row, failures)
-    if len(known) < len(found):
+    base, head = ([each.value or 0 for each in found[side]] for side in (BASE, HEAD))
+    if not base or not head:
         return replace(row, verdict="failed", reason="not measured")
-    base_bytes, head_bytes = (known[side].value or 0 for side in (BASE, HEAD))
-    verdict: report.Verdict = "larger" if head_bytes > base_bytes else "smaller" if head_bytes < base_bytes else "same"
-    ratio = head_bytes / base_bytes if base_bytes else None
-    return replace(row, verdict=verdict, base=base_bytes, head=head_bytes, ratio=ratio)
+    # Where an allocator does not repeat itself, all measurements of one side are above all of the other.
+    verdict: report.Verdict = "larger" if min(head) > max(base) else "smaller" if max(head) < min(base) else "same"
+    ratio = min(head) / min(base) if min(base) else None
+    return replace(row, verdict=verdict, base=min(base), head=min(head), ratio=ratio)
 
 
 def _failed(row: Compared, failures: Mapping[str, Measurement]) -> Compared | None:

@@ -11,7 +11,7 @@ verdicts follow from the journals alone (`timing.verdicts`), so a run that was k
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import log
@@ -32,6 +32,8 @@ BASE, HEAD = "base", "head"
 PASSES = "passes.jsonl"
 # The share of a pass that does not depend on the number of its pairs: processes that start, imports.
 FIXED_SHARE = 0.3
+# Measurements of bytes that differ.
+SIZE_TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,10 @@ class Comparison:
         """What the passes of a pair show so far."""
         return verdicts.judge(self.measured(pair).log_ratios, self.rule)
 
-    def bytes_of(self, case: Case) -> Measurement | None:
-        """The measured bytes of a case; None if they were not measured."""
+    def bytes_of(self, case: Case) -> list[Measurement]:
+        """The measurements of the bytes of a case, each by another process: one, or several where the sides differ."""
         path = self._path(case)
-        return from_json(json.loads(path.read_text())) if path.exists() else None
+        return [from_json(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
     @property
     def passes(self) -> list[dict[str, float]]:
@@ -171,21 +173,24 @@ class Comparison:
             sink.write(json.dumps({"number": number, "seconds": seconds, "pairs": pairs}) + "\n")
 
     def _measure_sizes(self) -> None:
-        missing = [case for pair in self.sizes for case in pair.cases if not self._path(case).exists()]
-        if not missing:
-            return
-        self.show(f"bytes of {len(self.sizes)} pairs")
-        with plan.shared_folder([case] for case in missing) as shared, self._crew(shared) as crew:
-            for case, found in _singles(missing, crew):
-                self._path(case).write_text(json.dumps(to_json(found)))
+        """Measure all bytes once, and those of pairs that differ several times: an allocator may not repeat itself."""
+        for tries in range(1, SIZE_TRIES + 1):
+            todo = [pair for pair in self.sizes if tries == 1 or self._differ(pair)]
+            missing = [case for pair in todo for case in pair.cases if len(self.bytes_of(case)) < tries]
+            if not missing:
+                continue
+            self.show(f"bytes of {len(todo)} pairs")
+            with plan.shared_folder([case] for case in missing) as shared, self._crew(shared) as crew:
+                for case, found in rounds.single([case for case in missing if dispatch.is_available(case)], crew):
+                    with self._path(case).open("a") as sink:
+                        sink.write(json.dumps(to_json(found)) + "\n")
+
+    def _differ(self, pair: Pair) -> bool:
+        base, head = ({found.value for found in self.bytes_of(case)} for case in pair.cases)
+        return base.isdisjoint(head)
 
     def _crew(self, shared: Path) -> rounds.Crew:
         return rounds.Crew(self.settings, shared, self._probe_best_s, self.installations)
 
     def _path(self, case: Case) -> Path:
         return self.folder / f"{case.name}.json"
-
-
-def _singles(cases: Iterable[Case], crew: rounds.Crew) -> Iterator[tuple[Case, Measurement]]:
-    """Measure cases in one go; those that cannot run here are left out."""
-    yield from rounds.single([case for case in cases if dispatch.is_available(case)], crew)
