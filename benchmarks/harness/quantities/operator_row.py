@@ -61,20 +61,20 @@ class TimedRow:
         self.number = 0
 
     def _timer(self, pool: Pool, core: Core) -> sampler.Timer:
-        throttled_by = self.device.slowed_by if self.device else list
-        if len(pool) > self.most_restored:
-            supply = _restored_in_turn(self.calls, pool, self.pristine) if self.calls.mutated_args else None
-            return sampler.Timer(
-                self.calls.call,
-                supply or sampler.in_turn(list(map(tuple, pool))),
-                core,
-                self.most_restored,
-                throttled_by,
-            )
-        if self.calls.mutated_args:
-            supply = partial(_restored, self.calls, pool, self.pristine)
-            return sampler.Timer(self.calls.call, supply, core, self.most_restored, throttled_by)
-        return sampler.Timer(self.calls.call, sampler.in_turn(list(map(tuple, pool))), core, throttled_by=throttled_by)
+        calls, is_large = self.calls, len(pool) > self.most_restored
+        supply: sampler.Supplier = sampler.in_turn(list(map(tuple, pool)))
+        if calls.mutated_args and is_large:
+            supply = _restored_in_turn(calls, pool, self.pristine)
+        elif calls.mutated_args:
+            supply = partial(_restored, calls, pool, self.pristine)
+        return sampler.Timer(
+            calls.call,
+            supply,
+            core,
+            most_calls=self.most_restored if calls.mutated_args or is_large else None,
+            throttled_by=self.device.slowed_by if self.device else list,
+            slice_ns=sampler.SHORT_SLICE_NS if calls.case.side else sampler.SLICE_NS,
+        )
 
     def prepare(self) -> None:
         """Check special and ordinary values on the memory that will be timed. Raises WrongResult."""

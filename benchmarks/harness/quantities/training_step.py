@@ -1,5 +1,6 @@
 """The quantities of a training step: time in slices with its phases and ReLU's share, the first call, and bytes."""
 
+import random
 from collections.abc import Callable
 from itertools import pairwise
 from math import isfinite, sqrt
@@ -39,7 +40,8 @@ def needed_bytes(case: StepCase) -> int:
 class TimedStep:
     """A training step that is timed in slices on several batches in turn, checked before the first and after the last.
 
-    Each slice also makes one step with marks, for its phases, and one of the same network without ReLU.
+    Each slice also makes one step with marks, for its phases, and one of the same network without ReLU. A comparison
+    needs neither, and its last check takes one of the batches.
     shared: holds the reference's results of the first step, which is the same for all rows.
     """
 
@@ -48,7 +50,8 @@ class TimedStep:
         self.batches = [_batch(case, seed) for seed in range(BATCHES)]
         self.step, first = _built_with_batch(variant, case)
         self.arrays = [first, *(self.step.put(batch) for batch in self.batches[1:])]
-        self.without_relu = _built(variant, case, "none")
+        self.is_compared = bool(case.side)
+        self.without_relu = None if self.is_compared else _built(variant, case, "none")
         self.wait = framework.blocking(_nothing)
         self.device = gpu.Device() if variant.device == "cuda" else None
         self.timer = sampler.Timer(
@@ -64,29 +67,35 @@ class TimedStep:
     def prepare(self) -> None:
         """Check the first step. Raises WrongResult."""
         self.deviations.append(_verify_first(self.case, self.step, self.arrays[0], self.shared))
-        for each in (self.step, self.without_relu):
-            _marked(each, self.arrays[0], self.wait)
+        if self.without_relu:
+            for each in (self.step, self.without_relu):
+                _marked(each, self.arrays[0], self.wait)
 
     def slice(self, round_number: int) -> Slice:
         """One slice, and one round of phases and ReLU's share."""
         taken = self.timer.slice(round_number)
+        if self.without_relu:
+            self._mark(self.without_relu, round_number)
+        return taken
+
+    def _mark(self, without_relu: Any, round_number: int) -> None:
         batch = self.arrays[round_number % len(self.arrays)]
         # Each goes first every other round.
-        order = (self.step, self.without_relu) if round_number % 2 else (self.without_relu, self.step)
+        order = (self.step, without_relu) if round_number % 2 else (without_relu, self.step)
         marked = {each: _marked(each, batch, self.wait) for each in order}
         for phase, seconds in marked[self.step].items():
             if phase in PHASES:
                 self.phases_s.setdefault(phase, []).append(seconds)
-        share = 1 - marked[self.without_relu]["step"] / marked[self.step]["step"]
+        share = 1 - marked[without_relu]["step"] / marked[self.step]["step"]
         self.relu_percent.append(100 * share)
-        return taken
 
     def finish(self) -> Process:
         """Check a step on each of the other batches, from the state that it has then. Raises WrongResult."""
-        for arrays, batch in list(zip(self.arrays, self.batches, strict=True))[1:]:
+        others = list(zip(self.arrays, self.batches, strict=True))[1:]
+        for arrays, batch in random.sample(others, 1) if self.is_compared else others:
             self.deviations.append(_verify(self.case, self.step, arrays, batch))
         # The time of training that diverged means nothing.
-        converged = isfinite(float(self.without_relu(self.arrays[0])))
+        converged = self.without_relu and isfinite(float(self.without_relu(self.arrays[0])))
         return Process(
             number=self.timer.number or None,
             empty_call_s=sampler.empty_call_s((self.arrays[0],), self.timer.number or 1),

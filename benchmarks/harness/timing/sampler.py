@@ -21,6 +21,9 @@ EMPTY_CALLS, MOST_CALLS = 10_000, 1_000_000
 LONG_NS = 10 * SAMPLE_NS
 # A slice ends after so much time in samples, the one that agrees included, or after so many.
 SLICE_NS = 2_000_000
+# In a comparison it ends with the sample that agrees: times differ more from round to round than within one, so many
+# short rounds say more than a few long ones.
+SHORT_SLICE_NS = SAMPLE_NS
 MOST_SAMPLES = 24
 # Warm-up of a slice ends where a sample agrees with the one before it within this share, or after so many samples.
 STEADY = 0.05
@@ -49,7 +52,8 @@ class Timer:
 
     arguments(k): the arguments of k calls in a row, so that calls which overwrite theirs get fresh ones.
     most_calls: the most that it can supply at a time. throttled_by(): reasons why a GPU is throttled at this moment,
-    read after each sample. number: calls in a sample; 0 before the first slice, which finds it.
+    read after each sample. slice_ns: time in the samples of a slice. number: calls in a sample; 0 before the first
+    slice, which finds it.
     """
 
     def __init__(
@@ -59,8 +63,9 @@ class Timer:
         core: Core,
         most_calls: int | None = None,
         throttled_by: Callable[[], list[str]] = list,
+        slice_ns: int = SLICE_NS,
     ) -> None:
-        self.function, self.arguments, self.core = function, arguments, core
+        self.function, self.arguments, self.core, self.slice_ns = function, arguments, core, slice_ns
         self._most, self.throttled_by = most_calls or MOST_CALLS, throttled_by
         self.number = 0
 
@@ -97,7 +102,7 @@ class Timer:
                 samples.append(self._sample(tally))
                 steady = abs(samples[-1] / samples[-2] - 1) < STEADY
             samples = samples[-1:]
-            while tally.busy_ns < SLICE_NS and len(samples) < MOST_SAMPLES:
+            while tally.busy_ns < self.slice_ns and len(samples) < MOST_SAMPLES:
                 samples.append(self._sample(tally))
         finally:
             gc.enable()
