@@ -12,10 +12,12 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.harness.case import OperatorCase, to_axes
+from benchmarks.harness.measurement import exact
+from benchmarks.harness.processes.pairs import Pair
 from scripts.report import comparison as report
 from scripts.report import schema
 from scripts.report.comparison import Compared, Result, Side
-from scripts.run import bisect, compare, imports, installations
+from scripts.run import bisect, compare, comparison, imports, installations
 from tests.checkout import ROOT, Checkout
 from tests.test_scripts import matches
 
@@ -348,6 +350,29 @@ def test_exit_codes(rows, strict, code):
 
 def test_a_disturbed_comparison_could_not_be_measured():
     assert report.exit_code(result(row("inconclusive", 1.1), disturbed=True)) == 2
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "verdict"),
+    [
+        ([4096], [4096], "same"),
+        ([0, 1232], [1232], "same"),
+        ([4096] * 4, [8192] * 4, "larger"),
+        ([64] * 4, [0] * 4, "smaller"),
+        # numpy-threads allocates a working buffer that is not the same in each call.
+        ([100408, 98016, 100408, 100408], [65920, 65920, 65920, 65920], "inconclusive"),
+        ([], [4096], "failed"),
+    ],
+)
+def test_bytes_are_compared_exactly(base, head, verdict):
+    case = OperatorCase("transient_bytes", "relu", "forward", "numpy.out", 1024)
+    found = {"base": base, "head": head}
+
+    class Measured:
+        def bytes_of(self, case):
+            return [exact(value) for value in found[case.side]]
+
+    assert comparison._of_bytes(Pair.of(case, case), Measured()).verdict == verdict
 
 
 def test_json_matches_the_printed_schema_and_comes_back():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.harness.case import OperatorCase, Settings, from_axes, to_axes
+from benchmarks.harness.case import OperatorCase, Settings, StepCase, from_axes, to_axes
 from benchmarks.harness.measurement import Measurement, Process, Slice, exact, to_json
 from benchmarks.harness.processes import pairs, rounds
 from benchmarks.harness.processes.isolation import OWN, Installation
@@ -132,6 +132,19 @@ def test_base_and_head_are_timed_in_the_order_abba(tmp_path, monkeypatch):
     orders = list(by_round.values())
     assert all(sorted(order) == [BASE, HEAD] for order in orders)
     assert all(second == first[::-1] for first, second in zip(orders[::2], orders[1::2], strict=False))
+
+
+def test_processes_know_that_they_are_compared(tmp_path):
+    """A slice ends with the sample that agrees, and a training step is not timed without ReLU."""
+    step = StepCase("time", "mnist_cnn", "numpy.fresh", 16)
+    found = comparison(tmp_path, OWN, [Pair.of(OUT, OUT), Pair.of(step, step)], budget_s=0.001)
+    found.measure()
+    for pair in found.times:
+        for case in pair.cases:
+            ((_, process, _),) = found._journals[pair].processes(case)
+            assert {len(taken.samples_s) for taken in process.slices} == {1}
+    assert process.step.phases_s == {}
+    assert process.step.relu_percent == []
 
 
 def test_half_of_the_blocks_have_the_head_first():

@@ -222,10 +222,13 @@ def _of_bytes(pair: Pair, comparison: Comparison) -> Compared | None:
     base, head = ([each.value or 0 for each in found[side]] for side in (BASE, HEAD))
     if not base or not head:
         return replace(row, verdict="failed", reason="not measured")
-    # Where an allocator does not repeat itself, all measurements of one side are above all of the other.
-    verdict: report.Verdict = "larger" if min(head) > max(base) else "smaller" if max(head) < min(base) else "same"
     ratio = min(head) / min(base) if min(base) else None
-    return replace(row, verdict=verdict, base=min(base), head=min(head), ratio=ratio)
+    row = replace(row, base=min(base), head=min(head), ratio=ratio)
+    if set(base) & set(head):
+        return replace(row, verdict="same", ratio=ratio and 1.0)
+    if len({*base, *head}) > 2:
+        return replace(row, reason=f"the bytes of a side vary: {min(*base, *head)} to {max(*base, *head)}")
+    return replace(row, verdict="larger" if head > base else "smaller")
 
 
 def _failed(row: Compared, failures: Mapping[str, Measurement]) -> Compared | None:

@@ -39,7 +39,7 @@ class Request:
 
     def line(self) -> bytes:
         """The request as a worker reads it."""
-        case = {"case": self.case.name, "axes": to_axes(self.case)} if self.case else {}
+        case = {"case": self.case.name, "axes": to_axes(self.case), "side": self.case.side} if self.case else {}
         content = {"do": self.do, **case, **self.arguments}
         return (json.dumps(content) + "\n").encode()
 

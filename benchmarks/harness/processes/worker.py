@@ -21,7 +21,7 @@ import signal
 import sys
 import traceback
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -130,7 +130,7 @@ class Server:
         from benchmarks.harness.case import OperatorCase, StepCase, from_axes
         from benchmarks.harness.quantities import dispatch
 
-        case = from_axes(request["axes"])
+        case = replace(from_axes(request["axes"]), side=request["side"])
         if isinstance(case, OperatorCase | StepCase):
             dispatch.require(dispatch.row_of(case), case.dtype)
         if not self.bench:

@@ -23,7 +23,7 @@ LONG_NS = 10 * SAMPLE_NS
 SLICE_NS = 2_000_000
 # In a comparison it ends with the sample that agrees: times differ more from round to round than within one, so many
 # short rounds say more than a few long ones.
-SHORT_SLICE_NS = SAMPLE_NS
+SHORT_SLICE_NS = 0
 MOST_SAMPLES = 24
 # Warm-up of a slice ends where a sample agrees with the one before it within this share, or after so many samples.
 STEADY = 0.05
