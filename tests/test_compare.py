@@ -128,7 +128,7 @@ def test_only_rows_whose_code_differs_are_compared_with_controls_beside_them(com
 def test_nothing_is_compared_where_no_code_differs(commits):
     checkout, named = commits
     code, _, error = run(checkout, named["first"], named["same"], "--changed")
-    assert (code, "no row differs" in error) == (0, True)
+    assert (code, "No row's code differs." in error) == (0, True)
 
 
 def test_a_commit_that_does_not_build_is_named(commits):
@@ -169,7 +169,7 @@ def test_an_interrupted_comparison_shows_what_is_known_and_continues(commits):
     process = start(checkout, *arguments)
     folder = checkout.folder / ".asv" / "comparisons"
     end_s = time.monotonic() + 300
-    while not list(folder.glob("*/passes.jsonl")):
+    while not list(folder.glob("*/passes.json")):
         assert time.monotonic() < end_s
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -177,7 +177,7 @@ def test_an_interrupted_comparison_shows_what_is_known_and_continues(commits):
     assert process.returncode == 130, error
     assert "Interrupted" in out
     assert "interrupted; this is known so far" in error
-    before = len(next(iter(folder.glob("*/passes.jsonl"))).read_text().splitlines())
+    before = len(json.loads(next(iter(folder.glob("*/passes.json"))).read_text()))
     code, _, error = run(checkout, *arguments)
     assert code == 0, error
     assert "continuing the comparison that was interrupted" in error
@@ -236,6 +236,25 @@ def test_imports_are_followed(tmp_path):
     assert imports.code("impls.a.one", tmp_path) != found
 
 
+def test_modules_that_differ_are_told_from_those_that_do_not(tmp_path):
+    sides = []
+    for name, text in (("base", "x = 1"), ("head", "x = 2")):
+        folder = tmp_path / name / "impls"
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+        (folder / "reference.py").write_text(text)
+        (folder / "other.py").write_text("y = 1")
+        sides.append(replace(SIDE, folder=str(folder.parent)))
+    assert compare._differing(["impls.reference", "impls.other"], tuple(sides)) == {"impls.reference"}
+
+
+def test_an_error_of_ours_does_not_mean_slower(capsys):
+    with pytest.raises(SystemExit) as stopped, comparison.exit_codes():
+        raise RuntimeError("a bug")
+    assert stopped.value.code == 2
+    assert "a bug" in capsys.readouterr().err
+
+
 def test_code_of_every_row_is_found():
     from impls.catalog import STEPS, VARIANTS
 
@@ -250,7 +269,7 @@ def test_code_of_every_row_is_found():
         ([], "BASE is required, or one of --with, --rows and --bisect"),
         (["a", "b", "c"], "3 commits given, at most 2 needed here"),
         (["a", "--budget", "soon"], "'soon' given, a time such as 90s, 10m or 1h needed"),
-        (["a", "--threshold", "0"], "'0' given, a number above 0 and below 100 needed"),
+        (["a", "--threshold", "-1"], "'-1' given, a number from 0 to 100 needed"),
         (["a", "--only", "("], "'(' given, a regular expression needed"),
         (["--with", "torch"], "'torch' given, a requirement with a version such as torch==1.0 needed"),
         (["--with", "torch=2"], "'torch=2' given, a requirement such as torch==2.12.0 needed"),
@@ -352,6 +371,16 @@ def test_a_disturbed_comparison_could_not_be_measured():
     assert report.exit_code(result(row("inconclusive", 1.1), disturbed=True)) == 2
 
 
+SIDE = comparison.Side("main", "a" * 40, sys.executable, str(ROOT), {})
+PLAN = comparison.Plan(SIDE, SIDE, "smoke", 0.03, 60.0, 1, [], [], [], [], [], [])
+
+
+def test_a_plan_comes_back_from_json():
+    case = OperatorCase("time", "relu", "forward", "numpy.out", 1024)
+    plan = replace(PLAN, times=[(case, case)], controls=[case], other_truth=[case])
+    assert comparison.Plan.from_json(plan.to_json()) == plan
+
+
 @pytest.mark.parametrize(
     ("base", "head", "verdict"),
     [
@@ -361,7 +390,7 @@ def test_a_disturbed_comparison_could_not_be_measured():
         ([64] * 4, [0] * 4, "smaller"),
         # numpy-threads allocates a working buffer that is not the same in each call.
         ([100408, 98016, 100408, 100408], [65920, 65920, 65920, 65920], "inconclusive"),
-        ([], [4096], "failed"),
+        ([], [4096], "inconclusive"),
     ],
 )
 def test_bytes_are_compared_exactly(base, head, verdict):
@@ -372,7 +401,7 @@ def test_bytes_are_compared_exactly(base, head, verdict):
         def bytes_of(self, case):
             return [exact(value) for value in found[case.side]]
 
-    assert comparison._of_bytes(Pair.of(case, case), Measured()).verdict == verdict
+    assert comparison._of_bytes(Pair.of(case, case), Measured(), PLAN).verdict == verdict
 
 
 def test_json_matches_the_printed_schema_and_comes_back():
@@ -401,6 +430,19 @@ def test_the_page_shows_all_rows_and_passes():
     assert page.count("<figure>") == 1
     assert "1,024 bytes" in page
     assert "nothing was compared" in report.page(result())
+
+
+def test_rows_that_are_judged_by_another_truth_are_counted():
+    sentence = "1 rows are judged by another reference"
+    assert any(line.startswith(sentence) for line in report.sentences(result(row("same", 1.0, other_truth=True))))
+    assert not any("another reference" in line for line in report.sentences(EVERY))
+
+
+def test_in_a_disturbed_comparison_nothing_is_called_slower():
+    control = comparison._undecided(row("slower", 1.1, control=True))
+    assert (control.verdict, control.reason) == ("inconclusive", "slower, though its code is the same on both sides")
+    changed = comparison._undecided(row("faster", 0.9))
+    assert (changed.verdict, changed.reason) == ("inconclusive", "faster, but so are rows whose code is the same")
 
 
 def test_packages_that_differ_are_named():

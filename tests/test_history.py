@@ -1,5 +1,8 @@
 """Test the steps that are found in a history of results."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -56,8 +59,18 @@ def test_a_step_names_the_commits_around_it_and_the_comparison_that_confirms_it(
     assert step.change_percent == pytest.approx(10)
     text = history.listed([step])
     assert f"+10.0 %  {OUT.label}  on box (f00)" in text
-    assert f"./scripts/compare 00000000 00000000 --profile full --only '^{OUT.label}$'" in text
+    assert f"./scripts/compare 00000000 00000000 --profile smoke --only '^{re.escape(OUT.label)}$'" in text
     assert history.listed([]) == "no steps"
+
+
+def test_a_step_that_no_comparison_measures_has_no_command():
+    cold = replace(OUT, quantity="cold")
+    assert history.listed([history.Step("box", "f00", cold, "a" * 40, "b" * 40, 1.0, 2.0)]).count("\n") == 0
+
+
+def test_a_step_from_no_bytes_is_infinite():
+    grown = history.Step("box", "f00", replace(OUT, quantity="transient_bytes"), "a" * 40, "b" * 40, 0.0, 64.0)
+    assert "+inf %" in history.listed([grown])
 
 
 def test_machines_of_one_name_have_histories_of_their_own():

@@ -35,6 +35,16 @@ def forward_out(x, out):
     out[...] = x
     return out
 """
+# Runs out of memory once.
+EXHAUSTED = """
+from pathlib import Path
+_plenty = forward_out
+def forward_out(x, out):
+    if not Path("{folder}", "exhausted").exists():
+        Path("{folder}", "exhausted").touch()
+        raise MemoryError("none left")
+    return _plenty(x, out)
+"""
 
 
 def installation(folder: Path, appended: str = "") -> Installation:
@@ -108,8 +118,7 @@ def test_bytes_that_vary_are_the_same_where_one_measurement_agrees(tmp_path):
     pair = Pair.of(BYTES, BYTES)
     found = comparison(tmp_path, OWN, [], [pair])
     for case, values in zip(pair.cases, ([0, 1232], [1232]), strict=True):
-        lines = [json.dumps(to_json(exact(value))) + "\n" for value in values]
-        found._path(case).write_text("".join(lines))
+        found._path(case).write_text(json.dumps([to_json(exact(value)) for value in values]))
     assert not found._differ(pair)
 
 
@@ -151,6 +160,27 @@ def test_half_of_the_blocks_have_the_head_first():
     random.seed(1)
     firsts = [Pair.of(OUT, OUT).block().rows[0].side for _ in range(100)]
     assert 30 < firsts.count(HEAD) < 70
+
+
+def test_the_sides_of_a_pair_are_measured_together_whatever_memory_is_free():
+    pair = Pair.of(OUT, OUT)
+    with rounds.Crew(SETTINGS, None, installations={BASE: OWN, HEAD: OWN}) as crew:
+        ((cases, _),) = rounds._split(pair.cases, 0, crew)
+    assert set(cases) == set(pair.cases)
+
+
+def test_a_side_that_ran_out_of_memory_is_measured_again_with_the_other(tmp_path, monkeypatch):
+    """Once, beside no other pair; a second time it fails."""
+    scarce, other = Pair.of(OUT, OUT), Pair.of(FRESH, FRESH)
+    head = installation(tmp_path / "head", EXHAUSTED.format(folder=tmp_path))
+    found = comparison(tmp_path / "run", head, [scarce, other], budget_s=0.001)
+    found.measure()
+    assert not found.measured(scarce).failures
+    assert len(found.measured(scarce).log_ratios) == len(found.measured(other).log_ratios) == 1
+    (tmp_path / "exhausted").unlink()
+    alone = comparison(tmp_path / "alone", head, [scarce], budget_s=0.001)
+    alone.measure()
+    assert alone.measured(scarce).failures[HEAD].status == "memory"
 
 
 class Synthetic(Comparison):
@@ -252,6 +282,12 @@ def test_a_failed_pair_takes_no_part(tmp_path):
 def test_the_passes_are_listed(tmp_path):
     found = Synthetic(tmp_path, {"numpy.out": 0.0})
     found.measure()
-    lines = (tmp_path / pairs.PASSES).read_text().splitlines()
-    assert [json.loads(line) for line in lines] == found.passes
-    assert found.spent_s == 10.0 * len(lines)
+    assert json.loads((tmp_path / pairs.PASSES).read_text()) == found.passes
+    assert found.spent_s == 10.0 * len(found.passes) == 10.0 * LOOKS[0]
+
+
+def test_a_budget_that_is_too_small_for_a_verdict_is_announced(tmp_path):
+    found, shown = Synthetic(tmp_path, {"numpy.out": 0.0}, budget_s=35.0), []
+    found.show = shown.append
+    found.measure()
+    assert shown == ["35 s are enough for about 4 passes, and a verdict needs 5: give more time, or select fewer rows"]

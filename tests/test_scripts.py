@@ -492,7 +492,7 @@ here = provenance.expected_fingerprint(len(os.sched_getaffinity(0)))
 assert not bench._done({commit!r}, platform.node(), "of another machine", {{}})
 for passes in (1, 2, 3):
     print(bench._done({commit!r}, platform.node(), here, {{{measured_case!r}: passes}}) == {{{measured_case!r}}})
-bench._warn_if_dirty()
+bench.warn_if_dirty()
 """
     process = subprocess.run([sys.executable, "-c", script], cwd=checkout.folder, capture_output=True, text=True)
     assert process.stdout.splitlines() == ["True", "True", "False"], process.stderr

@@ -24,6 +24,8 @@ Verdict = Literal[
 ]  # fmt: skip
 VERDICTS: tuple[str, ...] = Verdict.__args__  # type: ignore[attr-defined]
 WORSE, UNMEASURED = ("slower", "larger"), ("wrong", "failed")
+# The exit code where something could not be measured.
+NOT_MEASURED = 2
 # Of the plot in text: its columns, and the changes at its ends.
 COLUMNS, EDGE = 31, 0.15
 # Rows of a figure.
@@ -45,8 +47,9 @@ class Compared:
 
     base_case, head_case: values of `case.AXES`. base, head: median seconds per call, or bytes.
     ratio: head to base, the geometric mean of the passes, with its 95 % interval from `low` to `high`.
-    visible: the smallest slowdown, as a share, that so many passes find with a probability of 95 %.
-    control: the code of the row is the same on both sides.
+    visible: the smallest slowdown, as a share, that would have been suspected with a probability of 95 %.
+    control: the code of the row is the same on both sides. other_truth: the reference that judges the row, or what it
+    declares to depart from it, is not the same on both sides.
     passes: seconds per call of base and head in each round that counts, by pass.
     """
 
@@ -63,6 +66,7 @@ class Compared:
     high: float | None = None
     visible: float | None = None
     control: bool = False
+    other_truth: bool = False
     passes: list[list[tuple[float, float]]] = field(default_factory=list)
 
 
@@ -106,7 +110,7 @@ def exit_code(result: Result, strict: bool = False) -> int:
     if verdicts & set(WORSE):
         return 1
     if verdicts & set(UNMEASURED) or result.disturbed:
-        return 2
+        return NOT_MEASURED
     return 3 if strict and "inconclusive" in verdicts else 0
 
 
@@ -119,7 +123,7 @@ def ordered(rows: Sequence[Compared]) -> list[Compared]:
 def table(result: Result) -> str:
     """A table for the terminal: the largest changes first, with intervals as numbers and as a plot."""
     rows = ordered(result.rows)
-    width = max((len(row.label) for row in rows), default=0)
+    width = max((len(name(row)) for row in rows), default=0)
     lines = [
         f"{'verdict':12} {'change':>8}  {'95 % interval':19} {scale()} {'row':{width}}  {'would have seen':>15}",
         *(_line(row, width).rstrip() for row in rows),
@@ -130,10 +134,17 @@ def table(result: Result) -> str:
 
 
 def _line(row: Compared, width: int) -> str:
+    # A reason is foreign text, and may hold what moves a terminal's cursor.
+    reason = "".join(character if character.isprintable() else " " for character in row.reason)
     return (
-        f"{row.verdict:12} {change_text(row.ratio):>8}  {interval_text(row):19} {plot(row)} {row.label:{width}}  "
-        f"{visible_text(row):>15}  {row.reason}"
+        f"{row.verdict:12} {change_text(row.ratio):>8}  {interval_text(row):19} {plot(row)} {name(row):{width}}  "
+        f"{visible_text(row):>15}  {reason}"
     )
+
+
+def name(row: Compared) -> str:
+    """The label of a row, and whether it is a control."""
+    return f"{row.label} (control)" if row.control else row.label
 
 
 def sentences(result: Result) -> list[str]:
@@ -148,6 +159,11 @@ def sentences(result: Result) -> list[str]:
     ]
     if differing := _differing(result):
         lines.append(f"Packages: {differing}.")
+    if others := sum(row.other_truth for row in result.rows):
+        lines.append(
+            f"{others} rows are judged by another reference, or accept other errors, on each side: "
+            "a ratio does not mean that both compute the same."
+        )
     if result.disturbed:
         lines.append("Disturbed: rows whose code is the same on both sides moved too. Repeat on a quieter machine.")
     if result.interrupted:
@@ -248,7 +264,7 @@ def _markdown_table(rows: Sequence[Compared]) -> list[str]:
                 row.verdict,
                 change_text(row.ratio),
                 interval_text(row),
-                _escaped(row.label),
+                _escaped(name(row)),
                 value_text(row, row.base),
                 value_text(row, row.head),
                 visible_text(row),
@@ -262,17 +278,8 @@ def _markdown_table(rows: Sequence[Compared]) -> list[str]:
 
 def _escaped(text: str) -> str:
     """Foreign text in a line of Markdown: no markup, no line break."""
-    special = {
-        "<": "&lt;",
-        ">": "&gt;",
-        "&": "&amp;",
-        "\n": " ",
-        "|": "\\|",
-        "`": "\\`",
-        "*": "\\*",
-        "_": "\\_",
-        "[": "\\[",
-    }
+    special = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
+    special |= {character: f"\\{character}" for character in "\\|`*_[]"}
     return "".join(special.get(character, character) for character in text)
 
 
@@ -290,6 +297,7 @@ def page(result: Result) -> str:
         sentences=sentences(result),
         strips=[figures.strips(group, result.threshold) for group in groups],
         value=value_text,
+        name=name,
     )
 
 

@@ -6,7 +6,9 @@ one name are told apart by their fingerprints. The list is also added to the sum
 """
 
 import argparse
+import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +19,11 @@ from typing import Any
 import pandas as pd
 from asv.step_detect import detect_steps
 
-from benchmarks.harness.case import AXES, ROOFS, from_axes
+from benchmarks.harness.case import AXES, ROOFS, Case, from_axes
+from benchmarks.harness.profiles import PROFILES, cases
 from scripts.arguments import percent
 from scripts.report import results
+from scripts.run.listing import QUANTITIES
 from scripts.setup.pins import ROOT
 
 # Numbers before and after a step: a single one may be an outlier.
@@ -33,7 +37,7 @@ class Step:
 
     machine: str
     fingerprint: str
-    label: str
+    case: Case
     old: str
     new: str
     before: float
@@ -41,8 +45,8 @@ class Step:
 
     @property
     def change_percent(self) -> float:
-        """The change of the level in percent."""
-        return 100 * (self.after / self.before - 1)
+        """The change of the level in percent; infinite where there were no bytes before."""
+        return 100 * (self.after / self.before - 1) if self.before else math.inf
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,7 +76,7 @@ def steps(table: pd.DataFrame, least_percent: float) -> Iterator[Step]:
         segments = detect_steps(values)
         for (start, end, before, *_), (next_start, next_end, after, *_) in pairwise(segments):
             step = Step(
-                axes["machine"], axes["fingerprint"], from_axes(axes).label,
+                axes["machine"], axes["fingerprint"], from_axes(axes),
                 commits[end - 1], commits[next_start], before, after,
             )  # fmt: skip
             is_long = min(end - start, next_end - next_start) >= LEAST_NUMBERS
@@ -81,14 +85,18 @@ def steps(table: pd.DataFrame, least_percent: float) -> Iterator[Step]:
 
 
 def listed(found: list[Step]) -> str:
-    """The steps as text, two lines each."""
+    """The steps as text, each with the command that confirms it, if a comparison can measure the case."""
     if not found:
         return "no steps"
-    return "\n".join(
-        f"{step.change_percent:+6.1f} %  {step.label}  on {step.machine} ({step.fingerprint})\n"
-        f"          confirm: ./scripts/compare {step.old[:8]} {step.new[:8]} --profile full --only '^{step.label}$'"
-        for step in found
-    )
+    return "\n".join(line for step in found for line in _lines(step))
+
+
+def _lines(step: Step) -> Iterator[str]:
+    yield f"{step.change_percent:+6.1f} %  {step.case.label}  on {step.machine} ({step.fingerprint})"
+    holding = [name for name, profile in PROFILES.items() if step.case in cases(profile, gpu=True, cores=1)]
+    if holding and step.case.quantity in QUANTITIES:
+        only = f"--profile {holding[0]} --only '^{re.escape(step.case.label)}$'"
+        yield f"          confirm: ./scripts/compare {step.old[:8]} {step.new[:8]} {only}"
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

@@ -35,7 +35,7 @@ SOME_FAILED = 2
 def main() -> int:
     arguments = _arguments()
     commit = git("rev-parse", "HEAD")
-    _warn_if_dirty()
+    warn_if_dirty()
     say(f"commit {commit[:8]}, profile {arguments.profile}, {'CUDA' if accelerator.has_gpu() else 'CPU'} builds")
     register(arguments.machine)
     _set_damaged_aside()
@@ -93,10 +93,11 @@ def git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
 
 
-def _warn_if_dirty() -> None:
+def warn_if_dirty() -> None:
+    """Say so if the checkout has uncommitted changes, because commits are measured without them."""
     changes = git("status", "--porcelain").splitlines()
     if changes:
-        say(f"warning: {len(changes)} uncommitted changes, which asv does not measure")
+        say(f"warning: {len(changes)} uncommitted changes, which are not measured")
 
 
 def _set_damaged_aside() -> None:

@@ -8,8 +8,10 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 
+from scripts.report.comparison import NOT_MEASURED
 from scripts.run.bench import git
 from scripts.run.comparison import INTERRUPTED, REPORTS
 from scripts.run.progress import say
@@ -17,7 +19,6 @@ from scripts.setup.pins import ROOT
 
 # Compares two commits.
 COMMAND = [sys.executable, "-m", "scripts.run.compare"]
-NOT_MEASURED = 2
 WORSE = ("slower", "larger")
 
 
@@ -26,14 +27,16 @@ def main(good: str, bad: str, options: Sequence[str]) -> int:
     try:
         commits = between(good, bad)
     except subprocess.CalledProcessError as error:
-        say(f"git does not know a way from {good!r} to {bad!r}: {error.stderr.strip()}")
+        say(f"{bad!r} does not descend from {good!r}: {error.stderr.strip()}")
         return NOT_MEASURED
     if not commits:
         say(f"nothing below impls/ differs between {good} and {bad}")
         return NOT_MEASURED
-    worse = _worse(good, commits[-1], options)
+    ends = _verdicts(good, commits[-1], options)
+    worse = [label for label, verdict in ends.items() if verdict in WORSE]
     if not worse:
-        say(f"nothing in {bad} is slower or larger than in {good}")
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(ends.values()).items())
+        say(f"no row of {bad} was found to be slower or larger than in {good}: {counts or 'nothing was compared'}")
         return NOT_MEASURED
     say(f"slower or larger: {', '.join(worse)}")
     only = ["--only", f"^(?:{'|'.join(map(re.escape, worse))})$"]
@@ -52,8 +55,12 @@ def main(good: str, bad: str, options: Sequence[str]) -> int:
 
 
 def between(good: str, bad: str) -> list[str]:
-    """The commits after good up to bad, oldest first, that change `impls`. Raises CalledProcessError."""
-    return git("rev-list", "--reverse", "--ancestry-path", f"{good}..{bad}", "--", "impls").splitlines()
+    """The commits after good up to bad, oldest first, that change `impls`, without those of merged branches.
+
+    Raises CalledProcessError unless bad descends from good.
+    """
+    git("merge-base", "--is-ancestor", good, bad)
+    return git("rev-list", "--reverse", "--first-parent", f"{good}..{bad}", "--", "impls").splitlines()
 
 
 def search(commits: Sequence[str], is_bad: Callable[[str], bool | None]) -> tuple[str, list[str]]:
@@ -72,10 +79,6 @@ def search(commits: Sequence[str], is_bad: Callable[[str], bool | None]) -> tupl
         else:
             good = number
     return commits[first], [commits[number] for number in sorted(undecided) if good < number < first]
-
-
-def _worse(good: str, bad: str, options: Sequence[str]) -> list[str]:
-    return [label for label, verdict in _verdicts(good, bad, options).items() if verdict in WORSE]
 
 
 def _verdicts(base: str, head: str, options: Sequence[str]) -> dict[str, str]:

@@ -15,16 +15,18 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.harness.case import UNITS, Case, OperatorCase, Settings, StepCase
 from benchmarks.harness.machine import provenance
 from benchmarks.harness.profiles import PROFILES
+from scripts.arguments import pattern, percent, seconds
+from scripts.report.comparison import NOT_MEASURED
 from scripts.run import bisect, imports, installations, listing
-from scripts.run.bench import git
-from scripts.run.comparison import MODULE, PLAN, Choice, Plan, Side
+from scripts.run.bench import git, warn_if_dirty
+from scripts.run.comparison import MODULE, PLAN, REPORTS, Plan, Side, exit_codes, summarise
 from scripts.run.installations import Built, Unbuildable
 from scripts.run.listing import Listed, Unreadable
 from scripts.run.progress import say
@@ -32,53 +34,81 @@ from scripts.setup import accelerator
 from scripts.setup.pins import ROOT
 
 UNFINISHED = ROOT / ".asv" / "comparisons"
-NOT_MEASURED = 2
 # Unchanged rows of a framework that take part with its changed ones.
 CONTROLS = 3
-SECONDS = {"s": 1, "m": 60, "h": 3600}
+# Git's commands that tell the state of the instruments.
+INSTRUMENTS = (("rev-parse", "HEAD:benchmarks"), ("diff", "HEAD", "--", "benchmarks"))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The cases to compare: pairs of base and head, and those that only one side has.
+
+    controls: the cases of head, among the pairs, whose code is the same on both sides. other_truth: those whose
+    reference, or what their rows declare to depart from it, is not.
+    """
+
+    pairs: Sequence[tuple[Case, Case]]
+    new: Sequence[Case] = ()
+    gone: Sequence[Case] = ()
+    controls: Sequence[Case] = ()
+    other_truth: Sequence[Case] = ()
+
+
+class NothingDiffers(Exception):
+    """With --changed, no row has other code on each side."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     if options.bisect:
         return bisect.main(options.bisect[0], options.bisect[1], options.passed_on)
+    for path in REPORTS.glob("comparison.*"):
+        path.unlink()
+    warn_if_dirty()
     try:
         plan = _plan(options)
+    except NothingDiffers:
+        return _end("No row's code differs.", 0)
     except (Unbuildable, Unreadable) as error:
-        say(str(error))
-        return NOT_MEASURED
-    if plan is None or not (plan.times or plan.sizes or plan.new or plan.gone):
-        say("no row differs" if options.changed else "no row of this profile is selected on both sides")
-        return 0 if options.changed else NOT_MEASURED
+        return _end(str(error), NOT_MEASURED)
     content = plan.to_json()
-    # What another machine measured cannot be continued.
-    identity = content + provenance.expected_fingerprint(plan.threads)
-    folder = UNFINISHED / hashlib.sha256(identity.encode()).hexdigest()[:12]
+    # What another machine, or another state of the instruments, measured cannot be continued.
+    state = (provenance.expected_fingerprint(plan.threads), *(git(*command) for command in INSTRUMENTS))
+    folder = UNFINISHED / hashlib.sha256("\n".join([content, *state]).encode()).hexdigest()[:12]
     if folder.exists():
         say(f"continuing the comparison that was interrupted; remove {folder} to begin anew")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PLAN).write_text(content)
     # The process that measures finds the rows of head in its own catalog.
-    path = os.pathsep.join([plan.head.folder, str(ROOT)])
+    imported = os.pathsep.join([plan.head.folder, str(ROOT)])
     command = [sys.executable, "-P", "-m", MODULE, str(folder), *(["--strict"] if options.strict else [])]
     sys.stdout.flush()
     # This process becomes it, so that a signal reaches it.
-    return os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path})
+    return os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": imported})
 
 
-def _plan(options: argparse.Namespace) -> Plan | None:
-    """Install both sides and choose what to compare; None where nothing is to be. Raises Unbuildable and Unreadable."""
-    for name in options.commits:
-        _commit(name)
-    if options.changed and not git("diff", "--name-only", *options.commits, "--", "impls"):
-        return None
-    base, head = _sides(options)
+def _end(message: str, code: int) -> int:
+    """Say why nothing is compared, also in the summary of a GitHub job; return the exit code."""
+    say(message)
+    summarise(f"{message}\n")
+    return code
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    """Install both sides and choose what to compare. Raises NothingDiffers, Unbuildable and Unreadable."""
+    commits = {name: _commit(name) for name in options.commits}
+    if options.changed and not git("diff", "--name-only", *commits.values(), "--", imports.PACKAGE):
+        raise NothingDiffers
+    base, head = _sides(options, commits)
     gpu = accelerator.has_gpu()
     listed = [
         [each for each in _cases(side, options.profile, gpu) if options.only.search(each.case.label)]
         for side in (base, head)
     ]
-    choice = _two_rows(listed[1], *options.rows) if options.rows else _common(*listed)
+    choice = _two_rows(listed[1], *options.rows) if options.rows else _common(listed[0], listed[1], (base, head))
+    if not (choice.pairs or choice.new or choice.gone):
+        raise Unreadable(f"no row of the profile {options.profile} is selected")
     if options.changed:
         choice = _changed(choice, listed[0], listed[1], (base, head))
     return Plan(
@@ -91,15 +121,15 @@ def _plan(options: argparse.Namespace) -> Plan | None:
         times=[pair for pair in choice.pairs if pair[0].quantity == "time"],
         sizes=[pair for pair in choice.pairs if UNITS[pair[0].quantity] == "bytes"],
         controls=choice.controls,
+        other_truth=choice.other_truth,
         new=choice.new,
         gone=choice.gone,
     )
 
 
-def _sides(options: argparse.Namespace) -> tuple[Side, Side]:
-    """Install base and head. Raises Unbuildable."""
+def _sides(options: argparse.Namespace, commits: Mapping[str, str]) -> tuple[Side, Side]:
+    """Install base and head. commits: hashes by name. Raises Unbuildable."""
     names = options.commits
-    commits = {name: _commit(name) for name in names}
     if options.requirement:
         say(f"preparing {names[0]} as it is, and with {options.requirement}")
         built = [installations.build(commits[names[0]], requirement) for requirement in (None, options.requirement)]
@@ -126,14 +156,25 @@ def _cases(side: Side, profile: str, gpu: bool) -> list[Listed]:
         raise Unreadable(f"the rows of {side.name} cannot be read by today's instruments: {error}") from None
 
 
-def _common(base: Sequence[Listed], head: Sequence[Listed]) -> Choice:
+def _common(base: Sequence[Listed], head: Sequence[Listed], sides: tuple[Side, Side]) -> Choice:
     """The cases that both sides have, and those of one side."""
-    cases = [[each.case for each in side] for side in (base, head)]
+    before, after = ({each.case: each for each in listed} for listed in (base, head))
+    differs = _differing({each.truth for each in (*base, *head)}, sides)
+    common = [case for case in after if case in before]
     return Choice(
-        pairs=[(case, case) for case in cases[1] if case in cases[0]],
-        new=[case for case in cases[1] if case not in cases[0]],
-        gone=[case for case in cases[0] if case not in cases[1]],
+        pairs=[(case, case) for case in common],
+        new=[case for case in after if case not in before],
+        gone=[case for case in before if case not in after],
+        other_truth=[
+            case for case in common if after[case].truth in differs or before[case].accepted != after[case].accepted
+        ],
     )
+
+
+def _differing(modules: Iterable[str], sides: tuple[Side, Side]) -> set[str]:
+    """The modules of `impls` whose code, with all that they import, is not the same on both sides."""
+    folders = [Path(side.folder) for side in sides]
+    return {module for module in modules if len({str(imports.code(module, folder)) for folder in folders}) > 1}
 
 
 def _two_rows(listed: Sequence[Listed], first: str, second: str) -> Choice:
@@ -152,24 +193,25 @@ def _two_rows(listed: Sequence[Listed], first: str, second: str) -> Choice:
 
 
 def _changed(choice: Choice, base: Sequence[Listed], head: Sequence[Listed], sides: tuple[Side, Side]) -> Choice:
-    """The pairs whose declaration or code differs, and some others of the same frameworks as controls."""
-    both = [{each.case: each for each in listed} for listed in (base, head)]
-    folders = [Path(side.folder) for side in sides]
-    modules = {each.module for each in (*base, *head)}
-    differs = {module for module in modules if len({str(imports.code(module, folder)) for folder in folders}) > 1}
+    """The pairs whose declaration, code or truth differs, and some others of the same frameworks as controls.
 
-    def is_changed(case: Case) -> bool:
-        before, after = (listed[case] for listed in both)
-        return before.row != after.row or after.module in differs
-
-    changed = [pair for pair in choice.pairs if is_changed(pair[1])]
-    controls: dict[tuple[str, str], list[Case]] = {
-        (both[1][case].framework, both[1][case].device): [] for _, case in changed
-    }
-    for _, case in choice.pairs:
-        of_framework = controls.get((both[1][case].framework, both[1][case].device))
-        if of_framework is not None and case.quantity == "time" and not is_changed(case):
-            of_framework.append(case)
+    Raises NothingDiffers.
+    """
+    before, after = ({each.case: each for each in listed} for listed in (base, head))
+    differs = _differing({each.module for each in (*base, *head)}, sides)
+    changed = [
+        (case, case)
+        for _, case in choice.pairs
+        if case in choice.other_truth or before[case].row != after[case].row or after[case].module in differs
+    ]
+    if not (changed or choice.new or choice.gone):
+        raise NothingDiffers
+    frameworks = {(after[case].framework, after[case].device) for _, case in changed}
+    controls: dict[tuple[str, str], list[Case]] = {framework: [] for framework in frameworks}
+    for pair in choice.pairs:
+        row = after[pair[1]]
+        if pair not in changed and row.case.quantity == "time" and (row.framework, row.device) in controls:
+            controls[row.framework, row.device].append(row.case)
     chosen = [case for cases in controls.values() for case in cases[:: max(1, len(cases) // CONTROLS)][:CONTROLS]]
     return replace(choice, pairs=[*changed, *((case, case) for case in chosen)], controls=chosen)
 
@@ -187,6 +229,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="./scripts/compare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        # Bisection passes options on by their full names.
+        allow_abbrev=False,
     )
     parser.add_argument("commits", nargs="*", metavar="COMMIT", help="BASE and HEAD (HEAD if it is left out)")
     kinds = parser.add_mutually_exclusive_group()
@@ -198,13 +242,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--profile", choices=PROFILES, default="smoke", help="rows and sizes (default: %(default)s)")
     parser.add_argument(
-        "--only", type=_pattern, default=re.compile(""), help="regular expression, as in 'forward numpy.* 32768'"
+        "--only", type=pattern, default=re.compile(""), help="regular expression, as in 'forward numpy.* 32768'"
     )
     parser.add_argument(
-        "--budget", type=_seconds, default=480.0, metavar="TIME", help="for measuring, as in 90s or 10m (default: 8m)"
+        "--budget", type=seconds, default=480.0, metavar="TIME", help="for measuring, as in 90s or 10m (default: 8m)"
     )
     parser.add_argument(
-        "--threshold", type=_percent, default=3.0, help="smallest change that counts, in percent (default: %(default)g)"
+        "--threshold", type=percent, default=3.0, help="smallest change that counts, in percent (default: %(default)g)"
     )
     parser.add_argument("--strict", action="store_true", help="exit code 3 if something is inconclusive")
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -234,35 +278,6 @@ def _without(words: Sequence[str], option: str, values: int) -> list[str]:
     return [*words[:start], *words[start + 1 + values :]]
 
 
-def _pattern(text: str) -> re.Pattern:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise argparse.ArgumentTypeError(f"{text!r} given, a regular expression needed: {error}") from None
-
-
-def _seconds(text: str) -> float:
-    """Parse a time such as 90s, 10m or 1h. Raises argparse.ArgumentTypeError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if not found or float(found[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} given, a time such as 90s, 10m or 1h needed")
-    return float(found[1]) * SECONDS[found[2] or "s"]
-
-
-def _percent(text: str) -> float:
-    """Parse a percentage above 0 and below 100. Raises argparse.ArgumentTypeError."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 100:
-        raise argparse.ArgumentTypeError(f"{text!r} given, a number above 0 and below 100 needed")
-    return number
-
-
 if __name__ == "__main__":
-    try:
+    with exit_codes():
         sys.exit(main())
-    except KeyboardInterrupt:
-        say("interrupted")
-        sys.exit(130)

@@ -11,13 +11,15 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.harness.case import Case, Settings, from_axes, to_axes
+from benchmarks.harness.case import UNITS, Case, Settings, from_axes, to_axes
 from benchmarks.harness.machine import provenance
 from benchmarks.harness.measurement import MEASURED, NOT_APPLICABLE, Measurement
 from benchmarks.harness.processes.isolation import Installation
@@ -32,6 +34,8 @@ MODULE = "scripts.run.comparison"
 PLAN = "plan.json"
 REPORTS = ROOT / "reports"
 INTERRUPTED = 130
+# The fields of a plan that hold pairs of cases, and those that hold cases.
+PAIRS, CASES = ("times", "sizes"), ("controls", "other_truth", "new", "gone")
 # Sampling time of a case in a pass: a dozen slices of a short call.
 BUDGET_S = 0.08
 # Of a request; a pass over large arrays takes longer than one of a profile.
@@ -55,19 +59,6 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The cases to compare: pairs of base and head, and those that only one side has.
-
-    controls: the cases of head, among the pairs, whose code is the same on both sides.
-    """
-
-    pairs: Sequence[tuple[Case, Case]]
-    new: Sequence[Case] = ()
-    gone: Sequence[Case] = ()
-    controls: Sequence[Case] = ()
-
-
-@dataclass(frozen=True)
 class Plan:
     """A comparison to measure. threshold: as a share. threads: asked of every framework."""
 
@@ -80,14 +71,15 @@ class Plan:
     times: Sequence[tuple[Case, Case]]
     sizes: Sequence[tuple[Case, Case]]
     controls: Sequence[Case]
+    other_truth: Sequence[Case]
     new: Sequence[Case]
     gone: Sequence[Case]
 
     def to_json(self) -> str:
         """The plan as JSON."""
         cases = {
-            **{name: [list(map(to_axes, pair)) for pair in getattr(self, name)] for name in ("times", "sizes")},
-            **{name: list(map(to_axes, getattr(self, name))) for name in ("controls", "new", "gone")},
+            **{name: [list(map(to_axes, pair)) for pair in getattr(self, name)] for name in PAIRS},
+            **{name: list(map(to_axes, getattr(self, name))) for name in CASES},
         }
         sides = {name: asdict(getattr(self, name)) for name in (BASE, HEAD)}
         others = {name: getattr(self, name) for name in ("profile", "threshold", "budget_s", "threads")}
@@ -97,9 +89,9 @@ class Plan:
     def from_json(text: str) -> "Plan":
         """The inverse of `to_json`."""
         content: dict[str, Any] = json.loads(text)
-        for name in ("times", "sizes"):
+        for name in PAIRS:
             content[name] = [tuple(map(from_axes, pair)) for pair in content[name]]
-        for name in ("controls", "new", "gone"):
+        for name in CASES:
             content[name] = list(map(from_axes, content[name]))
         for name in (BASE, HEAD):
             content[name] = Side(**content[name])
@@ -145,9 +137,10 @@ def comparison_of(plan: Plan, folder: Path) -> Comparison:
 
 def result_of(plan: Plan, comparison: Comparison, interrupted: bool = False) -> Result:
     """The verdicts of a comparison, with all that was measured."""
+    ended = "interrupted" if interrupted else "the budget ended"
     rows = [
-        *(row for pair in comparison.times if (row := _of_time(pair, comparison, plan))),
-        *(row for pair in comparison.sizes if (row := _of_bytes(pair, comparison))),
+        *(row for pair in comparison.times if (row := _of_time(pair, comparison, plan, ended))),
+        *(row for pair in comparison.sizes if (row := _of_bytes(pair, comparison, plan))),
         *(_of_one_side(case, "new", f"not in {plan.base.name}") for case in plan.new),
         *(_of_one_side(case, "gone", f"not in {plan.head.name}") for case in plan.gone),
     ]
@@ -177,19 +170,37 @@ def write(result: Result) -> None:
     (REPORTS / "comparison.json").write_bytes(report.to_json(result))
     (REPORTS / "comparison.md").write_text(text)
     (REPORTS / "comparison.html").write_text(report.page(result))
-    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(summary).open("a") as sink:
+    summarise(text)
+
+
+def summarise(text: str) -> None:
+    """Add Markdown to the summary of a GitHub job, if this is one."""
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(path).open("a") as sink:
             sink.write(text)
 
 
-def _of_time(pair: Pair, comparison: Comparison, plan: Plan) -> Compared | None:
-    """The verdict on a pair of times; None where neither side can run here."""
-    both, row = comparison.measured(pair), _row(pair, "seconds")
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """End with NOT_MEASURED after an exception: the exit code 1 of Python would mean "slower"."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(INTERRUPTED)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(report.NOT_MEASURED)
+
+
+def _of_time(pair: Pair, comparison: Comparison, plan: Plan, ended: str) -> Compared | None:
+    """The verdict on a pair of times; None where neither side can run here. ended: why there are no more passes."""
+    both, row = comparison.measured(pair), _row(pair, plan)
     if both.failures:
         return _failed(row, both.failures)
     judgement = comparison.judgement(pair)
     rounds = [pairs for number in both.passes.values() for pairs in number]
-    verdict, reason = _at_end(judgement, len(both.passes))
+    verdict, reason = _at_end(judgement, f"{ended} after {len(both.passes)} passes")
     return replace(
         row,
         verdict=verdict,
@@ -200,32 +211,31 @@ def _of_time(pair: Pair, comparison: Comparison, plan: Plan) -> Compared | None:
         low=judgement.low,
         high=judgement.high,
         visible=judgement.visible,
-        control=replace(pair.head, side="") in plan.controls,
         passes=[list(pairs) for pairs in both.passes.values()],
     )
 
 
-def _at_end(judgement: Judgement, passes: int) -> tuple[report.Verdict, str]:
+def _at_end(judgement: Judgement, ended: str) -> tuple[report.Verdict, str]:
     """The verdict on a pair when the comparison is over, and its reason."""
     if judgement.state == "measuring" or judgement.state == "suspected":
-        ended = f"the budget ended after {passes} passes"
         return "inconclusive", f"{ended}: {judgement.reason}" if judgement.reason else ended
     return judgement.state, judgement.reason
 
 
-def _of_bytes(pair: Pair, comparison: Comparison) -> Compared | None:
+def _of_bytes(pair: Pair, comparison: Comparison, plan: Plan) -> Compared | None:
+    """The verdict on a pair of bytes; None where neither side can run here."""
     found = {case.side: comparison.bytes_of(case) for case in pair.cases}
-    row = _row(pair, "bytes")
+    row = _row(pair, plan)
     failed = {side: [each for each in tries if each.status not in MEASURED] for side, tries in found.items()}
     if failures := {side: each[0] for side, each in failed.items() if each}:
         return _failed(row, failures)
     base, head = ([each.value or 0 for each in found[side]] for side in (BASE, HEAD))
     if not base or not head:
-        return replace(row, verdict="failed", reason="not measured")
-    ratio = min(head) / min(base) if min(base) else None
-    row = replace(row, base=min(base), head=min(head), ratio=ratio)
-    if set(base) & set(head):
-        return replace(row, verdict="same", ratio=ratio and 1.0)
+        return replace(row, reason="not measured")
+    if common := set(base) & set(head):
+        value = min(common)
+        return replace(row, verdict="same", base=value, head=value, ratio=1.0 if value else None)
+    row = replace(row, base=min(base), head=min(head), ratio=min(head) / min(base) if min(base) else None)
     if len({*base, *head}) > 2:
         return replace(row, reason=f"the bytes of a side vary: {min(*base, *head)} to {max(*base, *head)}")
     return replace(row, verdict="larger" if head > base else "smaller")
@@ -236,7 +246,9 @@ def _failed(row: Compared, failures: Mapping[str, Measurement]) -> Compared | No
     not_here = [side for side, each in failures.items() if each.status in NOT_APPLICABLE]
     if set(not_here) == {BASE, HEAD}:
         return None
-    reason = "; ".join(f"{side}: {each.status}: {each.reason}" for side, each in sorted(failures.items()))
+    reasons = "; ".join(f"{side}: {each.status}: {each.reason}" for side, each in sorted(failures.items()))
+    # Foreign text may be invalid Unicode.
+    reason = reasons.encode(errors="replace").decode()
     if not_here == list(failures):
         return replace(row, verdict="new" if not_here == [BASE] else "gone", reason=reason)
     is_wrong = any(each.status == "wrong" for each in failures.values())
@@ -244,20 +256,33 @@ def _failed(row: Compared, failures: Mapping[str, Measurement]) -> Compared | No
 
 
 def _of_one_side(case: Case, verdict: report.Verdict, reason: str) -> Compared:
-    return Compared(case.label, to_axes(case), to_axes(case), "seconds", verdict, reason)
+    return Compared(case.label, to_axes(case), to_axes(case), UNITS[case.quantity], verdict, reason)
 
 
-def _row(pair: Pair, unit: str) -> Compared:
+def _row(pair: Pair, plan: Plan) -> Compared:
+    """A row without a verdict."""
     other = f", against {pair.base.axes['variant']}" if pair.base.axes != pair.head.axes else ""
-    return Compared(pair.head.label + other, to_axes(pair.base), to_axes(pair.head), unit, "inconclusive")
+    case = replace(pair.head, side="")
+    return Compared(
+        case.label + other,
+        to_axes(pair.base),
+        to_axes(case),
+        UNITS[case.quantity],
+        "inconclusive",
+        control=case in plan.controls,
+        other_truth=case in plan.other_truth,
+    )
 
 
 def _undecided(row: Compared) -> Compared:
     """The row of a disturbed comparison: what moved may have been the machine."""
     if row.verdict not in ("slower", "faster"):
         return row
+    if row.control:
+        return replace(row, verdict="inconclusive", reason=f"{row.verdict}, though its code is the same on both sides")
     return replace(row, verdict="inconclusive", reason=f"{row.verdict}, but so are rows whose code is the same")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with exit_codes():
+        sys.exit(main())

@@ -24,6 +24,8 @@ from scripts.setup.pins import ROOT
 
 IMPLS = ROOT / ".asv" / "impls"
 TAIL_CHARACTERS = 1500
+# Packages of an environment whose versions say nothing: this project's, and those that install others.
+NOT_MEASURED = ("relu-bench-impls", "pip", "setuptools", "wheel")
 
 
 class Unbuildable(Exception):
@@ -71,17 +73,16 @@ def _environment(requirement: str | None) -> environment.Environment:
     os.environ.update(accelerator.pip_environment(accelerator.has_gpu(), accelerator.sources_configured()))
     conf = Config.load(str(ROOT / "asv.conf.json"))
     if requirement:
-        given = parsed(requirement)
-        versions = conf.matrix["req"]
-        known = {canonicalize_name(name): name for name in versions}
-        versions[known.get(canonicalize_name(given.name), given.name)] = [str(given.specifier).removeprefix("==")]
-    found = list(environment.get_environments(conf, None))
-    if not found:
+        # A variable of its own makes it another environment than the one that asv measures in.
+        conf.matrix["env"] = {"RELU_BENCH_WITH": [requirement]}
+    env = next(iter(environment.get_environments(conf, None)), None)
+    if env is None:
         raise Unbuildable(f"asv.conf.json asks for Python {', '.join(conf.pythons)}, which this machine lacks")
-    (env,) = found
     try:
         env.create()
         env.run_executable("python", ["-m", "pip", "install", *install_commit.packages()])
+        if requirement:
+            env.run_executable("python", ["-m", "pip", "install", requirement])
     except Exception as error:
         raise Unbuildable(f"asv cannot make the environment {env.name}: {str(error)[-TAIL_CHARACTERS:]}") from None
     return env
@@ -104,13 +105,14 @@ def _install_impls(commit: str, python: str, folder: Path) -> None:
 
 
 def _packages(python: str) -> dict[str, str]:
-    """The version of each package of an environment, by its normalised name."""
+    """The version of each package of an environment, by its normalised name, without those that install others."""
     listed = subprocess.run(
         [python, "-m", "pip", "list", "--format", "freeze", "--disable-pip-version-check"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     pairs = (line.partition("==") for line in listed.splitlines())
-    return {canonicalize_name(name): version for name, _, version in pairs}
+    versions = {canonicalize_name(name): version for name, _, version in pairs}
+    return {name: version for name, version in versions.items() if name not in NOT_MEASURED}
 
 
 def _require(requirement: str, packages: dict[str, str]) -> None:

@@ -17,6 +17,9 @@ from scripts.setup.pins import ROOT
 # Exact quantities, and the times of one call with warm caches.
 QUANTITIES = ("time", *(name for name, unit in UNITS.items() if unit == "bytes"))
 
+# The module of the reference of training steps.
+STEP_TRUTH = "impls.cnn.reference"
+
 
 class Unreadable(Exception):
     """An installation whose cases cannot be listed; the message says why."""
@@ -24,13 +27,19 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Listed:
-    """A case and its row. module: of its function. row: all that is declared of it, as text."""
+    """A case and its row.
+
+    module: of its function. row: all that is declared of it, as text. truth: the module of its reference.
+    accepted: the errors and departures from the reference that it declares, as text.
+    """
 
     case: Case
     framework: str
     device: str
     module: str
     row: str
+    truth: str
+    accepted: str
 
 
 def cases(installation: Installation, profile: str, gpu: bool) -> list[Listed]:
@@ -41,14 +50,18 @@ def cases(installation: Installation, profile: str, gpu: bool) -> list[Listed]:
         command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}
     )
     if completed.returncode:
-        raise Unreadable(completed.stderr.strip().splitlines()[-1])
-    return [Listed(from_axes(entry.pop("axes")), **entry) for entry in json.loads(completed.stdout)]
+        raise Unreadable((completed.stderr.strip().splitlines() or [f"exit code {completed.returncode}"])[-1])
+    # The code of a commit may print something when it is imported.
+    last = completed.stdout.splitlines()[-1]
+    return [Listed(from_axes(entry.pop("axes")), **entry) for entry in json.loads(last)]
 
 
 def _listed(profile: str, gpu: bool) -> list[dict[str, Any]]:
     from benchmarks.harness.profiles import PROFILES
     from benchmarks.harness.profiles import cases as of_profile
     from benchmarks.harness.quantities.dispatch import row_of
+    from impls.catalog import OPERATORS
+    from impls.variant import Variant
 
     entries = []
     for case in of_profile(PROFILES[profile], gpu, cores=1):
@@ -56,8 +69,14 @@ def _listed(profile: str, gpu: bool) -> list[dict[str, Any]]:
             continue
         assert isinstance(case, OperatorCase | StepCase)
         row = row_of(case)
-        module = row.function.partition(":")[0]
-        facts = {"framework": row.framework, "device": row.device, "module": module, "row": repr(row)}
+        facts = {
+            "framework": row.framework,
+            "device": row.device,
+            "module": row.function.partition(":")[0],
+            "row": repr(row),
+            "truth": OPERATORS[row.operator].reference if isinstance(row, Variant) else STEP_TRUTH,
+            "accepted": repr((row.tolerance_ulps, row.semantics)) if isinstance(row, Variant) else "",
+        }
         entries.append({"axes": to_axes(case), **facts})
     return entries
 

@@ -1,4 +1,4 @@
-"""Compare a commit with itself, again and again: every row that is called slower or faster is a false alarm.
+"""Compare a commit with an equal one, again and again: every row that is called changed is a false alarm.
 
 python -m scripts.verify.false_alarms [--runs 20] [--noise] [options of ./scripts/compare]: with .venv/report. Each run
 adds a line to reports/false-alarms.jsonl, from which the totals are taken, so a series may be measured in parts. Fails
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from scripts.arguments import positive
+from scripts.run.bench import git
 from scripts.run.comparison import REPORTS
 from scripts.setup.pins import ROOT
 
@@ -49,10 +50,17 @@ KINDS = {"quiet": False, "beside noise": True}
 
 
 def _run(options: list[str]) -> dict[str, object]:
-    """Compare HEAD with itself; return its verdicts, false alarms, and seconds."""
+    """Compare HEAD with an empty commit on top of it; return the verdicts on times, false alarms, and seconds.
+
+    Raises CalledProcessError if it could not be measured.
+    """
     start_s = time.monotonic()
-    command = [sys.executable, "-m", "scripts.run.compare", "HEAD", "HEAD", *options]
+    # A commit of its own has an installation of its own.
+    empty = git("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "empty")
+    command = [sys.executable, "-m", "scripts.run.compare", "HEAD", empty, *options]
     code = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
+    if code not in (0, 1):
+        raise subprocess.CalledProcessError(code, command)
     content = json.loads((REPORTS / "comparison.json").read_text())
     rows = content["rows"]
     return {
@@ -60,7 +68,7 @@ def _run(options: list[str]) -> dict[str, object]:
         "code": code,
         "seconds": round(time.monotonic() - start_s),
         "passes": content["passes"],
-        "verdicts": Counter(row["verdict"] for row in rows),
+        "verdicts": Counter(row["verdict"] for row in rows if row["unit"] == "seconds"),
         "false": [[row["label"], row["verdict"], row["ratio"]] for row in rows if row["verdict"] in FALSE],
     }
 

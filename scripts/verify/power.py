@@ -9,6 +9,7 @@ limit of a slowdown, and prints the share of trials that find it, and of those w
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -24,7 +25,7 @@ from statistics import fmean, median, stdev
 from benchmarks.harness.case import OperatorCase, Settings
 from benchmarks.harness.processes.isolation import Installation
 from benchmarks.harness.processes.pairs import BASE, HEAD, Comparison, Pair
-from benchmarks.harness.timing.verdicts import Rule, judge
+from benchmarks.harness.timing.verdicts import Judgement, Rule, judge
 from scripts.arguments import positive
 from scripts.run import installations
 from scripts.run.bench import git
@@ -78,14 +79,15 @@ def main() -> int:
     )
     parser.add_argument("action", choices=("measure", "judge"))
     parser.add_argument("--passes", type=positive, default=40, help="of each slowdown (default: %(default)s)")
+    parser.add_argument("--pairs", type=positive, default=1, help="rows judged together (default: %(default)s)")
     options = parser.parse_args()
     if options.action == "measure":
-        POOL.write_text(json.dumps(_measured(options.passes), indent=1))
-    return _judged(json.loads(POOL.read_text()))
+        _measure(options.passes)
+    return _judged(json.loads(POOL.read_text()), options.pairs)
 
 
-def _measured(passes: int) -> dict:
-    """The log ratios of the passes of each slowdown, row and size, and the seconds of a pass over one pair."""
+def _measure(passes: int) -> None:
+    """Keep the log ratios of the passes of each slowdown, row and size, and the seconds of a pass over one pair."""
     built = installations.build(git("rev-parse", "HEAD"))
     # The process that measures needs the rows of head, which are those of the checkout.
     base = built.installation
@@ -106,8 +108,8 @@ def _measured(passes: int) -> dict:
             _add_work(base, head, share, base_s, check_s)
             found = _pool(folder / f"pool-{share}", base, head, pairs, passes)
             pools[str(share)] = {_key(pair): found.measured(pair).log_ratios for pair in pairs}
+            POOL.write_text(json.dumps({"alone_s": alone_s, "base_s": base_s, "pools": pools}, indent=1))
             print(f"{share:.0%}: {passes} passes", flush=True)
-    return {"alone_s": alone_s, "base_s": base_s, "pools": pools}
 
 
 def _pool(folder: Path, base: Installation, head: Installation, pairs: Sequence[Pair], passes: int) -> Pool:
@@ -139,30 +141,36 @@ def _add_work(base: Installation, head: Installation, share: float, base_s: dict
             file.write(EXTRA.format(name=name, checks=checks, share=share))
 
 
-def _judged(pool: dict) -> int:
+def _judged(pool: dict, pairs: int) -> int:
     """Print what the trials find; return the number of slowdowns that less than 95 % of them find."""
-    print(f"{'row':20} {'added':>6} {'measured':>9} {'sd':>6} {'passes':>6} {'found':>6} {'wrong sign':>10}")
+    columns = ("added", "measured", "sd", "passes", "found", "wrong sign", "would have seen")
+    print(f"{'row':20} " + " ".join(f"{name:>{max(8, len(name))}}" for name in columns))
     missed = 0
     for share, (limit_s, threshold) in LIMITS.items():
-        for key, log_ratios in pool["pools"][str(share)].items():
+        for key, log_ratios in pool["pools"].get(str(share), {}).items():
             most = int(limit_s / pool["alone_s"][key])
-            trials = [_trial(log_ratios, most, threshold) for _ in range(TRIALS)]
-            found, wrong = trials.count("slower") / TRIALS, trials.count("faster")
+            judged = [_trial(log_ratios, most, Rule(threshold, pairs)) for _ in range(TRIALS)]
+            states = [judgement.state for judgement in judged]
+            found, wrong = states.count("slower") / TRIALS, states.count("faster")
+            visible = median(judgement.visible or math.inf for judgement in judged)
             missed += found < 0.95
-            measured = exp(fmean(log_ratios)) - 1
-            print(f"{key:20} {share:6.0%} {measured:9.1%} {stdev(log_ratios):6.1%} {most:6} {found:6.0%} {wrong:10}")
+            print(f"{_measured(key, share, log_ratios)} {most:8} {found:8.0%} {wrong:10} {visible:15.1%}")
     for key, log_ratios in pool["pools"]["0.0"].items():
-        trials = [_trial(log_ratios, len(log_ratios), 0.03) for _ in range(TRIALS)]
-        false = sum(trial in ("slower", "faster") for trial in trials)
-        measured = exp(fmean(log_ratios)) - 1
-        print(f"{key:20} {0:6.0%} {measured:9.1%} {stdev(log_ratios):6.1%} false alarms: {false} of {TRIALS}")
+        judged = [_trial(log_ratios, len(log_ratios), Rule(pairs=pairs)) for _ in range(TRIALS)]
+        false = sum(judgement.state in ("slower", "faster") for judgement in judged)
+        print(f"{_measured(key, 0.0, log_ratios)} {len(log_ratios):8} {false / TRIALS:8.1%} called changed")
     return missed
 
 
-def _trial(log_ratios: Sequence[float], most: int, threshold: float) -> str:
-    """The verdict on passes in random order, of which `most` fit into the time."""
+def _measured(key: str, share: float, log_ratios: Sequence[float]) -> str:
+    """The beginning of a line: the row, the work that was added, and the change and spread that all passes show."""
+    return f"{key:20} {share:8.0%} {exp(fmean(log_ratios)) - 1:8.1%} {stdev(log_ratios):8.1%}"
+
+
+def _trial(log_ratios: Sequence[float], most: int, rule: Rule) -> Judgement:
+    """What passes in random order show, of which `most` fit into the time."""
     drawn = random.sample(log_ratios, len(log_ratios))
-    return judge(drawn[:most], Rule(threshold)).state
+    return judge(drawn[:most], rule)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ A pair is a block of two cases, the base and the head, which may come from two i
 one is timed directly after the other, in random order, and in the next round in the reverse order (ABBA). A pair that
 has a verdict takes no part in later passes. Those that are suspected of a change are measured last, by themselves.
 
-All is kept in a folder: the journals of the pairs, PASSES, which lists the passes that are over, and the bytes. The
+All is kept in a folder: the journals of the pairs, the bytes, and PASSES, which lists the passes that are over. The
 verdicts follow from the journals alone (`timing.verdicts`), so a run that was killed continues.
 """
 
@@ -14,23 +14,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import log
+from math import inf, log
 from pathlib import Path
 from statistics import median
 
 from benchmarks.harness.case import Case, Settings
-from benchmarks.harness.measurement import Measurement, from_json, to_json
-from benchmarks.harness.processes import answers, plan, rounds
+from benchmarks.harness.measurement import LEAST_SHARE, SMT_CONTENDED, Measurement, from_json, to_json
+from benchmarks.harness.processes import plan, rounds
 from benchmarks.harness.processes.blocks import Block
 from benchmarks.harness.processes.isolation import Installation
-from benchmarks.harness.processes.journal import Journal
+from benchmarks.harness.processes.journal import Journal, Pass
 from benchmarks.harness.quantities import dispatch
 from benchmarks.harness.timing import verdicts
 from benchmarks.harness.timing.verdicts import Judgement, Rule
 
 BASE, HEAD = "base", "head"
-PASSES = "passes.jsonl"
-# The share of a pass that does not depend on the number of its pairs: processes that start, imports.
+PASSES = "passes.json"
+# The share of a pass that does not depend on the number of its pairs: processes that start, imports. It was a tenth
+# over 40 pairs and a half over 128.
 FIXED_SHARE = 0.3
 # Measurements of bytes that differ.
 SIZE_TRIES = 4
@@ -75,6 +76,23 @@ class Both:
         return [median(log(head_s / base_s) for base_s, head_s in pairs) for pairs in self.passes.values()]
 
 
+def _counted(pair: Pair, of_pass: Pass) -> list[tuple[float, float]]:
+    """Seconds per call of base and head in the rounds of a pass that count; none before both were checked at its end.
+
+    A round counts if the core was uncontended on both sides; if fewer than half of the rounds are left, all count.
+    Later passes change nothing about it.
+    """
+    if not all(case.name in of_pass.finished for case in pair.cases):
+        return []
+    base, head = ({taken.round: taken for taken in of_pass.slices.get(case.name, ())} for case in pair.cases)
+    rounds_of_both = [(base[number], head[number]) for number in sorted(base.keys() & head.keys())]
+    probes_s = [taken.probe_s for both in rounds_of_both for taken in both if taken.probe_s]
+    limit_s = SMT_CONTENDED * min(probes_s, default=inf)
+    clean = [both for both in rounds_of_both if max(taken.probe_s or 0.0 for taken in both) <= limit_s]
+    counted = clean if len(clean) >= LEAST_SHARE * len(rounds_of_both) else rounds_of_both
+    return [(median(base.samples_s), median(head.samples_s)) for base, head in counted]
+
+
 class Comparison:
     """Pairs that are measured in the same passes, and what a folder holds of them.
 
@@ -104,14 +122,22 @@ class Comparison:
         self._measure_sizes()
         while todo := self._next():
             self._pass(todo)
+            self._warn()
+
+    def _warn(self) -> None:
+        """Say so after the first pass if the budget is too small for any verdict."""
+        passes = self.budget_s / self.passes[0]["seconds"]
+        if len(self.passes) == 1 and passes < verdicts.LOOKS[0]:
+            self.show(
+                f"{self.budget_s:.0f} s are enough for about {passes:.0f} passes, and a verdict needs "
+                f"{verdicts.LOOKS[0]}: give more time, or select fewer rows"
+            )
 
     def measured(self, pair: Pair) -> Both:
         """What was measured of a pair of times."""
         journal = self._journals[pair]
-        base, head = (answers.counted(case, [journal]) for case in pair.cases)
-        passes: dict[int, list[tuple[float, float]]] = {}
-        for place in sorted(base.keys() & head.keys()):
-            passes.setdefault(place[0], []).append((base[place], head[place]))
+        of_passes = {number: _counted(pair, journal.passes[number]) for number in sorted(journal.passes)}
+        passes = {number: pairs for number, pairs in of_passes.items() if pairs}
         failures = {case.side: journal.failures[case.name] for case in pair.cases if case.name in journal.failures}
         return Both(passes, failures)
 
@@ -122,13 +148,13 @@ class Comparison:
     def bytes_of(self, case: Case) -> list[Measurement]:
         """The measurements of the bytes of a case, each by another process: one, or several where the sides differ."""
         path = self._path(case)
-        return [from_json(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+        return list(map(from_json, json.loads(path.read_text()))) if path.exists() else []
 
     @property
     def passes(self) -> list[dict[str, float]]:
         """The passes that are over: `number`, `seconds` and `pairs` of each."""
         path = self.folder / PASSES
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return json.loads(path.read_text()) if path.exists() else []
 
     @property
     def spent_s(self) -> float:
@@ -140,13 +166,12 @@ class Comparison:
 
         First those that need more passes, as long as enough time is left for suspects to be confirmed.
         """
-        states: dict[str, list[Pair]] = {}
-        for pair in self.times:
-            if not self.measured(pair).failures:
-                states.setdefault(self.judgement(pair).state, []).append(pair)
-        measuring, suspects = states.get("measuring", []), states.get("suspected", [])
+        judged = {pair: self.judgement(pair) for pair in self.times if not self.measured(pair).failures}
+        measuring = [pair for pair, judgement in judged.items() if judgement.state == "measuring"]
+        suspects = [pair for pair, judgement in judged.items() if judgement.state == "suspected"]
         left_s = self.budget_s - self.spent_s
-        if measuring and left_s >= self._expected_s(measuring) + verdicts.LEAST_CONFIRMING * self._expected_s(suspects):
+        confirming_s = max((judged[pair].missing for pair in suspects), default=0) * self._expected_s(suspects)
+        if measuring and left_s >= self._expected_s(measuring) + confirming_s:
             return measuring
         return suspects if left_s >= self._expected_s(suspects) else []
 
@@ -169,8 +194,8 @@ class Comparison:
         self._end_pass(number, time.monotonic() - start_s, len(todo))
 
     def _end_pass(self, number: int, seconds: float, pairs: int) -> None:
-        with (self.folder / PASSES).open("a") as sink:
-            sink.write(json.dumps({"number": number, "seconds": seconds, "pairs": pairs}) + "\n")
+        ended = {"number": number, "seconds": seconds, "pairs": pairs}
+        plan.write_json(self.folder / PASSES, [*self.passes, ended])
 
     def _measure_sizes(self) -> None:
         """Measure all bytes once, and those of pairs that differ several times: an allocator may not repeat itself."""
@@ -182,8 +207,7 @@ class Comparison:
             self.show(f"bytes of {len(todo)} pairs")
             with plan.shared_folder([case] for case in missing) as shared, self._crew(shared) as crew:
                 for case, found in rounds.single([case for case in missing if dispatch.is_available(case)], crew):
-                    with self._path(case).open("a") as sink:
-                        sink.write(json.dumps(to_json(found)) + "\n")
+                    plan.write_json(self._path(case), list(map(to_json, [*self.bytes_of(case), found])))
 
     def _differ(self, pair: Pair) -> bool:
         base, head = ({found.value for found in self.bytes_of(case)} for case in pair.cases)

@@ -32,7 +32,7 @@ LEAST_SHARED_BYTES = 2**32
 def write_plan(folder: Path, cases: Iterable[Case]) -> None:
     """Write the cases of a run."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "plan.json", [to_axes(case) for case in cases])
+    write_json(folder / "plan.json", [to_axes(case) for case in cases])
 
 
 def planned(folder: Path) -> list[Case]:
@@ -155,7 +155,7 @@ class Run:
         return self.folder / f"{case.name}.json"
 
     def _keep(self, case: Case, found: Measurement) -> None:
-        _write(self._path(case), to_json(found))
+        write_json(self._path(case), to_json(found))
 
     def _read(self, case: Case) -> Measurement | None:
         try:
@@ -183,7 +183,7 @@ def shared_folder(blocks: Iterable[Iterable[Case]]) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(path: Path, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
     """Write a JSON file, which then exists completely or not at all."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content))

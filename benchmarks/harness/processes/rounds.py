@@ -133,10 +133,14 @@ class Member(NamedTuple):
     case: Case
 
     def alone(self) -> Part:
-        """A part of this case and the roofs that have not failed."""
+        """A part of this case, and of the roofs or the other side that it is compared with, if they have not failed."""
         failures = self.part.journal.failures
-        roofs = [case for case in self.part.cases if case.kind in ROOFS and case.name not in failures]
-        return replace(self.part, cases=[self.case, *roofs])
+        others = [
+            case
+            for case in self.part.cases
+            if (case.kind in ROOFS or case.side) and case != self.case and case.name not in failures
+        ]
+        return replace(self.part, cases=[self.case, *others])
 
 
 def measure(blocks: Sequence[Block], number: int, crew: Crew, journal: Callable[[Block], Journal]) -> None:
@@ -226,7 +230,9 @@ def _split(cases: Sequence[Case], free_bytes: int, crew: Crew) -> list[tuple[lis
         some, used_bytes = parts[-1]
         # Its rows share their arguments.
         needed_bytes = max(map(dispatch.needed_bytes, rows))
-        if not some or _fit([*used_bytes, needed_bytes], free_bytes - dispatch.shared_bytes(some + rows)):
+        room_bytes = free_bytes - dispatch.shared_bytes(some + rows)
+        # The sides of a comparison are not split.
+        if not some or rows[0].side or _fit([*used_bytes, needed_bytes], room_bytes):
             parts[-1] = some + rows, [*used_bytes, needed_bytes]
         else:
             parts.append((rows, [of_roofs, needed_bytes]))
@@ -362,7 +368,8 @@ class _Group:
 
     def _may_succeed_alone(self, member: Member, failure: Measurement) -> bool:
         rows = [each for each in self.members if each.case.kind not in ROOFS]
-        return (failure.status == "memory" or failure.reason == KILLED) and member in rows and len(rows) > 1
+        others = [each for each in rows if each != member and not (member.case.side and each.part is member.part)]
+        return (failure.status == "memory" or failure.reason == KILLED) and member in rows and bool(others)
 
 
 def _answers(do: str, cases: Sequence[Case], crew: Crew) -> Iterator[tuple[int, Answer]]:

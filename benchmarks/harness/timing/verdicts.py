@@ -2,9 +2,10 @@
 
 Each pass has processes of its own, and with them a layout of memory: passes are independent, the rounds of one are
 not. So a pass counts as one value, and intervals are Student's over passes. A pair is judged after 5, 8, 13, 21 and 34
-passes. To be suspected of a change, its interval must lie beyond the threshold at a confidence that leaves an error of
-5 % for all of these looks together. A suspect takes part in further passes, which must show the change again by
-themselves; and all its passes together must show it at a level divided by the number of pairs (Bonferroni).
+passes. It is suspected of a change where the interval lies beyond the threshold; the intervals of all looks together
+have a confidence of 95 %, so those of each have 99 %. A suspect takes part in further passes, which must show the
+change again by themselves; and all its passes together must tell the ratio from 1 at 5 % divided by the number of pairs
+(Bonferroni). It is the same where the 95 % interval of a look lies within the threshold.
 
 Sources: two one-sided tests: Schuirmann, J. Pharmacokinet. Biopharm. 15, 1987. Alpha spending: Lan and DeMets,
 Biometrika 70, 1983; here each look spends the same. Confirmation in new processes: shared layouts make intervals within
@@ -12,7 +13,7 @@ a process too narrow (Curtsinger and Berger, "Stabilizer", ASPLOS 2013).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil, exp, expm1, inf, log1p, sqrt
 from statistics import fmean, stdev
@@ -22,7 +23,7 @@ from scipy import optimize, stats
 
 # Numbers of passes after which a pair is judged.
 LOOKS = (5, 8, 13, 21, 34)
-# The share of wrong verdicts that all looks together may have.
+# The error of the intervals of all looks together.
 ALPHA = 0.05
 # The confidence of intervals that are shown.
 SHOWN = 0.95
@@ -44,12 +45,14 @@ class Rule:
 class Judgement:
     """What the passes of a pair show.
 
-    ratio: geometric mean of the passes' ratios, and its 95 % interval from `low` to `high`; None where there are too
-    few passes. visible: the smallest slowdown, as a share, that so many passes find with a probability of 95 %.
+    missing: passes that a suspect still needs. ratio: geometric mean of the passes' ratios, and its 95 % interval from
+    `low` to `high`; None where there are too few passes. visible: the smallest slowdown, as a share, that would have
+    been suspected at the last look with a probability of 95 %; None before the first.
     """
 
     state: State
     reason: str = ""
+    missing: int = 0
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
@@ -96,7 +99,8 @@ def judge(log_ratios: Sequence[float], rule: Rule) -> Judgement:
         if direction := _direction(seen.interval(1 - ALPHA / len(LOOKS)), rule):
             end = look + confirming(look)
             if len(log_ratios) < end:
-                return _judgement("suspected", log_ratios, rule, f"{direction} in {look} passes")
+                reason = f"{direction} in {look} passes"
+                return replace(_judgement("suspected", log_ratios, rule, reason), missing=end - len(log_ratios))
             if _is_confirmed(log_ratios[:look], log_ratios[look:end], direction, rule):
                 return _judgement(direction, log_ratios[:end], rule)
             # Its passes count at later looks.
@@ -113,11 +117,11 @@ def confirming(look: int) -> int:
 
 def _is_confirmed(first: Sequence[float], further: Sequence[float], direction: State, rule: Rule) -> bool:
     """Return whether further passes show a change again, and all together beyond the threshold and significantly."""
-    together = _sample([*first, *further])
+    together = [*first, *further]
     return (
-        _direction(_sample(further).interval(SHOWN), Rule(0.0)) == direction
-        and _direction(together.interval(SHOWN), rule) == direction
-        and together.chance() <= ALPHA / rule.pairs
+        _direction(interval(further), Rule(0.0)) == direction
+        and _direction(interval(together), rule) == direction
+        and _sample(together).chance() <= ALPHA / rule.pairs
     )
 
 
@@ -136,16 +140,17 @@ def _direction(interval: tuple[float, float], rule: Rule) -> State | None:
 
 def _judgement(state: State, log_ratios: Sequence[float], rule: Rule, reason: str = "") -> Judgement:
     if len(log_ratios) < 2:
-        return Judgement(state, reason, *map(exp, log_ratios))
+        return Judgement(state, reason, 0, *map(exp, log_ratios))
     seen = _sample(log_ratios)
     low, high = seen.interval(SHOWN)
+    look = max((look for look in LOOKS if look <= len(log_ratios)), default=None)
     return Judgement(
         state,
         reason,
         ratio=exp(seen.mean),
         low=exp(low),
         high=exp(high),
-        visible=expm1(log1p(rule.threshold) + _reach(len(log_ratios)) * seen.error),
+        visible=expm1(log1p(rule.threshold) + _reach(look) * stdev(log_ratios) / sqrt(look)) if look else None,
     )
 
 
