@@ -1,5 +1,6 @@
 """Test ./scripts/compare with real commits, and the forms of its result."""
 
+import fcntl
 import json
 import os
 import re
@@ -165,7 +166,7 @@ def test_rows_that_do_not_exist_are_named(commits):
 
 def test_an_interrupted_comparison_shows_what_is_known_and_continues(commits):
     checkout, named = commits
-    arguments = (named["first"], named["same"], "--only", "relu forward numpy.out 32768 float32 time", "--budget", "5")
+    arguments = (named["first"], named["same"], "--only", "relu forward numpy.out 32768 float32 time", "--budget", "60")
     process = start(checkout, *arguments)
     folder = checkout.folder / ".asv" / "comparisons"
     end_s = time.monotonic() + 300
@@ -183,6 +184,14 @@ def test_an_interrupted_comparison_shows_what_is_known_and_continues(commits):
     assert "continuing the comparison that was interrupted" in error
     assert written(checkout).passes > before
     assert not written(checkout).interrupted
+
+
+def test_a_second_comparison_in_a_checkout_is_refused(commits):
+    checkout, named = commits
+    with (checkout.folder / ".asv" / "comparison.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, _, error = run(checkout, named["first"], named["same"], "--only", "forward numpy.out 32768")
+    assert (code, "another comparison is being measured" in error) == (2, True)
 
 
 def test_bisection_finds_the_first_slow_commit(commits):

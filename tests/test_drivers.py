@@ -99,7 +99,7 @@ def test_unsupported_members_give_an_unsupported_measurement(monkeypatch):
     start = {"framework": "numpy", "device": "cpu", "threads": None, "cache_dir": None, "shared": None}
     case = OperatorCase("time", "relu", "forward", "numpy.out", 8)
     server = Server(start | {"cores": 1, "probe_best_s": 1.0})
-    answer = server.answer({"do": "prepare", "case": case.name, "axes": to_axes(case)})
+    answer = server.answer({"do": "prepare", "case": case.name, "axes": to_axes(case), "side": ""})
     measurement = from_json(json.loads(answer)["failure"])
     assert (measurement.status, measurement.value) == ("unsupported", None)
     assert measurement.reason.startswith("NumpyDriver is no DeviceDriver")
