@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from benchmarks.harness.timing.verdicts import LOOKS
 from scripts.report import figures
 from scripts.report.page import number_text, template, time_text
 
@@ -105,11 +106,15 @@ def from_json(content: bytes) -> Result:
 
 
 def exit_code(result: Result, strict: bool = False) -> int:
-    """0: nothing is slower or larger. 1: something is. 2: something could not be measured. 3: strict, inconclusive."""
+    """0: nothing is slower or larger. 1: something is. 2: something could not be measured. 3: strict, inconclusive.
+
+    1 also where something else could not be measured; 2 also where no time had enough passes to be judged.
+    """
     verdicts = {row.verdict for row in result.rows}
     if verdicts & set(WORSE):
         return 1
-    if verdicts & set(UNMEASURED) or result.disturbed:
+    passes = [len(row.passes) for row in result.rows if row.unit == "seconds" and row.verdict not in ("new", "gone")]
+    if verdicts & set(UNMEASURED) or result.disturbed or (passes and max(passes) < LOOKS[0]):
         return NOT_MEASURED
     return 3 if strict and "inconclusive" in verdicts else 0
 
@@ -124,8 +129,9 @@ def table(result: Result) -> str:
     """A table for the terminal: the largest changes first, with intervals as numbers and as a plot."""
     rows = ordered(result.rows)
     width = max((len(name(row)) for row in rows), default=0)
+    heading = f"{'verdict':12} {'change':>8}  {'95 % interval':19} {scale()} {'row':{width}}  {'would have seen':>15}"
     lines = [
-        f"{'verdict':12} {'change':>8}  {'95 % interval':19} {scale()} {'row':{width}}  {'would have seen':>15}",
+        f"{heading}  reason",
         *(_line(row, width).rstrip() for row in rows),
         "",
         *sentences(result),

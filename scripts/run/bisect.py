@@ -4,14 +4,15 @@ Compares GOOD with BAD first, then GOOD with commits between them, only in the r
 Commits that leave `impls` as it was are not measured.
 """
 
-import json
 import re
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from math import sqrt
 
-from scripts.report.comparison import NOT_MEASURED
+from scripts.report import comparison as report
+from scripts.report.comparison import Compared
 from scripts.run.bench import git
 from scripts.run.comparison import INTERRUPTED, REPORTS
 from scripts.run.progress import say
@@ -19,7 +20,6 @@ from scripts.setup.pins import ROOT
 
 # Compares two commits.
 COMMAND = [sys.executable, "-m", "scripts.run.compare"]
-WORSE = ("slower", "larger")
 
 
 def main(good: str, bad: str, options: Sequence[str]) -> int:
@@ -28,30 +28,31 @@ def main(good: str, bad: str, options: Sequence[str]) -> int:
         commits = between(good, bad)
     except subprocess.CalledProcessError as error:
         say(f"{bad!r} does not descend from {good!r}: {error.stderr.strip()}")
-        return NOT_MEASURED
+        return report.NOT_MEASURED
     if not commits:
         say(f"nothing below impls/ differs between {good} and {bad}")
-        return NOT_MEASURED
-    ends = _verdicts(good, commits[-1], options)
-    worse = [label for label, verdict in ends.items() if verdict in WORSE]
+        return report.NOT_MEASURED
+    ends = _rows(good, commits[-1], options)
+    worse = {label: row for label, row in ends.items() if row.verdict in report.WORSE}
     if not worse:
-        counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(ends.values()).items())
-        say(f"no row of {bad} was found to be slower or larger than in {good}: {counts or 'nothing was compared'}")
-        return NOT_MEASURED
+        counts = ", ".join(
+            f"{count} {verdict}" for verdict, count in Counter(row.verdict for row in ends.values()).items()
+        )
+        say(f"no row of {bad} is slower or larger than in {good}: {counts}" if ends else f"{bad} cannot be measured")
+        return report.NOT_MEASURED
     say(f"slower or larger: {', '.join(worse)}")
     only = ["--only", f"^(?:{'|'.join(map(re.escape, worse))})$"]
 
     def is_bad(commit: str) -> bool | None:
-        found = _verdicts(good, commit, [*options, *only])
-        if any(verdict in WORSE for verdict in found.values()):
-            return True
-        return False if found and set(found.values()) <= {"same", "faster", "smaller"} else None
+        found = _rows(good, commit, [*options, *only])
+        sides = [_is_bad(row, found.get(label)) for label, row in worse.items()]
+        return True if True in sides else None if None in sides else False
 
     first, undecided = search(commits, is_bad)
     if undecided:
         say(f"undecided between {', '.join(commit[:8] for commit in [*undecided, first])}")
     print(f"first commit that is slower or larger: {git('log', '-1', '--format=%h %s', first)}")
-    return NOT_MEASURED if undecided else 0
+    return report.NOT_MEASURED if undecided else 0
 
 
 def between(good: str, bad: str) -> list[str]:
@@ -81,8 +82,20 @@ def search(commits: Sequence[str], is_bad: Callable[[str], bool | None]) -> tupl
     return commits[first], [commits[number] for number in sorted(undecided) if good < number < first]
 
 
-def _verdicts(base: str, head: str, options: Sequence[str]) -> dict[str, str]:
-    """The verdict on each row of a comparison; none where it could not be measured."""
+def _is_bad(worse: Compared, row: Compared | None) -> bool | None:
+    """Return whether a row is nearer to the bad commit than to the good one; None if that is not certain.
+
+    worse: the row in the bad commit. The border is half of its change.
+    """
+    if row is None or row.ratio is None or not worse.ratio:
+        return None
+    border = sqrt(worse.ratio)
+    low, high = row.low or row.ratio, row.high or row.ratio
+    return True if low > border else False if high < border else None
+
+
+def _rows(base: str, head: str, options: Sequence[str]) -> dict[str, Compared]:
+    """The rows of a comparison by label; none where it could not be measured."""
     path = REPORTS / "comparison.json"
     path.unlink(missing_ok=True)
     say(f"comparing {base[:12]} with {head[:12]}")
@@ -91,4 +104,4 @@ def _verdicts(base: str, head: str, options: Sequence[str]) -> dict[str, str]:
         raise KeyboardInterrupt
     if not path.exists():
         return {}
-    return {row["label"]: row["verdict"] for row in json.loads(path.read_text())["rows"]}
+    return {row.label: row for row in report.from_json(path.read_bytes()).rows}

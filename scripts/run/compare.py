@@ -5,11 +5,13 @@
 ./scripts/compare --rows torch.out numba.out   is the second row slower than the first?
 ./scripts/compare --bisect GOOD BAD            which commit made it slower?
 
-Writes reports/comparison.html, .json and .md. Exit code: 0 nothing is slower or larger; 1 something is; 2 something
-could not be measured; 3 something is inconclusive (with --strict). After an interruption, the same command continues.
+Writes reports/comparison.html, .json and .md. Exit code: 0 nothing is slower or larger; 1 something is, whatever else
+happened; 2 something could not be measured, or controls moved; 3 something is inconclusive (with --strict); 130 it was
+interrupted, and the same command continues. With --bisect: 0 the commit was found, else 2.
 """
 
 import argparse
+import fcntl
 import hashlib
 import os
 import re
@@ -18,6 +20,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from benchmarks.harness.case import UNITS, Case, OperatorCase, Settings, StepCase
 from benchmarks.harness.machine import provenance
@@ -33,7 +36,7 @@ from scripts.run.progress import say
 from scripts.setup import accelerator
 from scripts.setup.pins import ROOT
 
-UNFINISHED = ROOT / ".asv" / "comparisons"
+UNFINISHED, LOCK = ROOT / ".asv" / "comparisons", ROOT / ".asv" / "comparison.lock"
 # Unchanged rows of a framework that take part with its changed ones.
 CONTROLS = 3
 # Git's commands that tell the state of the instruments.
@@ -63,8 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     if options.bisect:
         return bisect.main(options.bisect[0], options.bisect[1], options.passed_on)
-    for path in REPORTS.glob("comparison.*"):
-        path.unlink()
+    lock = _locked()
+    if lock is None:
+        return _end("Another comparison is being measured in this checkout: repeat when it has ended.", NOT_MEASURED)
     warn_if_dirty()
     try:
         plan = _plan(options)
@@ -84,8 +88,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     imported = os.pathsep.join([plan.head.folder, str(ROOT)])
     command = [sys.executable, "-P", "-m", MODULE, str(folder), *(["--strict"] if options.strict else [])]
     sys.stdout.flush()
+    os.set_inheritable(lock.fileno(), True)
     # This process becomes it, so that a signal reaches it.
     return os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": imported})
+
+
+def _locked() -> IO[str] | None:
+    """Lock the comparisons of this checkout for as long as the file stays open; None if another process has."""
+    LOCK.parent.mkdir(exist_ok=True)
+    lock = LOCK.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
 
 
 def _end(message: str, code: int) -> int:
@@ -98,6 +115,8 @@ def _end(message: str, code: int) -> int:
 def _plan(options: argparse.Namespace) -> Plan:
     """Install both sides and choose what to compare. Raises NothingDiffers, Unbuildable and Unreadable."""
     commits = {name: _commit(name) for name in options.commits}
+    for path in REPORTS.glob("comparison.*"):
+        path.unlink()
     if options.changed and not git("diff", "--name-only", *commits.values(), "--", imports.PACKAGE):
         raise NothingDiffers
     base, head = _sides(options, commits)

@@ -5,11 +5,11 @@ holds the plan, and keeps all that is measured until the comparison is over.
 """
 
 import argparse
-import fcntl
 import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -34,8 +34,6 @@ from scripts.setup.pins import ROOT
 MODULE = "scripts.run.comparison"
 PLAN = "plan.json"
 REPORTS = ROOT / "reports"
-# Held by the comparison that is being measured.
-LOCK = ROOT / ".asv" / "comparison.lock"
 INTERRUPTED = 130
 # The fields of a plan that hold pairs of cases, and those that hold cases.
 PAIRS, CASES = ("times", "sizes"), ("controls", "other_truth", "new", "gone")
@@ -106,19 +104,10 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--strict", action="store_true")
     options = parser.parse_args()
-    with LOCK.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another comparison is being measured in this checkout; repeat when it has ended")
-            return report.NOT_MEASURED
-        return compared(options.folder, options.strict)
-
-
-def compared(folder: Path, strict: bool) -> int:
-    """Measure the comparison that a folder holds, write its report, and return the exit code."""
-    plan = Plan.from_json((folder / PLAN).read_text())
-    comparison = comparison_of(plan, folder)
+    plan = Plan.from_json((options.folder / PLAN).read_text())
+    comparison = comparison_of(plan, options.folder)
+    # Show what is known also when a CI system ends the job.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     interrupted = False
     try:
         comparison.measure()
@@ -131,8 +120,8 @@ def compared(folder: Path, strict: bool) -> int:
     say(f"report: {REPORTS / 'comparison.html'}")
     if interrupted:
         return INTERRUPTED
-    shutil.rmtree(folder)
-    return report.exit_code(result, strict)
+    shutil.rmtree(options.folder)
+    return report.exit_code(result, options.strict)
 
 
 def comparison_of(plan: Plan, folder: Path) -> Comparison:

@@ -19,7 +19,12 @@ def code(module: str, folder: Path) -> dict[str, str]:
         path = _path(name, folder)
         if name in found or path is None:
             continue
-        tree = ast.parse(path.read_text())
+        text = path.read_text()
+        try:
+            tree = ast.parse(text)
+        except SyntaxError:
+            found[name] = text
+            continue
         found[name] = ast.dump(tree)
         waiting += [*_parents(name), *_imported(tree, name, is_package=path.name == "__init__.py")]
     return found

@@ -23,7 +23,6 @@ from scripts.setup import accelerator, install_commit
 from scripts.setup.pins import ROOT
 
 IMPLS = ROOT / ".asv" / "impls"
-TAIL_CHARACTERS = 1500
 # Packages of an environment whose versions say nothing: this project's, and those that install others.
 NOT_MEASURED = ("relu-bench-impls", "pip", "setuptools", "wheel")
 
@@ -84,7 +83,8 @@ def _environment(requirement: str | None) -> environment.Environment:
         if requirement:
             env.run_executable("python", ["-m", "pip", "install", requirement])
     except Exception as error:
-        raise Unbuildable(f"asv cannot make the environment {env.name}: {str(error)[-TAIL_CHARACTERS:]}") from None
+        output = f"{getattr(error, 'stdout', '')}\n{getattr(error, 'stderr', '')}".strip() or str(error)
+        raise Unbuildable(f"asv cannot make the environment {env.name}: {_cause(output)}") from None
     return env
 
 
@@ -100,8 +100,15 @@ def _install_impls(commit: str, python: str, folder: Path) -> None:
         pip = [python, "-m", "pip", "install", *options, str(source)]
         completed = subprocess.run(pip, capture_output=True, text=True)
         if completed.returncode:
-            raise Unbuildable(f"{commit[:8]} does not build: {completed.stderr.strip()[-TAIL_CHARACTERS:]}")
+            raise Unbuildable(f"{commit[:8]} does not build: {_cause(completed.stderr)}")
         shutil.move(target, folder)
+
+
+def _cause(output: str) -> str:
+    """The last line of a program's output that names an error, else the last one."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    return (errors or lines or ["no message"])[-1]
 
 
 def _packages(python: str) -> dict[str, str]:

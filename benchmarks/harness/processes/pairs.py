@@ -211,7 +211,7 @@ class Comparison:
 
     def _differ(self, pair: Pair) -> bool:
         base, head = ({found.value for found in self.bytes_of(case)} for case in pair.cases)
-        return base.isdisjoint(head)
+        return None not in base | head and base.isdisjoint(head)
 
     def _crew(self, shared: Path) -> rounds.Crew:
         return rounds.Crew(self.settings, shared, self._probe_best_s, self.installations)

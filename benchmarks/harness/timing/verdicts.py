@@ -107,7 +107,12 @@ def judge(log_ratios: Sequence[float], rule: Rule) -> Judgement:
             unconfirmed = end
         elif _is_within(seen.interval(SHOWN), rule):
             return _judgement("same", log_ratios[:look], rule)
-    return _judgement("inconclusive", log_ratios, rule, f"not certain after {len(log_ratios)} passes")
+    return _judgement(
+        "inconclusive",
+        log_ratios,
+        rule,
+        f"neither within the threshold nor surely beyond it after {len(log_ratios)} passes",
+    )
 
 
 def confirming(look: int) -> int:
