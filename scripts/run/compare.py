@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Unbuildable, Unreadable) as error:
         return _end(str(error), NOT_MEASURED)
     content = plan.to_json()
-    # What another machine, or another state of the instruments, measured cannot be continued.
+    # Passes of another machine, or of other instruments, cannot be continued.
     state = (provenance.expected_fingerprint(plan.threads), *(git(*command) for command in INSTRUMENTS))
     folder = UNFINISHED / hashlib.sha256("\n".join([content, *state]).encode()).hexdigest()[:12]
     if folder.exists():

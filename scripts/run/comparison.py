@@ -55,7 +55,7 @@ class Side:
 
     @property
     def installation(self) -> Installation:
-        """What its processes measure."""
+        """The installation of its processes."""
         return Installation(self.python, Path(self.folder))
 
 

@@ -168,7 +168,7 @@ def _measured(key: str, share: float, log_ratios: Sequence[float]) -> str:
 
 
 def _trial(log_ratios: Sequence[float], most: int, rule: Rule) -> Judgement:
-    """What passes in random order show, of which `most` fit into the time."""
+    """Judge passes in random order, as many as fit into the time."""
     drawn = random.sample(log_ratios, len(log_ratios))
     return judge(drawn[:most], rule)
 

@@ -46,16 +46,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Installation:
-    """Where a process finds `impls` and the frameworks: the interpreter's own packages, and a folder before them.
+    """The interpreter of a process, with the frameworks, and the folder of its `impls`.
 
-    folder: holds `impls`. Without one, this process's own interpreter shares its import path; another one uses its own.
+    folder: first on its import path. Without one, this process's own interpreter shares its import path; another one
+    uses its own.
     """
 
     python: str = sys.executable
     folder: Path | None = None
 
 
-# That of this process.
+# The installation of this process.
 OWN = Installation()
 
 

@@ -61,7 +61,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Both:
-    """What was measured of a pair.
+    """The rounds and failures of a pair.
 
     passes: seconds per call of base and head, of each round that counts for both, by the number of the pass.
     failures: by side.
@@ -134,7 +134,7 @@ class Comparison:
             )
 
     def measured(self, pair: Pair) -> Both:
-        """What was measured of a pair of times."""
+        """The rounds and failures of a pair of times."""
         journal = self._journals[pair]
         of_passes = {number: _counted(pair, journal.passes[number]) for number in sorted(journal.passes)}
         passes = {number: pairs for number, pairs in of_passes.items() if pairs}
@@ -142,7 +142,7 @@ class Comparison:
         return Both(passes, failures)
 
     def judgement(self, pair: Pair) -> Judgement:
-        """What the passes of a pair show so far."""
+        """Judge a pair by its passes so far."""
         return verdicts.judge(self.measured(pair).log_ratios, self.rule)
 
     def bytes_of(self, case: Case) -> list[Measurement]:

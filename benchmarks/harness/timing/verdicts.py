@@ -35,7 +35,7 @@ State = Literal["measuring", "suspected", "faster", "slower", "same", "inconclus
 
 @dataclass(frozen=True)
 class Rule:
-    """What counts as a change. threshold: as a share, 0.03 is 3 %. pairs: how many are judged together."""
+    """The smallest change that counts, as a share (0.03 is 3 %), and the number of pairs that are judged together."""
 
     threshold: float = 0.03
     pairs: int = 1
@@ -43,7 +43,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the passes of a pair show.
+    """The verdict on a pair so far, and its ratio.
 
     missing: passes that a suspect still needs. ratio: geometric mean of the passes' ratios, and its 95 % interval from
     `low` to `high`; None where there are too few passes. visible: the smallest slowdown, as a share, that would have
@@ -88,7 +88,7 @@ def interval(values: Sequence[float], confidence: float = SHOWN) -> tuple[float,
 
 
 def judge(log_ratios: Sequence[float], rule: Rule) -> Judgement:
-    """What passes show so far. log_ratios: of head to base, one of each pass, in order."""
+    """Judge a pair by its passes so far. log_ratios: of head to base, one of each pass, in order."""
     unconfirmed = 0
     for look in LOOKS:
         if look <= unconfirmed:
