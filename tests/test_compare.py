@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -73,10 +74,12 @@ def commits(tmp_path_factory):
 def start(checkout, *arguments, **variables):
     script = checkout.folder.with_name("compare_here.py")
     script.write_text(COMPARE)
+    # A shell has the commands that it runs in the background ignore SIGINT, and their children inherit that.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
         [sys.executable, str(script), *arguments],
         cwd=checkout.folder, env={**os.environ, "PYTHONPATH": str(checkout.folder), **variables},
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heeding,
     )  # fmt: skip
 
 
