@@ -13,7 +13,7 @@ from benchmarks.harness.timing import verdicts
 from benchmarks.harness.timing.verdicts import LOOKS, Rule, confirming, interval, judge
 
 ROUNDS, TRIALS = 12, 2000
-# What a machine does to both sides of a round, and what a process does to all rounds of its pass.
+# Log times of a number of rounds or processes.
 Noise = Callable[[np.random.Generator, int], np.ndarray]
 
 

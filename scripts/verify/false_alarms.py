@@ -19,9 +19,12 @@ from contextlib import contextmanager
 from scripts.arguments import positive
 from scripts.run.bench import git
 from scripts.run.comparison import REPORTS
+from scripts.run.store import IDENTITY
 from scripts.setup.pins import ROOT
 
 RUNS = REPORTS / "false-alarms.jsonl"
+# Series of runs, by whether they were measured beside noise.
+KINDS = {"quiet": False, "beside noise": True}
 FALSE = ("slower", "faster", "larger", "smaller")
 MOST_ROWS, MOST_RUNS = 1 / 1000, 1 / 20
 # Seconds for which the noise computes and rests, at most.
@@ -46,9 +49,6 @@ def main() -> int:
     return max(_totals(name, [line for line in lines if line["noise"] == noise]) for name, noise in KINDS.items())
 
 
-KINDS = {"quiet": False, "beside noise": True}
-
-
 def _run(options: list[str]) -> dict[str, object]:
     """Compare HEAD with an empty commit on top of it; return the verdicts on times, false alarms, and seconds.
 
@@ -56,7 +56,7 @@ def _run(options: list[str]) -> dict[str, object]:
     """
     start_s = time.monotonic()
     # A commit of its own has an installation of its own.
-    empty = git("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "empty")
+    empty = git(*IDENTITY, "commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "empty")
     command = [sys.executable, "-m", "scripts.run.compare", "HEAD", empty, *options]
     code = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
     if code not in (0, 1):
