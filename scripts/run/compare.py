@@ -17,7 +17,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -178,7 +178,7 @@ def _cases(side: Side, profile: str, gpu: bool) -> list[Listed]:
 def _common(base: Sequence[Listed], head: Sequence[Listed], sides: tuple[Side, Side]) -> Choice:
     """The cases that both sides have, and those of one side."""
     before, after = ({each.case: each for each in listed} for listed in (base, head))
-    differs = _differing({each.truth for each in (*base, *head)}, sides)
+    differs = imports.differing({each.truth for each in (*base, *head)}, _folders(sides))
     common = [case for case in after if case in before]
     return Choice(
         pairs=[(case, case) for case in common],
@@ -190,10 +190,8 @@ def _common(base: Sequence[Listed], head: Sequence[Listed], sides: tuple[Side, S
     )
 
 
-def _differing(modules: Iterable[str], sides: tuple[Side, Side]) -> set[str]:
-    """The modules of `impls` whose code, with all that they import, is not the same on both sides."""
-    folders = [Path(side.folder) for side in sides]
-    return {module for module in modules if len({str(imports.code(module, folder)) for folder in folders}) > 1}
+def _folders(sides: tuple[Side, Side]) -> list[Path]:
+    return [Path(side.folder) for side in sides]
 
 
 def _two_rows(listed: Sequence[Listed], first: str, second: str) -> Choice:
@@ -217,7 +215,7 @@ def _changed(choice: Choice, base: Sequence[Listed], head: Sequence[Listed], sid
     Raises NothingDiffers.
     """
     before, after = ({each.case: each for each in listed} for listed in (base, head))
-    differs = _differing({each.module for each in (*base, *head)}, sides)
+    differs = imports.differing({each.module for each in (*base, *head)}, _folders(sides))
     changed = [
         (case, case)
         for _, case in choice.pairs

@@ -1,7 +1,7 @@
 """Find the code of a row: the module of its function and all modules of `impls` that it imports, read, not run."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 PACKAGE = "impls"
@@ -28,6 +28,11 @@ def code(module: str, folder: Path) -> dict[str, str]:
         found[name] = ast.dump(tree)
         waiting += [*_parents(name), *_imported(tree, name, is_package=path.name == "__init__.py")]
     return found
+
+
+def differing(modules: Iterable[str], folders: Sequence[Path]) -> set[str]:
+    """The modules of `impls` whose code, with all that they import, is not the same in all folders."""
+    return {module for module in modules if len({str(code(module, folder)) for folder in folders}) > 1}
 
 
 def _path(module: str, folder: Path) -> Path | None:
