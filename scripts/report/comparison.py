@@ -15,8 +15,9 @@ from typing import Literal
 import msgspec
 
 from benchmarks.harness.timing.verdicts import LOOKS
-from scripts.report import figures
-from scripts.report.page import number_text, template, time_text
+from scripts.report import strips
+from scripts.report.rendering import style, template
+from scripts.report.text import number_text, time_text
 
 SCHEMA = 1
 # In the order of tables: what to look at first.
@@ -153,13 +154,17 @@ def name(row: Compared) -> str:
     return f"{row.label} (control)" if row.control else row.label
 
 
+def counts(result: Result) -> str:
+    """How many rows have each verdict: "3 slower, 20 same"."""
+    found = Counter[str](row.verdict for row in result.rows)
+    return ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if found[verdict]) or "nothing was compared"
+
+
 def sentences(result: Result) -> list[str]:
     """The result in sentences: the sides, the counts, and what limits the verdicts."""
-    counts = Counter[str](row.verdict for row in result.rows)
-    listed = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
     lines = [
         f"{result.head.name} ({result.head.commit[:8]}) against {result.base.name} ({result.base.commit[:8]}) on "
-        f"{result.machine}: {listed or 'nothing was compared'}.",
+        f"{result.machine}: {counts(result)}.",
         f"{result.passes} passes in {result.spent_s:.0f} s; changes of less than {percent_text(result.threshold)} do "
         "not count.",
     ]
@@ -292,8 +297,8 @@ def _escaped(text: str) -> str:
 def page(result: Result) -> str:
     """One HTML file, with a strip of the ratios of all rounds for each row."""
     rows = ordered(result.rows)
-    strips = [_strip(row) for row in rows if row.ratio is not None and row.passes]
-    groups = [strips[start : start + STRIPS] for start in range(0, len(strips), STRIPS)]
+    drawn = [_strip(row) for row in rows if row.ratio is not None and row.passes]
+    groups = [drawn[start : start + STRIPS] for start in range(0, len(drawn), STRIPS)]
     filters: dict[str, Callable[..., str]] = {
         "change": change_text, "interval": interval_text, "visible": visible_text, "percent": percent_text
     }  # fmt: skip
@@ -301,16 +306,17 @@ def page(result: Result) -> str:
         result=result,
         rows=rows,
         sentences=sentences(result),
-        strips=[figures.strips(group, result.threshold) for group in groups],
+        strips=[strips.figure(number, group, result.threshold) for number, group in enumerate(groups)],
         value=value_text,
         name=name,
+        **style(),
     )
 
 
-def _strip(row: Compared) -> figures.Strip:
+def _strip(row: Compared) -> strips.Strip:
     """The change of a row in percent: of each pass, of all together, and its interval."""
     assert row.ratio is not None
     passes = [median(head_s / base_s for base_s, head_s in pairs) for pairs in row.passes]
     low, high = row.low or row.ratio, row.high or row.ratio
     change, start, end, *of_passes = [100 * (ratio - 1) for ratio in (row.ratio, low, high, *passes)]
-    return figures.Strip(row.label, row.verdict, change, start, end, of_passes)
+    return strips.Strip(row.label, row.verdict, change, start, end, of_passes)

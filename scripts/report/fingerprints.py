@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.harness.machine import provenance, software
-from scripts.report import figures, results
+from scripts.report import results
+from scripts.report.text import bytes_text
+
+# The group of facts that move while a run is measured, or belong to no other group.
+MOVING = "During the measurement, and others"
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ def grouped(facts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Return the facts as text, in the groups of the harness; groups without a fact are left out."""
     names_by_group = {group: list(names) for group, names in provenance.FACTS.items()}
     grouped_names = {name for names in names_by_group.values() for name in names}
-    names_by_group["During the measurement, and others"] = [name for name in facts if name not in grouped_names]
+    names_by_group[MOVING] = [name for name in facts if name not in grouped_names]
     groups = {
         group: {name: fact_text(name, facts[name]) for name in names if name in facts}
         for group, names in names_by_group.items()
@@ -77,5 +81,5 @@ def fact_text(name: str, fact: Any) -> str:
     if isinstance(fact, bool):
         return "yes" if fact else "no"
     if "_bytes" in name and isinstance(fact, int) and 0 <= fact < 2**63:
-        return figures.bytes_text(fact)
+        return bytes_text(fact)
     return str(fact)

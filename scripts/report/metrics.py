@@ -33,6 +33,14 @@ STEP_METRICS = [
     *STEP_FACTS, "images_per_s", "gflop_per_s", "percent_of_gemm", "percent_of_gemm_low", "percent_of_gemm_high",
     "first_call_s", "impossible",
 ]  # fmt: skip
+OPERATOR_METRICS = [
+    "gb_per_s", "bus_gb_per_s",
+    *(f"percent_of_{roof}{end}" for roof in ("roof", "bus") for end in ("", "_low", "_high")),
+    "device_gb_per_s", "device_percent_of_roof", "impossible",
+]  # fmt: skip
+# Columns that `joined` adds to those of the tidy table, or corrects.
+JOINED = list(dict.fromkeys([*FACTS, *OPERATOR_METRICS, *STEP_METRICS]))
+PREDICTED = ["spared_bytes", "predicted_saved_bytes", "predicted_spared_bytes"]
 STEP_MEMORY_KEY = [*RUN, "network", "batch", "flavour"]
 # Python's own objects may be in a peak of traced memory.
 OBJECTS_BYTES = 1024
@@ -97,6 +105,22 @@ def _device_gemm_roofs(table: pd.DataFrame) -> pd.DataFrame:
     """The fastest matrix product of each run on a GPU: RUN, gemm_gflop_per_s."""
     best = gemms(table, "device_product").groupby(RUN)["gflop_per_s"].max()
     return best.rename("gemm_gflop_per_s").reset_index()
+
+
+def joined(table: pd.DataFrame, operators: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
+    """The tidy table with JOINED, from `with_metrics` and `steps` of it: NaN, "" or False where a row has none.
+
+    position: a column of all three, which tells rows apart.
+    """
+    corrected = [*FASTEST, "fastest_to"]
+    parts = [part.reindex(columns=["position", *JOINED, *corrected]) for part in (operators, steps)]
+    known = pd.concat([part.astype("object") for part in parts]).set_index("position")
+    rows = table.drop(columns=corrected).join(known, on="position")
+    numbers = [name for name in [*JOINED, *corrected] if name not in (*FACTS, *STEP_FACTS, "fastest_to", "impossible")]
+    rows[numbers] = rows[numbers].astype("float64")
+    texts = [*FACTS, "fastest_to"]
+    rows[texts] = rows[texts].fillna("").astype("str")
+    return rows.assign(**{name: rows[name].fillna(False).astype(bool) for name in ("impossible", "winograd")})
 
 
 def percent_of(rows: pd.DataFrame, roof: str) -> pd.DataFrame:
@@ -182,7 +206,7 @@ def step_memory(table: pd.DataFrame) -> pd.DataFrame:
     rows = rows.merge(catalog, on="variant", how="inner")
     columns = [f"{quantity}_{memory}" for quantity in STEP_BYTES for memory in ("fresh", "inplace")]
     if rows.empty:
-        return pd.DataFrame(columns=[*STEP_MEMORY_KEY, *columns])
+        return pd.DataFrame(columns=[*STEP_MEMORY_KEY, *columns, *PREDICTED, "differs"])
     models = dict(zip(catalog["flavour"], catalog["saved_model"], strict=True))
     rows = rows.assign(column=rows["quantity"] + "_" + rows["memory"])
     wide = rows.pivot_table(index=STEP_MEMORY_KEY, columns="column", values="value")

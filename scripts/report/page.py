@@ -1,82 +1,138 @@
-"""Write reports/index.html, the CSV tables and the figures (SVG) from asv's results and the outcome records.
+"""Write reports/index.html, the tables and the figures from asv's results and the outcome records.
 
-python -m scripts.report [--machine NAME] [--commit HASH] [--fingerprint F] [--list]. The default is the run measured
-last. The page is a single file that needs no network.
+python -m scripts.report [--machine NAME] [--commit HASH] [--fingerprint F]: the default is the run measured last.
+--against MACHINE|COMMIT|FILE shows another run beside it, which may be the results.parquet of another report; --merge
+DIR... takes the results of further folders like .asv in; --watch writes the report again whenever results change.
+The page is a single file that needs no network.
 """
 
 import argparse
-import base64
 import csv
-import hashlib
+import io
+import os
 import sys
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from math import nan
+import time
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import pandas as pd
 
-from benchmarks.harness.case import AXES, SAMPLED, from_axes
 from benchmarks.harness.measurement import UNKNOWN
-from benchmarks.harness.parameters import FIRST_CALL_ELEMENTS
-from benchmarks.harness.roofline.loops import ORDINARY
-from impls.catalog import OPERATORS, STEPS, VARIANTS
-from impls.cnn.networks import NETWORKS
-from impls.variant import DIRECTIONS, DTYPES, Row, Semantics
-from scripts.report import figures, fingerprints, metrics, results
+from scripts.report import comparison, fingerprints, metrics, results
+from scripts.report.rendering import script, style, template
 from scripts.report.results import Run
+from scripts.report.section import Context, Section
+from scripts.report.sections import (
+    against,
+    answers,
+    compiling,
+    everything,
+    gpu,
+    history,
+    machine,
+    memory,
+    missing,
+    semantics,
+    steps,
+    threads,
+    throughput,
+    winners,
+)
+from scripts.report.sections.machine import runs
 from scripts.setup.pins import ROOT
 
-TEMPLATES = Path(__file__).parent / "templates"
-# Pairs of operator and direction, in the order of the page.
-SUBJECTS = tuple((operator, direction) for operator in OPERATORS for direction in DIRECTIONS)
-OPERATOR_COLUMNS = [
-    *results.columns("operator"), *metrics.FACTS, "gb_per_s", "bus_gb_per_s",
-    *(f"percent_of_{roof}{end}" for roof in ("roof", "bus") for end in ("", "_low", "_high")),
-    "device_gb_per_s", "device_percent_of_roof", "impossible",
-]  # fmt: skip
-STEP_COLUMNS = [*results.columns("step"), *results.STEP_COLUMNS, *metrics.STEP_METRICS]
-# A ratio whose interval is wider than this share of it is no tie, it is hardly known.
-WIDE = 0.2
+# In the order of the page.
+SECTIONS = (
+    answers, against, winners, throughput, gpu, memory, steps, compiling, threads, semantics, history, everything,
+    missing, machine,
+)  # fmt: skip
+ASV_SITE = ROOT / ".asv" / "html" / "index.html"
 # Spreadsheets interpret text that starts with one of these as a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of the page. file: name of its copy beside the page."""
-
-    title: str
-    file: str
-    svg: str
+# Time between two looks at the files of results.
+WATCH_S = 2.0
+# A larger file is no comparison of ours.
+LARGEST_BYTES = 64 * 2**20
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
+    if options.watch:
+        return _watch(options)
     try:
-        loaded = results.load(options.results, options.outcomes)
-        if options.list and not loaded.table.empty:
-            print(_listed(loaded.table).to_string(index=False))
+        loaded = _loaded(options)
+        if options.list:
+            print(runs(loaded.table).to_string(index=False))
             return 0
-        if loaded.table.empty:
-            looked = "; ".join(loaded.problems) or "asv writes its results when a run ends, and none has ended"
-            raise results.NoResults(f"no readable results: {looked}")
-        run = choose(loaded.table, options.machine, options.commit, options.fingerprint)
+        _write(options, loaded)
     except (results.NoResults, LookupError) as error:
         print(f"report: {error.args[0]}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _watch(options: argparse.Namespace) -> int:
+    """Write the report whenever results or records change, until it is interrupted."""
+    written: dict[Path, int] | None = None
+    try:
+        while True:
+            folders = (options.results, options.outcomes)
+            changed = {path: path.stat().st_mtime_ns for folder in folders for path in sorted(folder.glob("*/*.json*"))}
+            if changed != written:
+                written = changed
+                try:
+                    _write(options, _loaded(options))
+                    print(f"report: {time.strftime('%H:%M:%S')}, {options.out / 'index.html'}", file=sys.stderr)
+                except (results.NoResults, LookupError) as error:
+                    print(f"report: {error.args[0]}", file=sys.stderr)
+            time.sleep(WATCH_S)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _loaded(options: argparse.Namespace) -> results.Results:
+    """The results of all folders that the options name. Raises NoResults."""
+    loaded = results.load(options.results, options.outcomes, unsaved=options.watch)
+    if options.merge:
+        others = {str(folder): results.load(folder / "results", folder / "outcomes") for folder in options.merge}
+        loaded = results.merged({str(options.results): loaded, **others})
+    if loaded.table.empty:
+        looked = "; ".join(loaded.problems) or "asv writes its results when a run ends, and none has ended"
+        raise results.NoResults(f"no readable results: {looked}")
+    return loaded
+
+
+def _write(options: argparse.Namespace, loaded: results.Results) -> None:
+    """Write the report. Raises NoResults and LookupError."""
+    run = choose(loaded.table, options.machine, options.commit, options.fingerprint)
+    against, loaded = _against(options.against, loaded, run) if options.against else (None, loaded)
     for problem in loaded.problems:
         print(f"report: skipped {problem}", file=sys.stderr)
     same_name = fingerprints.machines_named(loaded, run.machine)
     if len(same_name) > 1:
         print(f"report: {len(same_name)} different machines share the name {run.machine!r}", file=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, content in build(loaded, run).items():
-        # Names and reasons are foreign text and may be invalid Unicode.
-        (options.out / name).write_text(content, encoding="utf-8", errors="replace")
-    return 0
+    context = Context(loaded, run, against, _comparisons(options.out), _asv_site(options))
+    for name, content in build(context).items():
+        (options.out / name).write_bytes(content)
+
+
+def _asv_site(options: argparse.Namespace) -> str:
+    """The link to asv's own site; empty without one."""
+    if options.asv_site is not None:
+        return options.asv_site
+    return os.path.relpath(ASV_SITE, options.out) if ASV_SITE.exists() else ""
+
+
+def _against(name: str, loaded: results.Results, run: Run) -> tuple[Run, results.Results]:
+    """The run that a file, machine or commit names, and the results with it. Raises NoResults and LookupError."""
+    if Path(name).is_file():
+        other = results.from_parquet(Path(name))
+        return choose(other.table), results.merged({"results": loaded, name: other})
+    others = loaded.table[~run.mask(loaded.table)]
+    if name in set(others["machine"]):
+        return choose(others, machine=name), loaded
+    same = others[(others["machine"] == run.machine) & (others["fingerprint"] == run.fingerprint)]
+    return choose(same if same["commit"].str.startswith(name).any() else others, commit=name), loaded
 
 
 def choose(
@@ -93,7 +149,7 @@ def choose(
         if requested:
             rows = rows[rows[column].str.startswith(requested) if column == "commit" else rows[column] == requested]
     if rows.empty:
-        listed = _listed(table).to_string(index=False)
+        listed = runs(table).to_string(index=False)
         request = f"machine {machine!r}, commit {commit!r}, fingerprint {fingerprint!r}"
         raise LookupError(f"no results for {request}; there are:\n{listed}")
     newest = rows.sort_values("measured", na_position="first").iloc[-1]
@@ -104,161 +160,55 @@ def choose(
     return Run(newest["machine"], newest_fingerprint, newest["commit"], env)
 
 
-def build(loaded: results.Results, run: Run) -> dict[str, str]:
-    """Return the files of the report of one run by name: the page, the tables and the figures."""
-    table = run.rows(loaded.table)
-    measured = metrics.with_metrics(table)
-    steps = metrics.steps(table)
-    provenance = fingerprints.facts(loaded, run.machine, run.fingerprint, run.commit)
-    sections = {
-        "throughput": _throughput_figures(measured, metrics.roofs(table), provenance),
-        "gpu": _gpu_figures(measured, metrics.device_roofs(table)),
-        "memory": _memory_figures(measured),
-        "first_calls": _first_call_figures(measured),
-        "steps": _step_figures(steps),
+def build(context: Context) -> dict[str, bytes]:
+    """Return the files of the report by name: the page, the tidy table, and the figures."""
+    sections = [section for module in SECTIONS if (section := module.section(context))]
+    table = context.tidy[[*results.COLUMNS, *results.STEP_COLUMNS, *metrics.JOINED]]
+    parquet = io.BytesIO()
+    table.to_parquet(parquet, index=False)
+    figures = [figure for section in sections for figure in section.figures]
+    texts = {
+        "index.html": _page(context, sections),
+        "results.csv": _quoted(table),
+        **{f"{figure.name}.svg": figure.file for figure in figures},
     }
-    page = _page(loaded, run, table, measured, provenance, sections)
-    svg_files = {figure.file: figure.svg for group in sections.values() for figure in group}
     return {
-        "index.html": page,
-        "results.csv": _quoted(measured[OPERATOR_COLUMNS]),
-        "steps.csv": _quoted(steps[STEP_COLUMNS]),
-        "steps-memory.csv": _quoted(metrics.step_memory(table).drop(columns=results.RUN)),
-        **svg_files,
+        # Names and reasons are foreign text and may be invalid Unicode.
+        **{name: text.encode(errors="replace") for name, text in texts.items()},
+        "results.parquet": parquet.getvalue(),
+        **{f"{figure.name}.png": figure.png for figure in figures},
     }
 
 
-def _page(
-    loaded: results.Results,
-    run: Run,
-    table: pd.DataFrame,
-    measured: pd.DataFrame,
-    provenance: dict[str, Any],
-    sections: dict[str, list[Figure]],
-) -> str:
-    rows = metrics.wide(measured)
-    same_name = fingerprints.machines_named(loaded, run.machine)
-    listed = _listed(loaded.table)
-    other_runs = listed[(listed["machine"] != run.machine) | (listed["commit"] != run.commit[:8])]
-    script = (TEMPLATES / "table.js").read_text()
-    filters: dict[str, Callable[..., Any]] = {
-        "time": time_text, "number": number_text, "bytes": figures.bytes_text,
-        "ratio": ratio_text, "compared": comparison_text, "interval": interval_text, "tie": _is_tie,
-    }  # fmt: skip
-    return template("report.html.j2", **filters).render(
-        choice=run,
+def _page(context: Context, sections: list[Section]) -> str:
+    table, run = context.table, context.run
+    same_name = fingerprints.machines_named(context.loaded, run.machine)
+    return template("page.html.j2").render(
+        run=run,
         date=table["date"].max(),
+        facts=context.facts,
+        machine=context.loaded.machines.get(run.machine, {}),
         counts=table["status"].value_counts().to_dict(),
-        headline=metrics.headline(measured).to_dict("records"),
-        subjects=SUBJECTS,
-        subject=figures.row_label,
-        figures=sections,
-        memory_rows=_memory_rows(measured),
-        against_fresh=_against_fresh(measured),
-        rows=rows[rows["value"].notna()].to_dict("records"),
-        gpu_rows=measured[
-            (measured["device"] == "cuda") & measured["value"].notna() & measured["quantity"].isin(["time", "cold"])
-        ].to_dict("records"),
-        unstable=_labelled(measured[measured["status"] == "unstable"]),
-        unchecked=_unchecked(measured),
-        scaling=_scaling(measured),
-        impossible=measured[measured["impossible"]].to_dict("records"),
-        roofs=metrics.roofs(table).to_dict("records"),
-        kernels=ORDINARY,
-        gemms=metrics.gemms(table).to_dict("records"),
-        steps=metrics.steps(table).to_dict("records"),
-        step_memory=metrics.step_memory(table).to_dict("records"),
-        failures=_labelled(table[table["value"].isna()].sort_values(["status", *AXES])),
-        not_run=_not_run(table, provenance.get("gpus")),
-        semantics=_semantics(),
-        provenance=provenance,
-        facts=fingerprints.grouped(provenance),
+        impossible=int(context.tidy.loc[run.mask(context.tidy), "impossible"].sum()),
         same_name=same_name if len(same_name) > 1 else [],
         differences=fingerprints.differences(same_name),
-        machine=loaded.machines.get(run.machine, {}),
-        other_runs=other_runs.to_dict("records"),
-        problems=loaded.problems,
-        impossible_percent=metrics.IMPOSSIBLE_PERCENT,
-        wide_percent=100 * WIDE,
-        script=jinja2.utils.markupsafe.Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        sections=sections,
+        asv_site=context.asv_site,
+        **style(),
+        **script(),
     )
 
 
-def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
-    """A template of a page, with filters; it escapes foreign text, and `image` embeds an SVG."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(image=_image, **filters)
-    return environment.get_template(name)
-
-
-def _image(svg: str) -> str:
-    """Return the SVG as a data URI of an image, in which no script runs."""
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-
-
-def _labelled(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
-    """Return the rows as records, each with the label of its case."""
-    return [{**row, "label": from_axes(row).label} for row in table.to_dict("records")]
-
-
-def time_text(seconds: float | None) -> str:
-    """Format seconds with a suitable unit and three significant digits: "12.3 µs"; None and NaN as a dash."""
-    if seconds is None or pd.isna(seconds):
-        return "–"
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
-        if seconds >= scale or unit == "ns":
-            return f"{number_text(seconds / scale)} {unit}"
-    raise AssertionError
-
-
-def number_text(value: float | None, digits: int = 3) -> str:
-    """Format a number with the given significant digits and no exponent; None and NaN as a dash."""
-    if value is None or pd.isna(value):
-        return "–"
-    return f"{float(f'{value:.{digits}g}'):,.12f}".rstrip("0").rstrip(".")
-
-
-def ratio_text(row: Mapping[str, Any], name: str) -> str:
-    """A paired ratio: "1.32", "= fastest" for a tie, "fastest" for the fastest itself; a dash where there is none.
-
-    "≈ 1.32" has an interval that includes 1 and is WIDE.
-    """
-    ratio = row[f"{name}_ratio"]
-    if pd.isna(ratio):
-        return "–"
-    if row[f"{name}_to"] == row["variant"]:
-        return name
-    if _is_tie(row, name):
-        return f"= {name}"
-    return f"{'≈ ' if _may_be_one(row, name) else ''}{number_text(ratio)}"
-
-
-def comparison_text(row: Mapping[str, Any], name: str) -> str:
-    """Format the interval of a paired ratio: "1.3 … 1.34 times numpy.out"; empty without a ratio."""
-    other = row[f"{name}_to"]
-    return f"{interval_text(row, name)} times {other}" if other not in ("", row["variant"]) else ""
-
-
-def interval_text(row: Mapping[str, Any], name: str) -> str:
-    """The ends of the interval of a ratio or percentage: "52.1 … 53"; empty where there is none."""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return "" if pd.isna(low) else f"{number_text(low)} … {number_text(high)}"
-
-
-def _is_tie(row: Mapping[str, Any], name: str) -> bool:
-    """Return whether two times are the same as far as the interval of their ratio tells."""
-    return _may_be_one(row, name) and row[f"{name}_high"] - row[f"{name}_low"] <= WIDE * row[f"{name}_ratio"]
-
-
-def _may_be_one(row: Mapping[str, Any], name: str) -> bool:
-    return bool(row[f"{name}_low"] <= 1 <= row[f"{name}_high"])
+def _comparisons(folder: Path) -> list[tuple[str, comparison.Result]]:
+    """The comparisons in a folder, by name, that can be read."""
+    found = []
+    for path in sorted(folder.glob("comparison*.json")):
+        try:
+            if path.stat().st_size <= LARGEST_BYTES:
+                found.append((path.stem, comparison.from_json(path.read_bytes())))
+        except (OSError, ValueError) as error:
+            print(f"report: skipped {path}: {error}", file=sys.stderr)
+    return found
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -268,6 +218,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--fingerprint", help="which of several machines with one name (default: the one measured last)"
     )
+    parser.add_argument("--against", metavar="RUN", help="show this machine, commit or results.parquet beside it")
+    parser.add_argument("--merge", nargs="+", type=Path, default=[], metavar="DIR", help="further folders like .asv")
+    parser.add_argument("--watch", action="store_true", help="write it again whenever results change, until Ctrl-C")
     parser.add_argument("--list", action="store_true", help="list machines and commits that have results, and stop")
     parser.add_argument(
         "--results", type=Path, default=ROOT / ".asv" / "results", help="asv's results (default: %(default)s)"
@@ -275,183 +228,15 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--outcomes", type=Path, default=ROOT / ".asv" / "outcomes", help="the outcome records (default: %(default)s)"
     )
+    parser.add_argument(
+        "--asv-site", metavar="LINK", help="link to asv's own site (default: to .asv/html, if it is there)"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "reports", help="where to write (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
-def _listed(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the machines and commits that have results, the newest first."""
-    groups = table.assign(commit=table["commit"].str[:8]).groupby(["machine", "commit"], as_index=False)
-    listed = groups.agg(date=("date", "max"), measured=("measured", "max"), numbers=("value", "count"))
-    return listed.sort_values("measured", ascending=False)
-
-
-def _throughput_figures(measured: pd.DataFrame, roofs: pd.DataFrame, provenance: dict[str, Any]) -> list[Figure]:
-    caches = provenance.get("caches_bytes")
-    cache_sizes = {
-        name: size
-        for name, size in (caches if isinstance(caches, dict) else {}).items()
-        if isinstance(size, int) and 0 < size < 2**63
-    }
-    times = metrics.numbered(measured, "time")
-    times = times[times["device"] == "cpu"]
-    groups = dict(iter(times.groupby(["operator", "direction", "dtype"])))
-    return [
-        Figure(
-            f"{operator} {direction}, {dtype}",
-            f"{operator}.{direction}-{dtype}.svg",
-            figures.throughput(groups[operator, direction, dtype], roofs, cache_sizes),
-        )
-        for dtype in DTYPES
-        for operator, direction in SUBJECTS
-        if (operator, direction, dtype) in groups
-    ]
-
-
-def _gpu_figures(measured: pd.DataFrame, roofs: pd.DataFrame) -> list[Figure]:
-    """Draw the GPU rows by device time and by host latency, in separate figures."""
-    times = metrics.numbered(measured, "time")
-    times = times[times["device"] == "cuda"]
-    device_times = times.assign(value=times["device_s"], gb_per_s=times["device_gb_per_s"], low=nan, high=nan)
-    kinds = (
-        ("device", "device time", device_times[device_times["value"].notna()], roofs),
-        # The roofs are device times: none of them applies.
-        ("latency", "host latency", times, roofs[:0]),
-    )
-    return [
-        Figure(
-            f"{operator} {direction}, {dtype}: {title}",
-            f"{operator}.{direction}-{dtype}-gpu-{name}.svg",
-            figures.throughput(chosen, lines, {}),
-        )
-        for dtype in DTYPES
-        for operator, direction in SUBJECTS
-        for name, title, rows, lines in kinds
-        if len(chosen := _of(rows[rows["dtype"] == dtype], operator, direction))
-    ]
-
-
-def _of(rows: pd.DataFrame, operator: str, direction: str) -> pd.DataFrame:
-    return rows[(rows["operator"] == operator) & (rows["direction"] == direction)]
-
-
-def _memory_size(measured: pd.DataFrame) -> int | None:
-    sizes = measured[(measured["quantity"] == "transient_bytes") & (measured["dtype"] == "float32")]["elements"]
-    return int(sizes.max()) if len(sizes) else None
-
-
-def _memory_figures(measured: pd.DataFrame) -> list[Figure]:
-    elements = _memory_size(measured)
-    if elements is None:
-        return []
-    modes = metrics.modes(measured, "float32", elements)
-    return [
-        Figure(
-            f"{operator} {direction}, {elements:,} float32 elements{where}",
-            f"{operator}.{direction}-memory{name}.svg",
-            figures.memory_against_time(chosen),
-        )
-        for device, where, name in (("cpu", "", ""), ("cuda", ", on the GPU", "-gpu"))
-        for operator, direction in SUBJECTS
-        if len(chosen := _of(modes[modes["device"] == device], operator, direction))
-    ]
-
-
-def _memory_rows(measured: pd.DataFrame) -> list[dict[Hashable, Any]]:
-    """Return measured bytes and those that the catalog predicts."""
-    rows = measured[measured["quantity"].isin(["transient_bytes", "saved_bytes"]) & measured["value"].notna()]
-    predicted = [
-        row["row"].transient.bytes(row["elements"], row["array_bytes"] // row["elements"])
-        if row["quantity"] == "transient_bytes"
-        else row["row"].saved_size.bytes(row["elements"], row["array_bytes"] // row["elements"])
-        for row in rows.to_dict("records")
-    ]
-    scratch = [row.transient.scratch for row in rows["row"]]
-    return rows.assign(predicted=predicted, scratch=scratch).to_dict("records")
-
-
-def _against_fresh(measured: pd.DataFrame) -> list[dict[str, Any]]:
-    """An entry for each flavour and size in float32, with the rows of out and inplace that were compared with fresh."""
-    rows = metrics.modes_against_fresh(measured)
-    key = ["operator", "direction", "flavour", "elements"]
-    groups = rows[rows["dtype"] == "float32"].groupby(key, sort=False)
-    return [
-        {"out": None, "inplace": None, **dict(zip(key, values, strict=True))}
-        | {row["memory"]: row for row in group.to_dict("records")}
-        for values, group in groups
-    ]
-
-
-def _first_call_figures(measured: pd.DataFrame) -> list[Figure]:
-    rows = metrics.numbered(measured, "first_call")
-    rows = rows[rows["dtype"] == "float32"]
-    title = f"float32, {FIRST_CALL_ELEMENTS[0]:,} elements"
-    return [] if rows.empty else [Figure(title, "first-call.svg", figures.first_calls(rows))]
-
-
-def _step_figures(steps: pd.DataFrame) -> list[Figure]:
-    """Draw the possible times by phase, a figure for each network and batch."""
-    possible = steps[~steps["impossible"].astype(bool)]
-    return [
-        Figure(f"{network}, batch {batch}", f"cnn.{network}-{batch}.svg", figures.step_phases(rows))
-        for (network, batch), rows in possible.groupby(["network", "batch"])
-    ]
-
-
-def _unchecked(measured: pd.DataFrame) -> int:
-    """Count the times that were compared with no roof."""
-    times = measured[measured["quantity"].isin(SAMPLED) & measured["value"].notna()]
-    return int(times["percent_of_roof"].isna().sum())
-
-
-def _scaling(measured: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return an entry for each variant and size, with times and efficiencies by number of threads."""
-    rows, key = metrics.scaling(measured), [*metrics.ROW, "elements"]
-    return [
-        {**dict(zip(key, values, strict=True)), "threads": group.to_dict("records")}
-        for values, group in rows.groupby(key, sort=False)
-    ]
-
-
-def _not_run(table: pd.DataFrame, gpus: str | None) -> list[dict[str, str]]:
-    """Return the rows of the catalog that this run did not measure, with the reason."""
-    measured = set(zip(table["operator"], table["direction"], table["network"], table["variant"], strict=True))
-    rows: list[tuple[tuple[str, str, str], Row]] = [((row.operator, row.direction, ""), row) for row in VARIANTS]
-    rows += [(("", "", network), row) for network in NETWORKS for row in STEPS]
-    without_gpu = {"cuda": "not run: no CUDA device"} if gpus == "none" else {}
-    return [
-        {
-            "subject": " ".join(filter(None, subject)),
-            "variant": row.name,
-            "reason": without_gpu.get(row.device, "not in the profile"),
-        }
-        for subject, row in rows
-        if (*subject, row.name) not in measured
-    ]
-
-
-def _semantics() -> list[dict[str, Any]]:
-    """Return each distinct behaviour with its variants: facts as (name, text, differs from the definition)."""
-    grouped: dict[Semantics, list[str]] = {}
-    for row in VARIANTS:
-        if row.device == "cpu":
-            grouped.setdefault(row.semantics, []).append(figures.row_label(row.operator, row.direction, row.name))
-    default = vars(Semantics())
-    return [
-        {
-            "variants": names,
-            "facts": [(key, _fact(value), value != default[key]) for key, value in vars(semantics).items()],
-        }
-        for semantics, names in grouped.items()
-    ]
-
-
-def _fact(value: Any) -> str:
-    return (", ".join(value) or "none") if isinstance(value, tuple) else str(value)
-
-
 def _quoted(table: pd.DataFrame) -> str:
-    """Return a table as CSV, with text that looks like a formula escaped by an apostrophe."""
+    """A table as CSV, with text that looks like a formula escaped by an apostrophe."""
     table = table.copy()
     for column in table.select_dtypes(include=["object", "string"]):
         table[column] = [f"'{v}" if isinstance(v, str) and v.startswith(FORMULA_STARTS) else v for v in table[column]]

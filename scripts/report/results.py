@@ -4,7 +4,8 @@ asv's results are the source of every number. A record belongs to a number if bo
 one of them has no digest, both must have exactly the same value.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from statistics import fmean, median
@@ -12,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.harness.case import AXES, INTEGER_AXES, KINDS, TEXT_AXES
+from benchmarks.harness.case import AXES, INTEGER_AXES, KINDS, TEXT_AXES, from_axes
 from benchmarks.harness.measurement import MEASURED, NOT_APPLICABLE, UNKNOWN, Measurement, Process, Ratio, StepTiming
 from benchmarks.harness.processes import records
 from benchmarks.harness.processes.records import Record
@@ -35,8 +36,12 @@ class Run:
 
     def rows(self, table: pd.DataFrame) -> pd.DataFrame:
         """The rows of this run, and those without a number, which have no fingerprint."""
+        return table[self.mask(table)]
+
+    def mask(self, table: pd.DataFrame) -> pd.Series:
+        """Which rows `rows` returns."""
         same = (table["machine"] == self.machine) & (table["commit"] == self.commit) & (table["env"] == self.env)
-        return table[same & ((table["fingerprint"] == self.fingerprint) | table["value"].isna())]
+        return same & ((table["fingerprint"] == self.fingerprint) | table["value"].isna())
 
 
 # The columns that tell runs apart: a key of every metric.
@@ -62,6 +67,8 @@ COLUMNS = [
 RELU_SHARE = ["relu_percent", "relu_percent_low", "relu_percent_high"]
 # Further columns of training steps: seconds of phases, and the percentage that ReLUs take, with its 95 % interval.
 STEP_COLUMNS = [*(f"{phase}_s" for phase in PHASES), *RELU_SHARE]
+# The times of all rounds, which no file of a report has.
+ROUNDS = "rounds_s"
 DATES = ["date", "measured"]
 # All other columns are numbers.
 TEXTS = [*RUN, *TEXT_AXES, "status", "reason", *RATIO_TEXTS]
@@ -69,7 +76,7 @@ TYPES = {
     **{name: "float64" for name in [*COLUMNS, *STEP_COLUMNS] if name not in TEXTS},
     **dict.fromkeys(DATES, "datetime64[ms, UTC]"),
     **dict.fromkeys(INTEGER_AXES, "int64"),
-    **dict.fromkeys(RATIO_TEXTS, "object"),
+    **dict.fromkeys([*RATIO_TEXTS, ROUNDS], "object"),
 }
 
 
@@ -81,8 +88,8 @@ class NoResults(Exception):
 class Results:
     """All results, from every machine and commit.
 
-    table: a row for each number, failure or skip, with COLUMNS and STEP_COLUMNS. records: the newest last, without
-    their processes, which the table sums up.
+    table: a row for each number, failure or skip, with COLUMNS, STEP_COLUMNS and ROUNDS. records: the newest last,
+    without their processes, which the table sums up.
     machines: asv's description of each machine, by name. problems: a line for each file that was left out, or a part
     of it.
     """
@@ -93,9 +100,10 @@ class Results:
     problems: list[str] = field(default_factory=list)
 
 
-def load(results_folder: Path, outcomes_folder: Path) -> Results:
+def load(results_folder: Path, outcomes_folder: Path, unsaved: bool = False) -> Results:
     """Read the results of asv and the records of the harness.
 
+    unsaved: take numbers also from records that asv has not stored, as it stores them when a run ends.
     Raises NoResults where there is no number at all, not even a failed one.
     """
     problems: list[str] = []
@@ -118,7 +126,47 @@ def load(results_folder: Path, outcomes_folder: Path) -> Results:
     if not rows and not recorded:
         looked = "; ".join(problems) or f"no result files in {results_folder}"
         raise NoResults(f"nothing to report: {looked}. Measure first: ./scripts/bench")
-    return Results(_joined(rows, recorded, unnamed), [each.record for each in recorded], machines, problems)
+    table = _joined(rows, recorded, unnamed, unsaved)
+    return Results(table, [each.record for each in recorded], machines, problems)
+
+
+def merged(parts: Mapping[str, Results]) -> Results:
+    """Several results as one: every number once. parts: by name, which problems start with.
+
+    Two numbers of one case and run conflict: the one of the first part stays, and a problem names the other.
+    """
+    problems = [f"{name}: {problem}" for name, part in parts.items() for problem in part.problems]
+    machines: dict[str, dict[str, Any]] = {}
+    tables: list[pd.DataFrame] = []
+    known: dict[tuple[Any, ...], float] = {}
+    for name, part in parts.items():
+        machines = {**part.machines, **machines}
+        keys = [tuple(row) for row in part.table[[*RUN, *AXES]].itertuples(index=False)]
+        new = [key not in known for key in keys]
+        numbers = dict(zip(keys, part.table["value"], strict=True))
+        problems += [
+            f"{name}: {from_axes(dict(zip(AXES, key[len(RUN) :], strict=True))).label} of {key[0]}, {key[2][:8]}: "
+            f"{value:g}, where another folder has {known[key]:g}"
+            for key, value in numbers.items()
+            if key in known and value != known[key] and value == value
+        ]
+        known = {**numbers, **known}
+        tables.append(part.table[new])
+    records = sorted((record for part in parts.values() for record in part.records), key=lambda each: each.time_s)
+    return Results(pd.concat(tables, ignore_index=True).astype(TYPES), records, machines, problems)
+
+
+def from_parquet(path: Path) -> Results:
+    """The results in a results.parquet of a report, without records.
+
+    Raises NoResults, which says what is wrong with the file.
+    """
+    columns = [*COLUMNS, *STEP_COLUMNS]
+    try:
+        table = pd.read_parquet(path, columns=columns).astype({name: TYPES.get(name, "str") for name in columns})
+    except (*asv_files.DAMAGE, ImportError) as error:
+        raise NoResults(f"{path} is no results.parquet of a report: {error}") from None
+    return Results(table.assign(**{ROUNDS: None}), [], {})
 
 
 def columns(kind: str) -> list[str]:
@@ -128,9 +176,15 @@ def columns(kind: str) -> list[str]:
 
 
 def tidy(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """A table with COLUMNS and STEP_COLUMNS in their types."""
-    table = pd.DataFrame(list(rows), columns=[*COLUMNS, *STEP_COLUMNS]).astype(TYPES)
+    """A table with COLUMNS, STEP_COLUMNS and ROUNDS in their types."""
+    rows = [{name: _valid(value) for name, value in row.items()} for row in rows]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *STEP_COLUMNS, ROUNDS]).astype(TYPES)
     return table.fillna(dict.fromkeys(RATIO_TEXTS, ""))
+
+
+def _valid(value: Any) -> Any:
+    """Foreign text without what is no Unicode."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) and not value.isascii() else value
 
 
 @dataclass(frozen=True)
@@ -166,10 +220,12 @@ def _is_possible(record: Record) -> bool:
     return 0 < record.time_s < LATEST_S
 
 
-def _joined(rows: list[dict[str, Any]], recorded: list[_Recorded], unnamed: dict[tuple[str, str], str]) -> pd.DataFrame:
+def _joined(
+    rows: list[dict[str, Any]], recorded: list[_Recorded], unnamed: dict[tuple[str, str], str], unsaved: bool
+) -> pd.DataFrame:
     """Return the table: numbers and failures, joined with their records, and skipped cases.
 
-    unnamed: by machine and commit, the environments that records cannot name.
+    unnamed: by machine and commit, the environments that records cannot name. unsaved: also numbers without a row.
     """
     by_key: dict[tuple[Any, ...], list[_Recorded]] = {}
     for each in recorded:
@@ -191,7 +247,17 @@ def _joined(rows: list[dict[str, Any]], recorded: list[_Recorded], unnamed: dict
         for key, (*_, newest) in by_key.items()
         if newest.record.measurement.status not in MEASURED and key not in known
     ]
-    return tidy([*matched, *skipped])
+    return tidy([*matched, *skipped, *(_unsaved(by_key, known) if unsaved else ())])
+
+
+def _unsaved(
+    by_key: Mapping[tuple[Any, ...], Sequence[_Recorded]], known: Collection[tuple[Any, ...]]
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each newest record with a number that asv has not stored."""
+    for key, (*_, newest) in by_key.items():
+        measurement = newest.record.measurement
+        if measurement.status in MEASURED and key not in known:
+            yield {**dict(zip(KEY, key, strict=True)), "value": measurement.value, **_recorded_columns(newest)}
 
 
 def _columns(row: dict[str, Any], same_case: list[_Recorded]) -> dict[str, Any]:
@@ -209,8 +275,14 @@ def _columns(row: dict[str, Any], same_case: list[_Recorded]) -> dict[str, Any]:
     own = [each for each in same_case if _belongs(each.record, row)]
     if not own:
         return {}
-    record, circumstances = own[-1].record, own[-1].circumstances
+    circumstances = own[-1].circumstances
     contended = {"contended": circumstances["rounds"] - row["counted"]} if circumstances and row["counted"] else {}
+    return {**_recorded_columns(own[-1]), **contended}
+
+
+def _recorded_columns(recorded: _Recorded) -> dict[str, Any]:
+    """What a record adds to a number."""
+    record = recorded.record
     return {
         "fingerprint": record.fingerprint,
         "status": record.measurement.status,
@@ -218,8 +290,7 @@ def _columns(row: dict[str, Any], same_case: list[_Recorded]) -> dict[str, Any]:
         "measured": asv_files.date(1000 * record.time_s),
         **_interval(record.measurement),
         **_ratios(record.measurement.ratios),
-        **circumstances,
-        **contended,
+        **recorded.circumstances,
     }
 
 
@@ -262,6 +333,7 @@ def _circumstances(processes: Sequence[Process]) -> dict[str, Any]:
         "empty_call_s": _reduced(max, (process.empty_call_s for process in processes)),
         "device_s": _reduced(median, (process.device.device_s for process in processes if process.device)),
         "throttled": sum(taken.throttled for taken in slices),
+        ROUNDS: array("d", (median(taken.samples_s) for taken in slices if taken.samples_s)),
         **_relu_share(steps),
         **{f"{phase}_s": _reduced(median, _rounds(phase, steps)) for phase in PHASES},
     }

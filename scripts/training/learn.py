@@ -14,14 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.harness.frameworks import started
 from impls.catalog import STEPS, find_step
 from impls.cnn import reference
 from impls.cnn.networks import NETWORKS, Array, Batch, initial_parameters
 from scripts.arguments import positive
-from scripts.report import figures
+from scripts.report import drawing
 from scripts.setup.pins import ROOT
 from scripts.training import mnist
 
@@ -44,7 +46,7 @@ def main() -> int:
     for row, curve in curves.items():
         print(f"{row:26}" + "".join(f"{accuracy:8.2%}" for accuracy in curve))
     options.figure.parent.mkdir(parents=True, exist_ok=True)
-    options.figure.write_text(figures.accuracies(curves, {row.name: row.framework for row in STEPS}))
+    options.figure.write_text(_figure(curves).file)
     last = {row: curve[-1] for row, curve in curves.items()}
     apart = max(abs(accuracy - last[REFERENCE]) for accuracy in last.values())
     print(f"lowest {min(last.values()):.2%}; furthest from the reference {apart:.2%}")
@@ -60,6 +62,20 @@ def accuracies(name: str, samples: Data, epochs: int) -> list[float]:
     with started(row.framework, row.device):
         step = row.load()(NETWORK, state.parameters, BATCH, "float32", row.memory)
         return _curve(lambda batch: step(step.put(batch)), step.state, samples, epochs)
+
+
+def _figure(curves: dict[str, list[float]]) -> drawing.Figure:
+    """Draw the test accuracy after each epoch, a line for each row. curves: from the first epoch on."""
+    frameworks = {row.name: row.framework for row in STEPS}
+    figure, axis = plt.subplots(figsize=(9, 5))
+    for row, curve in curves.items():
+        colour = drawing.colour(frameworks[row]) if row in frameworks else drawing.INK
+        marker = drawing.MARKERS.get(frameworks.get(row, ""), drawing.OTHER_MARKER)
+        axis.plot(range(1, len(curve) + 1), curve, label=row, marker=marker, markersize=4, linewidth=1, color=colour)
+    axis.set(xlabel="epoch", ylabel="test accuracy")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend()
+    return drawing.finished(figure, "learning", "Test accuracy after each epoch")
 
 
 def _curve(

@@ -1,0 +1,252 @@
+"""The answers that the page opens with: sentences with numbers, made from the data, each with a link to its evidence.
+
+None is given that the data does not carry.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from scripts.report import metrics
+from scripts.report.section import Context, Section, rendered
+from scripts.report.sections import compiling, history
+from scripts.report.text import bytes_text, count_text, interval_text, is_tie, number_text, row_label, time_text
+
+NAME, TITLE = "answers", "Answers"
+OPERATOR, DTYPE = "relu", "float32"
+DIRECTION_WORDS = {"forward": "forward", "backward": "backward", "roundtrip": "in a round trip"}
+DEVICE_WORDS = {"cpu": "", "cuda": " on the GPU"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A sentence, and the section that shows its evidence."""
+
+    question: str
+    text: Markup
+    evidence: str
+
+
+def section(context: Context) -> Section:
+    """The section of a run; says so where it has too few numbers."""
+    return rendered(NAME, TITLE, answers=list(answers(context)))
+
+
+def answers(context: Context) -> Iterable[Answer]:
+    """The answers that a run carries, in their order."""
+    headline = metrics.headline(context.measured)
+    headline = headline[headline["operator"] == OPERATOR]
+    yield from _fastest(headline)
+    yield from _fastest_steps(context.steps)
+    yield from _roofs(headline, context.steps)
+    yield from _modes(context)
+    yield from _step_memory(context)
+    yield from _compiling(context)
+    yield from _relu_share(context.steps)
+    yield from _slower(context)
+
+
+def _fastest(headline: pd.DataFrame) -> Iterable[Answer]:
+    groups = {
+        key: rows.to_dict("records") for key, rows in headline.sort_values("value").groupby(["device", "direction"])
+    }
+    for device, direction in product(DEVICE_WORDS, DIRECTION_WORDS):
+        if (device, direction) not in groups:
+            continue
+        first, *others = groups[device, direction]
+        yield Answer(
+            f"Who is fastest {DIRECTION_WORDS[direction]}{DEVICE_WORDS[device]}?",
+            Markup("<b>{}</b>: {} for {:,} {} elements{}. {}").format(
+                first["variant"], time_text(first["value"]), first["elements"], DTYPE, _interval_s(first),
+                _against(first, others),
+            ),
+            "winners",
+        )  # fmt: skip
+
+
+def _interval_s(row: Mapping[Any, Any]) -> str:
+    """The interval of a time in parentheses; empty without one."""
+    return "" if pd.isna(row["low"]) else f" ({time_text(row['low'])} … {time_text(row['high'])})"
+
+
+def _against(first: Mapping[Any, Any], others: Iterable[Mapping[Any, Any]]) -> Markup:
+    """What the best rows of the other frameworks take, relative to the first in the same rounds."""
+    parts = [
+        Markup("{} {} ({})").format(
+            row["variant"],
+            "is as fast" if is_tie(row, "fastest") else f"takes {number_text(row['fastest_ratio'])} times as long",
+            interval_text(row, "fastest"),
+        )
+        for row in others
+        if row["fastest_to"] == first["variant"]
+    ]
+    return Markup("{}.").format(Markup("; ").join(parts)) if parts else Markup()
+
+
+def _fastest_steps(steps: pd.DataFrame) -> Iterable[Answer]:
+    possible = steps[~steps["impossible"].astype(bool) & (steps["device"] == "cpu")]
+    sentences = []
+    for (network, batch), rows in possible.groupby(["network", "batch"], sort=False):
+        first, *others = rows.sort_values("value").drop_duplicates("framework").to_dict("records")
+        sentences.append(
+            Markup("{}, batch {}: <b>{}</b>, {}{}. {}").format(
+                network, batch, first["variant"], time_text(first["value"]), _interval_s(first),
+                _against(first, others),
+            )
+        )  # fmt: skip
+    if sentences:
+        yield Answer("Who trains fastest?", Markup(" ").join(sentences), "steps")
+
+
+def _roofs(headline: pd.DataFrame, steps: pd.DataFrame) -> Iterable[Answer]:
+    known = headline[headline["device"] == "cpu"].dropna(subset=["percent_of_roof", "percent_of_roof_low"])
+    best = known.sort_values("percent_of_roof", ascending=False).drop_duplicates("direction")
+    parts = [
+        Markup("{} {} reaches <b>{} %</b> ({}) of the memory's bandwidth").format(
+            row["direction"], row["variant"], number_text(row["percent_of_roof"], 2),
+            interval_text(row, "percent_of_roof"),
+        )
+        for row in sorted(best.to_dict("records"), key=lambda row: list(DIRECTION_WORDS).index(row["direction"]))
+    ]  # fmt: skip
+    possible = steps[~steps["impossible"].astype(bool) & ~steps["winograd"].astype(bool)]
+    best = possible.dropna(subset=["percent_of_gemm", "percent_of_gemm_low"])
+    best = best.sort_values("percent_of_gemm", ascending=False).drop_duplicates("network")
+    parts += [
+        Markup("a step of {} in {} reaches <b>{} %</b> ({}) of the fastest matrix product").format(
+            row["network"], row["variant"], number_text(row["percent_of_gemm"], 2),
+            interval_text(row, "percent_of_gemm"),
+        )
+        for row in best.to_dict("records")
+    ]  # fmt: skip
+    if parts:
+        text = Markup("; ").join(parts)
+        yield Answer("How far from the limit?", Markup("{}{}.").format(text[:1].upper(), text[1:]), "throughput")
+
+
+def _modes(context: Context) -> Iterable[Answer]:
+    """What out and in place take relative to fresh, at the largest size, for each framework's plainest flavour."""
+    rows = metrics.modes_against_fresh(context.measured)
+    rows = rows[(rows["operator"] == OPERATOR) & (rows["dtype"] == DTYPE) & (rows["direction"] == "forward")]
+    rows = rows[(rows["elements"] == rows["elements"].max()) & (rows["device"] == "cpu")]
+    for mode, question, words in (
+        ("out", "What does a fresh result cost?", "Writing into a buffer takes"),
+        ("inplace", "What does in place save?", "Overwriting the input takes"),
+    ):
+        chosen = rows[rows["memory"] == mode].drop_duplicates("framework").to_dict("records")
+        parts = [
+            Markup("<b>{}</b> ({}) in {}").format(
+                number_text(row["fresh_ratio"]), interval_text(row, "fresh"), row["flavour"]
+            )
+            for row in chosen
+        ]
+        if parts:
+            elements = chosen[0]["elements"]
+            yield Answer(
+                question,
+                Markup("{} this share of the time of allocating a result, forward, {:,} elements: {}. {}").format(
+                    words, elements, Markup(", ").join(parts), _bytes(context, mode, elements)
+                ),
+                "memory",
+            )
+
+
+def _bytes(context: Context, mode: str, elements: int) -> str:
+    """The bytes that a mode does not allocate; empty where they were not measured."""
+    rows = metrics.modes(context.measured, DTYPE, elements)
+    rows = rows[(rows["operator"] == OPERATOR) & (rows["direction"] == "forward") & (rows["device"] == "cpu")]
+    wide = rows.pivot_table(index="flavour", columns="memory", values="transient_bytes_per_element")
+    if not {"fresh", mode} <= set(wide.columns):
+        return ""
+    saved = (wide["fresh"] - wide[mode]).dropna()
+    if saved.empty:
+        return ""
+    low, high = saved.min(), saved.max()
+    amount = number_text(low) if low == high else f"{number_text(low)} to {number_text(high)}"
+    return f"It allocates {amount} bytes per element less."
+
+
+def _step_memory(context: Context) -> Iterable[Answer]:
+    rows = metrics.step_memory(context.table).dropna(subset=["spared_bytes"])
+    rows = rows.assign(percent=100 * rows["spared_bytes"] / rows["peak_bytes_fresh"])
+    best = rows.sort_values("percent", ascending=False).drop_duplicates("network")
+    parts = [
+        Markup("{} in {}: <b>{}</b> of {} ({} %){}").format(
+            row["network"], row["flavour"], bytes_text(row["spared_bytes"]), bytes_text(row["peak_bytes_fresh"]),
+            number_text(row["percent"], 2), _saved(row),
+        )
+        for row in best.to_dict("records")
+    ]  # fmt: skip
+    if parts:
+        text = Markup("In-place ReLU takes at most this off the peak: {}.").format(Markup("; ").join(parts))
+        yield Answer("And of a whole step?", text, "memory")
+
+
+def _saved(row: Mapping[Any, Any]) -> str:
+    """What in place takes off the bytes saved for backward; empty where they were not measured."""
+    saved = row["saved_bytes_fresh"] - row["saved_bytes_inplace"]
+    return "" if pd.isna(saved) else f", {bytes_text(saved)} of what is saved for backward"
+
+
+def _compiling(context: Context) -> Iterable[Answer]:
+    rows = compiling.pays(context)
+    rows = rows[(rows["operator"] == OPERATOR) & (rows["direction"] == "forward")]
+    if rows.empty:
+        return
+    first = rows.sort_values("first_s")
+    low, high = first.iloc[0], first.iloc[-1]
+    paying = rows.dropna(subset=["calls"]).sort_values("calls")
+    parts = [
+        Markup("{} pays after <b>{}</b> calls with {:,} elements, against {}").format(
+            row["variant"], number_text(row["calls"], 2), row["elements"], row["other"]
+        )
+        for row in paying.drop_duplicates("framework").to_dict("records")
+    ]
+    never = len(rows) - len(paying)
+    if never:
+        parts.append(Markup("{} never {}").format(count_text(never, "row"), "does" if never == 1 else "do"))
+    text = Markup("The first call of forward takes {} ({}) at least and {} ({}) at most. {}.").format(
+        time_text(low["first_s"]), low["variant"], time_text(high["first_s"]), high["variant"],
+        Markup("; ").join(parts),
+    )  # fmt: skip
+    yield Answer("Does compiling pay?", text, "compile")
+
+
+def _relu_share(steps: pd.DataFrame) -> Iterable[Answer]:
+    known = steps.dropna(subset=["relu_percent_low"])
+    known = known[~known["impossible"].astype(bool) & (known["device"] == "cpu")]
+    fastest = known.sort_values("value").drop_duplicates(["network", "batch"])
+    parts = [
+        Markup("<b>{} %</b> ({} … {}) of {} in {}").format(
+            number_text(row["relu_percent"], 2), number_text(row["relu_percent_low"], 2),
+            number_text(row["relu_percent_high"], 2), row["network"], row["variant"],
+        )
+        for row in fastest.to_dict("records")
+    ]  # fmt: skip
+    if parts:
+        yield Answer("What is ReLU's share of a step?", Markup("{}.").format(Markup(", ").join(parts)), "steps")
+
+
+def _slower(context: Context) -> Iterable[Answer]:
+    series = history.of_run(context)
+    if not series:
+        return
+    baseline = series[0].baseline
+    slower = [each for each in series if each.is_apart and each.change > 0]
+    parts = [
+        Markup("{} by {} %").format(row_label(*_subject(each.axes)), number_text(100 * each.change, 2))
+        for each in slower[:3]
+    ]
+    found = Markup(": {}").format(Markup(", ").join(parts)) if parts else Markup()
+    text = Markup(
+        "Against {}, {} of {} are larger with intervals apart{}. Runs at different times differ by themselves: "
+        "<code>./scripts/compare {}</code> confirms."
+    ).format(baseline[:8], len(slower), count_text(len(series), "number"), found, baseline[:8])
+    yield Answer("What got slower?", text, "history")
+
+
+def _subject(axes: Mapping[str, Any]) -> tuple[str, str, str]:
+    return axes["operator"] or axes["network"], axes["direction"], axes["variant"]
