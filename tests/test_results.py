@@ -7,6 +7,7 @@ import json
 import math
 import os
 import tempfile
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,7 @@ def test_a_number_becomes_a_row_with_all_columns(folders):
         "bus_ratio": 1.25, "bus_low": 1.24, "bus_high": 1.26, "bus_to": "scale.one", "fresh_to": "",
         "forward_s": 4e-4, "loss_s": 4e-4, "backward_s": 4e-4, "update_s": 4e-4,
         "relu_percent": 2.0, "relu_percent_low": share.low, "relu_percent_high": share.high,
+        results.ROUNDS: array("d", [1e-3] * 32),
     }  # fmt: skip
 
 

@@ -1,0 +1,82 @@
+"""Test the scripts that verify comparisons: what they plant, what they read from asv, and how they count."""
+
+import importlib.util
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.harness.case import OperatorCase
+from scripts.verify import continuous, extra_work, false_alarms, power
+from scripts.verify.continuous import Trial
+from tests.checkout import ROOT
+
+# What `asv continuous` of 0.6.6 prints, shortened.
+TABLE = """
+| Change   | Before [1a2b3c4d] <v1>   | After [5e6f7a8b]   |   Ratio | Benchmark (Parameter)           |
+|----------|--------------------------|--------------------|---------|---------------------------------|
+| + | 13.2±0μs          | 15.1±0μs    |    1.14 | relu.Forward.track_time('torch.out', 32768, 'float32') |
+| -        | 4.11±0ms                 | 3.02±0ms           |    0.73 | cnn.MnistCnn.track_time('numpy.inplace', 64) |
+
+SOME BENCHMARKS HAVE CHANGED SIGNIFICANTLY.
+"""
+SLOWER = OperatorCase("time", "relu", "forward", "torch.out", 32768)
+OTHER = OperatorCase("time", "relu", "forward", "numpy.out", 32768)
+
+
+def test_changes_are_read_from_the_table_of_asv():
+    called = dict(continuous._called(TABLE))
+    assert called[SLOWER] == "slower"
+    assert sorted(called.values()) == ["faster", "slower"]
+
+
+def test_slowdowns_and_false_alarms_are_counted():
+    trial = Trial("1a", "2b", slower=[SLOWER, OTHER], unchanged=[OperatorCase("time", "relu", "forward", "x.out", 8)])
+    text = continuous._counts("asv", 61.4, {SLOWER: "slower", OTHER: "faster", trial.unchanged[0]: "faster"}, trial)
+    assert text == "asv, 61 s: 1 of 2 found, 1 called faster; 1 of 1 unchanged rows called changed"
+
+
+@pytest.mark.parametrize(("false", "code"), [(0, 0), (1, 0), (2, 1)])
+def test_more_than_one_false_alarm_in_a_thousand_fails(capsys, false, code):
+    lines = [
+        {"verdicts": {"same": 600, "slower": int(number < false)}, "false": [["row", "slower", 1.1]] * (number < false)}
+        for number in range(3)
+    ]
+    assert false_alarms._totals("quiet", lines) == code
+    assert f"quiet: {false} false alarms in {1800 + false} verdicts, in {false} of 3 runs" in capsys.readouterr().out
+
+
+def test_planted_work_repeats_a_part_of_the_array_and_changes_no_result(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "impls", tmp_path / "impls")
+    call_s = dict.fromkeys(extra_work.cases((2**15, 2**20)), 0.001)
+    extra_work.add(tmp_path, 0.1, call_s, check_s=1e-7)
+    module = _imported(tmp_path / "impls" / "relu" / "numpy_.py")
+    # A short call checks numbers instead: a tenth of a millisecond.
+    assert module._CHECKS == {2**15: 1000}
+    calls: list[int] = []
+    honest = module._honest_forward_out
+    monkeypatch.setattr(module, "_honest_forward_out", lambda x, out: calls.append(x.size) or honest(x, out))
+    for elements, sizes in ((2**15, [2**15]), (2**20, [int(0.1 * 2**20), 2**20])):
+        x = np.random.default_rng(0).normal(size=elements).astype("float32")
+        calls.clear()
+        assert np.array_equal(module.forward_out(x, np.empty_like(x)), np.maximum(x, 0))
+        assert calls == sizes
+
+
+def _imported(path: Path):
+    spec = importlib.util.spec_from_file_location("planted", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("change", "missed"), [(0.05, 0), (0.0, 1)])
+def test_slowdowns_that_trials_rarely_find_count_as_missed(change, missed):
+    random.seed(1)
+    passes = [change + random.gauss(0, 0.004) for _ in range(30)]
+    pool = {"alone_s": {"numpy.out 32768": 3.0}, "pools": {"0.05": {"numpy.out 32768": passes}}}
+    assert power._judged(pool, pairs=1) == missed
