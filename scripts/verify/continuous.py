@@ -1,9 +1,9 @@
 """Look for the same slowdowns with `asv continuous` and with ./scripts/compare, and count what each of them finds.
 
 python -m scripts.verify.continuous [--share 10] [--factor 1.1] [--budget TIME]: with .venv/report. Compares two commits
-of its own on top of HEAD: one without changes, and one that makes rows of four frameworks slower (extra_work.py). Both
-measure the times of the profile smoke; by default ./scripts/compare gets the time that asv took. A row whose code is
-the same on both sides and that is called changed is a false alarm.
+of its own on top of HEAD: one without changes, and one that makes rows of four frameworks slower (extra_work.py), or
+changes nothing either (--share 0). Both measure the times of the profile smoke; by default ./scripts/compare gets the
+time that asv took. A row whose code is the same on both sides and that is called changed is a false alarm.
 """
 
 import argparse
@@ -70,9 +70,25 @@ def main() -> int:
 
 def _trial(share: float) -> Trial:
     """Make and install the two commits."""
-    base = installations.build(git(*IDENTITY, "commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "Change nothing"))
+    base = installations.build(_unchanged("Change nothing"))
     listed = [each for each in _listed(base) if each.case.quantity == "time"]
+    if not share:
+        head = installations.build(_unchanged("Change nothing again"))
+        return Trial(base.commit, head.commit, [], [each.case for each in listed])
     slower = extra_work.cases(sorted({each.case.elements for each in listed if isinstance(each.case, OperatorCase)}))
+    head = installations.build(_with_work(base, slower, share))
+    folders = [folder for built in (base, head) if (folder := built.installation.folder)]
+    differs = imports.differing({each.module for each in listed}, folders)
+    return Trial(base.commit, head.commit, slower, [each.case for each in listed if each.module not in differs])
+
+
+def _unchanged(message: str) -> str:
+    """A commit of its own with the content of HEAD."""
+    return git(*IDENTITY, "commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", message)
+
+
+def _with_work(base: Built, slower: Sequence[OperatorCase], share: float) -> str:
+    """A commit that makes some cases slower."""
     with tempfile.TemporaryDirectory(prefix="relu-bench-continuous-") as temporary:
         tree = Path(temporary, "tree")
         call_s = {case: _call_s(case, base, Path(temporary, case.name)) for case in slower}
@@ -80,12 +96,9 @@ def _trial(share: float) -> Trial:
         try:
             extra_work.add(tree, share, call_s, extra_work.check_s(base.installation))
             git("-C", str(tree), *IDENTITY, "commit", "--quiet", "--all", "-m", "Do more work")
-            head = installations.build(git("-C", str(tree), "rev-parse", "HEAD"))
+            return git("-C", str(tree), "rev-parse", "HEAD")
         finally:
             git("worktree", "remove", "--force", str(tree))
-    folders = [folder for built in (base, head) if (folder := built.installation.folder)]
-    differs = imports.differing({each.module for each in listed}, folders)
-    return Trial(base.commit, head.commit, slower, [each.case for each in listed if each.module not in differs])
 
 
 def _listed(built: Built) -> list[Listed]:
@@ -98,7 +111,7 @@ def _call_s(case: OperatorCase, built: Built, folder: Path) -> float:
 
 
 def _by_asv(trial: Trial, factor: str) -> tuple[dict[Case, str], float]:
-    """What asv calls slower and faster, and the seconds that it took. Leaves no results."""
+    """What asv calls slower and faster, and the seconds that it took. Prints its table, and leaves no results."""
     register(platform.node())
     patterns = [word for each in series.asv_patterns([*trial.slower, *trial.unchanged]) for word in ("--bench", each)]
     start_s = time.monotonic()
@@ -110,6 +123,8 @@ def _by_asv(trial: Trial, factor: str) -> tuple[dict[Case, str], float]:
     # asv ends with 1 if something is slower.
     if completed.returncode not in (0, 1):
         raise subprocess.CalledProcessError(completed.returncode, command, completed.stdout)
+    lines = completed.stdout.strip().splitlines()
+    print("\n".join([*(line for line in lines if line.startswith("|")), *lines[-1:]]), flush=True)
     for folder, commit in product((RESULTS, OUTCOMES), (trial.base, trial.head)):
         for path in folder.glob(f"*/{commit[:8]}*"):
             path.unlink()
@@ -128,7 +143,8 @@ def _by_comparison(trial: Trial, budget_s: float) -> tuple[dict[Case, str], floa
     options = ["--only", "time$", "--budget", f"{budget_s:.0f}s"]
     command = [sys.executable, "-m", "scripts.run.compare", trial.base, trial.head, *options]
     code = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL).returncode
-    if code not in (0, 1):
+    # A budget that is too small for any verdict is NOT_MEASURED.
+    if code not in (0, 1, comparison.NOT_MEASURED):
         raise subprocess.CalledProcessError(code, command)
     rows = comparison.from_json((REPORTS / "comparison.json").read_bytes()).rows
     return {from_axes(row.head_case): row.verdict for row in rows if row.verdict in WORDS.values()}, (
