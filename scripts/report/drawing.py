@@ -39,13 +39,14 @@ FONT_PX = 12
 APART = 0.042
 # matplotlib's points are pixels of the page.
 DPI = 72
-# The style of an element, as matplotlib writes it, and the part of it that is no attribute of SVG.
-FONT = re.compile(r"(?:.* )?([\d.]+)px .*")
+# The size in a font's shorthand, which is no attribute of SVG.
+FONT_SIZE = re.compile(r"([\d.]+)px")
 SVG = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
 # Names of groups that the page's script shows and hides, before the name of their row.
 SHOWN, HIDDEN = "shown=", "hidden="
-KEPT_IDS = re.compile(r"url\(#([^)]+)\)|^#(.+)$")
+# Links of attributes to other elements.
+LINKED = re.compile(r"url\(#([^)]+)\)|^#(.+)$")
 
 sns.set_theme(
     style="ticks",
@@ -151,7 +152,7 @@ def _for_page(text: str, name: str, title: str) -> str:
     Styles become attributes, so that a page may forbid styles. Groups named SHOWN and HIDDEN get data-row.
     """
     root = ElementTree.fromstring(text)
-    used = {match[1] or match[2] for e in root.iter() for v in e.attrib.values() if (match := KEPT_IDS.search(v))}
+    used = {match[1] or match[2] for e in root.iter() for v in e.attrib.values() if (match := LINKED.search(v))}
     for child in [*root.findall(f"{SVG}metadata"), *root.findall(f"{SVG}defs")]:
         if not used & {e.get("id") for e in child.iter()}:
             root.remove(child)
@@ -170,10 +171,11 @@ def _for_page(text: str, name: str, title: str) -> str:
 def _attributes(key: str, value: str, used: set[str], name: str) -> list[tuple[str, str]]:
     """An attribute as it is in the page: none, one, or those of a style."""
     if key == "style":
-        pairs = (part.partition(":") for part in value.split(";") if part.strip())
-        return [_presentation(style.strip(), text.strip()) for style, _, text in pairs if "font" not in style] + [
-            ("font-size", font[1]) for font in [FONT.match(value.partition("font:")[2].strip())] if font
-        ]
+        parts = (part.partition(":") for part in value.split(";"))
+        styles = {style.strip(): text.strip() for style, _, text in parts if text}
+        size = FONT_SIZE.search(styles.pop("font", ""))
+        sized = {"font-size": size[1]} if size else {}
+        return [_presentation(*style) for style in (styles | sized).items()]
     if key == "id":
         if value.startswith(SHOWN):
             return [("data-row", value.removeprefix(SHOWN))]

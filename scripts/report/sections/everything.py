@@ -63,7 +63,7 @@ def shown(context: Context) -> pd.DataFrame:
     }
     rows = [facts.get(key) for key in zip(table["operator"], table["direction"], table["variant"], strict=True)]
     own = {name: [getattr(row, name) if row else "" for row in rows] for name in ("framework", "device", "memory")}
-    notes = [row.notes if row else "" for row in rows]
+    notes = [note or (row.notes if row else "") for note, row in zip(table["notes"], rows, strict=True)]
     functions = [row.function if row else "" for row in rows]
     return table.assign(
         **own,
