@@ -714,7 +714,7 @@ def attack(tmp_path):
     write(tmp_path / "results", {"cpu": hostile("cpu"), hostile("key"): hostile("value")}, HOSTILE_NAME, "machine.json")
     write(tmp_path / "results", [], HOSTILE_NAME, f"{HOSTILE_NAME}.json")
     write(tmp_path / "results", stored, FORMULAS[0], "stored.json")
-    caches = {hostile("cache"): 2**15, "$\\frac{$": 2**20, "L3": hostile("size"), "L4": -1, "L5": 10**400}
+    caches = {hostile("cache"): 2**23, "$\\frac{$": 2**24, "L3": hostile("size"), "L4": -1, "L5": 10**400}
     provenance = {
         "cpu": hostile("provenance"),
         "cores_usable": hostile("cores"),
