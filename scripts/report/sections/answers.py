@@ -147,7 +147,7 @@ def _modes(context: Context) -> Iterable[Answer]:
             elements = chosen[0]["elements"]
             yield Answer(
                 question,
-                Markup("{} this share of the time of allocating a result, forward, {:,} elements: {}. {}").format(
+                Markup("{} so many times as long as allocating a result, forward, {:,} elements: {}. {}").format(
                     words, elements, Markup(", ").join(parts), _bytes(context, mode, elements)
                 ),
                 "memory",

@@ -13,7 +13,7 @@ from impls.variant import DIRECTIONS
 from scripts.report import drawing, metrics
 from scripts.report.drawing import Figure
 from scripts.report.section import Context, Section, rendered
-from scripts.report.text import WIDE, bytes_text, row_label
+from scripts.report.text import WIDE, row_label
 
 NAME, TITLE = "memory", "Memory against in-place"
 DTYPE = "float32"
@@ -84,8 +84,9 @@ def _step_figure(context: Context) -> Figure | None:
         drawing.log_plain(axis)
         axis.set_ylim(chosen["ms"].min() / 1.3, chosen["ms"].max() * 1.3)
         _arrows(axis, chosen)
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value)))
-        axis.set(xlabel="peak bytes", title=f"{network}, batch {chosen['batch'].iloc[0]}")
+        axis.set_xticks(axis.get_xticks()[::2])
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 2**20:.0f}"))
+        axis.set(xlabel="peak MiB", title=f"{network}, batch {chosen['batch'].iloc[0]}")
     axes[0][0].set_ylabel("milliseconds per step")
     return drawing.finished(figure, "cnn.memory", "Training steps: peak bytes and time, ReLU fresh and in place")
 
