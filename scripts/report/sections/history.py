@@ -95,6 +95,8 @@ def of_run(context: Context) -> list[Series]:
 
 def _series(axes: dict[str, Any], rows: pd.DataFrame, commit: str) -> Series | None:
     """The series of a case up to a commit; None where it has no number, or no other has one before."""
+    # Result files of other machines may hold a commit twice.
+    rows = rows.drop_duplicates("commit", keep="last")
     commits = rows["commit"].tolist()
     if commit not in commits[1:]:
         return None
