@@ -1135,3 +1135,23 @@ def test_watching_writes_the_report_again_when_results_change(tmp_path):
         assert watching.wait(30) == 0
         ending.cancel()
         watching.stderr.close()
+
+
+def test_an_impossible_time_is_in_no_history_and_shows_no_bandwidth_when_opened(tmp_path, browser):
+    write(tmp_path / "results", content({IMPOSSIBLE: 1e-3, FRESH: 1e-3}))
+    later = content({IMPOSSIBLE: 1e-7, FRESH: 1e-3}, LATER_COMMIT, date_ms=DATE_MS + DAY_MS)
+    write(tmp_path / "results", later)
+    roof_ratio = {"roof": Ratio(0.01, 0.005, 0.02, "scale.all")}
+    about = {"commit": LATER_COMMIT, "interval": (0.9e-7, 1.1e-7), "ratios": roof_ratio}
+    write_records(tmp_path / "outcomes", [record(IMPOSSIBLE, value=1e-7, processes=[process()], **about)])
+    show(browser, build(tmp_path, "--commit", "b") / "index.html")
+    assert "numpy.inplace" not in text(browser, "#history")
+    assert "numpy.inplace" not in text(browser, "#answers")
+    line = next(
+        line for line in browser.find_elements(By.CSS_SELECTOR, "#results tbody tr") if "impossible" in text_of(line)
+    )
+    line.send_keys(Keys.ENTER)
+    shown = text(browser, "tr.detail")
+    assert "rounds: 15" in shown
+    assert "bus gb per s" not in shown
+    assert "low: " not in shown

@@ -281,7 +281,7 @@ def _columns(row: dict[str, Any], same_case: list[_Recorded]) -> dict[str, Any]:
 
 
 def _recorded_columns(recorded: _Recorded) -> dict[str, Any]:
-    """What a record adds to a number."""
+    """Return the columns that a record adds to the row of its number."""
     record = recorded.record
     return {
         "fingerprint": record.fingerprint,

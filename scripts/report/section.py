@@ -1,4 +1,4 @@
-"""What all sections of the page share: what they are made from, and what they are."""
+"""Types that all sections of the page share: the context that they are made from, and the section itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ class Context:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What is recorded about the machine and the software of the run."""
+        """The recorded facts about the machine and the software of the run."""
         return fingerprints.facts(self.loaded, self.run.machine, self.run.fingerprint, self.run.commit)
 
 

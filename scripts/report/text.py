@@ -73,7 +73,7 @@ def interval_text(row: Mapping[Any, Any], name: str) -> str:
 
 
 def is_tie(row: Mapping[Any, Any], name: str) -> bool:
-    """Whether two times are the same as far as the interval of their ratio tells."""
+    """Return whether the interval of the ratio of two times includes 1 and is not WIDE."""
     return _may_be_one(row, name) and row[f"{name}_high"] - row[f"{name}_low"] <= WIDE * row[f"{name}_ratio"]
 
 

@@ -157,7 +157,7 @@ def _publish() -> None:
         if completed.returncode:
             say(f"warning: {' '.join(command[1:])} failed: {(completed.stderr or completed.stdout).strip()[-300:]}")
     index = HTML / "index.html"
-    if index.exists():
+    if index.exists() and LINK not in index.read_text():
         index.write_text(index.read_text().replace("<body>", f"<body>{LINK}", 1))
 
 

@@ -72,7 +72,7 @@ def _means(times: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _facts(context: Context, run: Run) -> dict[str, str]:
-    """What is recorded of a run, as text; what moves during a measurement is left out."""
+    """The recorded facts about a run, as text, without those that change during a measurement."""
     facts = fingerprints.facts(context.loaded, run.machine, run.fingerprint, run.commit)
     groups = fingerprints.grouped(facts)
     groups.pop(fingerprints.MOVING, None)

@@ -74,17 +74,25 @@ def _interval_s(row: Mapping[Any, Any]) -> str:
 
 
 def _against(first: Mapping[Any, Any], others: Iterable[Mapping[Any, Any]]) -> Markup:
-    """What the best rows of the other frameworks take, relative to the first in the same rounds."""
+    """Compare the best rows of the other frameworks with the first, by ratios of the same rounds."""
     parts = [
         Markup("{} {} ({})").format(
             row["variant"],
-            "is as fast" if is_tie(row, "fastest") else f"takes {number_text(row['fastest_ratio'])} times as long",
+            _words(row),
             interval_text(row, "fastest"),
         )
         for row in others
         if row["fastest_to"] == first["variant"]
     ]
     return Markup("{}.").format(Markup("; ").join(parts)) if parts else Markup()
+
+
+def _words(row: Mapping[Any, Any]) -> str:
+    """Say how a time compares with the shortest median."""
+    if is_tie(row, "fastest"):
+        return "is as fast"
+    but = ", though its median is longer" if row["fastest_high"] < 1 else ""
+    return f"takes {number_text(row['fastest_ratio'])} times as long{but}"
 
 
 def _fastest_steps(steps: pd.DataFrame) -> Iterable[Answer]:
@@ -128,7 +136,7 @@ def _roofs(headline: pd.DataFrame, steps: pd.DataFrame) -> Iterable[Answer]:
 
 
 def _modes(context: Context) -> Iterable[Answer]:
-    """What out and in place take relative to fresh, at the largest size, for each framework's plainest flavour."""
+    """Compare out and in place with fresh at the largest size, for the first flavour of each framework."""
     rows = metrics.modes_against_fresh(context.measured)
     rows = rows[(rows["operator"] == OPERATOR) & (rows["dtype"] == DTYPE) & (rows["direction"] == "forward")]
     rows = rows[(rows["elements"] == rows["elements"].max()) & (rows["device"] == "cpu")]
@@ -186,7 +194,7 @@ def _step_memory(context: Context) -> Iterable[Answer]:
 
 
 def _saved(row: Mapping[Any, Any]) -> str:
-    """What in place takes off the bytes saved for backward; empty where they were not measured."""
+    """Say how many bytes less are saved for backward in place; empty where they were not measured."""
     saved = row["saved_bytes_fresh"] - row["saved_bytes_inplace"]
     return "" if pd.isna(saved) else f", {bytes_text(saved)} of what is saved for backward"
 

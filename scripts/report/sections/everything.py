@@ -36,6 +36,7 @@ CIRCUMSTANCES = (
     "steady", "probe_s", "empty_call_s", "number", "low", "high", "q25", "q75", "bus_gb_per_s", "percent_of_bus",
     "device_s", "throttled",
 )  # fmt: skip
+FROM_TIME = ("low", "high", "q25", "q75", "bus_gb_per_s", "percent_of_bus", "device_s")
 EMPTY = "–"
 
 
@@ -83,7 +84,7 @@ def packed(data: Any) -> str:
 
 
 def _subject(row: dict[Any, Any]) -> str:
-    """What a row measures: operator and direction, network, loop or library."""
+    """The subject of a row: its operator and direction, its network, or its kind of roof."""
     return row_label(row["operator"], row["direction"]) or row["network"] or row["kind"].replace("_", " ")
 
 
@@ -134,8 +135,10 @@ def _interval(row: dict[Any, Any]) -> str:
 
 
 def _data(context: Context, table: pd.DataFrame) -> dict[str, Any]:
-    """What the script needs besides the table: columns by name, and the sources of functions."""
+    """Data for the script besides the table: columns by name, and the sources of functions."""
     cases = [from_axes(row) for row in table.to_dict("records")]
+    # Of an impossible time, nothing that follows from it is shown.
+    possible = table.assign(**{name: table[name].where(~table["impossible"]) for name in FROM_TIME})
     own_commit = table["commit"] == context.run.commit
     functions = sorted(set(table.loc[own_commit, "function"]) - {""})
     code = sources.of(context.run.commit, functions)
@@ -157,7 +160,7 @@ def _data(context: Context, table: pd.DataFrame) -> dict[str, Any]:
             "percent": [number_text(value, 2) for value in table["percent_of_roof"]],
         },
         "variant": list(table["variant"]),
-        "circumstances": {name: _circumstance(table[name]) for name in CIRCUMSTANCES},
+        "circumstances": {name: _circumstance(possible[name]) for name in CIRCUMSTANCES},
         "reason": list(table["reason"]),
         "notes": list(table["notes"]),
         "rounds": [_rounds(*pair) for pair in zip(table[ROUNDS], table["value"], strict=True)],

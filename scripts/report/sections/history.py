@@ -35,7 +35,7 @@ class Series:
 
     @property
     def case(self) -> Case:
-        """What was measured."""
+        """The case whose numbers these are."""
         return from_axes(self.axes)
 
     @property
@@ -83,7 +83,7 @@ def section(context: Context) -> Section:
 
 def of_run(context: Context) -> list[Series]:
     """The series of a run's machine whose newest number is of the run: those that changed first, by their change."""
-    run, table = context.run, context.loaded.table
+    run, table = context.run, context.tidy[~context.tidy["impossible"]]
     same = (table["machine"] == run.machine) & (table["fingerprint"] == run.fingerprint) & (table["env"] == run.env)
     numbers = table[same & table["value"].notna() & ~table["kind"].isin(ROOFS) & (table["quantity"] != "first_call")]
     numbers = numbers.sort_values(["date", "measured"])

@@ -1,4 +1,4 @@
-"""What did not run and why, and which numbers are flagged."""
+"""List the cases without a number, with the reason, and the numbers that are flagged."""
 
 from collections.abc import Hashable
 from typing import Any
