@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.harness.measurement import SMT_CONTENDED, Measurement
 from benchmarks.harness.processes.records import Record, parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,3 +102,9 @@ class Checkout:
         parsed = [record for line in lines if (record := parse(line))]
         assert len(parsed) == len(lines)
         return parsed
+
+
+def was_contended(measurement: Measurement) -> bool:
+    """Return whether a hyperthread was busy in a round; a row may then have no ratio to its roofs, by design."""
+    probes_s = [taken.probe_s for process in measurement.processes for taken in process.slices if taken.probe_s]
+    return bool(probes_s) and max(probes_s) > SMT_CONTENDED * min(probes_s)

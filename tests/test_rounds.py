@@ -429,6 +429,18 @@ def test_ratios_are_those_of_the_same_rounds(tmp_path):
     assert "fresh" not in found[FRESH].ratios
 
 
+def test_rows_that_share_no_round_that_counts_are_compared_in_all_rounds(tmp_path):
+    journal = Journal(tmp_path / "journal")
+    for number in range(4):
+        probes_s = {OUT: 1e-5 * (1 + number % 2), FRESH: 2e-5 / (1 + number % 2)}
+        journal.round(0, {case: Slice(number, [1.0], probe_s=s, busy_s=1, cpu_s=1) for case, s in probes_s.items()})
+    for case in (OUT, FRESH):
+        journal.finish(0, case, Process(number=1), {})
+    found = answers.of_block(blocks.Block("sweep", "block", (OUT, FRESH), ()), journal)
+    assert {len(found[case].samples_s) for case in (OUT, FRESH)} == {2}
+    assert (found[OUT].ratios["fresh"].value, found[OUT].ratios["fresh"].to) == (1.0, "numpy.fresh")
+
+
 def test_a_roof_is_composed_of_the_fastest_loops(tmp_path):
     loops = {name: LoopCase("time", name, 4096) for name in ("copy.one", "copy.all")}
     passes = [{OUT: [4.0, 4.0, 4.4], loops["copy.one"]: [2.0, 2.0, 2.2], loops["copy.all"]: [3.0, 3.0, 3.3]}]
@@ -446,7 +458,7 @@ def test_a_round_in_which_the_fastest_loop_does_not_count_gives_no_ratio(tmp_pat
     journal = journal_of(tmp_path / "journal", passes)
     times = {case: answers.counted(case, [journal]) for case in (OUT, *loops.values())}
     del times[loops["copy.all"]][0, 1], times[loops["copy.all"]][0, 2]
-    ratios = dict(answers._ratios(OUT, times))
+    ratios = dict(answers._ratios(OUT, times, times))
     assert (ratios["roof"].low, ratios["roof"].high) == (ratios["bus"].low, ratios["bus"].high) == (1.0, 1.0)
 
 

@@ -11,7 +11,7 @@ from benchmarks.harness.case import OperatorCase
 from benchmarks.harness.measurement import LEAST_CPU_SHARE
 from benchmarks.harness.processes import plan
 from benchmarks.harness.series import asv_patterns
-from tests.checkout import Checkout
+from tests.checkout import Checkout, was_contended
 from tests.conftest import needs_two_cores
 
 
@@ -301,7 +301,8 @@ def test_plain_asv_measures_the_selected_cases_of_a_profile(plain):
     assert run.returncode == 0, run.stdout + run.stderr
     (record,) = plain.records()
     assert (record.case["variant"], record.case["dtype"]) == ("numpy.out", "float32")
-    assert {"fastest", "fresh", "roof", "bus"} <= record.measurement.ratios.keys()
+    roofs = set() if was_contended(record.measurement) else {"roof", "bus"}
+    assert {"fastest", "fresh"} | roofs <= record.measurement.ratios.keys()
     assert value(plain, "time", "forward", "numpy.out") > 0
     assert isnan(value(plain, "time", "forward", "numpy.out", "float64"))
     assert list((plain.folder / ".asv/unfinished").iterdir()) == []

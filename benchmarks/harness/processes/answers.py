@@ -41,10 +41,13 @@ MOST_PASSES = 1000
 def of_block(block: Block, journal: Journal) -> dict[Case, Measurement]:
     """The measurements of all cases of a block."""
     measurements = {case: of_case(case, [journal]) for case in block.cases}
-    times = {case: counted(case, [journal]) for case in block.rows if measurements[case].value is not None}
+    every = {
+        case: _seconds(case, _slices(case, [journal])) for case in block.rows if measurements[case].value is not None
+    }
+    times = {case: counted(case, [journal]) for case in every}
     times |= _roofs({roof: measurements[roof] for roof in block.roofs}, journal)
     return {
-        case: replace(found, ratios=dict(_ratios(case, times))) if case in times and case in block.rows else found
+        case: replace(found, ratios=dict(_ratios(case, times, every))) if case in every else found
         for case, found in measurements.items()
     }
 
@@ -163,18 +166,22 @@ def throttled(processes: Sequence[Process]) -> str:
     return ""
 
 
-def _ratios(case: Case, times: Mapping[Case, Rounds]) -> Iterator[tuple[str, Ratio]]:
-    """The paired ratios of a row; those whose other side was not measured are left out."""
+def _ratios(case: Case, times: Mapping[Case, Rounds], every: Mapping[Case, Rounds]) -> Iterator[tuple[str, Ratio]]:
+    """The paired ratios of a row; those whose other side was not measured are left out.
+
+    times: the rounds that count. every: all rounds of the rows.
+    """
     row = _row(case)
     if row is None:
         return
     rivals = {other: rounds for other, rounds in times.items() if _is_rival(case, row, other)}
     fastest = min(rivals, key=lambda other: median(rivals[other].values()))
-    yield from _ratio("fastest", times[case], rivals[fastest], fastest.axes["variant"])
     fresh = f"{row.flavour}.fresh"
-    for other in rivals:
-        if other.axes["variant"] == fresh and other != case:
-            yield from _ratio("fresh", times[case], rivals[other], fresh)
+    fresh_rows = [rival for rival in rivals if rival.axes["variant"] == fresh and rival != case]
+    for name, other in [("fastest", fastest), *(("fresh", rival) for rival in fresh_rows)]:
+        # All rounds where none counts for both.
+        seconds = times if times[case].keys() & times[other].keys() else every
+        yield from _ratio(name, seconds[case], seconds[other], other.axes["variant"])
     if row.device == "cpu":
         roofs = _operator_roofs(case, row, times) if isinstance(row, Variant) else _step_roofs(case, times)
         for name, rounds, to in roofs:
