@@ -38,7 +38,7 @@ NUMPY_OUT = OperatorCase("time", "relu", "forward", "numpy.out", 1024, "float32"
 # Seconds after which a test counts as hanging, on the slowest and busiest machine.
 HANGS_S = 600
 # Of short calls: the length of a sample, and the samples of a slice.
-SAMPLE_S, SAMPLES = sampler.SAMPLE_NS / 1e9, sampler.SLICE_NS // sampler.SAMPLE_NS
+SAMPLE_S, SAMPLES = sampler.SAMPLE_NS / 1e9, sampler.USUAL.slice_ns // sampler.SAMPLE_NS
 QUICK = Settings(budget_s=0.02, limit_s=HANGS_S, threads=1, passes=1)
 
 
@@ -145,7 +145,7 @@ def test_sampler_measures_a_given_duration(clock):
     assert timing.number == 5
     assert (taken.round, taken.steady) == (7, True)
     assert taken.samples_s == pytest.approx([SAMPLE_S / 5] * SAMPLES)
-    assert taken.busy_s == taken.cpu_s == pytest.approx(sampler.SLICE_NS / 1e9)
+    assert taken.busy_s == taken.cpu_s == pytest.approx(sampler.USUAL.slice_ns / 1e9)
 
 
 def test_sampler_repeats_short_calls_and_not_long_ones(clock):

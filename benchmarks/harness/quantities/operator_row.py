@@ -73,7 +73,7 @@ class TimedRow:
             core,
             most_calls=self.most_restored if calls.mutated_args or is_large else None,
             throttled_by=self.device.slowed_by if self.device else list,
-            slice_ns=sampler.SHORT_SLICE_NS if calls.case.side else sampler.SLICE_NS,
+            pace=sampler.BRIEF if calls.case.side else sampler.USUAL,
         )
 
     def prepare(self) -> None:

@@ -59,6 +59,7 @@ class TimedStep:
             sampler.in_turn([(arrays,) for arrays in self.arrays]),
             core,
             throttled_by=self.device.slowed_by if self.device else list,
+            pace=sampler.BRIEF if self.is_compared else sampler.USUAL,
         )
         self.deviations: list[float] = []
         self.phases_s: dict[str, list[float]] = {}

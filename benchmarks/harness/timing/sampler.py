@@ -19,20 +19,32 @@ SAMPLE_NS = 500_000
 EMPTY_CALLS, MOST_CALLS = 10_000, 1_000_000
 # A call that takes so long, twice, is a sample by itself.
 LONG_NS = 10 * SAMPLE_NS
-# A slice ends after so much time in samples, the one that agrees included, or after so many.
-SLICE_NS = 2_000_000
-# In a comparison it ends with the sample that agrees: times differ more from round to round than within one, so many
-# short rounds say more than a few long ones.
-SHORT_SLICE_NS = 0
 MOST_SAMPLES = 24
 # Warm-up of a slice ends where a sample agrees with the one before it within this share, or after so many samples.
 STEADY = 0.05
 MOST_WARMUP = 8
-# The longest wait for an uncontended core before a sample.
-SETTLE_S = 0.02
 
 # A supplier makes the arguments of k calls in a row, outside the clock.
 Supplier = Callable[[int], Iterable[tuple[Any, ...]]]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a slice takes.
+
+    slice_ns: it ends after so much time in samples, the one that agrees included, or after MOST_SAMPLES. settle_s: the
+    longest wait for an uncontended core before a sample.
+    """
+
+    slice_ns: int
+    settle_s: float
+
+
+USUAL = Pace(slice_ns=2_000_000, settle_s=0.02)
+# In a comparison. Times differ more from round to round than within one, so many short rounds say more than a few long
+# ones. The sides are timed within some 10 ms, and what slows the core usually slows both: on an AMD EPYC with busy
+# hyperthreads the ratio of a pass varied by 4 % from process to process, by 15 % where the same time went into waits.
+BRIEF = Pace(slice_ns=0, settle_s=0.0)
 
 
 @dataclass
@@ -52,8 +64,7 @@ class Timer:
 
     arguments(k): the arguments of k calls in a row, so that calls which overwrite theirs get fresh ones.
     most_calls: the most that it can supply at a time. throttled_by(): reasons why a GPU is throttled at this moment,
-    read after each sample. slice_ns: time in the samples of a slice. number: calls in a sample; 0 before the first
-    slice, which finds it.
+    read after each sample. number: calls in a sample; 0 before the first slice, which finds it.
     """
 
     def __init__(
@@ -63,9 +74,9 @@ class Timer:
         core: Core,
         most_calls: int | None = None,
         throttled_by: Callable[[], list[str]] = list,
-        slice_ns: int = SLICE_NS,
+        pace: Pace = USUAL,
     ) -> None:
-        self.function, self.arguments, self.core, self.slice_ns = function, arguments, core, slice_ns
+        self.function, self.arguments, self.core, self.pace = function, arguments, core, pace
         self._most, self.throttled_by = most_calls or MOST_CALLS, throttled_by
         self.number = 0
 
@@ -90,7 +101,7 @@ class Timer:
         gc.collect(0)
         gc.disable()
         try:
-            self.core.settle(SETTLE_S)
+            self.core.settle(self.pace.settle_s)
             start_ns = perf_counter_ns()
             start()
             # Not when it is prepared, as other processes then compute.
@@ -102,7 +113,7 @@ class Timer:
                 samples.append(self._sample(tally))
                 steady = abs(samples[-1] / samples[-2] - 1) < STEADY
             samples = samples[-1:]
-            while tally.busy_ns < self.slice_ns and len(samples) < MOST_SAMPLES:
+            while tally.busy_ns < self.pace.slice_ns and len(samples) < MOST_SAMPLES:
                 samples.append(self._sample(tally))
         finally:
             gc.enable()
@@ -125,7 +136,7 @@ class Timer:
 
     def _sample(self, tally: _Tally) -> int:
         """The nanoseconds of `number` calls; what disturbed them is added to the tally."""
-        probe_s = self.core.settle(SETTLE_S)
+        probe_s = self.core.settle(self.pace.settle_s)
         # Read kernel counters before preparing arguments; afterwards it would add 3-7 % to a 3 us call.
         switches, stolen_s = _switches(), steal_s()
         before_ns, before_cpu_ns = perf_counter_ns(), process_time_ns()
