@@ -37,8 +37,8 @@ REPORTS = ROOT / "reports"
 INTERRUPTED = 130
 # The fields of a plan that hold pairs of cases, and those that hold cases.
 PAIRS, CASES = ("times", "sizes"), ("controls", "other_truth", "new", "gone")
-# Time of a case in the slices of a pass: about 25 slices of a short call.
-BUDGET_S = 0.15
+# Time of a case in the slices of a pass: about 20 slices of a short call.
+BUDGET_S = 0.1
 # Of a request; a pass over large arrays takes longer than one of a profile.
 LIMIT_S = 120.0
 
