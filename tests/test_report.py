@@ -18,10 +18,8 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
 from benchmarks.harness.case import Case, DeviceLoopCase, OperatorCase, ProductCase, StepCase
 from benchmarks.harness.machine import provenance
@@ -34,7 +32,9 @@ from scripts.report import metrics, results
 from scripts.report import page as report
 from scripts.report.rendering import FOLDER
 from scripts.report.text import bytes_text, number_text, time_text
+from tests.browser import NoBrowser, assert_harmless, chromium, show, text, wait_until_ready
 from tests.checkout import ROOT
+from tests.hostile import COMBINED, FORMULAS, WITH_RECORDS, WITHOUT_RECORDS, Attack
 from tests.synthetic import (
     COMMIT,
     DATE_MS,
@@ -198,30 +198,18 @@ def test_gpu_table_shows_device_time_and_host_latency(gpu_page, tmp_path):
 
 
 @contextmanager
-def chromium(profile: Path, **preferences: Any) -> Iterator[webdriver.Chrome]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    browser, driver = next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
-    if not (browser and driver):
-        pytest.skip("chromium or chromedriver is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for flag in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={profile}",
-    ):  # fmt: skip
-        options.add_argument(flag)
-    options.add_experimental_option("prefs", preferences)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=Service(driver))
+def started(profile: Path, **preferences: Any) -> Iterator[webdriver.Chrome]:
+    """A browser, where there is one."""
     try:
-        yield opened
-    finally:
-        opened.quit()
+        with chromium(profile, **preferences) as opened:
+            yield opened
+    except NoBrowser as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    with chromium(tmp_path_factory.mktemp("profile")) as opened:
+    with started(tmp_path_factory.mktemp("profile")) as opened:
         yield opened
 
 
@@ -229,7 +217,7 @@ def browser(tmp_path_factory):
 def still_browser(tmp_path_factory):
     """A browser with JavaScript disabled."""
     preferences = {"profile.managed_default_content_settings.javascript": 2}
-    with chromium(tmp_path_factory.mktemp("profile"), **preferences) as opened:
+    with started(tmp_path_factory.mktemp("profile"), **preferences) as opened:
         yield opened
 
 
@@ -237,21 +225,6 @@ def still_browser(tmp_path_factory):
 def opened(browser, page):
     show(browser, page / "index.html")
     return browser
-
-
-def show(browser: webdriver.Chrome, path: Path, ready: bool = True) -> None:
-    """Open a file and drop the logs of the previous page. ready: wait for the script of a report."""
-    browser.get("about:blank")
-    browser.get_log("browser")
-    browser.get_log("performance")
-    browser.get(path.as_uri())
-    if ready:
-        wait_until_ready(browser)
-
-
-def text(browser: webdriver.Chrome, selector: str = "body") -> str:
-    """The text of an element, also where it is folded away."""
-    return browser.execute_script("return document.querySelector(arguments[0]).textContent", selector)
 
 
 def rows(browser: webdriver.Chrome) -> list[dict[str, Any]]:
@@ -660,11 +633,6 @@ def test_filters_show_matching_rows_and_the_address_keeps_them(opened):
     assert "everything" not in opened.current_url
 
 
-def wait_until_ready(browser: webdriver.Chrome) -> None:
-    """Wait until the script has unpacked the data of the page."""
-    WebDriverWait(browser, 30).until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
-
-
 def test_table_is_complete_without_javascript(opened, still_browser, page):
     show(still_browser, page / "index.html", ready=False)
     assert text(still_browser, "#count") == "", "JavaScript ran"
@@ -691,84 +659,25 @@ def test_csv_contains_the_same_numbers(page):
     assert [line["variant"] for line in lines if line["impossible"] == "True"] == [IMPOSSIBLE.variant]
 
 
-# The name of a folder cannot contain a slash.
-HOSTILE_NAME = '"><svg onload=window.hacked=1><img src=x onerror=window.hacked=1>{{7*7}}'
-FORMULAS = ("=cmd|' C calc'!A0", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "text\r=1", "text\n=1")
-
-
-def hostile(place: str) -> str:
-    """Return text that attacks HTML, JavaScript, templates and figures, marked by its place."""
-    return (
-        f"""{HOSTILE_NAME}<img src=x onerror="window.hacked=1"></script><script>window.hacked=1</script>'"""
-        f"""</style></title></textarea>--></table>$\\frac{{$&lt;{{% raw %}}({place})"""
-    )
-
-
 @pytest.fixture
 def attack(tmp_path):
     """Files in which every text from outside is hostile."""
-    numbers = {time("forward", "numpy.out"): 1e-3, time("forward", "numpy.fresh"): None}
-    about = {"machine": HOSTILE_NAME, "commit": "<script>window.hacked=1</script>", "env": hostile("env")}
-    stored = content(numbers, about["commit"], about["env"])
-    write(tmp_path / "results", stored, HOSTILE_NAME, "stored.json")
-    write(tmp_path / "results", {"cpu": hostile("cpu"), hostile("key"): hostile("value")}, HOSTILE_NAME, "machine.json")
-    write(tmp_path / "results", [], HOSTILE_NAME, f"{HOSTILE_NAME}.json")
-    write(tmp_path / "results", stored, FORMULAS[0], "stored.json")
-    caches = {hostile("cache"): 2**23, "$\\frac{$": 2**24, "L3": hostile("size"), "L4": -1, "L5": 10**400}
-    provenance = {
-        "cpu": hostile("provenance"),
-        "cores_usable": hostile("cores"),
-        hostile("field"): {hostile("inner field"): hostile("inner value")},
-        "caches_bytes": caches,
-    }
-    failed = record(
-        time("forward", "numpy.fresh"), "error", hostile("reason"), **about, provenance=provenance
-    )  # fmt: skip
-    skipped = OperatorCase(
-        hostile("quantity"), hostile("operator"), hostile("direction"), hostile("variant"), 1, hostile("dtype")
-    )
-    foreign = record(time("backward", "numpy.fresh"), hostile("status"), **about)
-    lines = [failed, record(skipped, "skipped", hostile("skip"), **about), foreign]
-    write_records(tmp_path / "outcomes", lines, "a/a.jsonl")
-    about["machine"] = FORMULAS[0]
-    formulas = [
-        record(time("forward", "torch.out", 2**number), "error", formula, **about)
-        for number, formula in enumerate(FORMULAS)
-    ]
-    write_records(tmp_path / "outcomes", formulas, "b/b.jsonl")
+    COMBINED.write(tmp_path)
     return tmp_path
 
 
-def assert_harmless(browser: webdriver.Chrome) -> None:
-    assert browser.execute_script("return window.hacked") is None
-    # The script and its data.
-    assert browser.execute_script("return Array.from(document.scripts, (e) => e.type)") == ["text/plain", ""]
-    injected = "body svg:not([role=img]), [src], [onload], [onerror], [style]"
-    assert browser.execute_script("return document.querySelectorAll(arguments[0]).length", injected) == 0
-    # The log would name a script that the page's policy blocked.
-    assert browser.get_log("browser") == []
-
-
-WITH_RECORDS = (
-    "provenance", "cores", "field", "inner field", "inner value", "cache", "size",
-    "reason", "quantity", "operator", "direction", "variant", "dtype", "skip",
-)  # fmt: skip
-
-
 @pytest.mark.filterwarnings("ignore:Tight layout not applied")
-@pytest.mark.parametrize(
-    "places", [("env", *WITH_RECORDS), ("env", "cpu", "key", "value")], ids=["records", "no records"]
-)
+@pytest.mark.parametrize("places", [WITH_RECORDS, WITHOUT_RECORDS], ids=["records", "no records"])
 def test_hostile_text_is_shown_as_text(attack, browser, places):
-    if "reason" not in places:
+    if places == WITHOUT_RECORDS:
         shutil.rmtree(attack / "outcomes")
-    out = build(attack, "--machine", HOSTILE_NAME)
+    out = build(attack, "--machine", COMBINED.name)
     show(browser, out / "index.html")
     assert_harmless(browser)
-    assert browser.title == f"ReLU on {HOSTILE_NAME}"
+    assert browser.title == f"ReLU on {COMBINED.name}"
     shown = text(browser)
-    assert [place for place in places if hostile(place) not in shown] == []
-    assert f"{HOSTILE_NAME}.json: not a JSON object" in shown
+    assert [place for place in places if COMBINED.text(place) not in shown] == []
+    assert f"{COMBINED.name}.json: not a JSON object" in shown
     assert FORMULAS[0] in shown
     for line in browser.find_elements(By.CSS_SELECTOR, "#results tbody tr"):
         browser.execute_script("arguments[0].click()", line)
@@ -777,12 +686,19 @@ def test_hostile_text_is_shown_as_text(attack, browser, places):
 
 @pytest.mark.filterwarnings("ignore:Tight layout not applied")
 def test_hostile_text_is_harmless_in_figures(attack, browser):
-    drawn = sorted(build(attack, "--machine", HOSTILE_NAME).glob("*.svg"))
-    assert any(hostile("cache") in "".join(ElementTree.parse(path).getroot().itertext()) for path in drawn)
+    drawn = sorted(build(attack, "--machine", COMBINED.name).glob("*.svg"))
+    assert any(COMBINED.text("cache") in "".join(ElementTree.parse(path).getroot().itertext()) for path in drawn)
     for path in drawn:
         assert not [e for e in ElementTree.parse(path).iter() if e.tag.endswith("script") or "onload" in e.attrib]
         browser.get(path.as_uri())
         assert browser.execute_script("return window.hacked") is None
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_control_characters_are_replaced_in_figures(tmp_path):
+    Attack("\0\x1b").write(tmp_path)
+    drawn = sorted(build(tmp_path, "--machine", "\x1b").glob("*.svg"))
+    assert any("\ufffd\ufffd(cache)" in "".join(ElementTree.parse(path).getroot().itertext()) for path in drawn)
 
 
 def test_content_security_policy_blocks_injected_scripts(opened, tmp_path):

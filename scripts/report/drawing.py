@@ -41,6 +41,8 @@ APART = 0.042
 DPI = 72
 # The size in a font's shorthand, which is no attribute of SVG.
 FONT_SIZE = re.compile(r"([\d.]+)px")
+# Characters that XML forbids; names from result files may contain them.
+FORBIDDEN = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 SVG = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
 # Names of groups that the page's script shows and hides, before the name of their row.
@@ -151,7 +153,7 @@ def _for_page(text: str, name: str, title: str) -> str:
 
     Styles become attributes, so that a page may forbid styles. Groups named SHOWN and HIDDEN get data-row.
     """
-    root = ElementTree.fromstring(text)
+    root = ElementTree.fromstring(FORBIDDEN.sub("\ufffd", text))
     used = {match[1] or match[2] for e in root.iter() for v in e.attrib.values() if (match := LINKED.search(v))}
     for child in [*root.findall(f"{SVG}metadata"), *root.findall(f"{SVG}defs")]:
         if not used & {e.get("id") for e in child.iter()}:
