@@ -1,4 +1,4 @@
-"""Follow the README's recipes: each changes the files that it names, and no other."""
+"""Follow the recipes of impls/README.md: each changes the files that it names, and no other."""
 
 import base64
 import gzip
@@ -16,14 +16,14 @@ from impls.catalog import ENTRY_POINTS, VARIANTS
 from scripts.setup import install_commit
 from tests.checkout import ROOT, Checkout
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "impls/README.md").read_text()
 RECIPES = Path(__file__).parent / "recipes"
 ROWS = "impls/relu/rows.py"
 
 
 def snippet(heading: str, number: int, language: str = "python") -> str:
-    """Return the code block with this index below a heading of the README."""
-    section = README.split(f"### {heading}", 1)[1].split("\n#", 1)[0]
+    """Return the code block with this index below a heading of impls/README.md."""
+    section = README.split(f"## {heading}", 1)[1].split("\n#", 1)[0]
     return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)[number]
 
 

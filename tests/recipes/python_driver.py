@@ -1,4 +1,4 @@
-"""Driver of plain Python's array.array: the example of how a framework is added (see README)."""
+"""Driver of plain Python's array.array: the example of how a framework is added (see impls/README.md)."""
 
 import array as arrays
 import os

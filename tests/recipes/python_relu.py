@@ -1,4 +1,4 @@
-"""ReLU in plain Python over array.array: the example of how a framework is added (see README)."""
+"""ReLU in plain Python over array.array: the example of how a framework is added (see impls/README.md)."""
 
 from array import array
 

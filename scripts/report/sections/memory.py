@@ -114,7 +114,8 @@ def _arrows(axis: Axes, rows: pd.DataFrame) -> None:
         ends[str(flavour)] = (float(line["bytes"].iloc[-1]), float(line["ms"].iloc[-1]))
     low, high = rows["bytes"].min(), rows["bytes"].max()
     spread = max(high - low, 0.1 * high, 1.0)
-    axis.set_xlim(low - 0.75 * spread, high + 0.12 * spread)
+    # Names of flavours stand on the left.
+    axis.set_xlim(low - 1.15 * spread, high + 0.12 * spread)
     axis.set_xticks([tick for tick in MaxNLocator(4).tick_values(low, high) if 0 <= tick <= high])
     heights = drawing.apart({flavour: ms for flavour, (_, ms) in ends.items()}, axis)
     for flavour, (size, ms) in ends.items():

@@ -1,4 +1,4 @@
-"""ReLU of a package of its own: the example of how a package adds rows (see README)."""
+"""ReLU of a package of its own: the example of how a package adds rows (see impls/README.md)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Rows of a package of its own: the example of how a package adds rows (see README)."""
+"""Rows of a package of its own: the example of how a package adds rows (see impls/README.md)."""
 
 from impls.declare import Framework
 

@@ -1,4 +1,4 @@
-"""PReLU, whose slope is learnt, in float64: the example of how a learnable parameter is declared (see README).
+"""PReLU, whose slope is learnt, in float64: the example of how a learnable parameter is declared (see impls/README.md).
 
 Source: He et al., "Delving deep into rectifiers", ICCV 2015, section 2.1.
 """

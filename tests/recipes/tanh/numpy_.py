@@ -1,4 +1,4 @@
-"""The hyperbolic tangent in NumPy: the example of how an operator is added (see README).
+"""The hyperbolic tangent in NumPy: the example of how an operator is added (see impls/README.md).
 
 forward, _out, _inplace   one ufunc
 backward                  from the input: grad / cosh(x)^2

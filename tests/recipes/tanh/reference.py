@@ -1,4 +1,4 @@
-"""The hyperbolic tangent in float64: the example of how an operator is added (see README)."""
+"""The hyperbolic tangent in float64: the example of how an operator is added (see impls/README.md)."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
