@@ -5,7 +5,7 @@ A network is a row of NETWORKS; add another by writing its row. `architecture` d
 """
 
 from dataclasses import dataclass, field
-from math import prod, sqrt
+from math import prod
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from impls.cnn.operations import (
     saved_bytes,
     work,
 )
+from impls.initialisation import he
 
 __all__ = [
     "DTYPES",
@@ -83,8 +84,6 @@ def initial_parameters(network: Network, seed: int = 0) -> dict[str, Array]:
     """Return He-normal weights (variance 2 / inputs of a unit), scales of 1, and zeros: float64, the same each time.
 
     Like the images, they are rounded to float32, so that steps of either dtype start from the same numbers.
-
-    Source: He et al., "Delving deep into rectifiers", ICCV 2015, section 2.2.
     """
     rng = np.random.default_rng(seed)
     return {parameter.name: _initial(parameter, rng) for parameter in operations.parameters(network)}
@@ -93,7 +92,7 @@ def initial_parameters(network: Network, seed: int = 0) -> dict[str, Array]:
 def _initial(parameter: operations.Variable, rng: np.random.Generator) -> Array:
     shape = parameter.shape
     if parameter.kind == "weight":
-        return _rounded_to_float32(rng.standard_normal(shape) * sqrt(2 / prod(shape[:-1])))
+        return _rounded_to_float32(he(shape, rng))
     return np.ones(shape) if parameter.kind == "scale" else np.zeros(shape)
 
 

@@ -1,0 +1,108 @@
+"""Counts of active units, statistics of a layer's activations, and their history. Imports NumPy only."""
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of a layer over a data set.
+
+    active: for each unit, how many of its values were above the threshold; int64, shape (units,). NaN counts as active.
+    values: the number of values of each unit: samples, times pixels of a channel.
+    """
+
+    active: NDArray[np.int64]
+    values: int
+
+    @property
+    def dead(self) -> list[int]:
+        """The units that were never active, in order."""
+        return np.flatnonzero(self.active == 0).tolist()
+
+    @property
+    def sparsity(self) -> float:
+        """The share of all values at or below the threshold."""
+        return 1 - float(self.active.sum()) / (self.values * len(self.active))
+
+    def __add__(self, other: "Units") -> "Units":
+        return Units(self.active + other.active, self.values + other.values)
+
+
+def counted(activations: NDArray[Any], threshold: float = 0.0) -> Units:
+    """The units of activations whose last axis holds them: (n, features) or (n, height, width, channels).
+
+    Raises ValueError for other than two or more dimensions.
+    """
+    if activations.ndim < 2:
+        raise ValueError(f"activations: shape {activations.shape} given, samples and units needed: (n, ..., units)")
+    of_units = ~(activations <= threshold).reshape(-1, activations.shape[-1])
+    return Units(of_units.sum(0, dtype=np.int64), len(of_units))
+
+
+def totals(batches: Iterable[Mapping[str, Units]]) -> dict[str, Units]:
+    """The units of each layer over all batches. Raises ValueError where there is no batch."""
+    total: dict[str, Units] = {}
+    for layers in batches:
+        total |= {name: total[name] + units if name in total else units for name, units in layers.items()}
+    if not total:
+        raise ValueError("batches: none given, at least one needed")
+    return total
+
+
+@dataclass
+class Record:
+    """A layer in one step: statistics of its activations, and the norm of their gradient; None before backward.
+
+    sparsity: the share of values at or below 0.
+    """
+
+    step: int
+    layer: str
+    mean: float
+    std: float
+    sparsity: float
+    max: float
+    gradient_norm: float | None = None
+
+
+@dataclass
+class History:
+    """The records of all steps, in order."""
+
+    records: list[Record] = field(default_factory=list)
+
+    def of(self, layer: str) -> list[Record]:
+        """The records of a layer."""
+        return [record for record in self.records if record.layer == layer]
+
+    def to_csv(self, path: Path | str) -> None:
+        """Write one line for each record."""
+        with Path(path).open("w", newline="") as file:
+            writer = csv.DictWriter(file, [each.name for each in fields(Record)])
+            writer.writeheader()
+            writer.writerows(map(asdict, self.records))
+
+    def plot(self, path: Path | str) -> None:
+        """Draw each statistic over the steps, a line for each layer. The format follows from the name of the file."""
+        import matplotlib.pyplot as plt
+
+        statistics = [each.name for each in fields(Record) if each.name not in ("step", "layer")]
+        figure, axes = plt.subplots(len(statistics), 1, figsize=(8, 2.2 * len(statistics)), sharex=True)
+        for axis, statistic in zip(axes, statistics, strict=True):
+            for layer in dict.fromkeys(record.layer for record in self.records):
+                known = [record for record in self.of(layer) if getattr(record, statistic) is not None]
+                steps, values = [record.step for record in known], [getattr(record, statistic) for record in known]
+                axis.plot(steps, values, label=layer, linewidth=1)
+            axis.set_ylabel(statistic.replace("_", " "))
+        axes[0].legend(fontsize="small")
+        axes[-1].set_xlabel("step")
+        figure.tight_layout()
+        figure.savefig(path)
+        plt.close(figure)
