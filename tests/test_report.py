@@ -16,6 +16,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -28,9 +31,10 @@ from benchmarks.harness.roofline.loops import ORDINARY
 from benchmarks.harness.timing import intervals
 from impls.catalog import OPERATORS, VARIANTS, find, variants
 from impls.variant import DIRECTIONS
-from scripts.report import metrics, results
+from scripts.report import drawing, metrics, results
 from scripts.report import page as report
 from scripts.report.rendering import FOLDER
+from scripts.report.sections import answers as answers_section
 from scripts.report.text import bytes_text, number_text, time_text
 from tests.browser import NoBrowser, assert_harmless, chromium, show, text, wait_until_ready
 from tests.checkout import ROOT
@@ -460,6 +464,32 @@ def test_roofs_are_shown(opened):
     assert "torch 172 (n = 2,048)" in text(opened)
 
 
+def test_labels_keep_their_distance_within_the_axis():
+    figure, axis = plt.subplots(figsize=(4, 4))
+    axis.set(yscale="log", ylim=(1, 100))
+    ends = {"a": 1.0, "b": 1.01, "c": 98.0, "d": 99.0, "e": 10.0}
+    heights = drawing.apart(ends, axis)
+    plt.close(figure)
+    places = sorted(axis.bbox.height * np.log(height) / np.log(100) for height in heights.values())
+    assert min(np.diff(places)) > drawing.FONT_PX
+    assert 0 <= places[0] <= places[-1] <= axis.bbox.height
+    assert heights["a"] < heights["b"] < heights["e"] < heights["c"] < heights["d"]
+    assert heights["e"] == pytest.approx(10)
+
+
+@pytest.mark.parametrize(
+    ("interval", "shown"), [((2.0, 4.0), "3 % (2 … 4)"), ((-1.0, 4.0), "at most 4 %"), ((-4.0, -1.0), None)]
+)
+def test_no_share_below_0_is_an_answer(interval, shown):
+    low, high = interval
+    row = {
+        "relu_percent": 3.0, "relu_percent_low": low, "relu_percent_high": high, "impossible": False, "device": "cpu",
+        "value": 1.0, "network": "mnist_cnn", "batch": 64, "variant": "numpy.fresh",
+    }  # fmt: skip
+    found = [answer.text.lower() for answer in answers_section._relu_share(pd.DataFrame([row]))]
+    assert found == ([f"{shown} of mnist_cnn in numpy.fresh."] if shown else [])
+
+
 def test_answers_name_the_fastest_rows_and_what_others_take(opened):
     answers = dict(
         zip(*(opened.execute_script(
@@ -473,7 +503,7 @@ def test_answers_name_the_fastest_rows_and_what_others_take(opened):
     # The data do not tell.
     assert "as long" not in answers["Who is fastest backward?"]
     assert "numpy.fresh reaches 1 % (0.8 … 1.25)" in answers["How far from the limit?"]
-    assert "0.5 (0.49 … 0.51) in numpy" in answers["What does a fresh result cost?"]
+    assert "50 % (49 … 51) in numpy" in answers["What does a fresh result cost?"]
     assert "It allocates 4 bytes per element less." in answers["What does a fresh result cost?"]
     assert "1.5 s (numba.out)" in answers["Does compiling pay?"]
     assert "What is ReLU's share of a step?" not in answers

@@ -35,8 +35,8 @@ LINES = {"fresh": ":", "out": "-", "inplace": "--"}
 INK = "#010203"
 # Of text in figures, in pixels of the page.
 FONT_PX = 12
-# The smallest distance between labels, as a share of the height of a figure.
-APART = 0.042
+# Distance between labels, from baseline to baseline.
+APART_PX = 1.1 * FONT_PX
 # matplotlib's points are pixels of the page.
 DPI = 72
 # The size in a font's shorthand, which is no attribute of SVG.
@@ -124,15 +124,22 @@ def plain_ticks(axis: Axis, values: Sequence[float]) -> None:
 
 
 def apart(ends: dict[str, float], axis: Axes) -> dict[str, float]:
-    """Heights for labels near the ends of their lines, by name, at some distance from each other on a log axis."""
+    """Heights for labels near the ends of their lines, by name, at some distance from each other on a log axis.
+
+    As many as there is room for stay between its limits, which must have been set.
+    """
     low, high = np.log(axis.get_ylim())
+    step = APART_PX / axis.bbox.height * (high - low)
     heights: dict[str, float] = {}
     least = low
     for name, end in sorted(ends.items(), key=lambda item: item[1]):
-        height = max(float(np.log(end)), least)
-        heights[name] = float(np.exp(height))
-        least = height + APART * (high - low)
-    return heights
+        heights[name] = max(float(np.log(end)), least)
+        least = heights[name] + step
+    most = high
+    for name in reversed(heights):
+        heights[name] = min(heights[name], most)
+        most = heights[name] - step
+    return {name: float(np.exp(height)) for name, height in heights.items()}
 
 
 def label(

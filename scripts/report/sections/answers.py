@@ -146,8 +146,8 @@ def _modes(context: Context) -> Iterable[Answer]:
     ):
         chosen = rows[rows["memory"] == mode].drop_duplicates("framework").to_dict("records")
         parts = [
-            Markup("<b>{}</b> ({}) in {}").format(
-                number_text(row["fresh_ratio"]), interval_text(row, "fresh"), row["flavour"]
+            Markup("<b>{} %</b> ({} … {}) in {}").format(
+                *(number_text(100 * row[f"fresh_{end}"], 2) for end in ("ratio", "low", "high")), row["flavour"]
             )
             for row in chosen
         ]
@@ -155,8 +155,8 @@ def _modes(context: Context) -> Iterable[Answer]:
             elements = chosen[0]["elements"]
             yield Answer(
                 question,
-                Markup("{} so many times as long as allocating a result, forward, {:,} elements: {}. {}").format(
-                    words, elements, Markup(", ").join(parts), _bytes(context, mode, elements)
+                Markup("{} {} of the time that a fresh result takes (forward, {:,} elements). {}").format(
+                    words, Markup(", ").join(parts), elements, _bytes(context, mode, elements)
                 ),
                 "memory",
             )
@@ -228,14 +228,21 @@ def _relu_share(steps: pd.DataFrame) -> Iterable[Answer]:
     known = known[~known["impossible"].astype(bool) & (known["device"] == "cpu")]
     fastest = known.sort_values("value").drop_duplicates(["network", "batch"])
     parts = [
-        Markup("<b>{} %</b> ({} … {}) of {} in {}").format(
-            number_text(row["relu_percent"], 2), number_text(row["relu_percent_low"], 2),
-            number_text(row["relu_percent_high"], 2), row["network"], row["variant"],
-        )
+        Markup("{} of {} in {}").format(_share(row), row["network"], row["variant"])
         for row in fastest.to_dict("records")
-    ]  # fmt: skip
+        if row["relu_percent_high"] > 0
+    ]
     if parts:
-        yield Answer("What is ReLU's share of a step?", Markup("{}.").format(Markup(", ").join(parts)), "steps")
+        text = Markup(", ").join(parts)
+        yield Answer("What is ReLU's share of a step?", Markup("{}{}.").format(text[:1].upper(), text[1:]), "steps")
+
+
+def _share(row: Mapping[Any, Any]) -> Markup:
+    """A share with its interval, or its upper end where the lower one is below 0: no share is."""
+    share, low, high = (number_text(row[f"relu_percent{end}"], 2) for end in ("", "_low", "_high"))
+    if row["relu_percent_low"] <= 0:
+        return Markup("at most {} %").format(high)
+    return Markup("{} % ({} … {})").format(share, low, high)
 
 
 def _slower(context: Context) -> Iterable[Answer]:

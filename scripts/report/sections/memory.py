@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from impls.catalog import OPERATORS
 from impls.variant import DIRECTIONS
@@ -76,7 +76,10 @@ def _step_figure(context: Context) -> Figure | None:
     rows = rows[rows["device"] == "cpu"]
     if rows.empty:
         return None
-    rows = rows.assign(ms=1e3 * rows["value"], flavour=rows["variant"].str.rpartition(".")[0])
+    # What `_arrows` draws, in MiB.
+    rows = rows.assign(
+        ms=1e3 * rows["value"], bytes=rows["bytes"] / 2**20, flavour=rows["variant"].str.rpartition(".")[0]
+    )
     networks = list(dict.fromkeys(rows["network"]))
     figure, axes = plt.subplots(1, len(networks), figsize=(PANEL * len(networks), HEIGHT), squeeze=False)
     for axis, network in zip(axes[0], networks, strict=True):
@@ -84,8 +87,6 @@ def _step_figure(context: Context) -> Figure | None:
         drawing.log_plain(axis)
         axis.set_ylim(chosen["ms"].min() / 1.3, chosen["ms"].max() * 1.3)
         _arrows(axis, chosen)
-        axis.set_xticks(axis.get_xticks()[::2])
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 2**20:.0f}"))
         axis.set(xlabel="peak MiB", title=f"{network}, batch {chosen['batch'].iloc[0]}")
     axes[0][0].set_ylabel("milliseconds per step")
     return drawing.finished(figure, "cnn.memory", "Training steps: peak bytes and time, ReLU fresh and in place")
@@ -139,9 +140,8 @@ def _against_fresh(measured: pd.DataFrame) -> list[dict[str, Any]]:
     """An entry for each flavour and size in float32, with the rows of out and inplace that were compared with fresh."""
     rows = metrics.modes_against_fresh(measured)
     key = ["operator", "direction", "flavour", "elements"]
-    groups = rows[rows["dtype"] == DTYPE].groupby(key, sort=False)
-    return [
-        {"out": None, "inplace": None, **dict(zip(key, values, strict=True))}
-        | {row["memory"]: row for row in group.to_dict("records")}
-        for values, group in groups
-    ]
+    entries: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows[rows["dtype"] == DTYPE].to_dict("records"):
+        place = {name: row[name] for name in key}
+        entries.setdefault(tuple(place.values()), {"out": None, "inplace": None, **place})[row["memory"]] = row
+    return list(entries.values())

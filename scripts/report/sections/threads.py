@@ -13,7 +13,7 @@ from scripts.report.section import Context, Section, rendered
 from scripts.report.text import row_label
 
 NAME, TITLE = "threads", "Thread scaling"
-PANEL, HEIGHT = 4.6, 4.6
+PANEL, HEIGHT = 5.2, 6.0
 
 
 def section(context: Context) -> Section:
@@ -37,6 +37,9 @@ def _figures(rows: pd.DataFrame) -> list[Figure]:
         if not panels or of_operator["threads"].nunique() < 2:
             continue
         figure, axes = plt.subplots(1, len(panels), figsize=(PANEL * len(panels), HEIGHT), sharey=True, squeeze=False)
+        speedups = of_operator["efficiency"] * of_operator["threads"]
+        # Panels share them.
+        axes[0][0].set(xscale="log", yscale="log", ylim=(speedups.min() / 1.15, speedups.max() * 1.15))
         for axis, direction in zip(axes[0], panels, strict=True):
             _panel(axis, of_operator[of_operator["direction"] == direction])
             axis.set(xlabel="threads", title=row_label(operator, direction))
@@ -50,7 +53,7 @@ def _figures(rows: pd.DataFrame) -> list[Figure]:
 def _panel(axis: plt.Axes, rows: pd.DataFrame) -> None:
     threads = sorted(rows["threads"].unique())
     axis.plot(threads, threads, color=drawing.INK, alpha=0.25, linewidth=4, zorder=0)
-    axis.set(xscale="log", yscale="log")
+    axis.set(xscale="log")
     ends: dict[str, float] = {}
     for variant, line in rows.groupby("variant", sort=False):
         speedup = line["efficiency"] * line["threads"]
@@ -60,9 +63,8 @@ def _panel(axis: plt.Axes, rows: pd.DataFrame) -> None:
             color=drawing.colour(line["framework"].iloc[0]),
         )  # fmt: skip
         ends[str(variant)] = float(speedup.iloc[-1])
-    axis.set_xlim(0.9, threads[-1] ** 1.9 * 1.2)
-    low, high = axis.get_ylim()
-    axis.set_ylim(low / 1.05, high * 1.3)
+    # Half of the width is for labels.
+    axis.set_xlim(0.9, 0.9 * (1.15 * threads[-1] / 0.9) ** 2.1)
     for variant, height in drawing.apart(ends, axis).items():
         drawing.label(axis, variant, (threads[-1], ends[variant]), (threads[-1] * 1.15, height))
     drawing.plain_ticks(axis.xaxis, threads)

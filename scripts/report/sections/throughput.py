@@ -22,7 +22,7 @@ WIDTH, HEIGHT = 10.6, 5.6
 # Streaming loops that are drawn as roofs: of fresh and out, and of in place.
 ROOFS = ("copy", "scale")
 # Room for labels at the right end of lines, as a factor of the largest size.
-LABELS = 9.0
+LABELS = 64.0
 
 
 def section(context: Context) -> Section:
@@ -84,7 +84,9 @@ def figure(rows: pd.DataFrame, roofs: pd.DataFrame, caches: dict[str, int], name
     drawing.log_bytes(axis)
     drawing.log_plain(axis)
     axis.set_xlim(rows["array_bytes"].min() / 1.6, rows["array_bytes"].max() * LABELS)
-    axis.set_ylim(rows["gb_per_s"].min() / 1.3, max(rows["gb_per_s"].max(), _highest(roofs)) * 1.6)
+    axis.set_ylim(rows["gb_per_s"].min() / 1.3, max(rows["gb_per_s"].max(), _highest(roofs)) * 3)
+    left, right = axis.get_xlim()[0], rows["array_bytes"].max()
+    axis.set_xticks([tick for tick in axis.get_xticks() if left <= tick <= right])
     for above, kernel in enumerate(ROOFS):
         _roof(axis, roofs, kernel, above)
     _caches(axis, caches)
@@ -105,8 +107,8 @@ def _caches(axis: Axes, caches: dict[str, int]) -> None:
         if left < size < right:
             axis.axvline(size, color=drawing.INK, alpha=0.3, linewidth=0.8, zorder=0)
             axis.annotate(
-                name, (size, 1), xycoords=("data", "axes fraction"), xytext=(-3, -2), textcoords="offset points",
-                rotation=90, ha="right", va="top", color=drawing.INK, alpha=0.7, parse_math=False, in_layout=False,
+                name, (size, 0), xycoords=("data", "axes fraction"), xytext=(-3, 2), textcoords="offset points",
+                rotation=90, ha="right", va="bottom", color=drawing.INK, alpha=0.7, parse_math=False, in_layout=False,
             )  # fmt: skip
 
 
