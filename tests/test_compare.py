@@ -462,6 +462,13 @@ def test_the_page_shows_all_rows_and_passes():
     assert "nothing was compared" in report.page(result())
 
 
+@pytest.mark.parametrize(
+    ("taking_part", "selected", "budget_s"), [(128, 128, 480), (36, 128, 135), (1, 128, 120), (0, 0, 120)]
+)
+def test_a_part_of_the_rows_gets_a_part_of_the_time(taking_part, selected, budget_s):
+    assert compare.default_budget_s(taking_part, selected) == budget_s
+
+
 def test_rows_that_are_judged_by_another_truth_are_counted():
     sentence = "1 rows are judged by another reference"
     assert any(line.startswith(sentence) for line in report.sentences(result(row("same", 1.0, other_truth=True))))

@@ -37,6 +37,8 @@ from scripts.setup import accelerator
 from scripts.setup.pins import ROOT
 
 UNFINISHED, LOCK = ROOT / ".asv" / "comparisons", ROOT / ".asv" / "comparison.lock"
+# Time for all selected rows unless the user gives another, and for a few of them.
+BUDGET_S, LEAST_BUDGET_S = 480.0, 120.0
 # Unchanged rows of a framework that take part with its changed ones.
 CONTROLS = 3
 # Git's commands that tell the state of the instruments.
@@ -130,20 +132,27 @@ def _plan(options: argparse.Namespace) -> Plan:
         raise Unreadable(f"no row of the profile {options.profile} is selected")
     if options.changed:
         choice = _changed(choice, listed[0], listed[1], (base, head))
+    times = [pair for pair in choice.pairs if pair[0].quantity == "time"]
+    selected = sum(each.case.quantity == "time" for each in listed[1])
     return Plan(
         base=base,
         head=head,
         profile=options.profile,
         threshold=options.threshold / 100,
-        budget_s=options.budget,
+        budget_s=options.budget or default_budget_s(len(times), selected),
         threads=Settings.from_environment().threads,
-        times=[pair for pair in choice.pairs if pair[0].quantity == "time"],
+        times=times,
         sizes=[pair for pair in choice.pairs if UNITS[pair[0].quantity] == "bytes"],
         controls=choice.controls,
         other_truth=choice.other_truth,
         new=choice.new,
         gone=choice.gone,
     )
+
+
+def default_budget_s(taking_part: int, selected: int) -> float:
+    """The time for pairs that take part, of those that were selected."""
+    return max(LEAST_BUDGET_S, BUDGET_S * taking_part / max(1, selected))
 
 
 def _sides(options: argparse.Namespace, commits: Mapping[str, str]) -> tuple[Side, Side]:
@@ -262,7 +271,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--only", type=pattern, default=re.compile(""), help="regular expression, as in 'forward numpy.* 32768'"
     )
     parser.add_argument(
-        "--budget", type=seconds, default=480.0, metavar="TIME", help="for measuring, as in 90s or 10m (default: 8m)"
+        "--budget",
+        type=seconds,
+        metavar="TIME",
+        help="for measuring, as in 90s or 10m (default: 8m; with --changed and --rows less, at least 2m)",
     )
     parser.add_argument(
         "--threshold", type=percent, default=3.0, help="smallest change that counts, in percent (default: %(default)g)"
