@@ -2,7 +2,7 @@
 
 import csv
 from functools import partial
-from itertools import count
+from itertools import cycle
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +65,11 @@ def test_units_that_are_nan_are_not_dead():
 def test_unusable_activations_are_refused():
     with pytest.raises(ValueError, match=r"shape \(3,\) given"):
         counted(np.zeros(3))
-    with pytest.raises(ValueError, match="at least one needed"):
+    with pytest.raises(ValueError, match="no activation was seen"):
         totals([])
+    with pytest.raises(ValueError, match="4 and 2 given"):
+        counted(np.ones((2, 4))) + counted(np.ones((2, 2)))
+    assert np.isnan(counted(np.ones((0, 4))).sparsity)
 
 
 @pytest.mark.parametrize("inplace", [False, True])
@@ -95,6 +98,16 @@ def test_a_module_that_is_called_twice_is_counted_twice():
     relu = nn.ReLU()
     found = health.dead_units(nn.Sequential(nn.Linear(5, 8), relu, nn.Linear(8, 4), relu), batches())
     assert {name: len(units.active) for name, units in found.items()} == {"1": 8, "1:2": 4}
+
+
+def test_all_calls_of_a_batch_count():
+    found = health.dead_units(small(), batches(), forward=lambda model, x: (model(x), model(-x)))
+    assert {units.values for units in found.values()} == {2 * 3 * 64}
+
+
+def test_features_may_be_on_the_last_axis():
+    x = torch.randn(2, 7, 5)
+    assert len(health.dead_units(small(), [x], unit_axis=-1)["1"].active) == 8
 
 
 def test_modes_and_hooks_are_restored_after_an_exception():
@@ -136,6 +149,39 @@ def test_the_monitor_leaves_no_hook_after_an_exception():
     assert hooks(model) == 0
 
 
+def test_the_monitor_sees_gradients_of_two_passes_before_backward():
+    model, (x, y) = small(), batches(2)
+    with health.ActivationMonitor(model) as monitor:
+        (model(x).sum() + model(y).sum()).backward()
+    assert [record.gradient_norm is not None for record in monitor.history.records] == [True] * 4
+    assert not monitor._gradients
+
+
+def test_the_monitor_computes_in_single_precision():
+    model = small().to(torch.bfloat16)
+    x = batches(1)[0].to(torch.bfloat16)
+    with health.ActivationMonitor(model) as monitor:
+        # No step: the model itself is not called.
+        y = model[:2](x).detach().float()
+        model(x)
+        model(x[:0])
+    first = monitor.history.of("1")[0]
+    assert first.std == pytest.approx(float(y.std(correction=0)), rel=1e-6)
+    assert first.sparsity == float((y <= 0).float().mean())
+    assert {record.step for record in monitor.history.records} == {0}
+
+
+def test_a_monitor_watches_once_at_a_time():
+    model = small()
+    monitor = health.ActivationMonitor(model)
+    with monitor, pytest.raises(RuntimeError, match="watches already"):
+        monitor.__enter__()
+    with monitor:
+        model(batches(1)[0])
+    assert len(monitor.history.records) == 2
+    assert hooks(model) == 0
+
+
 def test_a_history_is_written_and_drawn(tmp_path):
     model = small()
     with health.ActivationMonitor(model, every=2) as monitor:
@@ -165,10 +211,10 @@ def parameters(dead: bool) -> dict[str, np.ndarray]:
 
 
 def of_jax(values, given):
-    names = count(1)
+    names = cycle(["conv1", "conv2"])
 
     def relu(x):
-        return health_jax.tag(f"conv{next(names)}", jax.nn.relu(x))
+        return health_jax.tag(next(names), jax.nn.relu(x))
 
     arrays = jax.tree.map(lambda value: jnp.asarray(value, "float32"), values)
     loss = partial(jax_._loss, NETWORK, jax_.convolve, relu, arrays, {})
@@ -207,17 +253,20 @@ def test_running_statistics_stay_as_they_were():
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_jax_counts_over_batches_and_compiles_once():
+@pytest.mark.parametrize("wrap", [lambda model: model, jax.jit], ids=["plain", "compiled"])
+def test_jax_counts_over_batches(wrap):
     weights = jnp.eye(4).at[DEAD].set(0)
-    traces = []
 
+    @wrap
     def model(x):
-        traces.append(x)
         return health_jax.tag("hidden", jax.nn.relu(x @ weights)).sum()
 
-    units = health_jax.dead_units(model, [jnp.ones((2, 4)), -jnp.ones((2, 4))])["hidden"]
-    assert (units.dead, units.values, units.active.tolist(), len(traces)) == ([DEAD], 4, [2, 2, 2, 0], 1)
     assert float(model(jnp.ones((2, 4)))) == 6
+    units = health_jax.dead_units(model, [jnp.ones((2, 4)), -jnp.ones((2, 4))])["hidden"]
+    assert (units.dead, units.values, units.active.tolist()) == ([DEAD], 4, [2, 2, 2, 0])
+    assert float(model(jnp.ones((2, 4)))) == 6
+    with pytest.raises(ValueError, match=r"hidden: tagged within a transformation"):
+        health_jax.captured(jax.grad(model))(jnp.ones((2, 4)))
     with pytest.raises(ValueError, match="'x' given twice"):
         health_jax.captured(lambda x: health_jax.tag("x", health_jax.tag("x", x)))(weights)
 

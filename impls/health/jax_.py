@@ -6,7 +6,8 @@
 
     units = dead_units(lambda batch: model(parameters, batch), batches)
 
-`tag` returns its argument; only within `captured` does it do more, and it may be used under `jax.jit`.
+`tag` returns its argument; only within `captured` does it do more. There functions run without compilation, also those
+that `jax.jit` has compiled, so that all they tag is seen.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,12 +25,17 @@ _tagged: ContextVar[dict[str, jax.Array] | None] = ContextVar("tagged", default=
 def tag(name: str, activations: jax.Array) -> jax.Array:
     """Name activations, of shape (n, ..., units), and return them.
 
-    Raises ValueError where a function tags two of one name.
+    Raises ValueError within `captured` where a function tags two of one name, or tags within jax.grad, jax.vmap or
+    another transformation, where activations have no values.
     """
     tagged = _tagged.get()
     if tagged is not None:
         if name in tagged:
             raise ValueError(f"name: {name!r} given twice, each activation needs its own")
+        if isinstance(activations, jax.core.Tracer):
+            raise ValueError(
+                f"{name}: tagged within a transformation such as jax.grad or jax.vmap; call the function alone"
+            )
         tagged[name] = activations
     return activations
 
@@ -41,7 +47,8 @@ def captured(function: Callable[..., Any]) -> Callable[..., tuple[Any, dict[str,
         tagged: dict[str, jax.Array] = {}
         token = _tagged.set(tagged)
         try:
-            return function(*arguments), tagged
+            with jax.disable_jit():
+                return function(*arguments), tagged
         finally:
             _tagged.reset(token)
 
@@ -49,10 +56,9 @@ def captured(function: Callable[..., Any]) -> Callable[..., tuple[Any, dict[str,
 
 
 def dead_units(function: Callable[[Any], Any], batches: Iterable[Any], threshold: float = 0.0) -> dict[str, Units]:
-    """Count the active values of each unit that a function tags, over all batches; it is compiled once.
+    """Count the active values of each unit that a function tags, over all batches.
 
-    Raises ValueError where there is no batch, or nothing is tagged.
+    Raises ValueError as `tag` does, and where there is no batch or nothing is tagged.
     """
-    run = jax.jit(captured(function))
-    activations = (run(batch)[1] for batch in batches)
+    activations = (captured(function)(batch)[1] for batch in batches)
     return totals({name: counted(np.asarray(y), threshold) for name, y in layers.items()} for layers in activations)

@@ -10,11 +10,15 @@
             ...
     monitor.history.to_csv("activations.csv")
 
-Both see modules, such as `nn.ReLU`, not functions such as `torch.relu`. A module that a forward pass calls several
-times appears as often: "relu", "relu:2", "relu:3".
+Both see modules, such as `nn.ReLU`, not functions such as `torch.relu`; and of a model that `torch.compile` has
+compiled, nothing: give the model itself. A module that a forward pass calls several times appears as often: "relu",
+"relu:2", "relu:3".
 """
 
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from math import prod
 from typing import Any
 
 import torch
@@ -27,6 +31,8 @@ RELU_LIKE = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
     nn.Softplus, nn.Hardswish, nn.Threshold,
 )  # fmt: skip
+# Steps whose backward pass may still come.
+KEPT_STEPS = 8
 Forward = Callable[[nn.Module, Any], Any]
 
 
@@ -63,7 +69,8 @@ class Watch:
     def _seen(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
             self.calls[name] = number = self.calls.get(name, 0) + 1
-            self.see(name if number == 1 else f"{name}:{number}", output)
+            if isinstance(output, Tensor):
+                self.see(name if number == 1 else f"{name}:{number}", output)
 
         return hook
 
@@ -83,15 +90,18 @@ def dead_units(
     """Count the active values of each unit behind modules like ReLU, over all batches.
 
     The model runs without gradients and in evaluation mode; afterwards each module has the mode that it had.
-    forward(model, batch): runs the model. unit_axis: the axis of channels or features in activations.
+    forward(model, batch): runs the model. unit_axis: the axis of channels or features in activations; -1 for
+    (n, positions, features).
 
-    Raises ValueError where there is no batch, or no module like ReLU.
+    Raises ValueError where there is no batch, or no module like ReLU is called.
     """
     of_batch: dict[str, Units] = {}
 
     def see(name: str, output: Tensor) -> None:
-        active = ~(output.detach() <= threshold).movedim(unit_axis, -1).flatten(0, -2)
-        of_batch[name] = Units(active.sum(0).cpu().numpy(), len(active))
+        active = ~(output.detach() <= threshold).movedim(unit_axis, -1)
+        samples = tuple(range(active.ndim - 1))
+        found = Units(active.sum(samples).cpu().numpy(), prod(active.shape[:-1]))
+        of_batch[name] = of_batch[name] + found if name in of_batch else found
 
     def layers() -> Iterable[dict[str, Units]]:
         for batch in batches:
@@ -102,8 +112,8 @@ def dead_units(
 
     modes = {module: module.training for module in model.modules()}
     watch = Watch(model, see)
-    model.eval()
     try:
+        model.eval()
         return totals(layers())
     finally:
         watch.close()
@@ -114,10 +124,10 @@ def dead_units(
 class ActivationMonitor:
     """Context manager that records what modules like ReLU output, and the gradients that they get.
 
-    A forward pass of the model is a step. every: record each step, or every so many. history: the records. All hooks
-    are removed at the end, also after an exception.
+    A call of the model is a step, also one without gradients; one of its `forward` or of a part of it is none. every:
+    record each step, or every so many. history: the records. All hooks are removed at the end, also after an exception.
 
-    Raises ValueError for a model without a module like ReLU.
+    Raises ValueError for a model without a module like ReLU, and RuntimeError where it watches already.
     """
 
     def __init__(self, model: nn.Module, every: int = 1) -> None:
@@ -125,35 +135,47 @@ class ActivationMonitor:
             raise ValueError(f"every: {every} given, a number of steps from 1 on needed")
         self.model, self.every, self.history = model, every, History()
         self.step = -1
-        self._handles: list[RemovableHandle] = []
-        self._watch: Watch | None = None
+        self._hooks = ExitStack()
+        self._watches = False
+        # By step and layer, until backward has called them.
+        self._gradients: dict[tuple[int, str], RemovableHandle] = {}
 
     def __enter__(self) -> "ActivationMonitor":
-        self._watch = Watch(self.model, self._record)
-        self._handles = [self.model.register_forward_pre_hook(self._start)]
+        if self._watches:
+            raise RuntimeError("the monitor watches already; make another one")
+        self._hooks.callback(Watch(self.model, self._record).close)
+        self._hooks.callback(self.model.register_forward_pre_hook(self._start).remove)
+        self._hooks.callback(self._forget, sys.maxsize)
+        self._watches = True
         return self
 
     def __exit__(self, *exception: object) -> None:
-        assert self._watch is not None
-        self._watch.close()
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.close()
+        self._watches = False
 
     def _start(self, model: nn.Module, arguments: Any) -> None:
         self.step += 1
-        # Hooks of the gradients of the step before.
-        for handle in self._handles[1:]:
-            handle.remove()
-        del self._handles[1:]
+        # They had no backward pass.
+        self._forget(self.step - KEPT_STEPS)
+
+    def _forget(self, before: int) -> None:
+        """Remove the hooks of gradients of the steps before this one."""
+        for key in [key for key in self._gradients if key[0] < before]:
+            self._gradients.pop(key).remove()
 
     def _record(self, name: str, output: Tensor) -> None:
-        if self.step % self.every:
+        if self.step < 0 or self.step % self.every or not output.numel():
             return
-        seen = output.detach()
+        seen = output.detach().to(torch.promote_types(output.dtype, torch.float32))
         numbers = torch.stack([seen.mean(), seen.std(correction=0), (seen <= 0).to(seen.dtype).mean(), seen.max()])
         record = Record(self.step, name, *numbers.tolist())
         self.history.records.append(record)
+        key = self.step, name
+
+        def gradient(grad: Tensor) -> None:
+            record.gradient_norm = float(grad.to(seen.dtype).norm())
+            if handle := self._gradients.pop(key, None):
+                handle.remove()
+
         if output.requires_grad:
-            self._handles.append(
-                output.register_hook(lambda grad: setattr(record, "gradient_norm", float(grad.norm())))
-            )
+            self._gradients[key] = output.register_hook(gradient)

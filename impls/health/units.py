@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from math import nan, prod
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
+# Arrays have no single truth, so comparing two is not offered.
+@dataclass(frozen=True, eq=False)
 class Units:
     """The units of a layer over a data set.
 
@@ -23,36 +25,41 @@ class Units:
 
     @property
     def dead(self) -> list[int]:
-        """The units that were never active, in order."""
+        """The units that were never active, in order; all where there was no value."""
         return np.flatnonzero(self.active == 0).tolist()
 
     @property
     def sparsity(self) -> float:
-        """The share of all values at or below the threshold."""
-        return 1 - float(self.active.sum()) / (self.values * len(self.active))
+        """The share of all values at or below the threshold; NaN without any value."""
+        values = self.values * len(self.active)
+        return 1 - float(self.active.sum()) / values if values else nan
 
     def __add__(self, other: "Units") -> "Units":
+        """The units over both data sets. Raises ValueError for another number of units."""
+        if self.active.shape != other.active.shape:
+            raise ValueError(f"units: {len(self.active)} and {len(other.active)} given, the same layer needed")
         return Units(self.active + other.active, self.values + other.values)
 
 
 def counted(activations: NDArray[Any], threshold: float = 0.0) -> Units:
     """The units of activations whose last axis holds them: (n, features) or (n, height, width, channels).
 
-    Raises ValueError for other than two or more dimensions.
+    Raises ValueError for fewer than two dimensions.
     """
     if activations.ndim < 2:
         raise ValueError(f"activations: shape {activations.shape} given, samples and units needed: (n, ..., units)")
-    of_units = ~(activations <= threshold).reshape(-1, activations.shape[-1])
-    return Units(of_units.sum(0, dtype=np.int64), len(of_units))
+    active = ~(activations <= threshold)
+    samples = tuple(range(activations.ndim - 1))
+    return Units(active.sum(samples, dtype=np.int64), prod(activations.shape[:-1]))
 
 
 def totals(batches: Iterable[Mapping[str, Units]]) -> dict[str, Units]:
-    """The units of each layer over all batches. Raises ValueError where there is no batch."""
+    """The units of each layer over all batches. Raises ValueError where there is no batch, or no layer in them."""
     total: dict[str, Units] = {}
     for layers in batches:
         total |= {name: total[name] + units if name in total else units for name, units in layers.items()}
     if not total:
-        raise ValueError("batches: none given, at least one needed")
+        raise ValueError("no activation was seen: give at least one batch, and a model whose activations can be seen")
     return total
 
 
@@ -60,7 +67,8 @@ def totals(batches: Iterable[Mapping[str, Units]]) -> dict[str, Units]:
 class Record:
     """A layer in one step: statistics of its activations, and the norm of their gradient; None before backward.
 
-    sparsity: the share of values at or below 0.
+    Computed in float32, or float64 for such activations. sparsity: the share of values at or below 0. gradient_norm: of
+    the loss as it was scaled.
     """
 
     step: int

@@ -124,7 +124,7 @@ def _roofs(headline: pd.DataFrame, steps: pd.DataFrame) -> Iterable[Answer]:
     best = possible.dropna(subset=["percent_of_gemm", "percent_of_gemm_low"])
     best = best.sort_values("percent_of_gemm", ascending=False).drop_duplicates("network")
     parts += [
-        Markup("a step of {} in {} reaches <b>{} %</b> ({}) of the fastest matrix product").format(
+        Markup("without Winograd, a step of {} in {} reaches <b>{} %</b> ({}) of the fastest matrix product").format(
             row["network"], row["variant"], number_text(row["percent_of_gemm"], 2),
             interval_text(row, "percent_of_gemm"),
         )
@@ -189,7 +189,9 @@ def _step_memory(context: Context) -> Iterable[Answer]:
         for row in best.to_dict("records")
     ]  # fmt: skip
     if parts:
-        text = Markup("In-place ReLU takes at most this off the peak: {}.").format(Markup("; ").join(parts))
+        text = Markup("With ReLU in place, the peak of memory is at most this much lower: {}.").format(
+            Markup("; ").join(parts)
+        )
         yield Answer("And of a whole step?", text, "memory")
 
 
@@ -215,7 +217,7 @@ def _compiling(context: Context) -> Iterable[Answer]:
     ]
     never = len(rows) - len(paying)
     if never:
-        parts.append(Markup("{} never {}").format(count_text(never, "row"), "does" if never == 1 else "do"))
+        parts.append(Markup("{} of forward never {}").format(count_text(never, "row"), "does" if never == 1 else "do"))
     text = Markup("The first call of forward takes {} ({}) at least and {} ({}) at most. {}.").format(
         time_text(low["first_s"]), low["variant"], time_text(high["first_s"]), high["variant"],
         Markup("; ").join(parts),

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+import shlex
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -197,11 +198,16 @@ def _commands(cases: Sequence[Case], commits: Sequence[str]) -> list[str]:
     for name in reversed(PROFILES):
         holding |= dict.fromkeys(of_profile(PROFILES[name], gpu=True, cores=max(1, *_threads(cases))), name)
     return [
-        f"{VARIABLE}={holding[case]} asv run {commit[:8]}^! --bench '^{re.escape(series.of(case).name_of(case))}$'"
+        f"{VARIABLE}={holding[case]} asv run {commit[:8]}^! --bench {shlex.quote(_pattern(case))}"
         if case in holding
         else ""
         for case, commit in zip(cases, commits, strict=True)
     ]
+
+
+def _pattern(case: Case) -> str:
+    """The regular expression that asv's --bench needs to select a case."""
+    return f"^{re.escape(series.of(case).name_of(case))}$"
 
 
 def _threads(cases: Sequence[Case]) -> list[int]:
