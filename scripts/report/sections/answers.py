@@ -243,8 +243,8 @@ def _share(row: Mapping[Any, Any]) -> Markup:
     """A share with its interval, or its upper end where the lower one is below 0: no share is."""
     share, low, high = (number_text(row[f"relu_percent{end}"], 2) for end in ("", "_low", "_high"))
     if row["relu_percent_low"] <= 0:
-        return Markup("at most {} %").format(high)
-    return Markup("{} % ({} … {})").format(share, low, high)
+        return Markup("at most <b>{} %</b>").format(high)
+    return Markup("<b>{} %</b> ({} … {})").format(share, low, high)
 
 
 def _slower(context: Context) -> Iterable[Answer]:
