@@ -479,7 +479,8 @@ def test_labels_keep_their_distance_within_the_axis():
 
 
 @pytest.mark.parametrize(
-    ("interval", "shown"), [((2.0, 4.0), "<b>3 %</b> (2 … 4)"), ((-1.0, 4.0), "at most <b>4 %</b>"), ((-4.0, -1.0), None)]
+    ("interval", "shown"),
+    [((2.0, 4.0), "<b>3 %</b> (2 … 4)"), ((-1.0, 4.0), "at most <b>4 %</b>"), ((-4.0, -1.0), None)],
 )
 def test_no_share_below_0_is_an_answer(interval, shown):
     low, high = interval
