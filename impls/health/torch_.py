@@ -126,6 +126,7 @@ class ActivationMonitor:
 
     A call of the model is a step, also one without gradients; one of its `forward` or of a part of it is none. every:
     record each step, or every so many. history: the records. All hooks are removed at the end, also after an exception.
+    Meanwhile the model must not be copied or pickled: hooks would go with it.
 
     Raises ValueError for a model without a module like ReLU, and RuntimeError where it watches already.
     """

@@ -98,7 +98,10 @@ class History:
             writer.writerows(map(asdict, self.records))
 
     def plot(self, path: Path | str) -> None:
-        """Draw each statistic over the steps, a line for each layer. The format follows from the name of the file."""
+        """Draw each statistic over the steps, a line for each layer, with matplotlib.
+
+        The format follows from the name of the file.
+        """
         import matplotlib.pyplot as plt
 
         statistics = [each.name for each in fields(Record) if each.name not in ("step", "layer")]

@@ -19,6 +19,7 @@ SAMPLE_NS = 500_000
 EMPTY_CALLS, MOST_CALLS = 10_000, 1_000_000
 # A call that takes so long, twice, is a sample by itself.
 LONG_NS = 10 * SAMPLE_NS
+# Samples of a slice at most, besides those of its warm-up.
 MOST_SAMPLES = 24
 # Warm-up of a slice ends where a sample agrees with the one before it within this share, or after so many samples.
 STEADY = 0.05
