@@ -19,6 +19,7 @@ import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.layout_engine import TightLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from scripts.report.text import bytes_text
@@ -90,7 +91,8 @@ def rank(framework: str) -> int:
 
 def finished(figure: plt.Figure, name: str, title: str) -> Figure:
     """Write and close a matplotlib figure."""
-    figure.tight_layout()
+    # Figure.tight_layout would leave an engine in the figure, for which each savefig draws twice.
+    TightLayoutEngine().execute(figure)
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None})
     for artist in figure.findobj(lambda artist: (artist.get_gid() or "").startswith(HIDDEN)):
