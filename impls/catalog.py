@@ -11,13 +11,14 @@ from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
+from impls.activations import rows as activations
 from impls.cnn import rows as cnn
 from impls.relu import rows as relu
 from impls.variant import Direction, Operator, StepVariant, Variant
 
 ENTRY_POINTS = "relu_bench.rows"
 # Each has OPERATORS and ROWS.
-MODULES = (relu,)
+MODULES = (relu, activations)
 # Operator, direction and name of a row.
 Key = tuple[str, str, str]
 

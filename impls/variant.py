@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from operator import attrgetter
 from typing import Any, Literal
 
 Direction = Literal["forward", "backward", "roundtrip"]
@@ -118,16 +119,22 @@ class Semantics:
     """Departures of a row from the reference; the defaults are the reference.
 
     nan: forward of NaN. minus_infinity: forward of -inf; "0" is that of the reference.
-    gradient_at_nan: gradient where the saved value is NaN.
+    gradient_at_nan: gradient where the saved value is NaN; "any": it depends on the position in the array.
     blocked_infinity: gradient where an infinite or NaN grad is blocked.
+    nan_outside: inputs that are not between these give NaN, though the limit is finite.
+    gradient_nan_outside: the same of saved values and gradients.
+    derivative_at: the derivative at saved values where it is not the reference's, as at a kink.
     keeps_minus_zero: dtypes in which forward(-0.0) is -0.0, seen on x86-64.
     flushes_subnormals: dtypes in which positive subnormals count as 0.
     """
 
     nan: Literal["nan", "0"] = "nan"
     minus_infinity: Literal["0", "nan"] = "0"
-    gradient_at_nan: Literal["0", "grad"] = "0"
+    gradient_at_nan: Literal["0", "grad", "any"] = "0"
     blocked_infinity: Literal["0", "nan"] = "0"
+    nan_outside: tuple[float, float] | None = None
+    gradient_nan_outside: tuple[float, float] | None = None
+    derivative_at: tuple[tuple[float, float], ...] = ()
     keeps_minus_zero: tuple[str, ...] = ()
     flushes_subnormals: tuple[str, ...] = ()
 
@@ -153,9 +160,9 @@ class Learnable:
 class Operator:
     """An activation function: its float64 reference, and the values that its gradient can be computed from.
 
-    reference: module with `forward(x, *learnable, **parameters)`, the functions named in `gradients`, and, if there are
-    learnable parameters, `learnable_terms(grad, x, *learnable, **parameters)`: a tuple of arrays, each of which sums to
-    the gradient of one of them.
+    reference: "module", or "module:name" of an object there, with `forward(x, *learnable, **parameters)`, the functions
+    named in `gradients`, and, if there are learnable parameters, `learnable_terms(grad, x, *learnable, **parameters)`:
+    a tuple of arrays, each of which sums to the gradient of one of them.
     gradients: for each value that may be saved, the reference function `f(grad, saved, *learnable, **parameters)`.
     A round trip is judged by that from the input, whatever it saves.
     parameters: scalar constants. The reference takes them by keyword; implementations have them as defaults, and the
@@ -163,6 +170,8 @@ class Operator:
     learnable: learnable parameters, in the order of their arguments.
     saturates: the range outside which the function is constant or linear, to rounding; checks use inputs on both sides
     of each end.
+    largest: the magnitude up to which checks use finite inputs and gradients; for larger ones, intermediate results of
+    an implementation may overflow where the result does not.
     """
 
     name: str
@@ -171,11 +180,16 @@ class Operator:
     parameters: Mapping[str, float] = field(default_factory=dict)
     learnable: tuple[Learnable, ...] = ()
     saturates: tuple[float, float] | None = None
+    largest: float = math.inf
 
     def __post_init__(self) -> None:
         """Raises ValueError for a name that no class can be named after."""
         if not OPERATOR_NAME.fullmatch(self.name):
             raise ValueError(f"operator: {self.name!r} given; lower-case letters, digits and '_' are accepted")
+
+    def load_reference(self) -> Any:
+        """Import the reference and return the module or object that holds its functions."""
+        return _loaded(self.reference)
 
 
 @dataclass(frozen=True)
@@ -184,7 +198,7 @@ class Row:
 
     flavour: distinguishes the implementations of one framework. memory: "fresh" allocates the result, "out" writes
     into a given buffer, "inplace" overwrites an input.
-    function: "module:name", imported only in a measuring process.
+    function: "module:name", where the name may have dots, imported only in a measuring process.
     notes: shown beside the number. Compare rows whose notes agree.
     needs: a tool besides the framework. threaded: uses all threads. compiled: the first call compiles.
     """
@@ -215,8 +229,7 @@ class Row:
 
     def load(self) -> Callable[..., Any]:
         """Import the implementation and return its function."""
-        module, name = self.function.split(":")
-        return getattr(import_module(module), name)
+        return _loaded(self.function)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +240,8 @@ class Variant(Row):
     extra_traffic: traffic beyond one pass over what the operator requires. temporary: memory allocated during a call
     beside the results and the mask of a round trip. extra_saved: memory kept besides the saved value.
     tolerance_ulps: largest error against the float64 reference, in units in the last place; 0 is exact.
+    tolerance_floor: where a result is smaller than this share of its argument (forward: x, backward: grad), the units
+    are those of that share. For formulas that subtract nearly equal numbers.
     autograd: whether the framework's autograd records the forward half of a round trip.
     """
 
@@ -238,6 +253,7 @@ class Variant(Row):
     extra_saved: Size = Size()
     semantics: Semantics = Semantics()
     tolerance_ulps: float = 0
+    tolerance_floor: float = 0
     autograd: bool = False
 
     def __post_init__(self) -> None:
@@ -299,6 +315,13 @@ class StepVariant(Row):
 
     winograd: bool = False
     saved_model: SavedModel | None = None
+
+
+def _loaded(path: str) -> Any:
+    """The module "module", or the object "module:name"."""
+    module, _, name = path.partition(":")
+    loaded = import_module(module)
+    return attrgetter(name)(loaded) if name else loaded
 
 
 def _require_one_of(argument: str, value: str, accepted: Iterable[str]) -> None:

@@ -52,8 +52,13 @@ Layout = tuple[Callable[[np.ndarray], np.ndarray], Callable[[Any], Any]]
 PLAIN: Layout = (lambda values: values, lambda array: array)
 
 
-def cases(selects: Callable[[Variant], bool] = lambda row: True, device: str = "cpu") -> list[Any]:
-    """Return the selected rows of a device with each dtype, named as in "relu.forward-numpy.out-float32"."""
+def cases(
+    selects: Callable[[Variant], bool] = lambda row: True, device: str = "cpu", family: bool = False
+) -> list[Any]:
+    """Return the selected rows of a device with each dtype, named as in "relu.forward-numpy.out-float32".
+
+    family: those of the other activations, else those of ReLU.
+    """
     return [
         pytest.param(
             row,
@@ -62,7 +67,7 @@ def cases(selects: Callable[[Variant], bool] = lambda row: True, device: str = "
             marks=[needs_compiler] if row.needs else [],
         )
         for row in VARIANTS
-        if row.device == device and selects(row)
+        if row.device == device and (row.operator != "relu") == family and selects(row)
         for dtype in row.dtypes
     ]
 

@@ -91,8 +91,8 @@ def add_operator(checkout: Checkout, name: str) -> set[str]:
         (folder / path.name).write_text(path.read_text())
     catalog = checkout.folder / "impls/catalog.py"
     text = catalog.read_text()
-    assert text.count("MODULES = (relu,)") == 1
-    text = text.replace("MODULES = (relu,)", f"MODULES = (relu, {name})")
+    assert text.count("MODULES = (relu, activations)") == 1
+    text = text.replace("MODULES = (relu, activations)", f"MODULES = (relu, activations, {name})")
     catalog.write_text(
         text.replace(
             "from impls.relu import rows as relu\n",
@@ -103,11 +103,11 @@ def add_operator(checkout: Checkout, name: str) -> set[str]:
 
 
 def test_an_operator_has_a_tolerance_and_gradients_from_two_saved_values(checkout):
-    files = add_operator(checkout, "tanh")
-    (checkout.folder / "impls/tanh/rows.py").write_text(snippet("Add an operator", 0))
-    assert checkout.changed() == files | {"impls/tanh/rows.py"}
-    benchmarks = r"activations\.Tanh(Forward|Backward)\.track_(time|transient_bytes)\(.*, 32768, 'float32'\)"
-    assert measured_and_shown(checkout, benchmarks, cells("tanh backward", "numpy-output.fresh"))
+    files = add_operator(checkout, "arctan")
+    (checkout.folder / "impls/arctan/rows.py").write_text(snippet("Add an operator", 0))
+    assert checkout.changed() == files | {"impls/arctan/rows.py"}
+    benchmarks = r"activations\.Arctan(Forward|Backward)\.track_(time|transient_bytes)\(.*, 32768, 'float32'\)"
+    assert measured_and_shown(checkout, benchmarks, cells("arctan backward", "numpy-output.fresh"))
     measured = {(record.case["direction"], record.case["variant"]) for record in checkout.records()}
     packed = (checkout.folder / "reports/index.html").read_text().partition('id="data">')[2].partition("<")[0]
     notes = json.loads(gzip.decompress(base64.b64decode(packed)))["notes"]
@@ -121,19 +121,19 @@ def test_an_operator_has_a_tolerance_and_gradients_from_two_saved_values(checkou
 @pytest.mark.parametrize(
     ("name", "old", "new", "reason"),
     [
-        ("tanh", "result *= 1 + saved", "result *= (1 + saved) * np.float32(1.00001)", "backward: element"),
-        ("tanh", "return np.tanh(x)", "return np.clip(np.tanh(x), -0.999, 0.999)", "forward: element"),
-        ("prelu", "terms.sum(keepdims=True)", "terms[:-9].sum(keepdims=True)", "gradient of slope: "),
-        ("prelu", "terms.sum(keepdims=True)", "terms.sum(keepdims=True)[None]", "gradient of slope: shape"),
-        ("prelu", "grad, slope * grad)", "grad, 0 * grad)", "backward: element"),
-        ("prelu", "terms.sum(keepdims=True)", "0 * slope + (terms.sum() * 0)", "gradient of slope: 0"),
-        ("prelu", "x, slope * x)", "x, 0 * slope + np.float32(0.25) * x)", "forward: element"),
+        ("arctan", "result *= grad", "result *= grad * np.float32(1.00001)", "backward: element"),
+        ("arctan", "return np.arctan(x)", "return np.clip(np.arctan(x), -1.5, 1.5)", "forward: element"),
+        ("learned_leaky", "terms.sum(keepdims=True)", "terms[:-9].sum(keepdims=True)", "gradient of slope: "),
+        ("learned_leaky", "terms.sum(keepdims=True)", "terms.sum(keepdims=True)[None]", "gradient of slope: shape"),
+        ("learned_leaky", "grad, slope * grad)", "grad, 0 * grad)", "backward: element"),
+        ("learned_leaky", "terms.sum(keepdims=True)", "0 * slope + (terms.sum() * 0)", "gradient of slope: 0"),
+        ("learned_leaky", "x, slope * x)", "x, 0 * slope + np.float32(0.25) * x)", "forward: element"),
     ],
 )  # fmt: skip
 def test_a_wrong_operator_is_refused(checkout, name, old, new, reason):
     add_operator(checkout, name)
-    if name == "tanh":
-        (checkout.folder / "impls/tanh/rows.py").write_text(snippet("Add an operator", 0))
+    if name == "arctan":
+        (checkout.folder / "impls/arctan/rows.py").write_text(snippet("Add an operator", 0))
     path = checkout.folder / "impls" / name / "numpy_.py"
     assert path.read_text().count(old) == 1
     path.write_text(path.read_text().replace(old, new))
@@ -146,10 +146,10 @@ def test_a_wrong_operator_is_refused(checkout, name, old, new, reason):
 
 def test_an_operator_has_a_learnable_parameter(checkout):
     assert checkout.changed() == set()
-    files = add_operator(checkout, "prelu")
+    files = add_operator(checkout, "learned_leaky")
     assert checkout.changed() == files
-    benchmarks = r"activations\.Prelu(Forward|Backward)\.track_time\(.*, 32768, 'float32'\)"
-    assert measured_and_shown(checkout, benchmarks, cells("prelu backward", "numpy.fresh"))
+    benchmarks = r"activations\.LearnedLeaky(Forward|Backward)\.track_time\(.*, 32768, 'float32'\)"
+    assert measured_and_shown(checkout, benchmarks, cells("learned_leaky backward", "numpy.fresh"))
 
 
 def install(folder: Path, name: str, module: str, *files: Path) -> str:
@@ -188,8 +188,8 @@ def test_a_package_adds_rows_under_its_name(checkout, tmp_path_factory):
         ("from impls.relu.rows import OPERATORS, ROWS", "operator 'relu' is declared already"),
         (
             "from impls.relu.rows import ROWS; from dataclasses import replace\n"
-            "ROWS = (replace(ROWS[0], operator='gelu'),)",
-            "operator 'gelu' given; relu are declared",
+            "ROWS = (replace(ROWS[0], operator='mish'),)",
+            "operator 'mish' given; relu, leaky_relu, ",
         ),
     ],
 )

@@ -19,8 +19,21 @@ from benchmarks.harness.parameters import (
 from benchmarks.harness.processes import blocks
 from benchmarks.harness.processes.blocks import LEAST_NONTEMPORAL_BYTES, PRODUCT_ELEMENTS
 from benchmarks.harness.roofline.loops import DEVICE_LOOPS, LOOPS
+from impls.activations import rows as activations
 from impls.catalog import STEPS, VARIANTS
 from impls.variant import DTYPES, ITEMSIZE_BYTES, Row, StepVariant, Variant
+
+
+@dataclass(frozen=True)
+class Family:
+    """A part of the activation family: the warm times of a few rows.
+
+    operators: None means all. elements: sizes. rows: their names.
+    """
+
+    operators: tuple[str, ...] | None
+    elements: tuple[int, ...]
+    rows: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,8 @@ class Profile:
     to the size, so one is enough. cold_elements, scaling_elements: sizes of times with cold caches, and of times over
     the number of threads, in float32. batches: of training steps. networks: those that are trained; None means all.
     budget_s: sampling time of a case, shared by `passes` passes. first_call: measure first calls. without_needs: leave
-    out rows that need a tool besides the framework. loops, loop_bytes: streaming loops and array sizes to measure
+    out rows that need a tool besides the framework. family: what is measured of the activation family besides
+    ReLU; None means all, as of ReLU. loops, loop_bytes: streaming loops and array sizes to measure
     besides those that rows are compared with.
     """
 
@@ -46,6 +60,7 @@ class Profile:
     passes: int
     first_call: bool
     without_needs: bool
+    family: Family | None
     loops: tuple[str, ...] = ()
     loop_bytes: tuple[int, ...] = ()
 
@@ -60,19 +75,23 @@ VARIABLE, DEFAULT = "RELU_BENCH_PROFILE", "core"
 CURVE = ("copy.all", "copy-nt.all", "scale.all", "fill.all", "fill-nt.all")
 CURVE_BYTES = tuple(2**power for power in (14, 16, 18, 20, 22, 24, 26, 27))
 
+FAMILY = tuple(each.name for each in activations.OPERATORS)
 SMALL, MIDDLE = 2**15, 2**20
+# Of each framework the row that is compared across activations.
+COMPARED = ("numpy.out", "numba-threads.out", "torch.out", "jax.fresh", "torch-cuda.out", "jax-cuda.fresh")
 PROFILES = {
     "smoke": Profile(
         ("float32",), (SMALL, MIDDLE), (MIDDLE,), (), (), (64,), ("mnist_cnn",), budget_s=0.1, passes=1,
-        first_call=False, without_needs=True,
+        first_call=False, without_needs=True, family=Family(("gelu", "sigmoid"), (MIDDLE,), COMPARED),
     ),
     "core": Profile(
         ("float32",), ELEMENTS, (MIDDLE,), (SMALL, MIDDLE), (MIDDLE,), (64,), None, budget_s=0.4, passes=3,
-        first_call=True, without_needs=False, loops=CURVE, loop_bytes=CURVE_BYTES,
+        first_call=True, without_needs=False, family=Family(None, (SMALL, MIDDLE), COMPARED), loops=CURVE,
+        loop_bytes=CURVE_BYTES,
     ),
     "full": Profile(
         DTYPES, ELEMENTS, (MIDDLE,), (SMALL, MIDDLE), (MIDDLE,), BATCHES, None, budget_s=0.2, passes=2,
-        first_call=True, without_needs=False, loops=tuple(LOOPS), loop_bytes=ARRAY_BYTES,
+        first_call=True, without_needs=False, family=None, loops=tuple(LOOPS), loop_bytes=ARRAY_BYTES,
     ),
 }  # fmt: skip
 
@@ -83,7 +102,10 @@ def cases(profile: Profile, gpu: bool, cores: int) -> list[Case]:
     gpu: include CUDA rows and roofs. cores: the highest number of threads in scaling cases.
     """
     rows = [row for row in VARIANTS if _runs(row, profile, gpu)]
-    of_rows = [case for row in rows for case in (*_of_row(row, profile), *_scaling(row, profile, cores))]
+    family = [row for row in rows if profile.family and row.operator in FAMILY]
+    whole = [row for row in rows if row not in family]
+    of_rows: list[Case] = [case for row in whole for case in (*_of_row(row, profile), *_scaling(row, profile, cores))]
+    of_rows += _of_family(family, profile)
     of_rows += _steps(profile, gpu)
     roofs = [roof for block in blocks.of(of_rows) for roof in block.roofs]
     return list(dict.fromkeys([*of_rows, *roofs, *_loops(profile), *(_device(profile) if gpu else ())]))
@@ -106,6 +128,18 @@ def _of_row(row: Variant, profile: Profile) -> Iterator[Case]:
         for quantity, elements in sizes.items():
             for n in elements:
                 yield OperatorCase(quantity, row.operator, row.direction, row.name, n, dtype)
+
+
+def _of_family(rows: Iterable[Variant], profile: Profile) -> list[Case]:
+    """The warm times of the part of the activation family that a profile measures."""
+    part = profile.family
+    return [
+        OperatorCase("time", row.operator, row.direction, row.name, elements, dtype)
+        for row in rows
+        if part and row.operator in (part.operators or FAMILY) and row.name in part.rows
+        for elements, dtype in product(part.elements, profile.dtypes)
+        if dtype in row.dtypes
+    ]
 
 
 def _scaling(row: Variant, profile: Profile, cores: int) -> Iterator[Case]:

@@ -55,6 +55,18 @@ def floating(dtypes: tuple[str, ...], **arrays: Any) -> None:
             raise TypeError(f"{name}: dtype {array.dtype} given, {' or '.join(dtypes)} needed")
 
 
+def parameter(x: Any, **parameters: Any) -> None:
+    """Raise unless every named array has the shape (1,) and the dtype of `x`.
+
+    Raises ValueError for another shape, TypeError for another dtype.
+    """
+    for name, array in parameters.items():
+        if tuple(array.shape) != (1,):
+            raise ValueError(f"{name}: shape {tuple(array.shape)} given, (1,) needed")
+        if array.dtype != x.dtype:
+            raise TypeError(f"{name}: dtype {array.dtype} given, {x.dtype} needed, that of the input")
+
+
 def writable(**arrays: np.ndarray) -> None:
     """Raise ValueError unless every named NumPy array is writeable."""
     for name, array in arrays.items():

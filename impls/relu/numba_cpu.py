@@ -39,18 +39,19 @@ get_num_threads()
 
 # Dtypes are compile-time constants, so comparing them is free. Without this, Numba would silently convert mixed dtypes.
 @njit(cache=True)
-def _same_floating_dtype(a: Array, b: Array) -> bool:
+def same_floating_dtype(a: Array, b: Array) -> bool:
+    """Return whether two arrays have one dtype, of DTYPES."""
     return a.dtype == b.dtype and (a.dtype == FLOAT32 or a.dtype == FLOAT64)
 
 
 @njit(cache=True)
 def _backward_dtypes(grad: Array, saved: Array, out: Array) -> bool:
-    return _same_floating_dtype(grad, out) and (saved.dtype == grad.dtype or saved.dtype == BOOL)
+    return same_floating_dtype(grad, out) and (saved.dtype == grad.dtype or saved.dtype == BOOL)
 
 
 @njit(cache=True)
 def _bits_dtypes(grad: Array, saved: Array, out: Array) -> bool:
-    return _same_floating_dtype(grad, out) and saved.dtype == UINT8
+    return same_floating_dtype(grad, out) and saved.dtype == UINT8
 
 
 # Numba's cache ignores changes in other files: after a change in `checks`, clear the cache or edit this file too.
@@ -64,13 +65,14 @@ def _span(array: Array) -> Any:
 
 
 @njit(cache=True)
-def _overlap_in_part(a: Array, b: Array) -> bool:
+def overlap_in_part(a: Array, b: Array) -> bool:
+    """Return True if two C-contiguous arrays share memory without being equal."""
     return _spans_overlap_in_part(_span(a), _span(b))
 
 
 @njit(cache=True)
 def _forward(x: Array, out: Array) -> Array:
-    if x.shape != out.shape or not _same_floating_dtype(x, out) or _overlap_in_part(x, out):
+    if x.shape != out.shape or not same_floating_dtype(x, out) or overlap_in_part(x, out):
         raise ValueError
     source, target = x.reshape(x.size), out.reshape(out.size)
     for i in range(source.size):
@@ -82,7 +84,7 @@ def _forward(x: Array, out: Array) -> Array:
 @njit(cache=True)
 def _forward_inplace(x: Array) -> Array:
     # A separate loop: with one array as both arguments, LLVM's overlap test selects the scalar loop.
-    if not _same_floating_dtype(x, x):
+    if not same_floating_dtype(x, x):
         raise ValueError
     target = x.reshape(x.size)
     for i in range(target.size):
@@ -93,7 +95,7 @@ def _forward_inplace(x: Array) -> Array:
 
 @njit(cache=True, parallel=True)
 def _forward_threads(x: Array, out: Array) -> Array:
-    if x.shape != out.shape or not _same_floating_dtype(x, out) or _overlap_in_part(x, out):
+    if x.shape != out.shape or not same_floating_dtype(x, out) or overlap_in_part(x, out):
         raise ValueError
     source, target = x.reshape(x.size), out.reshape(out.size)
     for i in prange(source.size):
@@ -106,7 +108,7 @@ def _forward_threads(x: Array, out: Array) -> Array:
 def _backward(grad: Array, saved: Array, out: Array) -> Array:
     if grad.shape != saved.shape or grad.shape != out.shape or not _backward_dtypes(grad, saved, out):
         raise ValueError
-    if _overlap_in_part(grad, out) or _overlap_in_part(saved, out):
+    if overlap_in_part(grad, out) or overlap_in_part(saved, out):
         raise ValueError
     gradient, kept, target = grad.reshape(grad.size), saved.reshape(saved.size), out.reshape(out.size)
     for i in range(gradient.size):
@@ -116,7 +118,7 @@ def _backward(grad: Array, saved: Array, out: Array) -> Array:
 
 @njit(cache=True)
 def _backward_inplace(grad: Array, saved: Array) -> Array:
-    if grad.shape != saved.shape or not _backward_dtypes(grad, saved, grad) or _overlap_in_part(saved, grad):
+    if grad.shape != saved.shape or not _backward_dtypes(grad, saved, grad) or overlap_in_part(saved, grad):
         raise ValueError
     target, kept = grad.reshape(grad.size), saved.reshape(saved.size)
     for i in range(target.size):
@@ -128,7 +130,7 @@ def _backward_inplace(grad: Array, saved: Array) -> Array:
 def _backward_threads(grad: Array, saved: Array, out: Array) -> Array:
     if grad.shape != saved.shape or grad.shape != out.shape or not _backward_dtypes(grad, saved, out):
         raise ValueError
-    if _overlap_in_part(grad, out) or _overlap_in_part(saved, out):
+    if overlap_in_part(grad, out) or overlap_in_part(saved, out):
         raise ValueError
     gradient, kept, target = grad.reshape(grad.size), saved.reshape(saved.size), out.reshape(out.size)
     for i in prange(gradient.size):
@@ -138,7 +140,7 @@ def _backward_threads(grad: Array, saved: Array, out: Array) -> Array:
 
 @njit(cache=True, parallel=True)
 def _backward_bool_threads_inplace(grad: Array, saved: Array) -> Array:
-    if grad.shape != saved.shape or not _same_floating_dtype(grad, grad) or _overlap_in_part(saved, grad):
+    if grad.shape != saved.shape or not same_floating_dtype(grad, grad) or overlap_in_part(saved, grad):
         raise ValueError
     target, kept = grad.reshape(grad.size), saved.reshape(saved.size)
     for i in prange(target.size):
@@ -162,7 +164,7 @@ def _backward_bits(grad: Array, saved: Array, out: Array) -> None:
 def _backward_bits_threads(grad: Array, saved: Array, out: Array) -> Array:
     if saved.shape != ((grad.size + 7) // 8,) or grad.shape != out.shape or not _bits_dtypes(grad, saved, out):
         raise ValueError
-    if _overlap_in_part(grad, out) or _overlap_in_part(saved, out):
+    if overlap_in_part(grad, out) or overlap_in_part(saved, out):
         raise ValueError
     gradient, target = grad.reshape(grad.size), out.reshape(out.size)
     # A serial loop in each block: LLVM does not vectorise two nested loops under prange (6 times slower).
@@ -186,7 +188,7 @@ def _backward_bits_inplace(grad: Array, saved: Array) -> None:
 
 @njit(cache=True, parallel=True)
 def _backward_bits_threads_inplace(grad: Array, saved: Array) -> Array:
-    if saved.shape != ((grad.size + 7) // 8,) or not _bits_dtypes(grad, saved, grad) or _overlap_in_part(saved, grad):
+    if saved.shape != ((grad.size + 7) // 8,) or not _bits_dtypes(grad, saved, grad) or overlap_in_part(saved, grad):
         raise ValueError
     target = grad.reshape(grad.size)
     for block in prange((target.size + BLOCK_ELEMENTS - 1) // BLOCK_ELEMENTS):
@@ -215,7 +217,7 @@ def _forward_bits(x: Array, out: Array, bits: Array) -> None:
 
 @njit(cache=True, parallel=True)
 def _forward_bits_threads(x: Array, out: Array, bits: Array) -> Array:
-    if x.shape != out.shape or not _same_floating_dtype(x, out) or _overlap_in_part(x, out):
+    if x.shape != out.shape or not same_floating_dtype(x, out) or overlap_in_part(x, out):
         raise ValueError
     source, target = x.reshape(x.size), out.reshape(out.size)
     for block in prange((source.size + BLOCK_ELEMENTS - 1) // BLOCK_ELEMENTS):
@@ -246,65 +248,65 @@ def _backward_threads_fresh(grad: Array, saved: Array) -> Array:
 
 
 def forward(x: Array) -> Array:
-    return _call(_forward_fresh, _contiguous(x))
+    return called(_forward_fresh, contiguous(x))
 
 
 def forward_out(x: Array, out: Array) -> Array:
-    return _call(_forward, x, out)
+    return called(_forward, x, out)
 
 
 def forward_inplace(x: Array) -> Array:
-    return _call(_forward_inplace, x)
+    return called(_forward_inplace, x)
 
 
 def forward_threads(x: Array) -> Array:
-    return _call(_forward_threads_fresh, _contiguous(x))
+    return called(_forward_threads_fresh, contiguous(x))
 
 
 def forward_threads_out(x: Array, out: Array) -> Array:
-    return _call(_forward_threads, x, out)
+    return called(_forward_threads, x, out)
 
 
 def forward_threads_inplace(x: Array) -> Array:
-    return _call(_forward_threads, x, x)
+    return called(_forward_threads, x, x)
 
 
 def backward(grad: Array, saved: Array) -> Array:
-    return _call(_backward_fresh, _contiguous(grad), _contiguous(saved))
+    return called(_backward_fresh, contiguous(grad), contiguous(saved))
 
 
 def backward_out(grad: Array, saved: Array, out: Array) -> Array:
-    return _call(_backward, grad, saved, out)
+    return called(_backward, grad, saved, out)
 
 
 def backward_inplace(grad: Array, saved: Array) -> Array:
-    return _call(_backward_inplace, grad, saved)
+    return called(_backward_inplace, grad, saved)
 
 
 def backward_threads(grad: Array, saved: Array) -> Array:
-    return _call(_backward_threads_fresh, _contiguous(grad), _contiguous(saved))
+    return called(_backward_threads_fresh, contiguous(grad), contiguous(saved))
 
 
 def backward_threads_out(grad: Array, saved: Array, out: Array) -> Array:
-    return _call(_backward_threads, grad, saved, out)
+    return called(_backward_threads, grad, saved, out)
 
 
 def backward_threads_inplace(grad: Array, saved: Array) -> Array:
-    return _call(_backward_threads, grad, saved, grad)
+    return called(_backward_threads, grad, saved, grad)
 
 
 def backward_bool_threads_inplace(grad: Array, saved: Array) -> Array:
     if saved.dtype != BOOL:
         checks.mask(grad, saved)
-    return _call(_backward_bool_threads_inplace, grad, saved)
+    return called(_backward_bool_threads_inplace, grad, saved)
 
 
 def backward_bits_threads_out(grad: Array, saved: Array, out: Array) -> Array:
-    return _call(_backward_bits_threads, grad, saved, out)
+    return called(_backward_bits_threads, grad, saved, out)
 
 
 def backward_bits_threads_inplace(grad: Array, saved: Array) -> Array:
-    return _call(_backward_bits_threads_inplace, grad, saved)
+    return called(_backward_bits_threads_inplace, grad, saved)
 
 
 def roundtrip_threads(x: Array) -> tuple[Array, Backward]:
@@ -319,15 +321,17 @@ def roundtrip_threads_inplace(x: Array) -> tuple[Array, Backward]:
 
 def roundtrip_bits_threads_inplace(x: Array) -> tuple[Array, Backward]:
     bits = np.empty((x.size + 7) // 8, np.uint8)
-    y = _call(_forward_bits_threads, x, x, bits)
+    y = called(_forward_bits_threads, x, x, bits)
     return y, partial(backward_bits_threads_inplace, saved=bits)
 
 
-def _contiguous(array: Array) -> Array:
+def contiguous(array: Array) -> Array:
+    """The array, or a C-contiguous copy."""
     return array if array.flags.c_contiguous else np.asarray(array, order="C")
 
 
-def _call(kernel: Callable[..., Array], *arrays: Array) -> Array:
+def called(kernel: Callable[..., Array], *arrays: Array) -> Array:
+    """The result of a compiled function. Its parameters are named x or grad, saved and out: errors name them."""
     try:
         return kernel(*arrays)
     # The compiler of parallel loops raises AssertionError for arrays with different numbers of dimensions.

@@ -74,7 +74,7 @@ def forward_clip_inplace(x: Array) -> Array:
 
 def forward_threads_out(x: Array, out: Array) -> Array:
     checks.alike(x, out)
-    _refuse_overlap("out", out, x=x)
+    refuse_overlap("out", out, x=x)
     _in_slices(forward_clip_out, x, out)
     return out
 
@@ -135,7 +135,7 @@ def backward_bits(grad: Array, saved: Array) -> Array:
 def backward_threads_out(grad: Array, saved: Array, out: Array) -> Array:
     _check_backward(grad, saved, out)
     checks.writable(out=out)
-    _refuse_overlap("out", out, grad=grad, saved=saved)
+    refuse_overlap("out", out, grad=grad, saved=saved)
     _in_slices(_backward_in_blocks, grad, saved, out)
     return out
 
@@ -143,7 +143,7 @@ def backward_threads_out(grad: Array, saved: Array, out: Array) -> Array:
 def backward_threads_inplace(grad: Array, saved: Array) -> Array:
     _check_backward(grad, saved, grad)
     checks.writable(grad=grad)
-    _refuse_overlap("grad", grad, saved=saved)
+    refuse_overlap("grad", grad, saved=saved)
     _in_slices(_backward_in_blocks, grad, saved, grad)
     return grad
 
@@ -174,7 +174,8 @@ def _check_backward(grad: Array, saved: Array, out: Array) -> None:
         checks.alike(grad, saved, "grad", "saved")
 
 
-def _refuse_overlap(target_name: str, target: Array, **sources: Array) -> None:
+def refuse_overlap(target_name: str, target: Array, **sources: Array) -> None:
+    """Raise ValueError if the array written to overlaps a named array in part."""
     for name, source in sources.items():
         # Interleaved views share no memory, though their spans overlap.
         if np.shares_memory(source, target):

@@ -61,14 +61,14 @@ def backward_out(grad: Tensor, saved: Tensor, out: Tensor) -> Tensor:
     if not saved.shape == grad.shape == out.shape or not saved.dtype == grad.dtype == out.dtype:
         checks.alike(grad, saved, "grad", "saved")
         checks.alike(grad, out, "grad")
-    _refuse_overlap("out", out, saved, grad)
+    refuse_overlap("out", out, saved=saved, grad=grad)
     return _threshold_backward_out(grad, saved, 0, grad_input=out)
 
 
 def backward_inplace(grad: Tensor, saved: Tensor) -> Tensor:
     if saved.shape != grad.shape or saved.dtype != grad.dtype:
         checks.alike(grad, saved, "grad", "saved")
-    _refuse_overlap("grad", grad, saved)
+    refuse_overlap("grad", grad, saved=saved)
     return _threshold_backward_out(grad, saved, 0, grad_input=grad)
 
 
@@ -98,13 +98,13 @@ def backward_bool_inplace(grad: Tensor, saved: Tensor) -> Tensor:
 def roundtrip_autograd(x: Tensor) -> tuple[Tensor, Backward]:
     x = x.detach().requires_grad_()
     y = torch.relu(x)
-    return y.detach(), partial(_autograd_backward, y, x)
+    return y.detach(), partial(autograd_backward, y, x)
 
 
 def roundtrip_compiled(x: Tensor) -> tuple[Tensor, Backward]:
     x = x.detach().requires_grad_()
     y = _compiled_relu()(x)
-    return y.detach(), partial(_autograd_backward, y, x)
+    return y.detach(), partial(autograd_backward, y, x)
 
 
 def roundtrip_inplace(x: Tensor) -> tuple[Tensor, Backward]:
@@ -120,15 +120,13 @@ def _compiled_relu() -> Callable[[Tensor], Tensor]:
     return torch.compile(torch.relu, fullgraph=True, dynamic=False)
 
 
-def _refuse_overlap(target_name: str, target: Tensor, *sources: Tensor) -> None:
-    """Raise ValueError if the target overlaps one of the sources (saved, grad) in part."""
+def refuse_overlap(target_name: str, target: Tensor, **sources: Tensor) -> None:
+    """Raise ValueError if the target overlaps a named source in part."""
     start, storage_bytes = target.data_ptr(), target.untyped_storage().nbytes()
-    for source in sources:
+    for name, source in sources.items():
         # Only views of one storage are this close; compare their spans.
         if 0 < abs(start - source.data_ptr()) < storage_bytes:
-            checks.separate(
-                target_name, _span(target), **dict(zip(("saved", "grad"), map(_span, sources), strict=False))
-            )
+            checks.separate(target_name, _span(target), **{name: _span(source)})
 
 
 def _span(tensor: Tensor) -> checks.Span:
@@ -140,7 +138,8 @@ def _span(tensor: Tensor) -> checks.Span:
     return start, start + last + itemsize if tensor.numel() else start, *strides_bytes
 
 
-def _autograd_backward(y: Tensor, x: Tensor, grad: Tensor) -> Tensor:
+def autograd_backward(y: Tensor, x: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of x, replayed from the graph of y."""
     try:
         return torch.autograd.grad(y, x, grad)[0]
     except RuntimeError:

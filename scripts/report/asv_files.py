@@ -46,7 +46,8 @@ def read(path: Path, problems: list[str]) -> dict[str, Any] | None:
 def rows(path: Path, content: dict[str, Any], problems: list[str]) -> list[dict[str, Any]]:
     """The numbers and failures of a result file as rows, with the digest of their samples and `counted`, their number.
 
-    Benchmarks that measured in another way than today's, by their versions, are left out, with a line in `problems`.
+    Benchmarks that measured in another way than today's, by their versions, are left out, with a line in `problems`;
+    so is a file without numbers.
     Raises one of DAMAGE if the file is no result file of asv.
     """
     if content.get("version") != RESULT_VERSION:
@@ -70,6 +71,8 @@ def rows(path: Path, content: dict[str, Any], problems: list[str]) -> list[dict[
     if other:
         more = f" and {len(other) - 1} more" if len(other) > 1 else ""
         problems.append(f"{path}: numbers of {other[0]}{more}, of another version of the benchmark than today's")
+    elif not found:
+        problems.append(f"{path}: no numbers of today's benchmarks")
     return found
 
 

@@ -22,6 +22,7 @@ from scripts.report.rendering import script, style, template
 from scripts.report.results import Run
 from scripts.report.section import Context, Section
 from scripts.report.sections import (
+    activations,
     against,
     answers,
     compiling,
@@ -42,8 +43,8 @@ from scripts.setup.pins import ROOT
 
 # In the order of the page.
 SECTIONS = (
-    answers, against, winners, throughput, gpu, memory, steps, compiling, threads, semantics, history, everything,
-    missing, machine,
+    answers, against, winners, throughput, activations, gpu, memory, steps, compiling, threads, semantics, history,
+    everything, missing, machine,
 )  # fmt: skip
 ASV_SITE = ROOT / ".asv" / "html" / "index.html"
 # Spreadsheets interpret text that starts with one of these as a formula.

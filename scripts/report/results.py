@@ -49,7 +49,7 @@ RUN = [item.name for item in fields(Run)]
 # The columns that tell numbers apart before their machine is known.
 KEY = ["machine", "commit", "env", *AXES]
 # The paired ratios of `Measurement.ratios`; of each the value, its 95 % interval, and what the time is relative to.
-RATIOS = ("fastest", "roof", "bus", "fresh")
+RATIOS = ("fastest", "roof", "bus", "fresh", "relu")
 RATIO_NUMBERS = [f"{name}_{part}" for name in RATIOS for part in ("ratio", "low", "high")]
 RATIO_TEXTS = [f"{name}_to" for name in RATIOS]
 # date: of the commit. measured: when the number was recorded, or, without a record, when asv started the benchmark.

@@ -45,7 +45,7 @@ def main() -> int:
     threads = Settings.from_environment().threads
     selected = cases(profile, accelerator.has_gpu(), threads)
     fingerprint = provenance.expected_fingerprint(threads)
-    passes = {case: block.passes(profile.passes) for block in blocks.of(selected) for case in block.cases}
+    passes = {case: block.passes(profile.passes) for block in blocks.of(selected) for case in block.answered}
     done = set() if arguments.again else _done(commit, arguments.machine, fingerprint, passes)
     todo = [case for case in selected if case not in done]
     say(f"{len(selected)} cases, {len(todo)} to measure")

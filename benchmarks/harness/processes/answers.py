@@ -24,7 +24,7 @@ from benchmarks.harness.measurement import (
     Ratio,
     Slice,
 )
-from benchmarks.harness.processes.blocks import Block
+from benchmarks.harness.processes.blocks import BASELINE, Block
 from benchmarks.harness.processes.journal import Journal
 from benchmarks.harness.roofline.loops import LOOPS, parts_of
 from benchmarks.harness.timing import intervals
@@ -39,16 +39,20 @@ MOST_PASSES = 1000
 
 
 def of_block(block: Block, journal: Journal) -> dict[Case, Measurement]:
-    """The measurements of all cases of a block."""
+    """The measurements of the cases whose numbers come from a block."""
     measurements = {case: of_case(case, [journal]) for case in block.cases}
     every = {
-        case: _seconds(case, _slices(case, [journal])) for case in block.rows if measurements[case].value is not None
+        case: _seconds(case, _slices(case, [journal]))
+        for case in block.rows + block.baselines
+        if measurements[case].value is not None
     }
     times = {case: counted(case, [journal]) for case in every}
     times |= _roofs({roof: measurements[roof] for roof in block.roofs}, journal)
     return {
-        case: replace(found, ratios=dict(_ratios(case, times, every))) if case in every else found
-        for case, found in measurements.items()
+        case: replace(measurements[case], ratios=dict(_ratios(case, times, every)))
+        if case in every
+        else measurements[case]
+        for case in block.answered
     }
 
 
@@ -178,7 +182,8 @@ def _ratios(case: Case, times: Mapping[Case, Rounds], every: Mapping[Case, Round
     fastest = min(rivals, key=lambda other: median(rivals[other].values()))
     fresh = f"{row.flavour}.fresh"
     fresh_rows = [rival for rival in rivals if rival.axes["variant"] == fresh and rival != case]
-    for name, other in [("fastest", fastest), *(("fresh", rival) for rival in fresh_rows)]:
+    baseline = _baseline(case, times)
+    for name, other in [("fastest", fastest), *(("fresh", rival) for rival in fresh_rows), *baseline]:
         # All rounds where none counts for both.
         seconds = times if times[case].keys() & times[other].keys() else every
         yield from _ratio(name, seconds[case], seconds[other], other.axes["variant"])
@@ -186,6 +191,14 @@ def _ratios(case: Case, times: Mapping[Case, Rounds], every: Mapping[Case, Round
         roofs = _operator_roofs(case, row, times) if isinstance(row, Variant) else _step_roofs(case, times)
         for name, rounds, to in roofs:
             yield from _ratio(name, times[case], rounds, to)
+
+
+def _baseline(case: Case, times: Mapping[Case, Rounds]) -> list[tuple[str, Case]]:
+    """ReLU's row of the same name, as the other side of a ratio; none for ReLU itself."""
+    if not isinstance(case, OperatorCase) or case.operator == BASELINE:
+        return []
+    other = replace(case, operator=BASELINE)
+    return [(BASELINE, other)] if other in times else []
 
 
 def _row(case: Case) -> Variant | StepVariant | None:
@@ -196,8 +209,10 @@ def _row(case: Case) -> Variant | StepVariant | None:
 
 
 def _is_rival(case: Case, row: Variant | StepVariant, other: Case) -> bool:
-    """Return whether the fastest row may be the other one: on the same device, with as many threads."""
-    if type(other) is not type(case) or other.axes.get("threads") != case.axes.get("threads"):
+    """Return whether the fastest row may be the other one: of its operator, on its device, with as many threads."""
+    if type(other) is not type(case) or any(
+        other.axes.get(axis) != case.axes.get(axis) for axis in ("operator", "threads")
+    ):
         return False
     rival = _row(other)
     return rival is not None and rival.device == row.device

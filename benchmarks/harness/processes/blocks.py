@@ -1,12 +1,13 @@
 """Group cases: blocks are compared and measured in the same rounds, sweeps hold the blocks that passes go over.
 
 A block holds all rows of one operator, direction, size and dtype, or of one network and batch, and the roofs of the
-same traffic. A sweep holds the blocks of one operator, or of all training steps: several passes go over it, in random
-order, each with new processes.
+same traffic. The other activations are measured beside ReLU: their small arrays share blocks, and each block holds
+ReLU's rows of the same names as well. A sweep holds the blocks of ReLU, of the other activations, or of all training
+steps: several passes go over it, in random order, each with new processes.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.harness.case import ROOFS, Case, LoopCase, OperatorCase, ProductCase, StepCase
 from benchmarks.harness.roofline.loops import LOOPS, parts_of
@@ -18,25 +19,36 @@ LIBRARIES = ("numpy", "torch", "jax")
 PRODUCT_ELEMENTS = 2048
 # Smaller arrays fit in a cache, where a non-temporal store to memory is never faster.
 LEAST_NONTEMPORAL_BYTES = 2**20
+# What other activations are compared with.
+BASELINE = "relu"
+# Larger arrays of several operators would not fit into memory together.
+SHARED_ELEMENTS = 2**20
 # Arrays that take long to make and to check.
 SLOW_ELEMENTS = 2**24
 
 
 @dataclass(frozen=True)
 class Block:
-    """Cases that are timed in the same rounds: rows, and the roofs that they are compared with.
+    """Cases that are timed in the same rounds: rows, and what they are compared with.
 
-    sweep: the sweep that it belongs to. name: its name among all blocks.
+    sweep: the sweep that it belongs to. name: its name among all blocks. baselines: rows of ReLU, whose own numbers
+    come from another block.
     """
 
     sweep: str
     name: str
     rows: tuple[Case, ...]
     roofs: tuple[Case, ...]
+    baselines: tuple[Case, ...] = ()
 
     @property
     def cases(self) -> tuple[Case, ...]:
-        """Rows and roofs."""
+        """All cases that are timed."""
+        return self.rows + self.baselines + self.roofs
+
+    @property
+    def answered(self) -> tuple[Case, ...]:
+        """The cases whose numbers come from this block."""
         return self.rows + self.roofs
 
     def passes(self, most: int) -> int:
@@ -60,7 +72,10 @@ def of(cases: Iterable[Case], with_roofs: bool = True) -> list[Block]:
     for case in timed:
         if case.kind not in ROOFS:
             rows.setdefault(_names(case), []).append(case)
-    blocks = [Block(*names, tuple(members), _roofs(members) if with_roofs else ()) for names, members in rows.items()]
+    blocks = [
+        Block(*names, tuple(members), *((_roofs(members), _baselines(members)) if with_roofs else ((), ())))
+        for names, members in rows.items()
+    ]
     held = {case for block in blocks for case in block.roofs}
     alone: dict[tuple[str, str], list[Case]] = {}
     for case in timed:
@@ -72,10 +87,29 @@ def of(cases: Iterable[Case], with_roofs: bool = True) -> list[Block]:
 def _names(case: Case) -> tuple[str, str]:
     """The sweep and the block of a case."""
     axes = {name: value for name, value in case.axes.items() if name not in ("variant", "kernel", "library", "threads")}
-    block = "-".join(map(str, (case.kind, *axes.values(), case.quantity)))
+    sweep = "training" if isinstance(case, StepCase) else "roofs"
     if isinstance(case, OperatorCase):
-        return case.operator, block
-    return ("training" if isinstance(case, StepCase) else "roofs"), block
+        sweep = BASELINE if case.operator == BASELINE else "activations"
+        if case.operator != BASELINE and case.quantity == "time" and case.elements <= SHARED_ELEMENTS:
+            axes["operator"] = sweep
+    return sweep, "-".join(map(str, (case.kind, *axes.values(), case.quantity)))
+
+
+def _baselines(rows: Sequence[Case]) -> tuple[Case, ...]:
+    """ReLU's rows with the names of warm rows of other activations, as far as there are such."""
+    cases = [
+        replace(case, operator=BASELINE)
+        for case in rows
+        if isinstance(case, OperatorCase) and case.quantity == "time" and case.operator != BASELINE
+    ]
+    return tuple(case for case in dict.fromkeys(cases) if _exists(case))
+
+
+def _exists(case: OperatorCase) -> bool:
+    try:
+        return case.dtype in find(case.operator, case.direction, case.variant).dtypes
+    except LookupError:
+        return False
 
 
 def _roofs(rows: Sequence[Case]) -> tuple[Case, ...]:

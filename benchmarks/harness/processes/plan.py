@@ -73,7 +73,7 @@ class Run:
         # A roof may be in several blocks.
         if not is_roof and (known := self._read(case)):
             return known
-        holding = [block for block in self.blocks if case in block.cases]
+        holding = [block for block in self.blocks if case in block.answered]
         for sweep in dict.fromkeys(block.sweep for block in holding):
             self._sweep([block for block in self.blocks if block.sweep == sweep and not self._is_answered(block)])
         if is_roof:

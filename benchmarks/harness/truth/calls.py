@@ -105,7 +105,8 @@ class Calls:
             return *inputs.values, *operators.expected_whole(self.variant, inputs.values)
 
         arrays = self.shared.arrays(shared_key(self.variant, self.case.dtype, kind, elements), make)
-        return Given(operators.Inputs(arrays[: len(dtypes)], dtypes), arrays[len(dtypes) :], adjust=is_special)
+        adjust = is_special or bool(self.variant.semantics.derivative_at)
+        return Given(operators.Inputs(arrays[: len(dtypes)], dtypes), arrays[len(dtypes) :], adjust)
 
     def inputs(self, x: np.ndarray, grad: np.ndarray, other: bool = False, exact: bool = False) -> operators.Inputs:
         """The inputs of one call, from an input and a gradient, as the row's dtypes hold them.
@@ -210,8 +211,8 @@ class Calls:
         return Given(inputs, operators.expected_whole(self.variant, inputs.values))
 
     def _special(self, elements: int) -> tuple[np.ndarray, np.ndarray]:
-        saturates = operators.operator_of(self.variant).saturates
-        return comparison.special(self.case.dtype, elements, saturates)
+        operator = operators.operator_of(self.variant)
+        return comparison.special(self.case.dtype, elements, operator.saturates, operator.largest)
 
     def verify_own_memory(self, arrays: Sequence[Any]) -> None:
         """Raise WrongResult where a fresh result is overwritten by one of the next calls."""
@@ -265,7 +266,8 @@ class Calls:
             results = self._results(self.restored(arrays, pristine))
         wanted = self.ordinary.expected
         found = [self.framework.to_numpy(result[some]) for result in results[: len(wanted)]]
-        comparison.check(self.variant, self.case.dtype, found, [array[some] for array in wanted])
+        arguments = [values[some] for values in self.ordinary.inputs.values[: len(wanted)]]
+        comparison.check(self.variant, self.case.dtype, found, [array[some] for array in wanted], arguments)
 
     def verify_arguments(self, arrays: Sequence[Any]) -> None:
         """Check some elements of the arguments that no call may change; rows of one process share them."""
@@ -310,12 +312,12 @@ class Calls:
         terms = np.zeros((learnable, 2))
         for block in operators.blocks(elements):
             wanted: Sequence[np.ndarray] = [array[block] for array in given.expected]
+            inputs = operators.part(self.variant, values, block)
             if given.adjust:
-                wanted = comparison.adjust(self.variant, operators.part(self.variant, values, block), wanted)
-            comparison.check(
-                self.variant, self.case.dtype, [r[block] for r in whole[: len(wanted)]], wanted, block.start
-            )
+                wanted = comparison.adjust(self.variant, inputs, wanted)
+            found = [result[block] for result in whole[: len(wanted)]]
+            comparison.check(self.variant, self.case.dtype, found, wanted, inputs, block.start)
             if learnable:
-                terms += operators.learnable_sums(self.variant, operators.part(self.variant, values, block))
+                terms += operators.learnable_sums(self.variant, inputs)
         comparison.check_sums(self.variant, self.case.dtype, whole[len(whole) - learnable :], terms, elements)
         return whole

@@ -24,6 +24,9 @@ LIMITS = {
     "bfloat16": (2.0**-126, (2 - 2.0**-7) * 2.0**127, 2.0**-7),
 }
 
+# Rows that flush subnormals may be off by so many smallest normal numbers.
+FLUSHED = 4
+
 
 class WrongResult(Exception):
     """A row returned another result than the reference; the message says where and what."""
@@ -51,12 +54,16 @@ def _to_float32(bits: np.ndarray) -> np.ndarray:
 
 
 def special(
-    dtype: str, elements: int = SPECIAL_ELEMENTS, saturates: tuple[float, float] | None = None
+    dtype: str,
+    elements: int = SPECIAL_ELEMENTS,
+    saturates: tuple[float, float] | None = None,
+    largest: float = np.inf,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Input and gradient with every kind of float that must come out right, at every position of a vector.
 
     To be rounded to `dtype`: besides NaN, infinities and zeros its largest and its smallest normal numbers, and many
-    that need every bit of its mantissa. saturates: a range around whose ends there are values as well.
+    that need every bit of its mantissa. saturates: a range around whose ends there are values as well. largest: the
+    magnitude to which finite values are limited.
     They repeat where more elements are asked for.
     """
     generator = np.random.default_rng(SEED)
@@ -69,23 +76,36 @@ def special(
     others *= 10.0 ** generator.integers(-3, 4, others.shape) * generator.choice([-1, 1], others.shape)
     wide = np.float64 if dtype == "float64" else np.float32
     x, grad = (np.concatenate(both).astype(wide) for both in zip(pairs, others, strict=True))
+    x, grad = (np.where(np.isfinite(each), np.clip(each, -largest, largest), each) for each in (x, grad))
     return np.resize(x, elements), np.resize(grad, elements)
 
 
 def check(
-    variant: Variant, dtype: str, results: Sequence[np.ndarray], expected: Sequence[np.ndarray], start: int = 0
+    variant: Variant,
+    dtype: str,
+    results: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray],
+    arguments: Sequence[np.ndarray],
+    start: int = 0,
 ) -> None:
     """Raise WrongResult unless every result is the expected one within the tolerance of the row, NaN for NaN.
 
+    arguments: the inputs of the call, as many as results and in their order: y belongs to x, a gradient to grad.
     start: position of these elements in the whole array, for the message.
     """
-    for name, result, wanted in zip(operators.result_names(variant), results, expected, strict=False):
+    names = operators.result_names(variant)
+    for name, result, wanted, argument in zip(names, results, expected, arguments, strict=False):
         right = result == wanted
         if right.all():
             continue
         right |= np.isnan(result) & np.isnan(wanted)
+        if variant.semantics.gradient_at_nan == "any" and name in operators.GRADIENTS:
+            right |= np.isnan(arguments[0 if variant.direction == "roundtrip" else 1])
+        if variant.tolerance_ulps and name in operators.GRADIENTS:
+            # Infinity times a derivative that may round to 0.
+            right |= ~np.isfinite(argument) & ~np.isfinite(wanted) & ~np.isfinite(result)
         if variant.tolerance_ulps and not right.all():
-            right |= _within(variant, dtype, result, wanted)
+            right |= _within(variant, dtype, result, wanted, argument)
         if not right.all():
             first = int(np.flatnonzero(~right)[0])
             raise WrongResult(
@@ -94,14 +114,28 @@ def check(
             )
 
 
-def _within(variant: Variant, dtype: str, result: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """For each element, whether the result is within tolerance_ulps of the reference."""
+def _within(variant: Variant, dtype: str, result: np.ndarray, wanted: np.ndarray, argument: np.ndarray) -> np.ndarray:
+    """For each element, whether the result is within the tolerance of the reference."""
     least, most, _ = LIMITS[dtype]
     overflows = np.abs(wanted) > most
+    near = errors_ulps(result, wanted, dtype, argument, variant.tolerance_floor) <= variant.tolerance_ulps
+    # Also where an intermediate result is subnormal.
+    least_kept = FLUSHED * least if dtype in variant.semantics.flushes_subnormals else 0
     with np.errstate(invalid="ignore"):
-        near = np.abs(result - wanted) <= variant.tolerance_ulps * ulp(wanted, dtype)
-    flushed = (np.abs(wanted) < least) & (result == 0) & (dtype in variant.semantics.flushes_subnormals)
+        flushed = np.abs(result - wanted) < least_kept
     return near | flushed | (overflows & (result == np.copysign(np.inf, wanted)))
+
+
+def errors_ulps(
+    result: np.ndarray, wanted: np.ndarray, dtype: str, argument: np.ndarray, floor: float = 0
+) -> np.ndarray:
+    """The distance of each result from the reference in ulps of the reference; NaN where it is not defined.
+
+    floor: count in ulps of this share of the argument where the reference is smaller.
+    """
+    magnitude = np.fmax(np.abs(wanted), floor * np.abs(argument)) if floor else wanted
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.abs(result.astype(np.float64) - wanted) / ulp(magnitude, dtype)
 
 
 def ulp(values: np.ndarray, dtype: str) -> np.ndarray:
@@ -164,13 +198,23 @@ def adjust(variant: Variant, values: Sequence[np.ndarray], expected: Sequence[np
             y[np.isnan(values[0])] = 0.0
         if semantics.minus_infinity == "nan":
             y[np.isneginf(values[0])] = np.nan
+        y[_outside(values[0], semantics.nan_outside)] = np.nan
     for gradient in backward:
         grad, saved = (values[1], values[0]) if forward else (values[0], values[1])
         if semantics.gradient_at_nan == "grad" and saved.dtype.kind == "f":
             gradient[np.isnan(saved)] = grad[np.isnan(saved)]
+        for kink, derivative in semantics.derivative_at:
+            gradient[saved == kink] = derivative * grad[saved == kink]
+        gradient[_outside(saved, semantics.gradient_nan_outside)] = np.nan
         if semantics.blocked_infinity == "nan":
             gradient[(gradient == 0) & ~np.isfinite(grad)] = np.nan
     return (*forward, *backward)
+
+
+def _outside(values: np.ndarray, ends: tuple[float, float] | None) -> np.ndarray:
+    """For each value, whether it is not between the ends; False without ends."""
+    low, high = ends or (np.nan, np.nan)
+    return (values <= low) | (values >= high)
 
 
 def unchanged(name: str, values: np.ndarray, array: np.ndarray) -> None:

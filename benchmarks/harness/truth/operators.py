@@ -9,7 +9,6 @@ roundtrip   x, grad           -> y, gradient of x, gradients of learnable parame
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,8 @@ from impls.variant import Operator, Variant
 # Fills buffers for results, so that elements that are not written show: no activation returns it for our inputs.
 POISON = -7.0
 ARRAY_INPUTS = {"forward": 1, "backward": 2, "roundtrip": 2}
+# Names of the results that are gradients of x.
+GRADIENTS = ("gradient", "backward")
 # Part of an array that stays in a core's cache while it is checked.
 BLOCK_ELEMENTS = 2**15
 
@@ -84,7 +85,7 @@ def call(variant: Variant, function: Callable[..., Any]) -> Callable[..., Any]:
 def expected(variant: Variant, values: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
     """The results with one value per element, by the float64 reference."""
     operator = operator_of(variant)
-    reference, constants = import_module(operator.reference), operator.parameters
+    reference, constants = operator.load_reference(), operator.parameters
     arrays, learnable = values[: ARRAY_INPUTS[variant.direction]], _learnable(variant, values)
     if variant.direction == "forward":
         return (reference.forward(*arrays, *learnable, **constants),)
@@ -146,7 +147,7 @@ def uncancelled(variant: Variant, inputs: Inputs, position: int) -> Inputs:
 def _learnable_terms(variant: Variant, values: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     operator = operator_of(variant)
     x, grad = values[:2] if variant.direction == "roundtrip" else values[1::-1]
-    reference = import_module(operator.reference)
+    reference = operator.load_reference()
     return reference.learnable_terms(grad, x, *_learnable(variant, values), **operator.parameters)
 
 
@@ -194,7 +195,7 @@ def _saved(variant: Variant, x: np.ndarray, learnable: tuple[np.ndarray, ...]) -
 def _output(variant: Variant, x: np.ndarray, learnable: tuple[np.ndarray, ...]) -> np.ndarray:
     """The reference's output, rounded to the dtype of x."""
     operator = operator_of(variant)
-    reference, flat = import_module(operator.reference), x.reshape(-1)
+    reference, flat = operator.load_reference(), x.reshape(-1)
     y = np.empty_like(flat)
     for block in blocks(x.size):
         y[block] = reference.forward(flat[block], *learnable, **operator.parameters)

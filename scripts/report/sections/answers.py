@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from scripts.report import metrics
 from scripts.report.section import Context, Section, rendered
-from scripts.report.sections import compiling, history
+from scripts.report.sections import activations, compiling, history
 from scripts.report.text import bytes_text, count_text, interval_text, is_tie, number_text, row_label, time_text
 
 NAME, TITLE = "answers", "Answers"
@@ -44,6 +44,7 @@ def answers(context: Context) -> Iterable[Answer]:
     yield from _fastest_steps(context.steps)
     yield from _roofs(headline, context.steps)
     yield from _modes(context)
+    yield from _activations(context)
     yield from _step_memory(context)
     yield from _compiling(context)
     yield from _relu_share(context.steps)
@@ -160,6 +161,31 @@ def _modes(context: Context) -> Iterable[Answer]:
                 ),
                 "memory",
             )
+
+
+def _activations(context: Context) -> Iterable[Answer]:
+    """Compare ReLU with the other activations at the largest size, in the variant of each framework."""
+    rows = activations.compared(context.measured)
+    rows = rows[(rows["direction"] == "forward") & (rows["elements"] == rows["elements"].max())]
+    parts = []
+    for variant, of_variant in rows.groupby("variant", sort=False):
+        first, *others = of_variant.sort_values("relu_ratio").to_dict("records")
+        if others:
+            parts.append(
+                Markup("from {} times ({}, {}) to <b>{} times</b> ({}, {}) in {}").format(
+                    *(text for row in (first, others[-1]) for text in _relative(row)), variant
+                )
+            )
+    if parts:
+        text = Markup("The other activations take {} of ReLU's time (forward, {:,} elements).").format(
+            Markup("; ").join(parts), rows["elements"].iloc[0]
+        )
+        yield Answer("Is ReLU cheaper than functions with exponentials?", text, "activations")
+
+
+def _relative(row: Mapping[Any, Any]) -> tuple[str, str, str]:
+    """The ratio of a row to ReLU, its operator, and the interval."""
+    return number_text(row["relu_ratio"], 2), row["operator"], interval_text(row, "relu")
 
 
 def _bytes(context: Context, mode: str, elements: int) -> str:

@@ -13,6 +13,7 @@ from impls.variant import DIRECTIONS
 from scripts.report import drawing, metrics
 from scripts.report.drawing import Figure
 from scripts.report.section import Context, Section, rendered
+from scripts.report.sections import activations
 from scripts.report.text import WIDE, row_label
 
 NAME, TITLE = "memory", "Memory against in-place"
@@ -27,7 +28,11 @@ def section(context: Context) -> Section:
     """The section of a run; says so where it measured no bytes."""
     measured = context.measured
     figures = [
-        each for operator in OPERATORS for device in DEVICES if (each := _operator_figure(measured, operator, device))
+        each
+        for operator in OPERATORS
+        if operator not in activations.FAMILY
+        for device in DEVICES
+        if (each := _operator_figure(measured, operator, device))
     ]
     figures += [each for each in (_step_figure(context),) if each]
     return rendered(

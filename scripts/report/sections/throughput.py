@@ -1,4 +1,7 @@
-"""Bandwidth against array size: a figure for each operator and direction, in float32."""
+"""Bandwidth against array size: a figure for each operator and direction, in float32.
+
+The activation family has a section of its own.
+"""
 
 from itertools import product
 from typing import Any
@@ -14,6 +17,7 @@ from impls.variant import DIRECTIONS
 from scripts.report import drawing, metrics
 from scripts.report.drawing import HIDDEN, SHOWN, Figure
 from scripts.report.section import Context, Section, rendered
+from scripts.report.sections import activations
 from scripts.report.text import row_label
 
 NAME, TITLE = "throughput", "Throughput"
@@ -29,6 +33,7 @@ def section(context: Context) -> Section:
     """The section of a run; says so where it has no times."""
     times = metrics.numbered(context.measured, "time")
     times = times[(times["device"] == "cpu") & (times["dtype"] == DTYPE) & ~times["impossible"]]
+    times = times[~times["operator"].isin(activations.FAMILY)]
     groups = dict(iter(times.groupby(["operator", "direction"])))
     drawn = {subject: groups[subject] for subject in product(OPERATORS, DIRECTIONS) if subject in groups}
     names = {subject: f"{'.'.join(subject)}-{DTYPE}" for subject in drawn}

@@ -1,4 +1,4 @@
-"""PReLU in NumPy: the example of how a learnable parameter is declared (see impls/README.md).
+"""Leaky ReLU with a learnt slope in NumPy: the example of how a learnable parameter is declared (see impls/README.md).
 
 forward    a case distinction
 backward   the gradients of x and of the slope

@@ -1,4 +1,4 @@
-"""PReLU, whose slope is learnt, in float64: the example of how a learnable parameter is declared (see impls/README.md).
+"""Leaky ReLU with a learnt slope in float64: the example of a learnable parameter (see impls/README.md).
 
 Source: He et al., "Delving deep into rectifiers", ICCV 2015, section 2.1.
 """

@@ -1,0 +1,266 @@
+"""The rows of the activation family: a line of data for each activation, from which the rows of each framework follow.
+
+Backward rows of the flavours numpy, numba, numba-threads and jax take the output where it determines the gradient, else
+the input; "-input" marks those that take the input although the output would do. Rows of torch take what autograd
+saves, torch-output the output.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from math import inf, nan
+
+from impls.activations.errors import ERRORS
+from impls.declare import Flavour, Framework, Rows, on_cuda
+from impls.variant import Learnable, Operator, Saved, Semantics, Size, Traffic, Variant
+
+DTYPES = ("float32", "float64")
+FOLDER = "impls.activations"
+REFERENCE = f"{FOLDER}.reference"
+BLOCKS = "one thread; blocks in cache"
+VJP = "jax.vjp at the input"
+EXACT = Semantics()
+# The product of an infinite grad and a derivative of 0.
+MULTIPLIES = Semantics(blocked_infinity="nan")
+# A factor x is infinite where the other one is 0.
+NAN_AT_INFINITIES = Semantics(nan_outside=(-inf, nan), gradient_nan_outside=(-inf, inf))
+# The gradient squares x, too.
+NAN_AT_LARGE = Semantics(nan_outside=(-inf, nan), gradient_nan_outside=(-1e19, 1e19))
+# PyTorch's vectorised loop returns another gradient than its scalar one, which handles the end of an array.
+ANY_AT_NAN = Semantics(gradient_at_nan="any")
+# Names of the gradients of a reference.
+FROM_INPUT: dict[Saved, str] = {"input": "backward"}
+GRADIENTS: dict[Saved, str] = {**FROM_INPUT, "output": "backward_from_output"}
+# Squares of larger finite values overflow in float32.
+LARGEST = 1e18
+# A second pass over the result.
+PASS = Traffic(reads=1, writes=1)
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What a round trip of jax.vjp keeps: arrays of the dtype, boolean ones, and whether there are scalars besides."""
+
+    arrays: int
+    masks: int = 0
+    scalars: bool = False
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation. from_output: its output determines its gradient, so that it can work in place in training.
+
+    like_relu: the gradient is the same function of the input and of the output. saturates: as of an `Operator`.
+    selects: made of straight lines, so that NumPy's products give NaN where others select. inplace: PyTorch has a form
+    in place. torch_dtypes: in which PyTorch computes the function; its softplus is x above 20, which in float64 is off
+    by 600,000 ulps. torch_saves: what its autograd saves. torch, jax: departures of the libraries. residuals: of
+    jax.vjp.
+    """
+
+    name: str
+    from_output: bool
+    saturates: tuple[float, float]
+    residuals: Residuals
+    like_relu: bool = False
+    selects: bool = False
+    inplace: bool = True
+    torch_dtypes: tuple[str, ...] = DTYPES
+    torch_saves: Saved = "input"
+    torch: Semantics = EXACT
+    jax: Semantics = EXACT
+
+    @property
+    def saved(self) -> Saved:
+        """What backward takes where there is a choice."""
+        return "output" if self.from_output else "input"
+
+    def gradient(self, saved: Saved) -> str:
+        """The name of the gradient from a saved value in the files of the frameworks."""
+        return f"{self.name}_backward" + ("_from_output" if saved == "output" and not self.like_relu else "")
+
+
+ACTIVATIONS = (
+    Activation(
+        "leaky_relu", True, (-1, 1), Residuals(0, 1, True), like_relu=True, jax=Semantics(derivative_at=((0.0, 1.0),))
+    ),
+    Activation("relu6", True, (-6, 6), Residuals(1, 1), like_relu=True, selects=True, torch=ANY_AT_NAN),
+    Activation("elu", True, (-20, 20), Residuals(2, 2), torch=ANY_AT_NAN),
+    Activation(
+        "selu", True, (-20, 20), Residuals(2, 2, True), torch=ANY_AT_NAN
+    ),
+    Activation("gelu", False, (-6, 6), Residuals(3, 0, True), torch=NAN_AT_INFINITIES, jax=NAN_AT_INFINITIES),
+    Activation("gelu_tanh", False, (-6, 6), Residuals(5, 0, True), torch=NAN_AT_LARGE, jax=NAN_AT_LARGE),
+    Activation("silu", False, (-20, 20), Residuals(3), torch=NAN_AT_INFINITIES, jax=NAN_AT_INFINITIES),
+    Activation("sigmoid", True, (-20, 20), Residuals(1), torch_saves="output"),
+    Activation("tanh", True, (-10, 10), Residuals(2), torch_saves="output"),
+    Activation("softplus", True, (-20, 20), Residuals(2), inplace=False, torch_dtypes=("float32",)),
+    Activation(
+        "hardswish", False, (-3, 3), Residuals(3, 1), selects=True, torch=Semantics(nan_outside=(-inf, nan),
+        gradient_at_nan="any"), jax=Semantics(nan_outside=(-inf, nan), blocked_infinity="nan"),
+    ),
+    Activation("squared_relu", False, (-1, 1), Residuals(2, 1), selects=True, torch=ANY_AT_NAN),
+)  # fmt: skip
+
+OPERATORS = (
+    *(
+        Operator(
+            each.name,
+            reference=f"{REFERENCE}:{each.name}",
+            gradients=GRADIENTS if each.from_output else FROM_INPUT,
+            saturates=each.saturates,
+            largest=LARGEST,
+        )
+        for each in ACTIVATIONS
+    ),
+    Operator(
+        "prelu",
+        reference=f"{REFERENCE}:prelu",
+        gradients=FROM_INPUT,
+        learnable=(Learnable("slope", 0.25),),
+        largest=LARGEST,
+    ),
+)
+
+
+def _numpy(each: Activation) -> Iterator[Variant]:
+    numpy = Framework(each.name, "numpy", f"{FOLDER}.numpy_", BLOCKS, DTYPES, threaded=False)
+    plain, from_input = numpy.flavour("numpy"), numpy.flavour("numpy-input")
+    multiplies = MULTIPLIES if each.selects else EXACT
+    yield from plain.forward(**_names(each.name, "fresh", "out", "inplace"))
+    yield from plain.backward(
+        each.saved, **_names(each.gradient(each.saved), "fresh", "out", "inplace"), semantics=multiplies
+    )
+    if each.from_output and not each.like_relu:
+        yield from from_input.backward("input", **_names(each.gradient("input"), "out"), semantics=multiplies)
+    modes = ("fresh", "inplace") if each.from_output else ("fresh",)
+    yield from plain.roundtrip(
+        each.saved, "hand-written pair", **_names(f"{each.name}_roundtrip", *modes), semantics=multiplies
+    )
+
+
+def _numba(each: Activation) -> Iterator[Variant]:
+    numba = Framework(each.name, "numba", f"{FOLDER}.numba_cpu", "no fast-math", DTYPES, compiled=True)
+    one = numba.flavour("numba", "one thread; no fast-math", threaded=False)
+    threads, from_input = numba.flavour("numba-threads"), numba.flavour("numba-threads-input")
+    yield from one.forward(**_names(f"one.{each.name}", "out", "inplace"))
+    yield from threads.forward(**_names(f"threads.{each.name}", "fresh", "out", "inplace"))
+    yield from one.backward(each.saved, **_names(f"one.{each.gradient(each.saved)}", "out", "inplace"))
+    yield from threads.backward(each.saved, **_names(f"threads.{each.gradient(each.saved)}", "fresh", "out", "inplace"))
+    if each.from_output and not each.like_relu:
+        yield from from_input.backward("input", **_names(f"threads.{each.gradient('input')}", "out"))
+    modes = ("fresh", "inplace") if each.from_output else ("fresh",)
+    yield from threads.roundtrip(each.saved, "hand-written pair", **_names(f"{each.name}_roundtrip", *modes))
+
+
+def _torch(each: Activation) -> Iterator[Variant]:
+    torch = Framework(each.name, "torch", f"{FOLDER}.torch_", "eager", each.torch_dtypes)
+    eager, from_output, autograd = map(torch.flavour, ("torch", "torch-output", "torch-autograd"))
+    is_composed = each.name == "squared_relu"
+    extra = PASS if is_composed else Traffic()
+    new = {"temporary": Size(arrays=1), "extra_traffic": PASS + Traffic(write_allocate=1)} if is_composed else {}
+    yield from eager.forward("no graph", **_names(each.name, "fresh"), semantics=each.torch, **new)
+    modes = ("out", "inplace") if each.inplace else ("out",)
+    yield from eager.forward("no graph", **_names(each.name, *modes), semantics=each.torch, extra_traffic=extra)
+    backward = _names(each.gradient(each.torch_saves), "fresh", "out", "inplace")
+    yield from eager.backward(each.torch_saves, "raw operator", **backward, semantics=each.torch)
+    if each.name in ("elu", "selu"):
+        yield from from_output.backward(
+            "output", "raw operator", **_names(each.gradient("output"), "out"), semantics=each.torch
+        )
+    yield from autograd.roundtrip(
+        each.torch_saves,
+        "autograd records and replays",
+        fresh=f"{each.name}.autograd",
+        autograd=True,
+        semantics=each.torch,
+    )
+
+
+def _jax(each: Activation) -> Iterator[Variant]:
+    jax = Framework(each.name, "jax", f"{FOLDER}.jax_", "jit", DTYPES, compiled=True)
+    jit, from_input, vjp = (
+        jax.flavour("jax"),
+        jax.flavour("jax-input"),
+        jax.flavour("jax-vjp", "jit, one program a half"),
+    )
+    flushes = Semantics(flushes_subnormals=DTYPES)
+    semantics = replace(each.jax, flushes_subnormals=DTYPES)
+    yield from jit.forward(**_names(each.name, "fresh"), semantics=semantics)
+    yield from jit.forward("argument donated", **_names(each.name, "inplace"), semantics=semantics)
+    gradient = _names(each.gradient(each.saved), "fresh", "inplace")
+    if each.from_output:
+        yield from jit.backward("output", **gradient, semantics=flushes)
+    else:
+        yield from jit.backward("input", VJP, **gradient, semantics=semantics)
+    if each.from_output and not each.like_relu:
+        yield from from_input.backward("input", VJP, **_names(each.gradient("input"), "fresh"), semantics=semantics)
+    yield from _vjp(vjp, each, semantics)
+
+
+def _vjp(flavour: Flavour, each: Activation, semantics: Semantics) -> Rows:
+    """The round trip of jax.vjp, which stores residuals: as if it saved one mask or array, and more beside it."""
+    kept = each.residuals
+    saved: Saved = "bool" if kept.masks else "input"
+    more = Size(kept.arrays - (not kept.masks), max(0, kept.masks - 1), scratch=kept.scalars)
+    arrays, masks = kept.arrays, max(0, kept.masks - 1)
+    return flavour.roundtrip(
+        saved,
+        "keeps what jax.vjp stores",
+        fresh=f"{each.name}.vjp",
+        extra_saved=more,
+        temporary=Size(arrays, masks, scratch=kept.scalars),
+        extra_traffic=Traffic(
+            reads=more.arrays, writes=arrays, write_allocate=arrays, mask_reads=masks, mask_writes=masks
+        ),
+        autograd=True,
+        semantics=semantics,
+    )
+
+
+def _prelu() -> Iterator[Variant]:
+    """The rows of the function with a learnable slope, whose gradient is a sum over all elements."""
+    numpy = Framework("prelu", "numpy", f"{FOLDER}.numpy_", BLOCKS, DTYPES, threaded=False).flavour("numpy")
+    yield from numpy.forward(fresh="prelu", out="prelu_out", inplace="prelu_inplace")
+    yield from numpy.backward(
+        "input",
+        "a second pass sums",
+        fresh="prelu_backward",
+        out="prelu_backward_out",
+        temporary=Size(scratch=True),
+        extra_traffic=Traffic(reads=2),
+    )
+    threads = Framework("prelu", "numba", f"{FOLDER}.numba_cpu", "no fast-math", DTYPES, compiled=True)
+    yield from threads.flavour("numba-threads").forward(fresh="prelu", out="prelu_out", inplace="prelu_inplace")
+    yield from threads.flavour("numba-threads").backward("input", fresh="prelu_backward", out="prelu_backward_out")
+    torch = Framework("prelu", "torch", f"{FOLDER}.torch_", "eager", DTYPES)
+    terms = {"temporary": Size(arrays=1), "extra_traffic": Traffic(reads=1, writes=1, write_allocate=1)}
+    yield from torch.flavour("torch").forward("no graph", fresh="prelu")
+    yield from torch.flavour("torch").backward("input", "raw operator", fresh="prelu_backward", **terms)
+    yield from torch.flavour("torch-autograd").roundtrip(
+        "input", "autograd records and replays", fresh="prelu_autograd", autograd=True, **terms
+    )
+    flushes = Semantics(flushes_subnormals=DTYPES)
+    jax = Framework("prelu", "jax", f"{FOLDER}.jax_", "jit", DTYPES, compiled=True, semantics=flushes).flavour("jax")
+    yield from jax.forward(fresh="prelu", inplace="prelu_inplace")
+    yield from jax.backward("input", VJP, fresh="prelu_backward", temporary=Size(scratch=True))
+
+
+def _names(name: str, *modes: str) -> dict[str, str]:
+    """Function names by memory mode."""
+    return {mode: f"{name}.{mode}" for mode in modes}
+
+
+def _tolerant(rows: Iterable[Variant]) -> Rows:
+    """The rows with their tolerances."""
+    return tuple(_with_tolerance(row) for row in rows)
+
+
+def _with_tolerance(row: Variant) -> Variant:
+    errors = ERRORS[row.framework][row.operator]
+    kind = row.saved_for_backward if row.direction == "backward" else row.direction
+    return replace(row, tolerance_ulps=getattr(errors, kind), tolerance_floor=float(kind in errors.floored))
+
+
+CPU_ROWS = _tolerant(
+    (*(row for rows in (_numpy, _numba, _torch, _jax) for each in ACTIVATIONS for row in rows(each)), *_prelu())
+)
+ROWS = (*CPU_ROWS, *on_cuda(row for row in CPU_ROWS if row.framework in ("torch", "jax")))

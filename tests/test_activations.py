@@ -1,0 +1,152 @@
+"""Test the activation family on the CPU: each row against the float64 reference, within the errors that it declares."""
+
+import re
+import warnings
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from numba import njit
+
+from benchmarks.harness.case import OperatorCase
+from benchmarks.harness.frameworks import driver
+from benchmarks.harness.truth import comparison, operators
+from benchmarks.harness.truth.calls import Calls
+from impls.activations import numba_cpu, reference
+from impls.activations.rows import ACTIVATIONS
+from impls.catalog import OPERATORS, find, variants
+from impls.variant import Variant
+from scripts.verify import accuracy
+from tests.conftest import arguments, cases, results
+
+# More than one block of NumPy, and a tail.
+ELEMENTS = 2**13 + 77
+FRAMEWORKS = ("numpy", "numba", "torch", "jax")
+# Instructions on vectors of float32, and calls of functions of the C library.
+VECTOR = re.compile(r"\bv?(mul|max|min|add|and|or|cmp\w*|blendv?)ps\b")
+LIBRARY = re.compile(r"\b(exp|expm1|log1p|erfc?|tanh)f?\b")
+KINDS = (np.nan, np.inf, -np.inf)
+# One row of each flavour and direction.
+FLAVOURS = accuracy.rows(FRAMEWORKS, set(OPERATORS) - {"relu"})
+# Memory modes share their formulas: float64 is tested in one of them.
+every_row = pytest.mark.parametrize(
+    ("row", "dtype"),
+    [case for case in cases(family=True) if case.values[1] == "float32" or case.values[0] in FLAVOURS],
+)
+activations = pytest.mark.parametrize("activation", ACTIVATIONS, ids=[each.name for each in ACTIVATIONS])
+
+
+def calls(row: Variant, dtype: str, elements: int = ELEMENTS) -> Calls:
+    case = OperatorCase("time", row.operator, row.direction, row.name, elements, dtype)
+    return Calls(row, case, driver(row.framework), row.load())
+
+
+@every_row
+def test_special_and_ordinary_values_without_warnings(row: Variant, dtype: str) -> None:
+    """NaN, infinities, saturation and many blocks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calls(row, dtype).verify()
+
+
+@pytest.mark.parametrize("row", FLAVOURS, ids=accuracy.label)
+def test_errors_are_those_declared(row: Variant) -> None:
+    errors = accuracy.worst(row, "float32")[bool(row.tolerance_floor)]
+    assert errors <= row.tolerance_ulps
+    # They are twice the largest of both dtypes, rounded up, on another processor perhaps.
+    assert row.tolerance_ulps <= max(2, 16 * errors)
+
+
+@pytest.mark.parametrize(
+    "row", [find("silu", "forward", f"{name}.out") for name in ("numpy", "numba-threads", "torch")]
+)
+@settings(max_examples=50)
+@given(x=npst.arrays("float32", 33, elements=st.floats(-(2.0**59), 2.0**59, width=32) | st.sampled_from(KINDS)))
+def test_any_floats(row: Variant, x: np.ndarray) -> None:
+    (result,) = results(row, arguments(row, operators.inputs(row, x, x, "float32")))
+    expected = comparison.adjust(row, (x,), (reference.silu.forward(x),))
+    comparison.check(row, "float32", (driver(row.framework).to_numpy(result),), expected, (x,))
+
+
+def test_functions_are_finite_where_their_limits_are():
+    ends = np.array([-np.inf, -1e308, -1e4, 1e4, 1e308, np.inf])
+    for name in OPERATORS:
+        if name in ("relu", "prelu"):
+            continue
+        function = getattr(reference, name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert not np.isnan(function.forward(ends)).any(), name
+            assert not np.isnan(function.backward(np.ones_like(ends), ends)).any(), name
+    assert reference.softplus.forward(1e4) == 1e4
+    assert reference.silu.forward(-1e4) == 0
+
+
+@activations
+def test_gradients_are_the_derivative(activation):
+    """The reference's gradient equals the slope of the reference's function, away from its kinks."""
+    x = np.linspace(-7, 7, 1401) + 1e-3
+    function, step = getattr(reference, activation.name), 1e-6
+    slopes = (function.forward(x + step) - function.forward(x - step)) / (2 * step)
+    np.testing.assert_allclose(function.backward(np.ones_like(x), x), slopes, atol=1e-6)
+
+
+@activations
+def test_which_functions_can_work_in_place_in_training(activation):
+    """The gradient follows from the output where equal outputs have equal gradients."""
+    x = np.linspace(-5, 5, 20001)
+    function = getattr(reference, activation.name)
+    y, gradient = function.forward(x), function.backward(np.ones_like(x), x)
+    order = np.argsort(y, kind="stable")
+    apart = (abs(gradient[a] - gradient[b]) for a, b in pairwise(order) if abs(y[a] - y[b]) < 1e-6)
+    # The square root of an output that underflowed is lost.
+    assert activation.from_output == (max(apart, default=0) < 1e-3 and activation.name != "squared_relu")
+    if activation.from_output:
+        np.testing.assert_allclose(function.backward_from_output(np.ones_like(x), y), gradient, atol=1e-12)
+    inplace = [row for row in variants(activation.name, "roundtrip") if row.memory == "inplace"]
+    assert bool(inplace) == activation.from_output
+
+
+@activations
+def test_numba_vectorises_every_loop_in_float32(activation):
+    """The assembly computes with vectors, and calls no exponential function of the C library."""
+    x = np.linspace(-3, 3, 1003, dtype=np.float32)
+    for name in {activation.name, activation.gradient("input"), activation.gradient(activation.saved)}:
+        arrays = (x, x) if "backward" in name else (x,)
+        for kernel in (getattr(numba_cpu.one, name).kernels[0], getattr(numba_cpu.threads, name).kernel):
+            # The code of a cached function cannot be inspected.
+            loop = njit(parallel=kernel.targetoptions.get("parallel", False))(kernel.py_func)
+            loop(*arrays, np.empty_like(x))
+            assembly = "\n".join(loop.inspect_asm().values())
+            assert VECTOR.search(assembly), name
+            assert not LIBRARY.search(assembly), name
+
+
+@pytest.mark.parametrize("name", ["gelu.out", "threads.gelu.out", "prelu_out"])
+def test_arguments_that_do_not_fit_are_refused(name):
+    module = {"gelu.out": "numpy_", "threads.gelu.out": "numba_cpu", "prelu_out": "numba_cpu"}[name]
+    row = next(
+        row
+        for row in variants("prelu" if "prelu" in name else "gelu", "forward")
+        if row.function.endswith(f"{module}:{name}")
+    )
+    function = row.load()
+    x = np.ones(8, np.float32)
+    slope = (np.array([0.25], np.float32),) if "prelu" in name else ()
+    with pytest.raises(ValueError, match=r"out: shape \(7,\) given"):
+        function(x, *slope, np.ones(7, np.float32))
+    with pytest.raises(TypeError, match=r"out: dtype float64 given"):
+        function(x, *slope, np.ones(8))
+    with pytest.raises(ValueError, match="out: overlaps x in part"):
+        function(x[:7], *slope, x[1:])
+    read_only = np.ones(8, np.float32)
+    read_only.flags.writeable = False
+    with pytest.raises(ValueError, match="out: a read-only array given"):
+        function(x, *slope, read_only)
+    assert (x == 1).all()
+    if slope:
+        with pytest.raises(ValueError, match=r"slope: shape \(2,\) given, \(1,\) needed"):
+            function(x, np.ones(2, np.float32), x)
