@@ -25,6 +25,7 @@ DTYPES = tuple(ITEMSIZE_BYTES)
 CPP_COMPILER = "c++ compiler"
 # Upper bound of NumPy's casting buffers and blocks, whatever the array size.
 SCRATCH_BYTES = 256 * 1024
+OBJECTS_BYTES = 4096
 # Names become parts of file names and of asv's parameters; operators also of class names.
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 OPERATOR_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -47,9 +48,12 @@ class Size:
         return round(self.arrays * elements * itemsize_bytes) + -int(-self.element_bytes * elements // 1)
 
     def explains(self, measured_bytes: float, elements: int, itemsize_bytes: int) -> bool:
-        """Return whether a measurement is this size: to the byte without scratch, else within SCRATCH_BYTES above."""
+        """Return whether a measurement is this size: to the byte without scratch, else within SCRATCH_BYTES above.
+
+        With scratch, Python's own objects may be counted wrongly by OBJECTS_BYTES.
+        """
         excess_bytes = measured_bytes - self.bytes(elements, itemsize_bytes)
-        return 0 <= excess_bytes <= (SCRATCH_BYTES if self.scratch else 0)
+        return -OBJECTS_BYTES <= excess_bytes <= SCRATCH_BYTES if self.scratch else excess_bytes == 0
 
     def __add__(self, other: "Size") -> "Size":
         return Size(self.arrays + other.arrays, self.element_bytes + other.element_bytes, self.scratch or other.scratch)

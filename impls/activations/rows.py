@@ -32,8 +32,11 @@ FROM_INPUT: dict[Saved, str] = {"input": "backward"}
 GRADIENTS: dict[Saved, str] = {**FROM_INPUT, "output": "backward_from_output"}
 # Squares of larger finite values overflow in float32.
 LARGEST = 1e18
+SCRATCH, ONE = Size(scratch=True), Size(arrays=1)
+RAW, REPLAYS = "raw operator", "autograd records and replays"
 # A second pass over the result.
 PASS = Traffic(reads=1, writes=1)
+NEW_PASS = PASS + Traffic(write_allocate=1)
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Activation:
     like_relu: the gradient is the same function of the input and of the output. saturates: as of an `Operator`.
     selects: made of straight lines, so that NumPy's products give NaN where others select. inplace: PyTorch has a form
     in place. torch_dtypes: in which PyTorch computes the function; its softplus is x above 20, which in float64 is off
-    by 600,000 ulps. torch_saves: what its autograd saves. torch, jax: departures of the libraries. residuals: of
-    jax.vjp.
+    by 600,000 ulps. torch_copies: PyTorch computes the gradient apart and copies it into a given array. torch_saves:
+    what its autograd saves. torch, jax: departures of the libraries. residuals: of jax.vjp.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Activation:
     selects: bool = False
     inplace: bool = True
     torch_dtypes: tuple[str, ...] = DTYPES
+    torch_copies: bool = False
     torch_saves: Saved = "input"
     torch: Semantics = EXACT
     jax: Semantics = EXACT
@@ -94,8 +98,9 @@ ACTIVATIONS = (
     Activation("tanh", True, (-10, 10), Residuals(2), torch_saves="output"),
     Activation("softplus", True, (-20, 20), Residuals(2), inplace=False, torch_dtypes=("float32",)),
     Activation(
-        "hardswish", False, (-3, 3), Residuals(3, 1), selects=True, torch=Semantics(nan_outside=(-inf, nan),
-        gradient_at_nan="any"), jax=Semantics(nan_outside=(-inf, nan), blocked_infinity="nan"),
+        "hardswish", False, (-3, 3), Residuals(3, 1), selects=True, torch_copies=True,
+        torch=Semantics(nan_outside=(-inf, nan), gradient_at_nan="any"),
+        jax=Semantics(nan_outside=(-inf, nan), blocked_infinity="nan"),
     ),
     Activation("squared_relu", False, (-1, 1), Residuals(2, 1), selects=True, torch=ANY_AT_NAN),
 )  # fmt: skip
@@ -125,15 +130,24 @@ def _numpy(each: Activation) -> Iterator[Variant]:
     numpy = Framework(each.name, "numpy", f"{FOLDER}.numpy_", BLOCKS, DTYPES, threaded=False)
     plain, from_input = numpy.flavour("numpy"), numpy.flavour("numpy-input")
     multiplies = MULTIPLIES if each.selects else EXACT
-    yield from plain.forward(**_names(each.name, "fresh", "out", "inplace"))
+    yield from plain.forward(**_names(each.name, "fresh", "out", "inplace"), temporary=SCRATCH)
     yield from plain.backward(
-        each.saved, **_names(each.gradient(each.saved), "fresh", "out", "inplace"), semantics=multiplies
+        each.saved,
+        **_names(each.gradient(each.saved), "fresh", "out", "inplace"),
+        semantics=multiplies,
+        temporary=SCRATCH,
     )
     if each.from_output and not each.like_relu:
-        yield from from_input.backward("input", **_names(each.gradient("input"), "out"), semantics=multiplies)
+        yield from from_input.backward(
+            "input", **_names(each.gradient("input"), "out"), semantics=multiplies, temporary=SCRATCH
+        )
     modes = ("fresh", "inplace") if each.from_output else ("fresh",)
     yield from plain.roundtrip(
-        each.saved, "hand-written pair", **_names(f"{each.name}_roundtrip", *modes), semantics=multiplies
+        each.saved,
+        "hand-written pair",
+        **_names(f"{each.name}_roundtrip", *modes),
+        semantics=multiplies,
+        temporary=SCRATCH,
     )
 
 
@@ -152,27 +166,40 @@ def _numba(each: Activation) -> Iterator[Variant]:
 
 
 def _torch(each: Activation) -> Iterator[Variant]:
-    torch = Framework(each.name, "torch", f"{FOLDER}.torch_", "eager", each.torch_dtypes)
+    torch = Framework(each.name, "torch", f"{FOLDER}.torch_", "eager", each.torch_dtypes, semantics=each.torch)
     eager, from_output, autograd = map(torch.flavour, ("torch", "torch-output", "torch-autograd"))
-    is_composed = each.name == "squared_relu"
-    extra = PASS if is_composed else Traffic()
-    new = {"temporary": Size(arrays=1), "extra_traffic": PASS + Traffic(write_allocate=1)} if is_composed else {}
-    yield from eager.forward("no graph", **_names(each.name, "fresh"), semantics=each.torch, **new)
-    modes = ("out", "inplace") if each.inplace else ("out",)
-    yield from eager.forward("no graph", **_names(each.name, *modes), semantics=each.torch, extra_traffic=extra)
-    backward = _names(each.gradient(each.torch_saves), "fresh", "out", "inplace")
-    yield from eager.backward(each.torch_saves, "raw operator", **backward, semantics=each.torch)
+    if each.name == "squared_relu":
+        yield from _composed(eager, autograd)
+        return
+    gradient = each.gradient(each.torch_saves)
+    copies = {"temporary": ONE, "extra_traffic": NEW_PASS} if each.torch_copies else {}
+    modes = ("fresh", "out", "inplace") if each.inplace else ("fresh", "out")
+    yield from eager.forward("no graph", **_names(each.name, *modes))
+    yield from eager.backward(each.torch_saves, RAW, **_names(gradient, "fresh"))
+    yield from eager.backward(each.torch_saves, RAW, **_names(gradient, "out", "inplace"), **copies)
     if each.name in ("elu", "selu"):
-        yield from from_output.backward(
-            "output", "raw operator", **_names(each.gradient("output"), "out"), semantics=each.torch
-        )
-    yield from autograd.roundtrip(
-        each.torch_saves,
-        "autograd records and replays",
-        fresh=f"{each.name}.autograd",
-        autograd=True,
-        semantics=each.torch,
+        yield from from_output.backward("output", RAW, **_names(each.gradient("output"), "out"))
+    yield from autograd.roundtrip(each.torch_saves, REPLAYS, fresh=f"{each.name}.autograd", autograd=True)
+
+
+def _composed(eager: Flavour, autograd: Flavour) -> Iterator[Variant]:
+    """The rows of squared_relu in PyTorch, which has no such operator: relu, then the square."""
+    name, gradient = "squared_relu", "squared_relu_backward"
+    yield from eager.forward("two operators", **_names(name, "fresh"), temporary=ONE, extra_traffic=NEW_PASS)
+    yield from eager.forward("two operators", **_names(name, "out", "inplace"), extra_traffic=PASS)
+    four = {"extra_traffic": PASS + PASS + PASS + Traffic(reads=1), "temporary": SCRATCH}
+    yield from eager.backward("input", "four operators", **_names(gradient, "fresh", "out"), **four)
+    yield from eager.backward(
+        "input",
+        "four operators",
+        **_names(gradient, "inplace"),
+        temporary=ONE + SCRATCH,
+        extra_traffic=NEW_PASS + PASS + PASS,
     )
+    yield from autograd.roundtrip(
+        "input", f"{REPLAYS}; two operators", fresh=f"{name}.autograd", autograd=True,
+        temporary=Size(arrays=3, scratch=True), extra_traffic=NEW_PASS + NEW_PASS + NEW_PASS,
+    )  # fmt: skip
 
 
 def _jax(each: Activation) -> Iterator[Variant]:
@@ -219,29 +246,29 @@ def _vjp(flavour: Flavour, each: Activation, semantics: Semantics) -> Rows:
 def _prelu() -> Iterator[Variant]:
     """The rows of the function with a learnable slope, whose gradient is a sum over all elements."""
     numpy = Framework("prelu", "numpy", f"{FOLDER}.numpy_", BLOCKS, DTYPES, threaded=False).flavour("numpy")
-    yield from numpy.forward(fresh="prelu", out="prelu_out", inplace="prelu_inplace")
+    yield from numpy.forward(fresh="prelu", out="prelu_out", inplace="prelu_inplace", temporary=SCRATCH)
     yield from numpy.backward(
         "input",
         "a second pass sums",
         fresh="prelu_backward",
         out="prelu_backward_out",
-        temporary=Size(scratch=True),
+        temporary=SCRATCH,
         extra_traffic=Traffic(reads=2),
     )
     threads = Framework("prelu", "numba", f"{FOLDER}.numba_cpu", "no fast-math", DTYPES, compiled=True)
     yield from threads.flavour("numba-threads").forward(fresh="prelu", out="prelu_out", inplace="prelu_inplace")
     yield from threads.flavour("numba-threads").backward("input", fresh="prelu_backward", out="prelu_backward_out")
     torch = Framework("prelu", "torch", f"{FOLDER}.torch_", "eager", DTYPES)
-    terms = {"temporary": Size(arrays=1), "extra_traffic": Traffic(reads=1, writes=1, write_allocate=1)}
+    terms = {"temporary": ONE + SCRATCH, "extra_traffic": NEW_PASS}
     yield from torch.flavour("torch").forward("no graph", fresh="prelu")
     yield from torch.flavour("torch").backward("input", "raw operator", fresh="prelu_backward", **terms)
     yield from torch.flavour("torch-autograd").roundtrip(
-        "input", "autograd records and replays", fresh="prelu_autograd", autograd=True, **terms
+        "input", REPLAYS, fresh="prelu_autograd", autograd=True, extra_saved=SCRATCH, **terms
     )
     flushes = Semantics(flushes_subnormals=DTYPES)
     jax = Framework("prelu", "jax", f"{FOLDER}.jax_", "jit", DTYPES, compiled=True, semantics=flushes).flavour("jax")
     yield from jax.forward(fresh="prelu", inplace="prelu_inplace")
-    yield from jax.backward("input", VJP, fresh="prelu_backward", temporary=Size(scratch=True))
+    yield from jax.backward("input", VJP, fresh="prelu_backward", temporary=SCRATCH)
 
 
 def _names(name: str, *modes: str) -> dict[str, str]:
