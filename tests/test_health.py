@@ -16,12 +16,13 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 
 from impls import initialisation
-from impls.cnn import jax_, numba_cpu, numpy_
+from impls.cnn import jax_, numba_cpu, numpy_, reference
 from impls.cnn import torch_ as cnn_torch
 from impls.cnn.networks import NETWORKS, initial_parameters, random_batch
 from impls.health import handwritten
 from impls.health import jax_ as health_jax
 from impls.health import torch_ as health
+from impls.health.states import observed
 from impls.health.units import counted, totals
 
 NETWORK = NETWORKS["mnist_cnn"]
@@ -236,11 +237,17 @@ def of_handwritten(build):
     return lambda values, given: handwritten.dead_units(build(NETWORK, values, 8, "float32", "fresh"), given)
 
 
+def of_state(values, given):
+    images = np.concatenate([batch.images for batch in given])
+    layers = observed(NETWORK, reference.initial_state(NETWORK, values), images)
+    return {name: seen.units for name, seen in layers.items()}
+
+
 @pytest.mark.parametrize("dead", [False, True])
 @pytest.mark.parametrize(
     "found_by",
-    [of_torch, of_jax, of_handwritten(numpy_.build), of_handwritten(numba_cpu.build)],
-    ids=["torch", "jax", "numpy", "numba"],
+    [of_torch, of_jax, of_handwritten(numpy_.build), of_handwritten(numba_cpu.build), of_state],
+    ids=["torch", "jax", "numpy", "numba", "state"],
 )
 def test_dead_channels_are_found_in_every_framework(found_by, dead):
     found = found_by(parameters(dead), [random_batch(NETWORK, 8, seed) for seed in range(2)])
@@ -254,6 +261,24 @@ def test_running_statistics_stay_as_they_were():
     handwritten.dead_units(step, [random_batch(network, 4)])
     after = step.state().statistics
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_a_state_gives_the_activations_of_the_module_that_it_comes_from(network):
+    # More images than are observed at a time.
+    batch = random_batch(network, 100)
+    step = cnn_torch.build(network, initial_parameters(network), 100, "float64", "fresh")
+    step(step.put(batch))
+    step.net.eval()
+    images, _, masks = step.put(batch)
+    with health.ActivationMonitor(step.net) as monitor, torch.no_grad():
+        step.net(images, [torch.ones_like(mask) for mask in masks])
+    layers = observed(network, step.state(), batch.images)
+    convs, dense = len(network.convs), len(network.hidden)
+    assert list(layers) == [*(f"conv{n + 1}" for n in range(convs)), *(f"dense{n + 1}" for n in range(dense))]
+    for seen, record in zip(layers.values(), monitor.history.records, strict=True):
+        wanted = (record.mean, record.std, record.sparsity)
+        assert (seen.mean, seen.std, seen.units.sparsity) == pytest.approx(wanted, rel=1e-9)
 
 
 @pytest.mark.parametrize("wrap", [lambda model: model, jax.jit], ids=["plain", "compiled"])

@@ -3,6 +3,7 @@
 Each layer has a forward and a backward function; `step` combines them. Nothing here is fast.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,8 +39,16 @@ def step(network: Network, state: State, batch: Batch) -> float:
     return loss
 
 
-def logits(network: Network, state: State, images: Array) -> Array:
-    """Return the logits at inference, (n, classes): with running statistics and without dropout."""
+def unseen(layer: str, activations: Array) -> None:
+    """Ignore what a ReLU outputs: the default of `see`."""
+
+
+def logits(network: Network, state: State, images: Array, see: Callable[[str, Array], None] = unseen) -> Array:
+    """Return the logits at inference, (n, classes): with running statistics and without dropout.
+
+    see(layer, activations): gets what each ReLU outputs, before any max-pool: (n, height, width, filters) of "conv1",
+    (n, units) of "dense1".
+    """
     p, y = state.parameters, images
     for number, block in enumerate(blocks(network), 1):
         y = convolve(y, p[f"conv{number}.weight"], block.conv.padding)
@@ -48,12 +57,13 @@ def logits(network: Network, state: State, images: Array) -> Array:
             y = p[f"norm{number}.scale"] * (y - mean) / np.sqrt(variance + NORM_EPSILON) + p[f"norm{number}.shift"]
         else:
             y = y + p[f"conv{number}.bias"]
-        y = relu(y)
+        see(f"conv{number}", y := relu(y))
         y = max_pool(y)[0] if block.conv.pool else y
     y = y.mean((1, 2)) if network.average else y.reshape(len(y), -1)
     for number, layer in enumerate(layers(network), 1):
         y = y @ p[f"dense{number}.weight"] + p[f"dense{number}.bias"]
-        y = relu(y) if layer.hidden else y
+        if layer.hidden:
+            see(f"dense{number}", y := relu(y))
     return y
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from math import nan, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,11 +53,20 @@ def counted(activations: NDArray[Any], threshold: float = 0.0) -> Units:
     return Units(active.sum(samples, dtype=np.int64), prod(activations.shape[:-1]))
 
 
-def totals(batches: Iterable[Mapping[str, Units]]) -> dict[str, Units]:
-    """The units of each layer over all batches. Raises ValueError where there is no batch, or no layer in them."""
-    total: dict[str, Units] = {}
+class Counts(Protocol):
+    """What is known of a layer over a data set, such as `Units`; two of them add up."""
+
+    def __add__(self, other: Self, /) -> Self: ...
+
+
+Counted = TypeVar("Counted", bound=Counts)
+
+
+def totals(batches: Iterable[Mapping[str, Counted]]) -> dict[str, Counted]:
+    """The sum for each layer over all batches. Raises ValueError where there is no batch, or no layer in them."""
+    total: dict[str, Counted] = {}
     for layers in batches:
-        total |= {name: total[name] + units if name in total else units for name, units in layers.items()}
+        total |= {name: total[name] + counts if name in total else counts for name, counts in layers.items()}
     if not total:
         raise ValueError("no activation was seen: give at least one batch, and a model whose activations can be seen")
     return total
