@@ -31,7 +31,7 @@ def activations(records: Sequence[Record]) -> drawing.Figure:
     """Draw SHARES after each epoch: a column for each layer, in it a line for each row."""
     layers = list(dict.fromkeys(record.layer for record in records))
     figure, axes = plt.subplots(
-        len(SHARES), len(layers), figsize=(4 + 4 * len(layers), 6), sharex=True, sharey="row", squeeze=False
+        len(SHARES), len(layers), figsize=(4 + 4 * len(layers), 8), sharex=True, sharey="row", squeeze=False
     )
     for (share, layer), axis in zip(product(SHARES, layers), axes.flat, strict=True):
         for row in dict.fromkeys(record.row for record in records):
