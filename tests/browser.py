@@ -58,6 +58,17 @@ def wait_until_ready(browser: webdriver.Chrome) -> None:
     WebDriverWait(browser, 30).until(lambda b: b.execute_script("return document.documentElement.dataset.ready"))
 
 
+@contextmanager
+def screen(browser: webdriver.Chrome, width: int) -> Iterator[None]:
+    """Show the page as on a phone or tablet whose screen is so many pixels wide."""
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        yield
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def assert_harmless(browser: webdriver.Chrome) -> None:
     """Assert that no text became an element, an attribute or a script of the page."""
     assert browser.execute_script("return window.hacked") is None

@@ -9,7 +9,7 @@ from selenium.webdriver.common.by import By
 
 from scripts.report import metrics, results
 from scripts.report.rendering import FOLDER
-from tests.browser import show, text
+from tests.browser import screen, show, text
 from tests.report.pages import FRESH, REASON, TIMES, cells
 from tests.synthetic import COMMIT, LATER_COMMIT, time
 
@@ -53,12 +53,8 @@ def test_script_is_small():
 
 @pytest.mark.parametrize("width", [400, 1300])
 def test_page_fits_the_window(opened, width):
-    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
-    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    try:
+    with screen(opened, width):
         assert opened.execute_script("return document.documentElement.scrollWidth") <= width
-    finally:
-        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

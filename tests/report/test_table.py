@@ -13,7 +13,7 @@ from selenium.webdriver.common.keys import Keys
 
 from benchmarks.harness.case import Case
 from benchmarks.harness.measurement import Ratio
-from tests.browser import show, text, wait_until_ready
+from tests.browser import screen, show, text, wait_until_ready
 from tests.checkout import ROOT
 from tests.report.conftest import started
 from tests.report.pages import (
@@ -93,11 +93,7 @@ def test_csv_contains_the_same_numbers(page):
 
 
 def test_an_opened_row_shows_rounds_circumstances_and_the_command(opened):
-    line = next(
-        line
-        for line in opened.find_elements(By.CSS_SELECTOR, "#results tbody tr")
-        if case_of_line(opened, line) == FRESH
-    )
+    line = line_of(opened, FRESH)
     opened.execute_script("arguments[0].click()", line)
     detail = opened.find_element(By.CSS_SELECTOR, "tr.detail")
     shown = detail.get_attribute("textContent")
@@ -112,6 +108,34 @@ def test_an_opened_row_shows_rounds_circumstances_and_the_command(opened):
     assert len(detail.find_elements(By.CSS_SELECTOR, "svg circle")) == 32
     line.send_keys(Keys.ENTER)
     assert not opened.find_elements(By.CSS_SELECTOR, "tr.detail")
+
+
+def test_an_opened_row_is_as_wide_as_a_phone(opened):
+    """Its table is wider, and scrolls sideways."""
+    width, scrolled = 400, 250
+    with screen(opened, width):
+        line_of(opened, FRESH).send_keys(Keys.ENTER)
+        for left in (0, scrolled):
+            # What a block of code holds scrolls within it.
+            table, opened_row, *parts = opened.execute_script(
+                """const scroll = document.querySelector("#everything .scroll");
+                scroll.scrollLeft = arguments[0];
+                const parts = document.querySelectorAll("tr.detail .opened, tr.detail .opened *:not(pre *)");
+                return [scroll, ...parts].map((part) => part.getBoundingClientRect().toJSON());""",
+                left,
+            )
+            assert table["right"] <= width
+            for box in (opened_row, *parts):
+                assert table["left"] <= box["left"] < box["right"] <= table["right"]
+            # All of the screen, but for margins.
+            assert opened_row["width"] > 0.8 * width
+        assert opened.execute_script("return document.querySelector('#everything .scroll').scrollLeft") == scrolled
+
+
+def line_of(browser: webdriver.Chrome, wanted: Case) -> Any:
+    """The line of the table that shows a time."""
+    lines = browser.find_elements(By.CSS_SELECTOR, "#results tbody tr")
+    return next(line for line in lines if case_of_line(browser, line) == wanted)
 
 
 def case_of_line(browser: webdriver.Chrome, line: Any) -> Case | None:

@@ -155,8 +155,9 @@ function startTable(data) {
   function toggle(row) {
     if (row.getAttribute("aria-expanded") === "true") return close(row);
     row.setAttribute("aria-expanded", "true");
-    const cell = element("td", { colspan: String(heads.length) }, ...details(data, rows.indexOf(row)));
-    row.after(element("tr", { class: "detail" }, cell));
+    const opened = element("div", { class: "opened" });
+    row.after(element("tr", { class: "detail" }, element("td", { colspan: String(heads.length) }, opened)));
+    opened.append(...details(data, rows.indexOf(row), opened.clientWidth));
   }
 
   for (const filter of filters) {
@@ -199,12 +200,12 @@ function startTable(data) {
   if (location.hash.startsWith("#everything&")) byId("everything").scrollIntoView();
 }
 
-function details(data, i) {
+function details(data, i, width) {
   const parts = [];
   if (data.reason[i]) parts.push(element("p", { class: "differs" }, data.reason[i]));
   if (data.notes[i]) parts.push(element("p", {}, data.notes[i]));
   if (data.rounds[i].length) {
-    parts.push(element("p", { class: "soft" }, "Times of the rounds, relative to their median:"), strip(data.rounds[i]));
+    parts.push(element("p", { class: "soft" }, "Times of the rounds, relative to their median:"), strip(data.rounds[i], Math.min(640, width)));
   }
   const facts = Object.entries(data.circumstances).filter(([, values]) => values[i] !== null && values[i] !== "");
   const shown = facts.map(([name, values]) => element("div", {}, name.replaceAll("_", " ") + ": " + values[i]));
@@ -215,8 +216,8 @@ function details(data, i) {
 }
 
 // A mark for each round, from left to right in the order of time, on an axis of its time.
-function strip(rounds) {
-  const width = 640, height = 90, left = 50, low = Math.min(...rounds), high = Math.max(...rounds, low + 1);
+function strip(rounds, width) {
+  const height = 90, left = 50, low = Math.min(...rounds), high = Math.max(...rounds, low + 1);
   const y = (value) => 10 + (height - 20) * (high - value) / (high - low);
   const svg = drawn("svg", { width, height, role: "img", "aria-label": "time of each round" });
   for (const value of [low, 1000, high]) {
