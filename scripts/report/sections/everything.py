@@ -37,6 +37,9 @@ CIRCUMSTANCES = (
     "steady", "probe_s", "empty_call_s", "number", "low", "high", "q25", "q75", "bus_gb_per_s", "percent_of_bus",
     "device_s", "throttled",
 )  # fmt: skip
+# Of these, counts, with the column that has the number of all, and their labels.
+COUNTS = {"contended": "rounds", "preempted": "samples"}
+LABELS = {"contended": "rounds left out for a busy hyperthread", "preempted": "preempted samples"}
 FROM_TIME = ("low", "high", "q25", "q75", "bus_gb_per_s", "percent_of_bus", "device_s")
 EMPTY = "–"
 
@@ -161,7 +164,7 @@ def _data(context: Context, table: pd.DataFrame) -> dict[str, Any]:
             "percent": [number_text(value, 2) for value in table["percent_of_roof"]],
         },
         "variant": list(table["variant"]),
-        "circumstances": {name: _circumstance(possible[name]) for name in CIRCUMSTANCES},
+        "circumstances": _circumstances(possible),
         "reason": list(table["reason"]),
         "notes": list(table["notes"]),
         "rounds": [_rounds(*pair) for pair in zip(table[ROUNDS], table["value"], strict=True)],
@@ -175,13 +178,26 @@ def _numbers(column: pd.Series) -> list[float | None]:
     return [None if pd.isna(value) else float(f"{value:.6g}") for value in column]
 
 
-def _circumstance(column: pd.Series) -> list[str | float | None]:
+def _circumstances(table: pd.DataFrame) -> dict[str, list[str | float | None]]:
+    """The values of CIRCUMSTANCES, by their labels."""
+    values = {name: _values(table[name]) for name in CIRCUMSTANCES}
+    values |= {name: _counts(table[name], table[whole]) for name, whole in COUNTS.items()}
+    return {LABELS.get(name, name.replace("_", " ")): shown for name, shown in values.items()}
+
+
+def _values(column: pd.Series) -> list[str | float | None]:
     """The values of a column, rounded; texts for dates."""
     if isinstance(column.dtype, pd.DatetimeTZDtype):
         return [None if pd.isna(value) else value.strftime("%Y-%m-%d %H:%M") for value in column]
     if pd.api.types.is_numeric_dtype(column):
         return [None if pd.isna(value) else float(f"{value:.4g}") for value in column]
     return list(column.astype(str))
+
+
+def _counts(column: pd.Series, whole: pd.Series) -> list[str | float | None]:
+    """The values of a column of counts as texts, such as "12 of 256"."""
+    pairs = zip(column, whole, strict=True)
+    return [None if pd.isna(count) else f"{count:,.0f} of {most:,.0f}" for count, most in pairs]
 
 
 def _rounds(rounds_s: Any, value: float) -> list[int]:

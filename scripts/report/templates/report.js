@@ -208,7 +208,7 @@ function details(data, i, width) {
     parts.push(element("p", { class: "soft" }, "Times of the rounds, relative to their median:"), strip(data.rounds[i], Math.min(640, width)));
   }
   const facts = Object.entries(data.circumstances).filter(([, values]) => values[i] !== null && values[i] !== "");
-  const shown = facts.map(([name, values]) => element("div", {}, name.replaceAll("_", " ") + ": " + values[i]));
+  const shown = facts.map(([name, values]) => element("div", {}, name + ": " + values[i]));
   parts.push(element("div", { class: "facts" }, ...shown));
   if (data.commands[i]) parts.push(element("p", { class: "soft" }, "Measure it again:"), element("pre", {}, data.commands[i]));
   if (data.source[i] >= 0) parts.push(element("pre", { class: "source" }, data.sources[data.source[i]]));
