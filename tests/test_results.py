@@ -76,8 +76,9 @@ def test_a_number_becomes_a_row_with_all_columns(folders):
     )  # fmt: skip
     second = process(12, preempted=1, probes_s=[1.3e-5, 1.0e-5], empty_call_s=4e-8, device=DeviceTiming(device_s=3e-3))
     line = record(
-        FORWARD, value=2e-3, time_s=1_700_086_400.0, processes=[first, second], interval=(1.9e-3, 2.2e-3), ratios=ratios
-    )
+        FORWARD, value=2e-3, time_s=1_700_086_400.0, processes=[first, second], interval=(1.9e-3, 2.2e-3),
+        ratios=ratios, provenance={"profile": "core"},
+    )  # fmt: skip
     write_records(folders[1], [line])
     share = intervals.of([step.relu_percent])
     row = only_row(folders)
@@ -99,7 +100,7 @@ def test_a_number_becomes_a_row_with_all_columns(folders):
         "bus_ratio": 1.25, "bus_low": 1.24, "bus_high": 1.26, "bus_to": "scale.one", "fresh_to": "",
         "forward_s": 4e-4, "loss_s": 4e-4, "backward_s": 4e-4, "update_s": 4e-4,
         "relu_percent": 2.0, "relu_percent_low": share.low, "relu_percent_high": share.high,
-        results.ROUNDS: array("d", [1e-3] * 32),
+        results.ROUNDS: array("d", [1e-3] * 32), results.PROFILE: "core",
     }  # fmt: skip
 
 

@@ -301,6 +301,7 @@ def test_plain_asv_measures_the_selected_cases_of_a_profile(plain):
     assert run.returncode == 0, run.stdout + run.stderr
     (record,) = plain.records()
     assert (record.case["variant"], record.case["dtype"]) == ("numpy.out", "float32")
+    assert record.measurement.provenance["profile"] == "core"
     roofs = set() if was_contended(record.measurement) else {"roof", "bus"}
     assert {"fastest", "fresh"} | roofs <= record.measurement.ratios.keys()
     assert value(plain, "time", "forward", "numpy.out") > 0

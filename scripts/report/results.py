@@ -67,8 +67,8 @@ COLUMNS = [
 RELU_SHARE = ["relu_percent", "relu_percent_low", "relu_percent_high"]
 # Further columns of training steps: seconds of phases, and the percentage that ReLUs take, with its 95 % interval.
 STEP_COLUMNS = [*(f"{phase}_s" for phase in PHASES), *RELU_SHARE]
-# The times of all rounds, which no file of a report has.
-ROUNDS = "rounds_s"
+# The times of all rounds, and the name of the profile that was measured, or empty: no file of a report has them.
+ROUNDS, PROFILE = "rounds_s", "profile"
 DATES = ["date", "measured"]
 # All other columns are numbers.
 TEXTS = [*RUN, *TEXT_AXES, "status", "reason", *RATIO_TEXTS]
@@ -76,7 +76,7 @@ TYPES = {
     **{name: "float64" for name in [*COLUMNS, *STEP_COLUMNS] if name not in TEXTS},
     **dict.fromkeys(DATES, "datetime64[ms, UTC]"),
     **dict.fromkeys(INTEGER_AXES, "int64"),
-    **dict.fromkeys([*RATIO_TEXTS, ROUNDS], "object"),
+    **dict.fromkeys([*RATIO_TEXTS, ROUNDS, PROFILE], "object"),
 }
 
 
@@ -88,8 +88,8 @@ class NoResults(Exception):
 class Results:
     """All results, from every machine and commit.
 
-    table: a row for each number, failure or skip, with COLUMNS, STEP_COLUMNS and ROUNDS. records: the newest last,
-    without their processes, which the table sums up.
+    table: a row for each number, failure or skip, with COLUMNS, STEP_COLUMNS, ROUNDS and PROFILE. records: the
+    newest last, without their processes, which the table sums up.
     machines: asv's description of each machine, by name. problems: a line for each file that was left out, or a part
     of it.
     """
@@ -166,7 +166,7 @@ def from_parquet(path: Path) -> Results:
         table = pd.read_parquet(path, columns=columns).astype({name: TYPES.get(name, "str") for name in columns})
     except (*asv_files.DAMAGE, ImportError) as error:
         raise NoResults(f"{path} is no results.parquet of a report: {error}") from None
-    return Results(table.assign(**{ROUNDS: None}), [], {})
+    return Results(table.assign(**{ROUNDS: None, PROFILE: ""}), [], {})
 
 
 def columns(kind: str) -> list[str]:
@@ -176,10 +176,10 @@ def columns(kind: str) -> list[str]:
 
 
 def tidy(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """A table with COLUMNS, STEP_COLUMNS and ROUNDS in their types."""
+    """A table with COLUMNS, STEP_COLUMNS, ROUNDS and PROFILE in their types."""
     rows = [{name: _valid(value) for name, value in row.items()} for row in rows]
-    table = pd.DataFrame(rows, columns=[*COLUMNS, *STEP_COLUMNS, ROUNDS]).astype(TYPES)
-    return table.fillna(dict.fromkeys(RATIO_TEXTS, ""))
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *STEP_COLUMNS, ROUNDS, PROFILE]).astype(TYPES)
+    return table.fillna(dict.fromkeys([*RATIO_TEXTS, PROFILE], ""))
 
 
 def _valid(value: Any) -> Any:
@@ -288,6 +288,7 @@ def _recorded_columns(recorded: _Recorded) -> dict[str, Any]:
         "status": record.measurement.status,
         "reason": record.measurement.reason,
         "measured": asv_files.date(1000 * record.time_s),
+        PROFILE: str(record.measurement.provenance.get(PROFILE, "")),
         **_interval(record.measurement),
         **_ratios(record.measurement.ratios),
         **recorded.circumstances,

@@ -56,7 +56,8 @@ def _select(options: Namespace) -> None:
         accepted = ", ".join(profiles.PROFILES)
         raise UserError(f"{profiles.VARIABLE}: {name!r} given, one of {accepted} needed")
     settings = profiles.PROFILES[name].environment() | (QUICK if options.quick else {})
-    for variable, value in settings.items():
+    # Records name the profile, also the default one.
+    for variable, value in {profiles.VARIABLE: name, **settings}.items():
         os.environ.setdefault(variable, value)
     selection = {"profile": name, "patterns": options.bench or []}
     folder = UNFINISHED / f"asv-{name}-{_digest(selection, options)}"

@@ -42,7 +42,12 @@ OTHERS = {
     OperatorCase("first_call", "relu", "forward", "numba.out", 2**10, "float32"): 1.5,
     ProductCase("time", "torch", 2048): 0.1,
 }
-PROVENANCE = {"cpu": "A Processor 9000", "cores_usable": 6, "caches_bytes": {"L1d": 2**15, "L2": 2**20}}
+PROVENANCE = {
+    "profile": "core",
+    "cpu": "A Processor 9000",
+    "cores_usable": 6,
+    "caches_bytes": {"L1d": 2**15, "L2": 2**20},
+}
 
 
 def compared() -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ from selenium.webdriver.common.keys import Keys
 
 from benchmarks.harness.case import Case
 from benchmarks.harness.measurement import Ratio
+from scripts.report.sections import everything
 from tests.browser import screen, show, text, wait_until_ready
 from tests.checkout import ROOT
 from tests.report.conftest import started
@@ -30,7 +31,7 @@ from tests.report.pages import (
     text_of,
     times,
 )
-from tests.synthetic import DATE_MS, DAY_MS, LATER_COMMIT, content, process, record, time, write, write_records
+from tests.synthetic import COMMIT, DATE_MS, DAY_MS, LATER_COMMIT, content, process, record, time, write, write_records
 
 
 def test_every_number_is_in_the_table(opened):
@@ -104,11 +105,28 @@ def test_an_opened_row_shows_rounds_circumstances_and_the_command(opened):
     assert "one thread; one ufunc" in shown
     command = detail.find_element(By.TAG_NAME, "pre").text
     profile, *words, pattern = shlex.split(command)
-    assert [profile, *words] == ["RELU_BENCH_PROFILE=smoke", "asv", "run", f"{LATER_COMMIT[:8]}^!", "--bench"]
+    # It was measured by core; smoke holds it too.
+    assert [profile, *words] == ["RELU_BENCH_PROFILE=core", "asv", "run", f"{LATER_COMMIT[:8]}^!", "--bench"]
     assert re.search(pattern, "relu.Forward.track_time('numpy.fresh', 1048576, 'float32')")
     assert len(detail.find_elements(By.CSS_SELECTOR, "svg circle")) == 32
     line.send_keys(Keys.ENTER)
     assert not opened.find_elements(By.CSS_SELECTOR, "tr.detail")
+
+
+@pytest.mark.parametrize(
+    ("case", "measured", "named"),
+    [
+        (FRESH, "full", "full"),
+        (FRESH, "", "smoke"),
+        (FRESH, "unknown", "smoke"),
+        (FRESH, "core; reboot", "smoke"),
+        (time("forward", "numpy.fresh", 2**20, "float64"), "core", "full"),
+        (time("forward", "numpy.fresh", 3), "core", ""),
+    ],
+)
+def test_the_command_names_the_profile_that_was_measured_if_it_holds_the_case(case, measured, named):
+    (command,) = everything._commands([case], [COMMIT], [measured])
+    assert command.partition(" ")[0] == (f"RELU_BENCH_PROFILE={named}" if named else "")
 
 
 def test_an_opened_row_is_as_wide_as_a_phone(opened):

@@ -22,6 +22,7 @@ FACTS: dict[str, dict[str, Callable[[], Any]]] = {
         "host": platform.node,
         "commit": partial(os.environ.get, "ASV_COMMIT"),
         "checkout": partial(os.environ.get, software.CHECKOUT),
+        "profile": partial(os.environ.get, "RELU_BENCH_PROFILE"),
         "uptime_s": lambda: float(text("/proc/uptime").split()[0]),
         "timer": lambda: time.get_clock_info("perf_counter").implementation,
         "timer_resolution_s": lambda: time.get_clock_info("perf_counter").resolution,

@@ -18,7 +18,7 @@ from benchmarks.harness.profiles import cases as of_profile
 from impls.catalog import STEPS, VARIANTS
 from impls.variant import Row
 from scripts.report import sources
-from scripts.report.results import ROUNDS
+from scripts.report.results import PROFILE, ROUNDS
 from scripts.report.section import Context, Section, rendered
 from scripts.report.text import bytes_text, number_text, ratio_text, row_label, time_text
 
@@ -168,7 +168,7 @@ def _data(context: Context, table: pd.DataFrame) -> dict[str, Any]:
         "reason": list(table["reason"]),
         "notes": list(table["notes"]),
         "rounds": [_rounds(*pair) for pair in zip(table[ROUNDS], table["value"], strict=True)],
-        "commands": _commands(cases, list(table["commit"])),
+        "commands": _commands(cases, list(table["commit"]), list(table[PROFILE])),
         "source": of_rows,
         "sources": code,
     }
@@ -208,16 +208,20 @@ def _rounds(rounds_s: Any, value: float) -> list[int]:
     return [round(1000 * min(seconds / value, 100.0)) for seconds in rounds_s[::step]]
 
 
-def _commands(cases: Sequence[Case], commits: Sequence[str]) -> list[str]:
-    """For each case, the command that measures it again, with what it is compared with; empty where there is none."""
-    holding: dict[Case, str] = {}
-    for name in reversed(PROFILES):
-        holding |= dict.fromkeys(of_profile(PROFILES[name], gpu=True, cores=max(1, *_threads(cases))), name)
+def _commands(cases: Sequence[Case], commits: Sequence[str], measured: Sequence[str]) -> list[str]:
+    """For each case, the command that measures it again, with what it is compared with; empty where there is none.
+
+    measured: the profiles that were measured. A command names it if it holds the case, else the smallest that does.
+    """
+    cores = max(1, *_threads(cases))
+    holding = {name: set(of_profile(profile, gpu=True, cores=cores)) for name, profile in PROFILES.items()}
+    names = [
+        next((name for name in (own, *PROFILES) if case in holding.get(name, ())), "")
+        for case, own in zip(cases, measured, strict=True)
+    ]
     return [
-        f"{VARIABLE}={holding[case]} asv run {commit[:8]}^! --bench {shlex.quote(_pattern(case))}"
-        if case in holding
-        else ""
-        for case, commit in zip(cases, commits, strict=True)
+        f"{VARIABLE}={name} asv run {commit[:8]}^! --bench {shlex.quote(_pattern(case))}" if name else ""
+        for case, commit, name in zip(cases, commits, names, strict=True)
     ]
 
 
