@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.harness.profiles import COMPARED
 from impls.activations import rows as family
-from impls.catalog import VARIANTS
+from impls.catalog import OPERATORS, VARIANTS
 from scripts.report import drawing, metrics
 from scripts.report.drawing import Figure
 from scripts.report.section import Context, Section, rendered
@@ -16,6 +16,8 @@ from scripts.report.text import row_label
 
 NAME, TITLE = "activations", "Activations against ReLU"
 FAMILY = [operator.name for operator in family.OPERATORS]
+# Operators that other sections draw.
+DRAWN = [name for name in OPERATORS if name not in FAMILY]
 DTYPE = "float32"
 DIRECTIONS = ("forward", "backward")
 WIDTH, HEIGHT = 10.6, 6.2

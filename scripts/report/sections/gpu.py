@@ -5,12 +5,11 @@ from math import nan
 
 import pandas as pd
 
-from impls.catalog import OPERATORS
 from impls.variant import DIRECTIONS, DTYPES
 from scripts.report import metrics
 from scripts.report.drawing import Figure
 from scripts.report.section import Context, Section, rendered
-from scripts.report.sections import throughput
+from scripts.report.sections import activations, throughput
 from scripts.report.text import row_label
 
 NAME, TITLE = "gpu", "GPU"
@@ -43,7 +42,7 @@ def _figures(times: pd.DataFrame, roofs: pd.DataFrame) -> list[Figure]:
         ("latency", "host latency", times, roofs[:0]),
     )
     figures = []
-    for dtype, (operator, direction) in product(DTYPES, product(OPERATORS, DIRECTIONS)):
+    for dtype, (operator, direction) in product(DTYPES, product(activations.DRAWN, DIRECTIONS)):
         for name, title, rows, lines in kinds:
             chosen = rows[(rows["dtype"] == dtype) & (rows["operator"] == operator) & (rows["direction"] == direction)]
             if len(chosen):

@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from impls.catalog import OPERATORS
 from impls.variant import DIRECTIONS
 from scripts.report import drawing, metrics
 from scripts.report.drawing import Figure
@@ -29,8 +28,7 @@ def section(context: Context) -> Section:
     measured = context.measured
     figures = [
         each
-        for operator in OPERATORS
-        if operator not in activations.FAMILY
+        for operator in activations.DRAWN
         for device in DEVICES
         if (each := _operator_figure(measured, operator, device))
     ]

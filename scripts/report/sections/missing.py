@@ -42,18 +42,18 @@ def _unchecked(measured: pd.DataFrame) -> int:
     return int(times["percent_of_roof"].isna().sum())
 
 
-def _not_run(table: pd.DataFrame, gpus: str | None) -> list[dict[str, str]]:
-    """The rows of the catalog that this run did not measure, with the reason."""
+def _not_run(table: pd.DataFrame, gpus: str | None) -> list[dict[str, Any]]:
+    """The rows of the catalog that this run did not measure, by subject and reason."""
     measured = set(zip(table["operator"], table["direction"], table["network"], table["variant"], strict=True))
     rows: list[tuple[tuple[str, str, str], Row]] = [((row.operator, row.direction, ""), row) for row in VARIANTS]
     rows += [(("", "", network), row) for network in NETWORKS for row in STEPS]
     without_gpu = {"cuda": "not run: no CUDA device"} if gpus == "none" else {}
+    names: dict[tuple[str, str], list[str]] = {}
+    for subject, row in rows:
+        if (*subject, row.name) not in measured:
+            reason = without_gpu.get(row.device, "not in the profile")
+            names.setdefault((" ".join(filter(None, subject)), reason), []).append(row.name)
     return [
-        {
-            "subject": " ".join(filter(None, subject)),
-            "variant": row.name,
-            "reason": without_gpu.get(row.device, "not in the profile"),
-        }
-        for subject, row in rows
-        if (*subject, row.name) not in measured
+        {"subject": subject, "variants": ", ".join(variants), "reason": reason, "count": len(variants)}
+        for (subject, reason), variants in names.items()
     ]

@@ -5,11 +5,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from impls.catalog import OPERATORS
 from impls.variant import DIRECTIONS
 from scripts.report import drawing, metrics
 from scripts.report.drawing import Figure
 from scripts.report.section import Context, Section, rendered
+from scripts.report.sections import activations
 from scripts.report.text import row_label
 
 NAME, TITLE = "threads", "Thread scaling"
@@ -31,7 +31,7 @@ def _figures(rows: pd.DataFrame) -> list[Figure]:
     """A figure for each operator, a panel for each direction: speed-up at the largest size."""
     rows = rows[(rows["elements"] == rows["elements"].max()) & (rows["device"] == "cpu")]
     figures = []
-    for operator in OPERATORS:
+    for operator in activations.DRAWN:
         of_operator = rows[rows["operator"] == operator]
         panels = [direction for direction in DIRECTIONS if direction in set(of_operator["direction"])]
         if not panels or of_operator["threads"].nunique() < 2:

@@ -12,7 +12,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from benchmarks.harness.roofline.loops import ORDINARY
-from impls.catalog import OPERATORS
 from impls.variant import DIRECTIONS
 from scripts.report import drawing, metrics
 from scripts.report.drawing import HIDDEN, SHOWN, Figure
@@ -33,9 +32,8 @@ def section(context: Context) -> Section:
     """The section of a run; says so where it has no times."""
     times = metrics.numbered(context.measured, "time")
     times = times[(times["device"] == "cpu") & (times["dtype"] == DTYPE) & ~times["impossible"]]
-    times = times[~times["operator"].isin(activations.FAMILY)]
     groups = dict(iter(times.groupby(["operator", "direction"])))
-    drawn = {subject: groups[subject] for subject in product(OPERATORS, DIRECTIONS) if subject in groups}
+    drawn = {subject: groups[subject] for subject in product(activations.DRAWN, DIRECTIONS) if subject in groups}
     names = {subject: f"{'.'.join(subject)}-{DTYPE}" for subject in drawn}
     figures = [
         figure(rows, context.roofs, caches_bytes(context.facts), names[subject], f"{row_label(*subject)}, {DTYPE}")

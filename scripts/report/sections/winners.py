@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from impls.catalog import OPERATORS
 from impls.variant import DIRECTIONS, DTYPES
 from scripts.report import drawing, metrics
 from scripts.report.section import Context, Section, rendered
+from scripts.report.sections import activations
 from scripts.report.text import row_label
 
 NAME, TITLE = "winners", "Who wins where"
@@ -48,7 +48,7 @@ def section(context: Context) -> Section:
     dtypes = sorted(DTYPES, key=lambda dtype: dtype != FIRST_DTYPE)
     subjects = [
         (operator, direction, dtype)
-        for dtype, operator, direction in product(dtypes, OPERATORS, DIRECTIONS)
+        for dtype, operator, direction in product(dtypes, activations.DRAWN, DIRECTIONS)
         if (operator, direction, dtype) in groups
     ]
     tables = [_heat(groups[subject], *subject) for subject in subjects]

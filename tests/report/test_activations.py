@@ -1,0 +1,68 @@
+"""Test the section that compares the other activations with ReLU."""
+
+import pytest
+
+from benchmarks.harness.case import OperatorCase
+from benchmarks.harness.measurement import Ratio
+from tests.report.pages import build
+from tests.synthetic import content, record, write, write_records
+
+SIZES = (2**15, 2**20)
+VARIANTS = ("numpy.out", "numba-threads.out", "torch.out", "jax.fresh")
+# Times of ReLU's rows.
+RATIOS = {"gelu": 8.0, "sigmoid": 4.0, "tanh": 3.0}
+IMPOSSIBLE = OperatorCase("time", "tanh", "forward", "torch.out", 2**20)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A report of three activations beside ReLU; one time cannot be right."""
+    folder = tmp_path_factory.mktemp("activations")
+    numbers, lines = {}, []
+    for name, ratio in RATIOS.items():
+        for direction in ("forward", "backward"):
+            for variant in VARIANTS:
+                for elements in SIZES:
+                    case = OperatorCase("time", name, direction, variant, elements)
+                    numbers[case] = value = 1e-10 * ratio * elements
+                    ratios = {"relu": Ratio(ratio, 0.9 * ratio, 1.1 * ratio, variant)}
+                    if case == IMPOSSIBLE:
+                        ratios["roof"] = Ratio(0.01, 0.005, 0.02, "copy.all")
+                    lines.append(record(case, value=value, ratios=ratios))
+    write(folder / "results", content(numbers))
+    write_records(folder / "outcomes", lines)
+    return build(folder)
+
+
+def test_the_page_answers_whether_relu_is_cheaper(page):
+    html = (page / "index.html").read_text()
+    answer = html.partition("Is ReLU cheaper than functions with exponentials?")[2].partition("</li>")[0][:900]
+    assert "from 3 times (tanh, 2.7 … 3.3)" in answer
+    assert "8 times</b> (gelu, 7.2 … 8.8) in numpy.out" in answer
+    # The impossible time of tanh in PyTorch has no ratio: the next one is the lowest.
+    assert "from 4 times (sigmoid, 3.6 … 4.4)" in answer
+
+
+def test_figures_show_ratios_and_errors_of_each_framework(page):
+    for name in ("activations.forward", "activations.backward", "activations.accuracy"):
+        text = (page / f"{name}.svg").read_text()
+        assert all(f">{variant}<" in text for variant in VARIANTS), name
+        assert text.count(">gelu<") == len(VARIANTS)
+    assert (page / "activations.forward.svg").read_text().count(">tanh<") == len(VARIANTS)
+
+
+def test_the_table_gives_errors_times_and_ratios(page):
+    html = (page / "index.html").read_text()
+    table = html.partition('id="activations-table"')[2].partition("</table>")[0]
+    assert table.count("<tr") == 1 + 2 * len(RATIOS) * len(VARIANTS)
+    row = table.partition("<td>gelu forward</td><td>torch.out</td>")[2].partition("</tr>")[0]
+    assert row.count('<td class="n">0.8</td>') == len(SIZES)
+    # Errors of PyTorch's gelu count in ulps of the argument.
+    assert row.startswith('<td class="n">9*</td>')
+
+
+def test_the_page_says_which_activations_can_work_in_place(page):
+    text = (page / "index.html").read_text().partition("can work in place if")[2].partition("</p>")[0]
+    yes, no = text.split(": yes.")
+    assert "sigmoid" in yes
+    assert "gelu" in no
