@@ -65,11 +65,11 @@ def forward_inplace(x: Array) -> Array:
 def forward_clip_out(x: Array, out: Array) -> Array:
     if out.shape != x.shape or out.dtype != x.dtype:
         checks.alike(x, out)
-    return np.clip(x, 0, np.inf, out=out)
+    return x.clip(0, np.inf, out=out)
 
 
 def forward_clip_inplace(x: Array) -> Array:
-    return np.clip(x, 0, np.inf, out=x)
+    return x.clip(0, np.inf, out=x)
 
 
 def forward_threads_out(x: Array, out: Array) -> Array:
