@@ -241,8 +241,9 @@ class Variant(Row):
     """One implementation of one direction of an operator.
 
     saved_for_backward: the value that backward needs; in a round trip, the value kept between its halves.
-    extra_traffic: traffic beyond one pass over what the operator requires. temporary: memory allocated during a call
-    beside the results and the mask of a round trip. extra_saved: memory kept besides the saved value.
+    extra_traffic: traffic beyond one pass over what the operator requires. nontemporal: results that do not fit a cache
+    are stored past it, without fetching their memory first. temporary: memory allocated during a call beside the
+    results and the mask of a round trip. extra_saved: memory kept besides the saved value.
     tolerance_ulps: largest error against the float64 reference, in units in the last place; 0 is exact.
     tolerance_floor: where a result is smaller than this share of its argument (forward: x, backward: grad), the units
     are those of that share. For formulas that subtract nearly equal numbers.
@@ -253,6 +254,7 @@ class Variant(Row):
     direction: Direction
     saved_for_backward: Saved = "none"
     extra_traffic: Traffic = Traffic()
+    nontemporal: bool = False
     temporary: Size = Size()
     extra_saved: Size = Size()
     semantics: Semantics = Semantics()
@@ -286,8 +288,8 @@ class Variant(Row):
 
     @property
     def traffic(self) -> Traffic:
-        """Traffic of this implementation. Stores on a GPU, and those over an input, fetch nothing first."""
-        fetched = results(self.direction) if self.memory != "inplace" else 0
+        """Traffic of this implementation. Stores on a GPU, non-temporal ones and those over an input fetch nothing."""
+        fetched = 0 if self.memory == "inplace" or self.nontemporal else results(self.direction)
         traffic = self.required_traffic + self.extra_traffic + Traffic(write_allocate=fetched)
         return traffic if self.device == "cpu" else Traffic(**{**vars(traffic), "write_allocate": 0})
 

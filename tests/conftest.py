@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -45,6 +45,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     clock.install(monkeypatch)
     return clock
+
+
+@pytest.fixture(scope="module")
+def large_results() -> Iterator[None]:
+    """Let rows that choose by the size of a result treat every result as a large one."""
+    from impls.relu import numba_streaming
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(numba_streaming, "LEAST_BYTES", 0)
+        yield
 
 
 # Layout of an array: a function that rearranges NumPy's values, and the view that undoes it.

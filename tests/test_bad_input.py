@@ -21,6 +21,8 @@ ELEMENTS = 37
 GUARD = 8
 REFUSALS = (TypeError, ValueError, RuntimeError)
 
+pytestmark = pytest.mark.usefixtures("large_results")
+
 Values = np.ndarray
 View = Callable[[Any], Any]
 

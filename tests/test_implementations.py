@@ -38,8 +38,11 @@ FLAT = npst.array_shapes(min_dims=1, max_dims=1, min_side=0, max_side=40)
 JAX_SHAPES = st.sampled_from([(), (0,), (9,), (3, 5)])
 
 Values = np.ndarray
-# Rows that multiply compute infinity times 0.
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in multiply:RuntimeWarning")
+pytestmark = [
+    pytest.mark.usefixtures("large_results"),
+    # Rows that multiply compute infinity times 0.
+    pytest.mark.filterwarnings("ignore:invalid value encountered in multiply:RuntimeWarning"),
+]
 eager_cases = pytest.mark.parametrize(("row", "dtype"), cases(eager))
 
 

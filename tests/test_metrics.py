@@ -92,6 +92,8 @@ def only_row(numbers: Mapping[Any, float | None], **ratios: Ratio) -> pd.Series:
         (time("forward", "numpy.inplace"), 8.388608, 8.388608),
         (time("forward", "numpy.out", dtype="float16"), 4.194304, 6.291456),
         (time("forward", "numpy.out", dtype="float64"), 16.777216, 25.165824),
+        # Non-temporal stores fetch nothing.
+        (time("forward", "numba-threads-nt.out"), 8.388608, 8.388608),
         # grad and the saved array are read, the gradient is written.
         (time("backward", "numba.out"), 12.582912, 16.777216),
         # grad and a mask are read, of one byte, then of one bit, per element.

@@ -16,7 +16,10 @@ from tests.conftest import arguments, cases, results
 DECLARED = {"0": 0.0, "nan": np.nan}
 GRAD = 5.0
 
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in multiply:RuntimeWarning")
+pytestmark = [
+    pytest.mark.usefixtures("large_results"),
+    pytest.mark.filterwarnings("ignore:invalid value encountered in multiply:RuntimeWarning"),
+]
 on_x86 = pytest.mark.skipif(
     platform.machine() != "x86_64", reason=f"declared as seen on x86-64; this is {platform.machine()}"
 )

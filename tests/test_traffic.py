@@ -14,11 +14,11 @@ from impls.variant import ITEMSIZE_BYTES, Traffic, Variant
 from tests.conftest import cases, eager
 from tests.tracing import Moved, trace
 
-# Per element: XLA also counts scalars and tables of pointers.
-TOLERANCE_BYTES = 1e-3
 FIELDS = [field.name for field in fields(Traffic)]
 # Bytes per element of packed bits, the smallest array.
 BIT = 1 / 8
+# Per element: XLA also counts scalars and tables of pointers, and non-temporal stores leave the ends of an array out.
+TOLERANCE_BYTES = BIT / 8
 # Rows of torch.compile take seconds to compile for each dtype, so they have one.
 ROWS = [case for case in cases() if eager(case.values[0]) or "float32" in case.values]
 every_row = pytest.mark.parametrize(("row", "dtype"), ROWS)

@@ -10,7 +10,7 @@ Formulas take and return scalars of one dtype. Conditional expressions become se
 literal float would be float64 and would promote the result: `real` converts it. With the exponentials of `vector_math`
 LLVM vectorises every loop in float32; in float64, those with exponentials call the C library for each element.
 
-Fresh results come from NumPy's allocator. Arguments are checked as in `impls.relu.numba_cpu`. Numba's cache ignores
+Fresh results come from NumPy's allocator. Numba's cache ignores
 changes in other files: after a change in `vector_math`, clear the cache or edit this file too.
 """
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from impls.activations.constants import CUBIC, LEAKY_SLOPE, SELU_ALPHA, SELU_SCALE, SQRT_2_OVER_PI
 from impls.activations.vector_math import exp, expm1, log1p, normal
 from impls.relu import checks
-from impls.relu.numba_cpu import called, contiguous, overlap_in_part, same_floating_dtype
+from impls.relu.numba_checks import call, contiguous, require_backward, require_forward
 
 Array = NDArray[Any]
 Formula = Callable[..., Any]
@@ -257,12 +257,10 @@ def squared_relu_backward(grad, x):
 def _forward(formula: Formula) -> Any:
     @njit(cache=True)
     def forward(x, out):
-        if x.shape != out.shape or not same_floating_dtype(x, out) or overlap_in_part(x, out):
-            raise ValueError
+        require_forward(x, out)
         source, target = x.reshape(x.size), out.reshape(out.size)
         for i in range(source.size):
             target[i] = formula(source[i])
-        return out
 
     return forward
 
@@ -271,12 +269,10 @@ def _forward_inplace(formula: Formula) -> Any:
     # A separate loop: with one array as both arguments, LLVM's overlap test selects the scalar loop.
     @njit(cache=True)
     def forward_inplace(x):
-        if not same_floating_dtype(x, x):
-            raise ValueError
+        require_forward(x, x)
         target = x.reshape(x.size)
         for i in range(target.size):
             target[i] = formula(target[i])
-        return x
 
     return forward_inplace
 
@@ -284,12 +280,10 @@ def _forward_inplace(formula: Formula) -> Any:
 def _forward_threads(formula: Formula) -> Any:
     @njit(cache=True, parallel=True)
     def forward_threads(x, out):
-        if x.shape != out.shape or not same_floating_dtype(x, out) or overlap_in_part(x, out):
-            raise ValueError
+        require_forward(x, out)
         source, target = x.reshape(x.size), out.reshape(out.size)
         for i in prange(source.size):
             target[i] = formula(source[i])
-        return out
 
     return forward_threads
 
@@ -297,16 +291,10 @@ def _forward_threads(formula: Formula) -> Any:
 def _backward(formula: Formula) -> Any:
     @njit(cache=True)
     def backward(grad, saved, out):
-        if grad.shape != saved.shape or grad.shape != out.shape:
-            raise ValueError
-        if not same_floating_dtype(grad, out) or not same_floating_dtype(grad, saved):
-            raise ValueError
-        if overlap_in_part(grad, out) or overlap_in_part(saved, out):
-            raise ValueError
+        require_backward(grad, saved, out)
         gradient, kept, target = grad.reshape(grad.size), saved.reshape(saved.size), out.reshape(out.size)
         for i in range(gradient.size):
             target[i] = formula(gradient[i], kept[i])
-        return out
 
     return backward
 
@@ -314,12 +302,10 @@ def _backward(formula: Formula) -> Any:
 def _backward_inplace(formula: Formula) -> Any:
     @njit(cache=True)
     def backward_inplace(grad, saved):
-        if grad.shape != saved.shape or not same_floating_dtype(grad, saved) or overlap_in_part(saved, grad):
-            raise ValueError
+        require_backward(grad, saved, grad)
         target, kept = grad.reshape(grad.size), saved.reshape(saved.size)
         for i in range(target.size):
             target[i] = formula(target[i], kept[i])
-        return grad
 
     return backward_inplace
 
@@ -327,16 +313,10 @@ def _backward_inplace(formula: Formula) -> Any:
 def _backward_threads(formula: Formula) -> Any:
     @njit(cache=True, parallel=True)
     def backward_threads(grad, saved, out):
-        if grad.shape != saved.shape or grad.shape != out.shape:
-            raise ValueError
-        if not same_floating_dtype(grad, out) or not same_floating_dtype(grad, saved):
-            raise ValueError
-        if overlap_in_part(grad, out) or overlap_in_part(saved, out):
-            raise ValueError
+        require_backward(grad, saved, out)
         gradient, kept, target = grad.reshape(grad.size), saved.reshape(saved.size), out.reshape(out.size)
         for i in prange(gradient.size):
             target[i] = formula(gradient[i], kept[i])
-        return out
 
     return backward_threads
 
@@ -353,10 +333,12 @@ class Forward:
         return _forward(self.formula), _forward_inplace(self.formula)
 
     def out(self, x: Array, out: Array) -> Array:
-        return called(self.kernels[0], x, out)
+        call(self.kernels[0], x, out)
+        return out
 
     def inplace(self, x: Array) -> Array:
-        return called(self.kernels[1], x)
+        call(self.kernels[1], x)
+        return x
 
 
 @dataclass(frozen=True)
@@ -372,13 +354,14 @@ class ForwardThreads:
 
     def fresh(self, x: Array) -> Array:
         x = contiguous(x)
-        return called(self.kernel, x, np.empty_like(x))
+        return self.out(x, np.empty_like(x))
 
     def out(self, x: Array, out: Array) -> Array:
-        return called(self.kernel, x, out)
+        call(self.kernel, x, out)
+        return out
 
     def inplace(self, x: Array) -> Array:
-        return called(self.kernel, x, x)
+        return self.out(x, x)
 
 
 @dataclass(frozen=True)
@@ -393,10 +376,12 @@ class Backward:
         return _backward(self.formula), _backward_inplace(self.formula)
 
     def out(self, grad: Array, saved: Array, out: Array) -> Array:
-        return called(self.kernels[0], grad, saved, out)
+        call(self.kernels[0], grad, saved, out)
+        return out
 
     def inplace(self, grad: Array, saved: Array) -> Array:
-        return called(self.kernels[1], grad, saved)
+        call(self.kernels[1], grad, saved)
+        return grad
 
 
 @dataclass(frozen=True)
@@ -412,13 +397,14 @@ class BackwardThreads:
 
     def fresh(self, grad: Array, saved: Array) -> Array:
         grad = contiguous(grad)
-        return called(self.kernel, grad, contiguous(saved), np.empty_like(grad))
+        return self.out(grad, contiguous(saved), np.empty_like(grad))
 
     def out(self, grad: Array, saved: Array, out: Array) -> Array:
-        return called(self.kernel, grad, saved, out)
+        call(self.kernel, grad, saved, out)
+        return out
 
     def inplace(self, grad: Array, saved: Array) -> Array:
-        return called(self.kernel, grad, saved, grad)
+        return self.out(grad, saved, grad)
 
 
 @dataclass(frozen=True)
@@ -463,22 +449,17 @@ squared_relu_roundtrip = Roundtrip(threads.squared_relu, threads.squared_relu_ba
 
 @njit(cache=True, parallel=True)
 def _prelu_threads(x, slope, out):
-    if x.shape != out.shape or not same_floating_dtype(x, out) or overlap_in_part(x, out):
-        raise ValueError
+    require_forward(x, out)
     source, target = x.reshape(x.size), out.reshape(out.size)
     factor = slope[0]
     for i in prange(source.size):
         value = source[i]
         target[i] = value if value > 0 else factor * value
-    return out
 
 
 @njit(cache=True, parallel=True)
 def _prelu_backward_threads(grad, saved, slope, out):
-    if grad.shape != saved.shape or grad.shape != out.shape or not same_floating_dtype(grad, out):
-        raise ValueError
-    if not same_floating_dtype(grad, saved) or overlap_in_part(grad, out) or overlap_in_part(saved, out):
-        raise ValueError
+    require_backward(grad, saved, out)
     gradient, kept, target = grad.reshape(grad.size), saved.reshape(saved.size), out.reshape(out.size)
     # Apart from the line above: with arrays and a scalar in one assignment, Numba 0.68 drops the stores to target.
     factor = slope[0]
@@ -486,7 +467,7 @@ def _prelu_backward_threads(grad, saved, slope, out):
     for i in prange(gradient.size):
         total += 0.0 if kept[i] > 0 else np.float64(gradient[i]) * kept[i]
         target[i] = gradient[i] if kept[i] > 0 else factor * gradient[i]
-    return out, total
+    return total
 
 
 def prelu(x: Array, slope: Array) -> Array:
@@ -496,7 +477,8 @@ def prelu(x: Array, slope: Array) -> Array:
 
 def prelu_out(x: Array, slope: Array, out: Array) -> Array:
     checks.parameter(x, slope=slope)
-    return called(_prelu_threads, x, slope, out)
+    call(_prelu_threads, x, slope, out)
+    return out
 
 
 def prelu_inplace(x: Array, slope: Array) -> Array:
@@ -510,6 +492,6 @@ def prelu_backward(grad: Array, saved: Array, slope: Array) -> tuple[Array, Arra
 
 def prelu_backward_out(grad: Array, saved: Array, slope: Array, out: Array) -> tuple[Array, Array]:
     checks.parameter(grad, slope=slope)
-    _, total = called(_prelu_backward_threads, grad, saved, slope, out)
+    total = call(_prelu_backward_threads, grad, saved, slope, out)
     with np.errstate(over="ignore"):
         return out, np.array([total], slope.dtype)

@@ -6,11 +6,13 @@ backward_*              one loop; `saved` is the input or the output
 backward_bool_*         from a mask of one byte an element
 backward_bits_*         from packed bits, eight elements a byte
 roundtrip_*             forward and backward as a pair
+forward_*_hugepages     with a result from NumPy, which asks the system for huge pages from 4 MiB on; Numba does not
 
-Fresh forms allocate inside the compiled function, with Numba's allocator, as users' functions do. Other compiled
-functions return nothing: Numba would make a new Python object of an array that the caller has, which takes as long as
-the rest of a short call. Compiled code checks shapes, dtypes and overlap (`numba_checks`). Arrays are C-contiguous,
-float32 or float64 (Numba has no half precision on the CPU); the fresh forms copy arrays of another layout first.
+Other fresh forms allocate inside the compiled function, with Numba's allocator, as users' functions do. Functions that
+write into an argument do not return it from compiled code: Numba would make a new Python object of it, which takes as
+long as the rest of a short call. Compiled code checks shapes, dtypes and overlap (`numba_checks`). Arrays are
+C-contiguous, float32 or float64 (Numba has no half precision on the CPU); the fresh forms copy arrays of another layout
+first.
 """
 
 from collections.abc import Callable
@@ -211,6 +213,11 @@ def forward_inplace(x: Array) -> Array:
 
 def forward_threads(x: Array) -> Array:
     return call(_forward_threads_fresh, contiguous(x))
+
+
+def forward_threads_hugepages(x: Array) -> Array:
+    x = contiguous(x)
+    return forward_threads_out(x, np.empty_like(x))
 
 
 def forward_threads_out(x: Array, out: Array) -> Array:

@@ -1,5 +1,7 @@
 """The rows of ReLU: what each function in this folder is, in the order of the files."""
 
+from dataclasses import replace
+
 from impls.declare import Framework, on_cuda
 from impls.variant import CPP_COMPILER, DTYPES, Operator, Semantics, Size, Traffic
 
@@ -144,6 +146,12 @@ LOOP = NUMBA.flavour("numba", "one thread", threaded=False)
 THREADS = NUMBA.flavour("numba-threads")
 THREADS_BOOL = NUMBA.flavour("numba-threads-bool")
 THREADS_BITS = NUMBA.flavour("numba-threads-bits")
+HUGE_PAGES = NUMBA.flavour("numba-threads-hugepages")
+STREAMING = replace(NUMBA, module="impls.relu.numba_streaming")
+NONTEMPORAL = STREAMING.flavour("numba-threads-nt")
+NONTEMPORAL_BITS = STREAMING.flavour("numba-threads-bits-nt")
+ARENA = STREAMING.flavour("numba-threads-nt-arena")
+PAST_CACHE = "non-temporal stores for large results; no fast-math"
 
 NUMBA_ROWS = (
     *LOOP.forward("no fast-math", fresh="forward", out="forward_out", inplace="forward_inplace"),
@@ -164,6 +172,11 @@ NUMBA_ROWS = (
     ),
     *THREADS.roundtrip("output", "hand-written pair", fresh="roundtrip_threads", inplace="roundtrip_threads_inplace"),
     *THREADS_BITS.roundtrip("bits", "hand-written pair", inplace="roundtrip_bits_threads_inplace"),
+    *HUGE_PAGES.forward("allocates with NumPy, which asks for huge pages", fresh="forward_threads_hugepages"),
+    *NONTEMPORAL.forward(PAST_CACHE, out="forward_out", nontemporal=True),
+    *NONTEMPORAL.backward("output", PAST_CACHE, out="backward_out", nontemporal=True),
+    *NONTEMPORAL_BITS.backward("bits", PAST_CACHE, out="backward_bits_out", nontemporal=True),
+    *ARENA.forward(f"{PAST_CACHE}; keeps the memory of a freed result", fresh="forward_arena", nontemporal=True),
 )
 
 # PyTorch ----------------------------------------------------------------------------------------------------------

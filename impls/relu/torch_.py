@@ -8,6 +8,7 @@ roundtrip_autograd         the usual form: `torch.autograd` saves the result of 
 roundtrip_compiled         the same through `torch.compile`
 roundtrip_inplace          the plain operators, both in place
 
+No row allocates results in huge pages: PyTorch reads THP_MEM_ALLOC_ENABLE, which asks for them, once in a process.
 Packed bits are missing: eager PyTorch can unpack them only in several passes over temporaries larger than the gradient.
 The functions refuse outputs of another shape, which PyTorch would resize, and outputs that overlap an input in part,
 which `threshold_backward` does not check.

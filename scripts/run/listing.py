@@ -81,8 +81,8 @@ def _listed(profile: str, gpu: bool) -> list[dict[str, Any]]:
     return entries
 
 
-def _accepted(row: "Variant") -> tuple[Any, ...]:
-    """The errors and departures that the checks let pass."""
+def _accepted(row: Any) -> tuple[Any, ...]:
+    """The errors and departures of a `Variant` that the checks let pass."""
     return row.tolerance_ulps, row.tolerance_floor, row.semantics
 
 

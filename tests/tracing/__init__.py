@@ -24,14 +24,18 @@ class Span(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One pass through memory. reads: the spans that it reads before it writes to them, if it does."""
+    """One pass through memory.
+
+    reads: the spans that it reads before it writes to them, if it does. streamed: those that it writes non-temporally.
+    """
 
     reads: set[Span]
     writes: set[Span]
+    streamed: frozenset[Span] | set[Span] = frozenset()
 
 
 class Moved(NamedTuple):
-    """Bytes per element of one call. fetched: written but not read in the same pass, so a store fetches them."""
+    """Bytes per element of one call. fetched: written by ordinary stores, and not read before in the same pass."""
 
     read: float
     written: float
@@ -44,7 +48,7 @@ def moved(steps: Iterable[Step], elements: int) -> Moved:
     return Moved(
         sum(_bytes(step.reads) for step in steps) / elements,
         sum(_bytes(step.writes) for step in steps) / elements,
-        sum(_bytes(step.writes - step.reads) for step in steps) / elements,
+        sum(_bytes(step.writes - step.reads - step.streamed) for step in steps) / elements,
     )
 
 

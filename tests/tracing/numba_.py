@@ -1,6 +1,7 @@
 """Numba: run its functions as plain Python on arrays that record each element; every call of a function is one pass.
 
-This does not see what LLVM makes of a loop, nor that two loops of one function are two passes.
+Intrinsics, which are LLVM code, have stand-ins here. This does not see what LLVM makes of a loop, nor that two loops of
+one function are two passes.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,14 @@ from benchmarks.harness.truth import operators
 from impls.variant import Variant
 from tests.tracing import Moved, Span, Step, moved, positive
 
-# A multiple of 8, the number of elements in a byte of bits.
-ELEMENTS = 1024
+# A multiple of 8, the number of elements in a byte of bits. With non-temporal stores so many that the few elements
+# outside of whole lines do not count.
+ELEMENTS, STREAMED_ELEMENTS = 1024, 2**15
+LINE_BYTES = 64
+
+
+def new_step() -> Step:
+    return Step(set(), set(), set())
 
 
 class RecordingArray(np.ndarray):
@@ -25,7 +32,7 @@ class RecordingArray(np.ndarray):
     step: Step
 
     def __array_finalize__(self, parent: Any) -> None:
-        self.step = getattr(parent, "step", Step(set(), set()))
+        self.step = getattr(parent, "step", new_step())
 
     def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, slice) and self._span(key) not in self.step.writes:
@@ -36,6 +43,12 @@ class RecordingArray(np.ndarray):
         self.step.writes.add(self._span(key))
         super().__setitem__(key, value)
 
+    def stream(self, index: int, value: Any) -> None:
+        """Write an element non-temporally."""
+        self[index] = value
+        assert isinstance(self.step.streamed, set)
+        self.step.streamed.add(self._span(index))
+
     def _span(self, index: int) -> Span:
         return Span(self.ctypes.data + index * self.itemsize, self.itemsize)
 
@@ -45,8 +58,9 @@ def trace(row: Variant, dtype: str) -> Moved:
     steps: list[Step] = []
     module, name = row.function.split(":")
     function = getattr(_interpreted(module, steps), name)
-    operators.call(row, function)(*positive(row, dtype, ELEMENTS))
-    return moved(steps, ELEMENTS)
+    elements = STREAMED_ELEMENTS if row.nontemporal else ELEMENTS
+    operators.call(row, function)(*positive(row, dtype, elements))
+    return moved(steps, elements)
 
 
 def _interpreted(name: str, steps: list[Step]) -> Any:
@@ -55,14 +69,31 @@ def _interpreted(name: str, steps: list[Step]) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
-    with mock.patch.multiple(numba, njit=lambda **_: lambda function: _as_pass(function, steps), prange=range):
+    with (
+        mock.patch.multiple(numba, njit=lambda **_: lambda function: _as_pass(function, steps), prange=range),
+        mock.patch.object(numba.extending, "intrinsic", lambda definition: STAND_INS[definition.__name__]),
+    ):
         spec.loader.exec_module(module)
+    # Results that are large enough for non-temporal stores.
+    vars(module)["LEAST_BYTES"] = 0
     return module
+
+
+def _store_line(out: RecordingArray, values: RecordingArray, saved: RecordingArray, start: int, i: int) -> None:
+    """Read and write as the intrinsic does; all values are positive, so all are kept."""
+    first, lanes = start + i, LINE_BYTES // out.itemsize
+    assert (out.ctypes.data + first * out.itemsize) % LINE_BYTES == 0
+    for position in range(first, first + lanes):
+        saved[position // 8 if saved.dtype == np.uint8 else position]
+        out.stream(position, values[position])
+
+
+STAND_INS: dict[str, Callable[..., None]] = {"store_line": _store_line, "_fence": lambda: None}
 
 
 def _as_pass(function: Callable[..., Any], steps: list[Step]) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
-        steps.append(Step(set(), set()))
+        steps.append(new_step())
         # The overlap check takes spans of arrays, not arrays.
         return function(*(_recording(a, steps[-1]) if isinstance(a, np.ndarray) else a for a in arguments))
 

@@ -1,0 +1,85 @@
+"""Test that memory of results is used again only once no view of it is left, and that it is counted and bounded."""
+
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from impls import arena
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def empty_arena() -> None:
+    arena._kept.clear()
+
+
+def like(elements: int) -> np.ndarray:
+    return np.zeros(elements, np.float32)
+
+
+def test_results_have_the_shape_and_dtype_of_the_argument():
+    for x in (np.zeros((3, 5)), np.zeros((3, 5), np.float16).T, np.zeros(()), np.zeros((0, 2), np.float32)):
+        y = arena.empty_like(x)
+        assert (y.shape, y.dtype, y.flags.c_contiguous, y.flags.writeable) == (x.shape, x.dtype, True, True)
+
+
+def test_memory_is_used_again_after_the_last_view():
+    result = arena.empty_like(like(1000))
+    address, view = result.ctypes.data, result[100:200][::2]
+    view[:] = 5
+    del result
+    others = [arena.empty_like(like(1000)) for _ in range(3)]
+    for other in others:
+        assert not np.shares_memory(other, view)
+        other[:] = 1
+    assert (view == 5).all()
+    del view
+    again = arena.empty_like(like(1000))
+    assert again.ctypes.data == address
+    del other
+    others.append(again)
+    addresses = {array.ctypes.data for array in others}
+    assert len(addresses) == len(others)
+
+
+def test_other_sizes_get_other_memory():
+    address = arena.empty_like(like(1000)).ctypes.data
+    assert arena.empty_like(like(999)).ctypes.data != address
+    assert arena.empty_like(np.zeros(500)).ctypes.data == address
+
+
+def test_little_is_kept():
+    for elements in range(1000, 1000 + 2 * arena.MOST_KEPT):
+        results = [arena.empty_like(like(elements)) for _ in range(3)]
+        del results
+    assert len(arena._kept) == arena.MOST_KEPT
+    assert max(arena._kept) == 4 * (1000 + 2 * arena.MOST_KEPT - 1)
+
+
+def test_tracemalloc_counts_results_and_not_what_is_kept():
+    x = like(2**20)
+    arena.empty_like(x)
+    tracemalloc.start()
+    try:
+        for _ in range(2):
+            before, _ = tracemalloc.get_traced_memory()
+            result = arena.empty_like(x)
+            during, _ = tracemalloc.get_traced_memory()
+            del result
+            after, _ = tracemalloc.get_traced_memory()
+            # Some objects of Python's own.
+            assert 0 <= during - before - x.nbytes < 4096
+            assert abs(after - before) < 4096
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_result_may_outlive_the_program():
+    program = "import numpy; from impls import arena; y = arena.empty_like(numpy.ones(9)); z = [y]; z.append(z)"
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (0, "")
