@@ -26,6 +26,18 @@ def number_text(value: float | None, digits: int = 3) -> str:
     return f"{float(f'{value:.{digits}g}'):,.12f}".rstrip("0").rstrip(".")
 
 
+def figure_text(value: float) -> str:
+    """A number of any size: integers in full, "0.496", and "4.81e-07" where three digits are far behind the point."""
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{value:,.0f}"
+    return number_text(value) if 1e-4 <= abs(value) < 1e15 else f"{value:.2e}"
+
+
+def ends_text(low: float | None, high: float | None) -> str:
+    """The ends of an interval: "0.49 … 0.502"; "exact" without them."""
+    return "exact" if low is None or high is None else f"{figure_text(low)} … {figure_text(high)}"
+
+
 def bytes_text(value: float) -> str:
     """Bytes in binary units: 4096 is "4 KiB"."""
     for unit in ("B", "KiB", "MiB", "GiB"):
