@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.harness.measurement import UNKNOWN
+from scripts.claims import document
 from scripts.report import comparison, fingerprints, metrics, results
 from scripts.report.rendering import script, style, template
 from scripts.report.results import Run
@@ -25,8 +26,10 @@ from scripts.report.sections import (
     activations,
     against,
     answers,
+    claims,
     compiling,
     everything,
+    examples,
     gpu,
     history,
     machine,
@@ -43,8 +46,8 @@ from scripts.setup.pins import ROOT
 
 # In the order of the page.
 SECTIONS = (
-    answers, against, winners, throughput, activations, gpu, memory, steps, compiling, threads, semantics, history,
-    everything, missing, machine,
+    answers, against, winners, throughput, activations, gpu, memory, steps, compiling, threads, semantics, claims,
+    history, everything, missing, machine, examples,
 )  # fmt: skip
 ASV_SITE = ROOT / ".asv" / "html" / "index.html"
 # Spreadsheets interpret text that starts with one of these as a formula.
@@ -112,7 +115,8 @@ def _write(options: argparse.Namespace, loaded: results.Results) -> None:
     if len(same_name) > 1:
         print(f"report: {len(same_name)} different machines share the name {run.machine!r}", file=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
-    context = Context(loaded, run, against, _comparisons(options.out), _asv_site(options))
+    read = (_document(options.out / f"{kind}.json") for kind in (document.CLAIMS, document.EXAMPLES))
+    context = Context(loaded, run, against, _comparisons(options.out), _asv_site(options), *read)
     for name, content in build(context).items():
         (options.out / name).write_bytes(content)
 
@@ -210,6 +214,15 @@ def _comparisons(folder: Path) -> list[tuple[str, comparison.Result]]:
         except (OSError, ValueError) as error:
             print(f"report: skipped {path}: {error}", file=sys.stderr)
     return found
+
+
+def _document(path: Path) -> document.Document | None:
+    """The claims or examples in a file; None where there is no such file, or none that can be read."""
+    try:
+        return document.read(path)
+    except (OSError, ValueError) as error:
+        print(f"report: skipped {path}: {document.printable(str(error))}", file=sys.stderr)
+        return None
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

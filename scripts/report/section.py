@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from scripts.claims.document import Document
 from scripts.report import fingerprints, metrics
 from scripts.report.comparison import Result as Comparison
 from scripts.report.drawing import Figure
@@ -20,7 +21,7 @@ class Context:
     """All that sections are made from.
 
     run: that the page shows. against: another one to show beside it. comparisons: by the names of their files.
-    asv_site: a link to asv's own site, or empty.
+    asv_site: a link to asv's own site, or empty. claims, examples: of `scripts.claims`, where there are such files.
     """
 
     loaded: Results
@@ -28,6 +29,8 @@ class Context:
     against: Run | None = None
     comparisons: Sequence[tuple[str, Comparison]] = ()
     asv_site: str = ""
+    claims: Document | None = None
+    examples: Document | None = None
 
     @cached_property
     def _numbered(self) -> pd.DataFrame:
