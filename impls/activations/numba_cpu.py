@@ -10,8 +10,8 @@ Formulas take and return scalars of one dtype. Conditional expressions become se
 literal float would be float64 and would promote the result: `real` converts it. With the exponentials of `vector_math`
 LLVM vectorises every loop in float32; in float64, those with exponentials call the C library for each element.
 
-Fresh results come from NumPy's allocator. Numba's cache ignores
-changes in other files: after a change in `vector_math`, clear the cache or edit this file too.
+Fresh results come from NumPy's allocator. Numba's cache ignores changes in other files: after a change in
+`vector_math`, clear the cache or edit this file too.
 """
 
 from collections.abc import Callable

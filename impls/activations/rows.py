@@ -88,9 +88,7 @@ ACTIVATIONS = (
     ),
     Activation("relu6", True, (-6, 6), Residuals(1, 1), like_relu=True, selects=True, torch=ANY_AT_NAN),
     Activation("elu", True, (-20, 20), Residuals(2, 2), torch=ANY_AT_NAN),
-    Activation(
-        "selu", True, (-20, 20), Residuals(2, 2, True), torch=ANY_AT_NAN
-    ),
+    Activation("selu", True, (-20, 20), Residuals(2, 2, True), torch=ANY_AT_NAN),
     Activation("gelu", False, (-6, 6), Residuals(3, 0, True), torch=NAN_AT_INFINITIES, jax=NAN_AT_INFINITIES),
     Activation("gelu_tanh", False, (-6, 6), Residuals(5, 0, True), torch=NAN_AT_LARGE, jax=NAN_AT_LARGE),
     Activation("silu", False, (-20, 20), Residuals(3), torch=NAN_AT_INFINITIES, jax=NAN_AT_INFINITIES),
