@@ -5,6 +5,8 @@
 
 import platform
 import re
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from impls import caches
 from impls.relu import numba_cpu, numba_streaming
 
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the names of the instructions are those of x86-64")
+ROOT = Path(__file__).resolve().parents[1]
 GUARD = -7.0
 LANES = numba_streaming.LINE_BYTES // 4
 BLOCK = numba_streaming.BLOCK_BYTES // 4
@@ -160,3 +163,25 @@ def test_last_level_caches_are_added_up(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_caches_that_linux_does_not_report_have_a_usual_size(tmp_path: Path) -> None:
     assert caches.last_level_bytes(tmp_path) == caches.UNREPORTED_BYTES
+
+
+BESIDE_AN_UNREADABLE_PAGE = """
+import ctypes, mmap
+import numpy as np
+from impls.relu import numba_streaming
+
+numba_streaming.LEAST_BYTES = 0
+memory = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+pages = np.frombuffer(memory, np.uint8)
+assert not ctypes.CDLL(None).mprotect(ctypes.c_void_p(pages.ctypes.data + mmap.PAGESIZE), mmap.PAGESIZE, 0)
+for elements in range(1, 200):
+    grad, out = np.ones((2, elements), np.float32)
+    bits = pages[mmap.PAGESIZE - -(-elements // 8) : mmap.PAGESIZE]
+    numba_streaming.backward_bits_out(grad, bits, out)
+    assert (out == 0).all()
+"""
+
+
+def test_no_bits_beyond_the_last_are_read() -> None:
+    completed = subprocess.run([sys.executable, "-c", BESIDE_AN_UNREADABLE_PAGE], cwd=ROOT, capture_output=True)
+    assert completed.returncode == 0, completed.stderr.decode()

@@ -36,10 +36,13 @@ from impls.relu.numba_checks import (
 
 Array = NDArray[Any]
 
-# Bytes of a result from which on stores are non-temporal: half of the cache, as the input takes the other half.
+# Bytes of a result from which on stores are non-temporal. The input takes the other half of the cache, so the beginning
+# of a larger result has left it when a reader comes: python -m scripts.verify.streaming --by-size.
 LEAST_BYTES = last_level_bytes() // 2
 
 LINE_BYTES = 64
+# How far ahead x or grad is prefetched: the processor's own prefetchers stop at the end of each page.
+AHEAD_BYTES = 512
 # Bytes that a thread stores at a time; a multiple of LINE_BYTES.
 BLOCK_BYTES = 256 * 1024
 # Elements at the end of an array that no whole line includes: bits are read 32 at a time.
@@ -65,6 +68,16 @@ def _load_bits(builder: ir.IRBuilder, data: ir.Value, start: ir.Value, i: ir.Val
 
 def _pointer(builder: ir.IRBuilder, data: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:
     return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
+
+
+def _prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
+    """Prefetch a line to read into all caches. Source: LLVM Language Reference, `llvm.prefetch`."""
+    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    prefetch = builder.module.declare_intrinsic(
+        "llvm.prefetch", (byte,), ir.FunctionType(ir.VoidType(), (byte, word, word, word))
+    )
+    to_read, to_all_caches, data = word(0), word(3), word(1)
+    builder.call(prefetch, (builder.bitcast(address, byte), to_read, to_all_caches, data))
 
 
 def _zeros(vector: ir.Type) -> ir.Value:
@@ -93,6 +106,8 @@ def _streamed(kept: Callable[..., ir.Value], load_saved: Callable[..., ir.Value]
                 context.make_array(kind)(context, builder, array).data
                 for kind, array in zip((out, values, saved), arrays, strict=True)
             )
+            ahead = index.type(AHEAD_BYTES * 8 // out.dtype.bitwidth)
+            _prefetch(builder, builder.gep(source, [builder.add(builder.add(first, index), ahead)]))
             is_kept = kept(builder, load_saved(builder, mask, first, index, vector))
             line = builder.select(is_kept, _load(builder, source, first, index, vector), _zeros(vector))
             store = builder.store(line, _pointer(builder, to, builder.add(first, index), vector), align=LINE_BYTES)

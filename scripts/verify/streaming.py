@@ -64,14 +64,15 @@ class Ratio:
 
 FORWARD, BACKWARD = "forward numba-threads-nt.out", "backward numba-threads-nt.out"
 BITS, ARENA = "backward numba-threads-bits-nt.out", "forward numba-threads-nt-arena.fresh"
-# The fastest loops with the reads and writes of a row.
-ROOF = "roof of "
+# As in the report: the fastest loops with the reads and writes of a row, and the loop that moves most bytes a second.
+ROOF, BUS = "roof of ", "bus roof of "
 # A call whose result is its input.
 NT_INPLACE = "forward numba-threads-nt in place"
 RATIOS = (
     Ratio(ROOF + FORWARD, FORWARD, 0.95),
     Ratio(ROOF + BACKWARD, BACKWARD, 0.95),
     Ratio(ROOF + BITS, BITS, 0.95),
+    *(Ratio(BUS + name, name) for name in (FORWARD, BACKWARD, BITS)),
     Ratio("forward torch.out", FORWARD, 1.3),
     Ratio("forward numba-threads.out", FORWARD),
     Ratio("backward torch.out", BACKWARD),
@@ -131,11 +132,16 @@ def of_rows(ratios: Iterable[Ratio], elements: int) -> dict[str, Timed]:
     np.maximum(x, 0, out=y)
     # Backward from the gradient x at the input x has the result of forward.
     arrays = {"x": x, "grad": x, "output": y, "bits": np.packbits(x > 0, bitorder="little"), "y": y, "out": out}
-    loops = {name: partial(_seconds, partial(streaming.run, f"{name}.all", streams, 1)) for name in PATTERNS}
+    # Of loops in place an even number of passes, which restore x.
+    loops = {
+        name: partial(_pass_s, partial(streaming.run, f"{name}.all", streams), 1 + loop.inplace)
+        for name, loop in PATTERNS.items()
+    }
     sides: dict[str, Timed] = {}
     for name in dict.fromkeys(name for ratio in ratios for name in (ratio.slow, ratio.fast)):
-        if name.startswith(ROOF):
-            sides[name] = partial(_roof_s, _row(name.removeprefix(ROOF)), loops)
+        if name.startswith((ROOF, BUS)):
+            limit = _roof_s if name.startswith(ROOF) else _bus_s
+            sides[name] = partial(limit, _row(name.removeprefix(BUS).removeprefix(ROOF)), loops)
             continue
         call = _call(name, arrays)
         out[:] = -1
@@ -169,11 +175,22 @@ def _seconds(call: Callable[[], Any]) -> float:
     return perf_counter() - start_s
 
 
+def _pass_s(loop: Callable[[int], Any], passes: int) -> float:
+    return _seconds(partial(loop, passes)) / passes
+
+
 def _roof_s(row: Variant, loops: Mapping[str, Timed]) -> float:
     """Seconds that the fastest loops take for the required traffic of a row."""
     parts = parts_of(row.required_traffic, row.memory == "inplace", ITEMSIZE_BYTES)
     fastest_s = {part: min(loops[name]() for name in loops if PATTERNS[name].name == part) for part in parts}
     return sum(factor * fastest_s[part] for part, factor in parts.items())
+
+
+def _bus_s(row: Variant, loops: Mapping[str, Timed]) -> float:
+    """Seconds that the fastest loop that reads takes for the bytes that a row moves."""
+    moved_bytes = row.traffic.bus_bytes(1, ITEMSIZE_BYTES)
+    reading = {name: pattern for name, pattern in PATTERNS.items() if pattern.reads}
+    return min(moved_bytes / loop.bus_bytes(ITEMSIZE_BYTES) * loops[name]() for name, loop in reading.items())
 
 
 def by_size(elements: int, rounds: int) -> None:
