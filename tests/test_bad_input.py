@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.truth import comparison, operators
-from impls.catalog import VARIANTS
+from impls.catalog import variants
 from impls.variant import Variant
 from tests.conftest import results
 
@@ -29,7 +29,7 @@ View = Callable[[Any], Any]
 
 def rows(selects: Callable[[Variant], bool]) -> list[Any]:
     """Return the selected CPU rows as parameters, named as in "relu.forward-numpy.out"."""
-    chosen = [row for row in VARIANTS if row.device == "cpu" and not row.needs and selects(row)]
+    chosen = [row for row in variants("relu") if row.device == "cpu" and not row.needs and selects(row)]
     return [pytest.param(row, id=f"{row.operator}.{row.direction}-{row.name}") for row in chosen]
 
 

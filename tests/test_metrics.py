@@ -271,7 +271,11 @@ def test_rows_missing_in_the_catalog_are_left_out():
 
 
 def test_every_row_of_the_catalog_has_metrics():
-    numbers = {time(row.direction, row.name, dtype=dtype): 1.0 for row in VARIANTS for dtype in row.dtypes}
+    numbers = {
+        OperatorCase("time", row.operator, row.direction, row.name, N, dtype): 1.0
+        for row in VARIANTS
+        for dtype in row.dtypes
+    }
     on_cpu = {case: {"roof": ratio(2.0, "copy.all")} for case in numbers if "cuda" not in case.variant}
     rows = metrics.with_metrics(table(numbers, on_cpu))
     assert len(rows) == len(numbers)
