@@ -44,7 +44,7 @@ def experiment(seeds: int) -> Result:
         [within(figure, LOW_PERCENT, HIGH_PERCENT) for figure in figures[:2]],
         [Panel("Share of zeros", "epochs of training", "zeros in %", [*lines, reference("50 %", epochs, 50)])],
         f"At initialisation the sums before ReLU have a symmetric distribution, whatever the size of the weights. "
-        f"Training moves it: its training error is {error.value:.1f} % at the end.",
+        f"Training moves it; the training error is {error.value:.1f} % at the end.",
     )
 
 
