@@ -82,7 +82,8 @@ def test_a_number_becomes_a_row_with_all_columns(folders):
     write_records(folders[1], [line])
     share = intervals.of([step.relu_percent])
     row = only_row(folders)
-    nothing = {name: row.pop(name) for name in ("fresh_ratio", "fresh_low", "fresh_high")}
+    parts = ("ratio", "low", "high")
+    nothing = {name: row.pop(name) for name in (f"{to}_{part}" for to in ("fresh", "relu") for part in parts)}
     assert all(map(math.isnan, nothing.values()))
     assert row == {
         "machine": "box", "fingerprint": "unknown", "commit": COMMIT, "env": ENV,
@@ -98,6 +99,7 @@ def test_a_number_becomes_a_row_with_all_columns(folders):
         "fastest_ratio": 1.5, "fastest_low": 1.49, "fastest_high": 1.51, "fastest_to": "numba.out",
         "roof_ratio": 2.0, "roof_low": 1.99, "roof_high": 2.01, "roof_to": "copy.all",
         "bus_ratio": 1.25, "bus_low": 1.24, "bus_high": 1.26, "bus_to": "scale.one", "fresh_to": "",
+        "relu_to": "",
         "forward_s": 4e-4, "loss_s": 4e-4, "backward_s": 4e-4, "update_s": 4e-4,
         "relu_percent": 2.0, "relu_percent_low": share.low, "relu_percent_high": share.high,
         results.ROUNDS: array("d", [1e-3] * 32), results.PROFILE: "core",

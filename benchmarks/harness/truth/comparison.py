@@ -198,23 +198,24 @@ def adjust(variant: Variant, values: Sequence[np.ndarray], expected: Sequence[np
             y[np.isnan(values[0])] = 0.0
         if semantics.minus_infinity == "nan":
             y[np.isneginf(values[0])] = np.nan
-        y[_outside(values[0], semantics.nan_outside)] = np.nan
+        if semantics.nan_outside:
+            y[_outside(values[0], semantics.nan_outside)] = np.nan
     for gradient in backward:
         grad, saved = (values[1], values[0]) if forward else (values[0], values[1])
         if semantics.gradient_at_nan == "grad" and saved.dtype.kind == "f":
             gradient[np.isnan(saved)] = grad[np.isnan(saved)]
         for kink, derivative in semantics.derivative_at:
             gradient[saved == kink] = derivative * grad[saved == kink]
-        gradient[_outside(saved, semantics.gradient_nan_outside)] = np.nan
+        if semantics.gradient_nan_outside:
+            gradient[_outside(saved, semantics.gradient_nan_outside)] = np.nan
         if semantics.blocked_infinity == "nan":
             gradient[(gradient == 0) & ~np.isfinite(grad)] = np.nan
     return (*forward, *backward)
 
 
-def _outside(values: np.ndarray, ends: tuple[float, float] | None) -> np.ndarray:
-    """For each value, whether it is not between the ends; False without ends."""
-    low, high = ends or (np.nan, np.nan)
-    return (values <= low) | (values >= high)
+def _outside(values: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
+    """For each value, whether it is not between the ends; a NaN as an end is no limit."""
+    return (values <= ends[0]) | (values >= ends[1])
 
 
 def unchanged(name: str, values: np.ndarray, array: np.ndarray) -> None:
