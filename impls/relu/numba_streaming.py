@@ -22,7 +22,7 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from impls import arena
+from impls.arena import Arena
 from impls.caches import last_level_bytes
 from impls.relu import checks, numba_cpu
 from impls.relu.numba_checks import (
@@ -222,6 +222,9 @@ def _backward_bits(grad: Array, saved: Array, out: Array) -> None:
             target[i] = gradient[i] if (bits[i // 8] >> (i % 8)) & 1 else 0
 
 
+_results = Arena()
+
+
 def _is_streamed(out: Array) -> bool:
     # Elements that lie across their natural alignment never fill a line.
     return out.nbytes >= LEAST_BYTES and out.flags.aligned
@@ -236,7 +239,7 @@ def forward_out(x: Array, out: Array) -> Array:
 
 def forward_arena(x: Array) -> Array:
     x = contiguous(x)
-    return forward_out(x, arena.empty_like(x))
+    return forward_out(x, _results.empty_like(x))
 
 
 def backward_out(grad: Array, saved: Array, out: Array) -> Array:
