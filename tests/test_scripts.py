@@ -20,23 +20,23 @@ from benchmarks.harness.case import ROOFS, LoopCase, OperatorCase, from_axes
 from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Ratio, Slice, StepTiming
 from benchmarks.harness.parameters import ARRAY_BYTES
 from benchmarks.harness.processes import blocks, plan, records
-from benchmarks.harness.profiles import PROFILES, cases
+from benchmarks.harness.profiles import COMPARED, FAMILY, PROFILES, cases
 from benchmarks.harness.roofline import loops
 from benchmarks.harness.series import asv_patterns
-from impls.catalog import STEPS, VARIANTS
+from impls.catalog import STEPS, VARIANTS, variants
 from impls.cnn.networks import NETWORKS
 from scripts.setup import accelerator, environment, pins
 from scripts.verify import drift, interleaving, repeatability
 from tests.checkout import ROOT, Checkout
 
-CPU_ROWS = {(row.direction, row.name) for row in VARIANTS if row.device == "cpu"}
+CPU_ROWS = {(row.direction, row.name) for row in variants("relu") if row.device == "cpu"}
 CPU_STEPS = {row.name for row in STEPS if row.device == "cpu"}
 
 
 def of_operators(profile: str, gpu: bool = False) -> list[OperatorCase]:
-    """Return the cases of a profile that are neither roofs nor training steps."""
+    """Return the cases of ReLU's rows in a profile."""
     measured = cases(PROFILES[profile], gpu=gpu, cores=2)
-    return [case for case in measured if isinstance(case, OperatorCase)]
+    return [case for case in measured if isinstance(case, OperatorCase) and case.operator == "relu"]
 
 
 @pytest.mark.parametrize("profile", ["core", "full"])
@@ -64,9 +64,40 @@ def test_smoke_measures_every_cpu_row_that_needs_no_compiler():
     assert len({case.elements for case in smoke if case.quantity == "time"}) == 2
 
 
+@pytest.mark.parametrize(("profile", "measured"), [("smoke", {"gelu", "sigmoid"}), ("core", set(FAMILY))])
+def test_some_rows_of_the_family_are_measured(profile, measured):
+    """Of each framework the warm times of one row."""
+    family = [case for case in cases(PROFILES[profile], gpu=False, cores=2) if case.axes.get("operator") in FAMILY]
+    assert {case.operator for case in family} == measured
+    assert {case.quantity for case in family} == {"time"}
+    assert {case.variant for case in family if case.operator == "gelu"} == set(COMPARED[:4])
+
+
+def test_full_measures_every_row_of_the_family():
+    family = [case for case in cases(PROFILES["full"], gpu=False, cores=2) if case.axes.get("operator") in FAMILY]
+    rows = {
+        (row.operator, row.direction, row.name) for row in VARIANTS if row.device == "cpu" and row.operator in FAMILY
+    }
+    assert {(case.operator, case.direction, case.variant) for case in family if case.quantity == "time"} == rows
+
+
+def test_activations_share_blocks_in_which_relu_is_timed_too():
+    family = [case for case in cases(PROFILES["core"], gpu=False, cores=2) if case.axes.get("operator") in FAMILY]
+    (block,) = [block for block in blocks.of(family) if block.name == "operator-activations-forward-32768-float32-time"]
+    assert {row.operator for row in block.rows} == set(FAMILY)
+    assert {(row.operator, row.variant) for row in block.baselines} == {("relu", name) for name in COMPARED[:4]}
+    assert not set(block.baselines) & set(block.answered)
+
+
+def test_a_selected_activation_brings_no_other_one():
+    selected = planned(r"GeluForward.track_time\('torch.out', 32768")
+    assert {case.operator for case in selected} == {"gelu"}
+    assert {case.variant for case in selected} == set(COMPARED[:4])
+
+
 def test_cuda_rows_are_measured_where_there_is_a_gpu():
     on_gpu = {(case.direction, case.variant) for case in of_operators("core", gpu=True)}
-    assert {(row.direction, row.name) for row in VARIANTS if row.device == "cuda"} <= on_gpu
+    assert {(row.direction, row.name) for row in variants("relu") if row.device == "cuda"} <= on_gpu
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -46,12 +46,13 @@ def chosen(profile: str, patterns: Sequence[str]) -> list[Case]:
 
 
 def with_blocks(chosen: Iterable[Case], everything: Sequence[Case]) -> list[Case]:
-    """Return the chosen cases and all other rows of their blocks, which they are compared with."""
+    """Return the chosen cases and what they are compared with: all rows of their operators in their blocks."""
     wanted = set(chosen)
     rivals = {
         row
         for block in blocks.of([case for case in everything if case.kind not in ROOFS], with_roofs=False)
-        if wanted.intersection(block.rows)
+        for operators in [{row.axes.get("operator") for row in wanted.intersection(block.rows)}]
         for row in block.rows
+        if row.axes.get("operator") in operators
     }
     return [case for case in everything if case in wanted or case in rivals]
