@@ -573,7 +573,7 @@ def test_nightly_and_compare_without_arguments_print_their_usage():
 
 
 def test_plain_asv_times_the_same_calls_twice():
-    runs = repeatability.plain("relu forward numpy.out")
+    runs = repeatability.plain(r"\brelu forward numpy.out")
     assert sorted(runs.index) == ["'relu forward numpy.out', 1048576", "'relu forward numpy.out', 32768"]
     assert (runs[["first", "second"]] > 0).all(axis=None)
     assert (runs["percent"] >= 0).all()

@@ -297,7 +297,7 @@ def plain(tmp_path_factory):
 
 def test_plain_asv_measures_the_selected_cases_of_a_profile(plain):
     """In the block of their rivals and roofs; asv stores n/a for other cases, which leave no record."""
-    run = plain.measure(r"Forward\.track_time\('numpy.out', 32768, 'float(32|64)'\)")
+    run = plain.measure(r"relu\.Forward\.track_time\('numpy.out', 32768, 'float(32|64)'\)")
     assert run.returncode == 0, run.stdout + run.stderr
     (record,) = plain.records()
     assert (record.case["variant"], record.case["dtype"]) == ("numpy.out", "float32")
@@ -313,7 +313,7 @@ def test_plain_asv_measures_the_selected_cases_of_a_profile(plain):
 def test_a_case_outside_the_profile_starts_no_process(plain):
     plain.started.unlink(missing_ok=True)
     before = plain.records()
-    run = plain.measure("Forward.track_time.*numpy.out', 1024", RELU_BENCH_PROFILE="smoke")
+    run = plain.measure("relu.Forward.track_time.*numpy.out', 1024", RELU_BENCH_PROFILE="smoke")
     assert run.returncode == 0, run.stdout + run.stderr
     assert plain.records() == before
     assert not plain.started.exists()
