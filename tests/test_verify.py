@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.case import OperatorCase
-from scripts.verify import continuous, extra_work, false_alarms, power
+from scripts.verify import continuous, extra_work, false_alarms, power, streaming
 from scripts.verify.continuous import Trial
 from tests.checkout import ROOT
 
@@ -80,3 +80,20 @@ def test_slowdowns_that_trials_rarely_find_count_as_missed(change, missed):
     passes = [change + random.gauss(0, 0.004) for _ in range(30)]
     pool = {"alone_s": {"numpy.out 32768": 3.0}, "pools": {"0.05": {"numpy.out 32768": passes}}}
     assert power._judged(pool, pairs=1) == missed
+
+
+@pytest.mark.parametrize(("slow_s", "met"), [(1.4, True), (1.2, False)])
+def test_ratios_below_what_is_wanted_fail(capsys, slow_s, met):
+    order = []
+    timed = {name: lambda name=name, s=s: order.append(name) or s for name, s in (("a", slow_s), ("b", 1.0))}
+    assert streaming.compare([streaming.Ratio("a", "b", 1.3)], timed, rounds=2) == met
+    assert order == ["a", "b", "b", "a"] * 2
+    assert f"a / b: {slow_s:.2f}" in capsys.readouterr().out
+
+
+def test_both_sides_of_each_ratio_run_and_wrong_results_are_refused(monkeypatch):
+    sides = streaming.of_rows(streaming.RATIOS, 2**12)
+    assert all(seconds() > 0 for seconds in sides.values())
+    monkeypatch.setattr(streaming, "_call", lambda name, arrays: lambda: arrays["x"])
+    with pytest.raises(SystemExit, match="another result than NumPy's"):
+        streaming.of_rows(streaming.RATIOS, 2**12)
