@@ -45,11 +45,17 @@ def calls(row: Variant, dtype: str, elements: int = ELEMENTS) -> Calls:
 
 
 @every_row
-def test_special_and_ordinary_values_without_warnings(row: Variant, dtype: str) -> None:
-    """NaN, infinities, saturation and many blocks."""
+def test_checks_before_during_and_after_timing_pass(row: Variant, dtype: str) -> None:
+    """On NaN, infinities, saturation and many blocks, without warnings; a row that is wrong raises WrongResult."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        calls(row, dtype).verify()
+        checked = calls(row, dtype)
+        checked.verify()
+        if row in FLAVOURS:
+            (arrays,) = checked.pool(1)
+            checked.verify_some(arrays, checked.pristine())
+            checked.verify_own_memory(checked.restored(arrays, checked.pristine()))
+            checked.verify_changed(arrays)
 
 
 @pytest.mark.parametrize("row", FLAVOURS, ids=accuracy.label)

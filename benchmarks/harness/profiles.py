@@ -44,9 +44,9 @@ class Profile:
     to the size, so one is enough. cold_elements, scaling_elements: sizes of times with cold caches, and of times over
     the number of threads, in float32. batches: of training steps. networks: those that are trained; None means all.
     budget_s: sampling time of a case, shared by `passes` passes. first_call: measure first calls. without_needs: leave
-    out rows that need a tool besides the framework. family: what is measured of the activation family besides
-    ReLU; None means all, as of ReLU. loops, loop_bytes: streaming loops and array sizes to measure
-    besides those that rows are compared with.
+    out rows that need a tool besides the framework. family: the part of the activation family that is measured; None
+    means all, as of ReLU. loops, loop_bytes: streaming loops and array sizes to measure besides those that rows are
+    compared with.
     """
 
     dtypes: tuple[str, ...]

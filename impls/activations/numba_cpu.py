@@ -10,13 +10,13 @@ Formulas take and return scalars of one dtype. Conditional expressions become se
 literal float would be float64 and would promote the result: `real` converts it. With the exponentials of `vector_math`
 LLVM vectorises every loop in float32; in float64, those with exponentials call the C library for each element.
 
-Fresh results come from NumPy's allocator. Numba's cache ignores changes in other files: after a change in
-`vector_math`, clear the cache or edit this file too.
+Fresh results come from NumPy's allocator. Formulas and loops share a file because Numba's cache sees the changes of a
+loop's own file only: after a change in `vector_math`, clear the cache or edit this file too.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +26,7 @@ from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from impls.activations.constants import CUBIC, LEAKY_SLOPE, SELU_ALPHA, SELU_SCALE, SQRT_2_OVER_PI
+from impls.activations.roundtrip import Roundtrip
 from impls.activations.vector_math import exp, expm1, log1p, normal
 from impls.relu import checks
 from impls.relu.numba_checks import call, contiguous, require_backward, require_forward
@@ -405,23 +406,6 @@ class BackwardThreads:
 
     def inplace(self, grad: Array, saved: Array) -> Array:
         return self.out(grad, saved, grad)
-
-
-@dataclass(frozen=True)
-class Roundtrip:
-    """Forward and backward as a pair. from_output: backward takes the output, else the input."""
-
-    forward: ForwardThreads
-    backward: BackwardThreads
-    from_output: bool = False
-
-    def fresh(self, x: Array) -> tuple[Array, Callable[[Array], Array]]:
-        y = self.forward.fresh(x)
-        return y, partial(self.backward.fresh, saved=y if self.from_output else x)
-
-    def inplace(self, x: Array) -> tuple[Array, Callable[[Array], Array]]:
-        y = self.forward.inplace(x)
-        return y, partial(self.backward.inplace, saved=y)
 
 
 one = SimpleNamespace(

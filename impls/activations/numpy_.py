@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from impls.activations.constants import CUBIC, LEAKY_SLOPE, SELU_ALPHA, SELU_SCALE, SQRT_2_OVER_PI
+from impls.activations.roundtrip import Roundtrip
 from impls.relu import checks
 from impls.relu.numpy_ import refuse_overlap
 
@@ -91,23 +92,6 @@ class Backward:
     def inplace(self, grad: Array, saved: Array) -> Array:
         checks.writable(grad=grad)
         return self.out(grad, saved, grad)
-
-
-@dataclass(frozen=True)
-class Roundtrip:
-    """Forward and backward as a pair. from_output: backward takes the output, else the input."""
-
-    forward: Forward
-    backward: Backward
-    from_output: bool = False
-
-    def fresh(self, x: Array) -> tuple[Array, Callable[[Array], Array]]:
-        y = self.forward.fresh(x)
-        return y, partial(self.backward.fresh, saved=y if self.from_output else x)
-
-    def inplace(self, x: Array) -> tuple[Array, Callable[[Array], Array]]:
-        y = self.forward.inplace(x)
-        return y, partial(self.backward.inplace, saved=y)
 
 
 def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:

@@ -41,7 +41,7 @@ NEW_PASS = PASS + Traffic(write_allocate=1)
 
 @dataclass(frozen=True)
 class Residuals:
-    """What a round trip of jax.vjp keeps: arrays of the dtype, boolean ones, and whether there are scalars besides."""
+    """The residuals that jax.vjp stores: arrays of the dtype, arrays of bool, and scalars if there are any."""
 
     arrays: int
     masks: int = 0
@@ -74,7 +74,7 @@ class Activation:
 
     @property
     def saved(self) -> Saved:
-        """What backward takes where there is a choice."""
+        """The value that backward takes where both would do."""
         return "output" if self.from_output else "input"
 
     def gradient(self, saved: Saved) -> str:

@@ -20,7 +20,7 @@ PART = 64
 # Arrays have no single truth, so comparing two is not offered.
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """What a layer's ReLU outputs over a data set. total, squares: the sums of all values and of their squares."""
+    """Outputs of a layer's ReLU over a data set, summed up. total, squares: sums of all values and of their squares."""
 
     units: Units
     total: float

@@ -54,7 +54,7 @@ def counted(activations: NDArray[Any], threshold: float = 0.0) -> Units:
 
 
 class Counts(Protocol):
-    """What is known of a layer over a data set, such as `Units`; two of them add up."""
+    """Statistics of a layer over a data set, such as `Units`; two of them add up."""
 
     def __add__(self, other: Self, /) -> Self: ...
 

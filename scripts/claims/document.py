@@ -1,4 +1,4 @@
-"""What the commands of this package write, as types: JSON that the report reads. Imports msgspec only.
+"""Types of the JSON files that the commands of this package write and the report reads. Imports msgspec only.
 
 The types accept nothing else: no unknown field, no number that a figure cannot show, no text with control characters,
 no verdict that does not follow from its parts. `python -m scripts.report.schema --claims` prints them as JSON Schema.
@@ -98,7 +98,7 @@ class Panel(Strict, frozen=True):
 
 
 class Result(Strict, frozen=True):
-    """What an experiment found. remark: what explains it, or limits it. panels: of its picture."""
+    """The outcome of an experiment. remark: explains or limits it. panels: of its picture."""
 
     figures: Annotated[list[Value], Meta(min_length=1, max_length=40)]
     parts: Annotated[list[Part], Meta(min_length=1, max_length=20)]

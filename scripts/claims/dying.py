@@ -68,7 +68,7 @@ def experiment(seeds: int) -> Result:
 
 
 def dead_units(activation: str, seeds: int) -> Array:
-    """Whether a unit is at or below 0 for all digits: (epochs + 1, hidden layers, rates, seeds, units), bool.
+    """Find the units that are at or below 0 for all digits: (epochs + 1, hidden layers, rates, seeds, units), bool.
 
     Counts as `impls.health` does. Raises Diverged.
     """

@@ -156,7 +156,7 @@ def dosage(seeds: int) -> Result:
 
 
 def dosage_steps(framework: str, dosages: Array) -> dict[str, Array]:
-    """What the network computes for dosages (n,), step by step: each (n,), float32."""
+    """The values of the dosage network, step by step, for dosages (n,): each (n,), float32."""
     x = np.asarray(dosages, DTYPE)
     top = x * np.float32(TOP_WEIGHT) + np.float32(TOP_BIAS)
     bent = relu(framework, top)
@@ -207,7 +207,7 @@ def tensor(seeds: int) -> Result:
 
 
 def convolved() -> Array:
-    """What the first convolution of mnist_cnn makes of an image, channels first: SHAPE, float32."""
+    """The output of mnist_cnn's first convolution for an image, channels first: SHAPE, float32."""
     from scripts.training.learn import data
 
     weight = initial_parameters(NETWORKS["mnist_cnn"])["conv1.weight"]

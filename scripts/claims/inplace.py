@@ -42,7 +42,7 @@ def experiment(seeds: int) -> Result:
 
 
 def relu_keeps_its_result() -> bool:
-    """Whether autograd keeps the result of relu for its backward pass, and nothing else."""
+    """Return whether autograd keeps the result of relu, and nothing else, for its backward pass."""
     import torch
 
     kept: list[int] = []

@@ -82,7 +82,7 @@ RATIOS = (
     # In place there is nothing to gain.
     Ratio("forward numba-threads.inplace", NT_INPLACE),
     Ratio("forward numba-threads.inplace", FORWARD),
-    # What of the cost of a fresh result can be avoided.
+    # Ways to avoid a part of the cost of a fresh result.
     Ratio("forward numba-threads.fresh", "forward numba-threads-hugepages.fresh"),
     Ratio("forward numba-threads-hugepages.fresh", ARENA),
     Ratio(ARENA, FORWARD),

@@ -19,7 +19,7 @@ LIBRARIES = ("numpy", "torch", "jax")
 PRODUCT_ELEMENTS = 2048
 # Smaller arrays fit in a cache, where a non-temporal store to memory is never faster.
 LEAST_NONTEMPORAL_BYTES = 2**20
-# What other activations are compared with.
+# The operator that other activations are compared with.
 BASELINE = "relu"
 # Larger arrays of several operators would not fit into memory together.
 SHARED_ELEMENTS = 2**20
@@ -65,7 +65,7 @@ class Block:
 def of(cases: Iterable[Case], with_roofs: bool = True) -> list[Block]:
     """The blocks of the cases that are timed in rounds; roofs that no block of rows holds have blocks of their own.
 
-    with_roofs: add to rows the roofs of their traffic.
+    with_roofs: add to rows the roofs of their traffic, and ReLU's rows that they are compared with.
     """
     timed = [case for case in cases if case.varies]
     rows: dict[tuple[str, str], list[Case]] = {}
@@ -73,7 +73,9 @@ def of(cases: Iterable[Case], with_roofs: bool = True) -> list[Block]:
         if case.kind not in ROOFS:
             rows.setdefault(_names(case), []).append(case)
     blocks = [
-        Block(*names, tuple(members), *((_roofs(members), _baselines(members)) if with_roofs else ((), ())))
+        Block(*names, tuple(members), _roofs(members), _baselines(members))
+        if with_roofs
+        else Block(*names, tuple(members), ())
         for names, members in rows.items()
     ]
     held = {case for block in blocks for case in block.roofs}

@@ -264,10 +264,10 @@ class Calls:
             results = self._results(arrays)
         else:
             results = self._results(self.restored(arrays, pristine))
-        wanted = self.ordinary.expected
+        inputs = [values[some] for values in self.ordinary.inputs.values]
+        wanted = self._wanted(self.ordinary, some, inputs)
         found = [self.framework.to_numpy(result[some]) for result in results[: len(wanted)]]
-        arguments = [values[some] for values in self.ordinary.inputs.values[: len(wanted)]]
-        comparison.check(self.variant, self.case.dtype, found, [array[some] for array in wanted], arguments)
+        comparison.check(self.variant, self.case.dtype, found, wanted, inputs)
 
     def verify_arguments(self, arrays: Sequence[Any]) -> None:
         """Check some elements of the arguments that no call may change; rows of one process share them."""
@@ -301,6 +301,11 @@ class Calls:
             if not all(same):
                 raise comparison.WrongResult("the result still changed after the call had returned")
 
+    def _wanted(self, given: Given, part: slice, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """The results that a call must return in a part, whose inputs are given."""
+        expected = [array[part] for array in given.expected]
+        return comparison.adjust(self.variant, inputs, expected) if given.adjust else expected
+
     def _verify_results(self, results: Sequence[Any], given: Given) -> list[np.ndarray]:
         """Check the results of a call with the given inputs, and return them as NumPy arrays."""
         values, elements = given.inputs.values, given.inputs.values[0].size
@@ -311,10 +316,8 @@ class Calls:
         learnable = operators.learnable_results(self.variant)
         terms = np.zeros((learnable, 2))
         for block in operators.blocks(elements):
-            wanted: Sequence[np.ndarray] = [array[block] for array in given.expected]
             inputs = operators.part(self.variant, values, block)
-            if given.adjust:
-                wanted = comparison.adjust(self.variant, inputs, wanted)
+            wanted = self._wanted(given, block, inputs)
             found = [result[block] for result in whole[: len(wanted)]]
             comparison.check(self.variant, self.case.dtype, found, wanted, inputs, block.start)
             if learnable:
