@@ -22,17 +22,19 @@ from typing import Any
 
 import numpy as np
 from numba import njit, prange
-from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from impls.activations.constants import CUBIC, LEAKY_SLOPE, SELU_ALPHA, SELU_SCALE, SQRT_2_OVER_PI
 from impls.activations.roundtrip import Roundtrip
-from impls.activations.vector_math import exp, expm1, log1p, normal
+from impls.activations.vector_math import exp, expm1, inlined, log1p, normal
 from impls.relu import checks
 from impls.relu.numba_checks import call, contiguous, require_backward, require_forward
 
 Array = NDArray[Any]
 Formula = Callable[..., Any]
+
+# Python's error model tests each division for 0, and LLVM vectorises no loop with such a test.
+OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy"}
 
 # All formulas, in their order.
 FORWARD: list[Formula] = []
@@ -46,29 +48,29 @@ LARGE = 1e3
 
 def forward(formula: Formula) -> Formula:
     """Add a function."""
-    FORWARD.append(register_jitable(formula))
+    FORWARD.append(inlined(formula))
     return FORWARD[-1]
 
 
 def backward(formula: Formula) -> Formula:
     """Add a gradient."""
-    BACKWARD.append(register_jitable(formula))
+    BACKWARD.append(inlined(formula))
     return BACKWARD[-1]
 
 
-@register_jitable
+@inlined
 def _from(x):
     least = type(x)(-LARGE)
     return least if x < least else x
 
 
-@register_jitable
+@inlined
 def _finite(x):
     most = type(x)(LARGE)
     return most if x > most else _from(x)
 
 
-@register_jitable
+@inlined
 def _logistic(x):
     one, small = type(x)(1), exp(-abs(x))
     return (one if x >= 0 else small) / (one + small)
@@ -100,7 +102,9 @@ def relu6_backward(grad, x):
 
 @forward
 def elu(x):
-    return x if x > 0 else expm1(x)
+    # A sum, as LLVM makes masked stores of a selection of x. One of its terms is 0.
+    zero = type(x)(0)
+    return (zero if x < 0 else x) + expm1(zero if x > 0 else x)
 
 
 @backward
@@ -143,7 +147,7 @@ def gelu_backward(grad, x):
     return grad * (normal(x) + x * real(ROOT_2_PI_INVERSE) * exp(real(-0.5) * x * x))
 
 
-@register_jitable
+@inlined
 def _gate(x):
     real = type(x)
     x = _finite(x)
@@ -256,7 +260,7 @@ def squared_relu_backward(grad, x):
 
 
 def _forward(formula: Formula) -> Any:
-    @njit(cache=True)
+    @njit(**OPTIONS)
     def forward(x, out):
         require_forward(x, out)
         source, target = x.reshape(x.size), out.reshape(out.size)
@@ -267,19 +271,21 @@ def _forward(formula: Formula) -> Any:
 
 
 def _forward_inplace(formula: Formula) -> Any:
-    # A separate loop: with one array as both arguments, LLVM's overlap test selects the scalar loop.
-    @njit(cache=True)
+    # A separate loop: with one array as both arguments, LLVM's overlap test selects the scalar loop. Adding 0 changes
+    # the sign of a zero at most; without it, where a formula returns its argument, LLVM makes masked stores, which are
+    # slow on AMD's processors.
+    @njit(**OPTIONS)
     def forward_inplace(x):
         require_forward(x, x)
-        target = x.reshape(x.size)
+        target, zero = x.reshape(x.size), x.dtype.type(0)
         for i in range(target.size):
-            target[i] = formula(target[i])
+            target[i] = formula(target[i]) + zero
 
     return forward_inplace
 
 
 def _forward_threads(formula: Formula) -> Any:
-    @njit(cache=True, parallel=True)
+    @njit(**OPTIONS, parallel=True)
     def forward_threads(x, out):
         require_forward(x, out)
         source, target = x.reshape(x.size), out.reshape(out.size)
@@ -289,8 +295,20 @@ def _forward_threads(formula: Formula) -> Any:
     return forward_threads
 
 
+def _forward_threads_inplace(formula: Formula) -> Any:
+    @njit(**OPTIONS, parallel=True)
+    def forward_threads_inplace(x):
+        require_forward(x, x)
+        target = x.reshape(x.size)
+        zero = x.dtype.type(0)
+        for i in prange(target.size):
+            target[i] = formula(target[i]) + zero
+
+    return forward_threads_inplace
+
+
 def _backward(formula: Formula) -> Any:
-    @njit(cache=True)
+    @njit(**OPTIONS)
     def backward(grad, saved, out):
         require_backward(grad, saved, out)
         gradient, kept, target = grad.reshape(grad.size), saved.reshape(saved.size), out.reshape(out.size)
@@ -301,18 +319,19 @@ def _backward(formula: Formula) -> Any:
 
 
 def _backward_inplace(formula: Formula) -> Any:
-    @njit(cache=True)
+    @njit(**OPTIONS)
     def backward_inplace(grad, saved):
         require_backward(grad, saved, grad)
         target, kept = grad.reshape(grad.size), saved.reshape(saved.size)
+        zero = grad.dtype.type(0)
         for i in range(target.size):
-            target[i] = formula(target[i], kept[i])
+            target[i] = formula(target[i], kept[i]) + zero
 
     return backward_inplace
 
 
 def _backward_threads(formula: Formula) -> Any:
-    @njit(cache=True, parallel=True)
+    @njit(**OPTIONS, parallel=True)
     def backward_threads(grad, saved, out):
         require_backward(grad, saved, out)
         gradient, kept, target = grad.reshape(grad.size), saved.reshape(saved.size), out.reshape(out.size)
@@ -320,6 +339,18 @@ def _backward_threads(formula: Formula) -> Any:
             target[i] = formula(gradient[i], kept[i])
 
     return backward_threads
+
+
+def _backward_threads_inplace(formula: Formula) -> Any:
+    @njit(**OPTIONS, parallel=True)
+    def backward_threads_inplace(grad, saved):
+        require_backward(grad, saved, grad)
+        target, kept = grad.reshape(grad.size), saved.reshape(saved.size)
+        zero = grad.dtype.type(0)
+        for i in prange(target.size):
+            target[i] = formula(target[i], kept[i]) + zero
+
+    return backward_threads_inplace
 
 
 @dataclass(frozen=True)
@@ -349,20 +380,21 @@ class ForwardThreads:
     formula: Formula
 
     @cached_property
-    def kernel(self) -> Any:
-        """The loop, which its first call compiles."""
-        return _forward_threads(self.formula)
+    def kernels(self) -> tuple[Any, Any]:
+        """The loops out of place and in place, which their first calls compile."""
+        return _forward_threads(self.formula), _forward_threads_inplace(self.formula)
 
     def fresh(self, x: Array) -> Array:
         x = contiguous(x)
         return self.out(x, np.empty_like(x))
 
     def out(self, x: Array, out: Array) -> Array:
-        call(self.kernel, x, out)
+        call(self.kernels[0], x, out)
         return out
 
     def inplace(self, x: Array) -> Array:
-        return self.out(x, x)
+        call(self.kernels[1], x)
+        return x
 
 
 @dataclass(frozen=True)
@@ -392,20 +424,21 @@ class BackwardThreads:
     formula: Formula
 
     @cached_property
-    def kernel(self) -> Any:
-        """The loop, which its first call compiles."""
-        return _backward_threads(self.formula)
+    def kernels(self) -> tuple[Any, Any]:
+        """The loops out of place and in place, which their first calls compile."""
+        return _backward_threads(self.formula), _backward_threads_inplace(self.formula)
 
     def fresh(self, grad: Array, saved: Array) -> Array:
         grad = contiguous(grad)
         return self.out(grad, contiguous(saved), np.empty_like(grad))
 
     def out(self, grad: Array, saved: Array, out: Array) -> Array:
-        call(self.kernel, grad, saved, out)
+        call(self.kernels[0], grad, saved, out)
         return out
 
     def inplace(self, grad: Array, saved: Array) -> Array:
-        return self.out(grad, saved, grad)
+        call(self.kernels[1], grad, saved)
+        return grad
 
 
 one = SimpleNamespace(
@@ -431,7 +464,7 @@ hardswish_roundtrip = Roundtrip(threads.hardswish, threads.hardswish_backward)
 squared_relu_roundtrip = Roundtrip(threads.squared_relu, threads.squared_relu_backward)
 
 
-@njit(cache=True, parallel=True)
+@njit(**OPTIONS, parallel=True)
 def _prelu_threads(x, slope, out):
     require_forward(x, out)
     source, target = x.reshape(x.size), out.reshape(out.size)
@@ -441,7 +474,7 @@ def _prelu_threads(x, slope, out):
         target[i] = value if value > 0 else factor * value
 
 
-@njit(cache=True, parallel=True)
+@njit(**OPTIONS, parallel=True)
 def _prelu_backward_threads(grad, saved, slope, out):
     require_backward(grad, saved, out)
     gradient, kept, target = grad.reshape(grad.size), saved.reshape(saved.size), out.reshape(out.size)

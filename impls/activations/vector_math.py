@@ -5,9 +5,9 @@ expm1        x <= 0
 log1p        0 <= x <= 1
 normal       the distribution function of the standard normal distribution, any x
 
-LLVM vectorises a loop only where it can inline all of it. The C library's functions are calls, one for each element;
-these are polynomials, as in SLEEF (Shibata and Petrogalli, IEEE TPDS 31, 2020), without branches and without fast-math.
-NaN gives NaN. `python -m scripts.verify.accuracy` measures their errors within the activations.
+The C library's functions are calls, one for each element, which LLVM cannot vectorise; these are polynomials, as in
+SLEEF (Shibata and Petrogalli, IEEE TPDS 31, 2020), without branches and without fast-math. NaN gives NaN. `python -m
+scripts.verify.accuracy` measures their errors within the activations.
 
 Sources: exp after Cephes (Moshier, expf.c): x = n log(2) + r, with log(2) in two parts. log1p by the series of the
 inverse hyperbolic tangent. normal by Chebyshev fitting of the complementary error function (Numerical Recipes, 3rd
@@ -21,6 +21,10 @@ from typing import Any
 import numpy as np
 from numba import types
 from numba.extending import overload, register_jitable
+
+# LLVM vectorises a loop only if it inlines all that the loop calls; by itself it does not inline large functions.
+INLINED: Any = {"forceinline": True}
+inlined = register_jitable(**INLINED)
 
 # Scalars of float32, so that Numba computes in float32.
 F = np.float32
@@ -56,7 +60,7 @@ def normal(x: Any) -> Any:
     raise NotImplementedError
 
 
-@register_jitable
+@inlined
 def _reduced(x):
     """n, rounded from x / log(2), and r = x - n log(2)."""
     rounded = x * LOG2_E + ROUND
@@ -64,7 +68,7 @@ def _reduced(x):
     return np.int32(np.float32(rounded).view(np.int32) - ROUND_BITS), x - n * LOG_2_HIGH - n * LOG_2_LOW
 
 
-@register_jitable
+@inlined
 def _exp_of_reduced(r):
     """exp(r) - 1 for |r| <= log(2) / 2."""
     p = F(1.9875691500e-4)
@@ -76,12 +80,12 @@ def _exp_of_reduced(r):
     return p * (r * r) + r
 
 
-@register_jitable
+@inlined
 def _power_of_two(n):
     return np.int32((n + BIAS) << MANTISSA_BITS).view(np.float32)
 
 
-@register_jitable
+@inlined
 def _exp(x):
     x = LEAST if x < LEAST else x
     x = MOST if x > MOST else x
@@ -91,7 +95,7 @@ def _exp(x):
     return (_exp_of_reduced(r) + ONE) * _power_of_two(half) * _power_of_two(np.int32(n - half))
 
 
-@register_jitable
+@inlined
 def _expm1(x):
     x = LEAST_EXPM1 if x < LEAST_EXPM1 else x
     n, r = _reduced(x)
@@ -99,7 +103,7 @@ def _expm1(x):
     return _exp_of_reduced(r) * power + (power - ONE)
 
 
-@register_jitable
+@inlined
 def _log1p(x):
     s = x / (TWO + x)
     z = s * s
@@ -113,7 +117,7 @@ def _log1p(x):
     return TWO * (s * z * p + s)
 
 
-@register_jitable
+@inlined
 def _normal(x):
     a = abs(x) * ROOT_HALF
     t = ONE / (ONE + HALF * a)
@@ -138,7 +142,7 @@ def _normal64(x: float) -> float:
 def _provide(function: Callable[[Any], Any], in_float32: Callable[[Any], Any], otherwise: Callable[[Any], Any]) -> None:
     """Let compiled code call a function: one implementation in float32, another one in float64."""
 
-    @overload(function, inline="never")
+    @overload(function, jit_options=INLINED)
     def _choose(x):
         if x == types.float32:
             return lambda x: in_float32(x)
@@ -148,4 +152,4 @@ def _provide(function: Callable[[Any], Any], in_float32: Callable[[Any], Any], o
 _provide(exp, _exp, math.exp)
 _provide(expm1, _expm1, math.expm1)
 _provide(log1p, _log1p, math.log1p)
-_provide(normal, _normal, register_jitable(_normal64))
+_provide(normal, _normal, inlined(_normal64))
