@@ -1,7 +1,7 @@
-"""A training step of each convolutional ReLU network, over the rows of the catalog and batch sizes."""
+"""A training step of each convolutional network, over the rows of the catalog and batch sizes."""
 
 from benchmarks.harness.asv_classes import of_network
-from impls.cnn.networks import NETWORKS
+from impls.cnn.architecture import NETWORKS
 
 # asv takes classes by name from the module.
 globals().update({cls.__name__: cls for cls in (of_network(network, __name__) for network in NETWORKS)})

@@ -312,13 +312,15 @@ SavedModel = Literal["hand-written", "eager autograd"]
 
 @dataclass(frozen=True, kw_only=True)
 class StepVariant(Row):
-    """One implementation of a training step, for every network (`impls.cnn`).
+    """One implementation of a training step, for every ReLU network (`impls.cnn`).
 
-    function: "module:name" of the function that builds a step. memory: of each ReLU.
+    function: "module:name" of the function that builds a step. memory: of each activation.
+    other_activations: it is measured for networks with another activation than ReLU too.
     winograd: convolutions may take 16 multiplications where the network's figures count 36.
     saved_model: how the bytes saved for backward are predicted; None: they are not.
     """
 
+    other_activations: bool = False
     winograd: bool = False
     saved_model: SavedModel | None = None
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-from impls.cnn.networks import NETWORKS, Network
+from impls.cnn.networks import RELU_NETWORKS, Network
 from impls.cnn.numba_cuda.products import SIDE as MEASURED_SIDE
 from scripts.verify import gpu_code
 from scripts.verify.gpu_code import ARCHITECTURES, Source
@@ -21,7 +21,7 @@ N = 2
 STEPS = (
     *((network, SIDE, "float32", True) for network in (*SMALL, UNPOOLED)),
     (SMALL[1], SIDE, "float64", True),
-    *((network, MEASURED_SIDE, "float32", True) for network in NETWORKS.values()),
+    *((network, MEASURED_SIDE, "float32", True) for network in RELU_NETWORKS.values()),
     *((network, SIDE, "float32", False) for network in SMALL[:2]),
 )
 STEP_ARCHITECTURE = 90

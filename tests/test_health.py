@@ -18,7 +18,7 @@ from torch import nn
 from impls import initialisation
 from impls.cnn import jax_, numba_cpu, numpy_, reference
 from impls.cnn import torch_ as cnn_torch
-from impls.cnn.networks import NETWORKS, initial_parameters, random_batch
+from impls.cnn.networks import NETWORKS, RELU_NETWORKS, initial_parameters, random_batch
 from impls.health import handwritten
 from impls.health import jax_ as health_jax
 from impls.health import torch_ as health
@@ -263,7 +263,7 @@ def test_running_statistics_stay_as_they_were():
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("network", RELU_NETWORKS.values(), ids=RELU_NETWORKS)
 def test_a_state_gives_the_activations_of_the_module_that_it_comes_from(network):
     # More images than are observed at a time.
     batch = random_batch(network, 100)

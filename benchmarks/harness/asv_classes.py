@@ -17,8 +17,9 @@ from benchmarks.harness.parameters import (
     is_timed_cold,
 )
 from benchmarks.harness.tracking import in_unit, track
-from impls.catalog import STEPS, variants
-from impls.cnn.networks import NETWORKS
+from impls.catalog import variants
+from impls.cnn import rows as cnn
+from impls.cnn.architecture import NETWORKS
 from impls.variant import DIRECTIONS, DTYPES
 
 # asv's limit covers all cases that are measured together (processes/plan.py); each has a limit of its own (case.py).
@@ -111,7 +112,6 @@ class _Step(Benchmark):
     """Forward pass, loss, backward pass, update and running statistics, on images that are there already."""
 
     kind = StepCase
-    params = ([row.name for row in STEPS], BATCHES)
     param_names = ("variant", "batch")
 
     @in_unit(UNITS["time"])
@@ -164,8 +164,9 @@ def of_operator(operator: str, module: str, prefix: str = "") -> dict[str, type[
 
 def of_network(network: str, module: str) -> type[Benchmark]:
     """The class of a network, named after it: MnistCnn for mnist_cnn."""
-    name = camel_case(NETWORKS[network].name)
-    return type(name, (_Step,), {"__module__": module, "fixed": {"network": network, "dtype": "float32"}})
+    rows = [row.name for row in cnn.of_network(NETWORKS[network])]
+    members = {"__module__": module, "fixed": {"network": network, "dtype": "float32"}, "params": (rows, BATCHES)}
+    return type(camel_case(network), (_Step,), members)
 
 
 def camel_case(name: str) -> str:

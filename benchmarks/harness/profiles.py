@@ -20,7 +20,9 @@ from benchmarks.harness.processes import blocks
 from benchmarks.harness.processes.blocks import LEAST_NONTEMPORAL_BYTES, PRODUCT_ELEMENTS
 from benchmarks.harness.roofline.loops import DEVICE_LOOPS, LOOPS
 from impls.activations import rows as activations
-from impls.catalog import STEPS, VARIANTS
+from impls.catalog import VARIANTS
+from impls.cnn import rows as cnn
+from impls.cnn.architecture import NETWORKS
 from impls.variant import DTYPES, ITEMSIZE_BYTES, Row, StepVariant, Variant
 
 
@@ -154,19 +156,12 @@ def _steps(profile: Profile, gpu: bool) -> list[Case]:
     """Return the cases of training steps in float32. Bytes and first calls have the smallest batch only."""
     return [
         StepCase(quantity, network, row.name, batch)
-        for network in _networks(profile)
-        for row in STEPS
+        for network in profile.networks or NETWORKS
+        for row in cnn.of_network(NETWORKS[network])
         if _runs(row, profile, gpu)
         for quantity, sizes in _step_quantities(row, profile)
         for batch in sizes
     ]
-
-
-def _networks(profile: Profile) -> Iterable[str]:
-    # Imports NumPy.
-    from impls.cnn.networks import NETWORKS
-
-    return NETWORKS if profile.networks is None else profile.networks
 
 
 def _step_quantities(row: StepVariant, profile: Profile) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -1,15 +1,15 @@
-"""A training step of a convolutional ReLU network, in one file per framework.
+"""A training step of a convolutional network, in one file per framework.
 
 Interface of every file
 -----------------------
 `build(network, parameters, n, dtype, relu) -> step` makes a step of SGD with momentum for batches of n images. `build`
 and `put` raise ValueError, which says what was given and what is accepted.
 
-network     a row of `networks.NETWORKS`; `architecture` describes it and the layout of all arrays
+network     a row of `architecture.NETWORKS`, which describes it and the layout of all arrays
 parameters  the initial parameters by name, float64 (`networks.initial_parameters`)
 dtype       "float32" or "float64"
 relu        "fresh": each ReLU writes to its own memory; "inplace": each overwrites its input; "none": the network
-            without its ReLUs, which shows their cost
+            without its ReLUs, which shows their cost. The same of other activations, which are never in place
 
 ====================  =============================================================================
 member of a step      meaning

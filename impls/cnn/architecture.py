@@ -1,27 +1,35 @@
-"""Convolutional networks as data, with the shapes of their blocks and dense layers.
+"""Convolutional networks as data, with the shapes of their blocks and dense layers. Imports no framework.
 
 A network is a sequence of blocks
 
-    convolution 3 x 3 -> [batch norm] -> ReLU -> [max-pool 2 x 2]
+    convolution 3 x 3 -> [batch norm] -> activation -> [max-pool 2 x 2]
 
-followed by a global average or a flattening, hidden dense layers (dense -> ReLU -> dropout), and a dense layer that
-outputs the logits. A convolution before a batch norm has no bias, because the norm subtracts it again.
+followed by a global average or a flattening, hidden dense layers (dense -> activation -> dropout), and a dense layer
+that outputs the logits. A convolution before a batch norm has no bias, because the norm subtracts it again.
+
+NETWORKS holds those that are measured; add another by writing its row. They are ReLU networks, and mnist_cnn with each
+of the other ACTIVATIONS.
 
 Arrays are channels-last: images (n, height, width, channels), convolution weights (row, column, in, out), dense
 weights (in, out).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 Shape = tuple[int, ...]
 
 KERNEL = 3
+RELU = "relu"
+# Activations of networks; those besides ReLU are operators of `impls.activations`.
+ACTIVATIONS = (RELU, "leaky_relu", "gelu", "silu", "tanh", "sigmoid")
+# These never decrease, so that a max-pool may precede them.
+MONOTONE = (RELU, "leaky_relu", "tanh", "sigmoid")
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A block: a convolution to `filters` channels, ReLU, and optionally batch norm and max-pooling."""
+    """A block: a convolution to `filters` channels, the activation, and optionally batch norm and max-pooling."""
 
     filters: int
     padding: int = 0
@@ -31,7 +39,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Dense:
-    """A hidden dense layer with its ReLU. dropout: the fraction of its outputs that dropout sets to 0."""
+    """A hidden dense layer with its activation. dropout: the fraction of its outputs that dropout sets to 0."""
 
     units: int
     dropout: float = 0.0
@@ -39,7 +47,10 @@ class Dense:
 
 @dataclass(frozen=True)
 class Network:
-    """An architecture. image: height, width, channels. average: global average instead of flattening."""
+    """An architecture. image: height, width, channels. average: global average instead of flattening.
+
+    activation: one of ACTIVATIONS, the same in all layers.
+    """
 
     name: str
     image: tuple[int, int, int]
@@ -47,6 +58,12 @@ class Network:
     average: bool = False
     hidden: tuple[Dense, ...] = ()
     classes: int = 10
+    activation: str = RELU
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an unknown activation."""
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation: {self.activation!r} given; {', '.join(ACTIVATIONS)} are accepted")
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Layer:
-    """A dense layer with its sizes. Only hidden layers have ReLU and dropout."""
+    """A dense layer with its sizes. Only hidden layers have an activation and dropout."""
 
     inputs: int
     units: int
@@ -105,3 +122,34 @@ def layers(network: Network) -> list[Layer]:
         sized.append(Layer(inputs, dense.units, hidden=True))
         inputs = dense.units
     return [*sized, Layer(inputs, network.classes, hidden=False)]
+
+
+MNIST_CNN = Network("mnist_cnn", (28, 28, 1), (Conv(32, pool=True), Conv(64, pool=True)))
+CONVNET_RELU = Network(
+    "convnet_relu",
+    (32, 32, 3),
+    (
+        Conv(64, padding=1, norm=True, pool=True),
+        Conv(128, padding=1, norm=True, pool=True),
+        Conv(256, padding=1, norm=True),
+    ),
+    average=True,
+    hidden=(Dense(128, dropout=0.5),),
+)
+RELU_NETWORKS = {network.name: network for network in (MNIST_CNN, CONVNET_RELU)}
+NETWORKS = RELU_NETWORKS | {
+    network.name: network
+    for network in (
+        replace(MNIST_CNN, name=f"{MNIST_CNN.name}_{activation}", activation=activation)
+        for activation in ACTIVATIONS
+        if activation != RELU
+    )
+}
+
+
+def with_relu(network: Network) -> Network | None:
+    """Return the measured network that differs in its activation only, with ReLU; None where there is none."""
+    for other in RELU_NETWORKS.values():
+        if replace(network, name=other.name, activation=RELU) == other:
+            return other
+    return None

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from impls.activations import jax_ as family
 from impls.cnn import unmarked
-from impls.cnn.architecture import KERNEL, Network, blocks, layers
+from impls.cnn.architecture import KERNEL, RELU, Network, blocks, layers
 from impls.cnn.networks import (
     LEARNING_RATE,
     MOMENTUM,
@@ -60,7 +61,7 @@ class Step:
         self.arrays = jax.tree.map(
             lambda value: jnp.array(value, dtype, copy=True), (parameters, velocities, statistics)
         )
-        self.loss_of = partial(_loss, network, convolution, jax.nn.relu if relu == "fresh" else lambda x: x)
+        self.loss_of = partial(_loss, network, convolution, _activation(network, relu))
         self.step = jax.jit(partial(_step, self.loss_of), donate_argnums=0)
 
     def put(self, batch: Batch) -> Any:
@@ -75,6 +76,12 @@ class Step:
 
     def state(self) -> State:
         return State(*jax.tree.map(np.array, self.arrays))
+
+
+def _activation(network: Network, relu: str) -> Callable[[jax.Array], jax.Array]:
+    if relu == "none":
+        return lambda x: x
+    return jax.nn.relu if network.activation == RELU else getattr(family, network.activation).function
 
 
 def _step(
@@ -96,7 +103,7 @@ def _step(
 def _loss(
     network: Network,
     convolution: Convolve,
-    relu: Callable[[jax.Array], jax.Array],
+    activate: Callable[[jax.Array], jax.Array],
     parameters: Arrays,
     statistics: Arrays,
     images: jax.Array,
@@ -118,13 +125,13 @@ def _loss(
             y = (y - mean) * factor + parameters[f"norm{number}.shift"]
         else:
             y = y + parameters[f"conv{number}.bias"]
-        y = relu(y)
+        y = activate(y)
         y = max_pool(y) if block.conv.pool else y
     y = y.mean((1, 2)) if network.average else y.reshape(len(y), -1)
     for number, layer in enumerate(layers(network), 1):
         y = y @ parameters[f"dense{number}.weight"] + parameters[f"dense{number}.bias"]
         if layer.hidden:
-            y = relu(y) * masks[number - 1]
+            y = activate(y) * masks[number - 1]
     logarithms = jax.nn.log_softmax(y)
     return -jnp.take_along_axis(logarithms, labels[:, None], 1).mean(), after
 

@@ -1,7 +1,6 @@
-"""The networks that are measured, and the parameters and batches of their training steps.
+"""Parameters and batches of training steps, and what their `build` functions require.
 
-A network is a row of NETWORKS; add another by writing its row. `architecture` describes rows and the layout of arrays,
-`operations` derives parameters, FLOPs and bytes from them.
+`architecture` holds the networks and describes the layout of arrays, `operations` derives parameters, FLOPs and bytes.
 """
 
 from dataclasses import dataclass, field
@@ -9,8 +8,8 @@ from math import prod
 
 import numpy as np
 
-from impls.cnn import operations
-from impls.cnn.architecture import Conv, Dense, Network, blocks, layers
+from impls.cnn import architecture, operations
+from impls.cnn.architecture import NETWORKS, RELU_NETWORKS, Conv, Dense, Network, blocks, layers
 from impls.cnn.operations import (
     autograd_saved_bytes,
     fused_saved_bytes,
@@ -28,8 +27,8 @@ __all__ = [
     "NETWORKS",
     "NORM_EPSILON",
     "NORM_MOMENTUM",
-    "RELU",
-    "STEP_OF",
+    "RELU_MODES",
+    "RELU_NETWORKS",
     "Array",
     "Batch",
     "Conv",
@@ -54,30 +53,9 @@ Array = np.ndarray
 # Batch norm and the update, as in torch: running = (1 - m) running + m batch, v = mu v + g, p = p - lr v.
 NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.1
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
-# Dtypes of steps, and memory modes of their ReLUs (`impls.cnn`).
+# Dtypes of steps, and memory modes of their activations (`impls.cnn`).
 DTYPES = ("float32", "float64")
-RELU = ("fresh", "inplace", "none")
-
-NETWORKS = {
-    network.name: network
-    for network in (
-        Network("mnist_cnn", (28, 28, 1), (Conv(32, pool=True), Conv(64, pool=True))),
-        Network(
-            "convnet_relu",
-            (32, 32, 3),
-            (
-                Conv(64, padding=1, norm=True, pool=True),
-                Conv(128, padding=1, norm=True, pool=True),
-                Conv(256, padding=1, norm=True),
-            ),
-            average=True,
-            hidden=(Dense(128, dropout=0.5),),
-        ),
-    )
-}
-
-# Networks by the name of the operator in benchmarks and results.
-STEP_OF = {f"cnn.{name}": network for name, network in NETWORKS.items()}
+RELU_MODES = ("fresh", "inplace", "none")
 
 
 def initial_parameters(network: Network, seed: int = 0) -> dict[str, Array]:
@@ -124,12 +102,19 @@ class Batch:
 
 
 def require(
-    network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, accepted: tuple[str, ...] = RELU
+    network: Network,
+    parameters: dict[str, Array],
+    n: int,
+    dtype: str,
+    relu: str,
+    accepted: tuple[str, ...] = RELU_MODES,
 ) -> None:
     """Raise ValueError unless a step can be built with these arguments.
 
-    accepted: values of `relu` that the implementation supports.
+    accepted: values of `relu` that the implementation supports; another activation than ReLU is never in place.
     """
+    if network.activation != architecture.RELU:
+        accepted = tuple(mode for mode in accepted if mode != "inplace")
     for name, value, choices in (("dtype", dtype, DTYPES), ("relu", relu, accepted)):
         if value not in choices:
             raise ValueError(f"{name}: {value!r} given, one of {', '.join(map(repr, choices))} needed")

@@ -2,24 +2,28 @@
 
 It uses the ideas of `numpy_`, and these, which need compiled loops:
 
-- The affine map, max-pool with its positions, and ReLU are one loop over a convolution's result while it is in cache;
-  so are their gradients.
+- The affine map, max-pool with its positions, and the activation are one loop over a convolution's result while it is
+  in cache; so are their gradients.
 - A thread takes its part of the batch through a whole block, with BLAS on one thread: each block has one or two
   parallel regions.
 - The image gradient is accumulated window by window, 3 c elements at a time.
 
 `np.dot` in compiled code calls the BLAS that comes with SciPy. All compiled loops are in this file, because Numba's
-cache ignores changes in other files.
+cache ignores changes in other files. Only the formulas of other activations than ReLU are not: after changing one in
+`impls.activations`, delete `impls/cnn/__pycache__`.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg.blas  # noqa: F401, the BLAS of np.dot; load it before its threads are limited
 from numba import get_num_threads, njit, prange
+from numba.extending import overload
 from threadpoolctl import threadpool_limits
 
-from impls.cnn.architecture import Network
+from impls.activations import numba_cpu as family
+from impls.activations.vector_math import INLINED, inlined
+from impls.cnn.architecture import ACTIVATIONS, MONOTONE, RELU, Network
 from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_EPSILON, NORM_MOMENTUM, Array
 from impls.cnn.workspace import Convolution, Framed, HandWritten, parts
 
@@ -36,6 +40,7 @@ class Step(HandWritten):
         self.parts = np.array(parts(n, min(n, get_num_threads())))
         self.scratch = [self._scratch(conv) for conv in self.convs]
         self.filters: dict[str, Array] = {}
+        self.activation = TYPES[network.activation](self.activates)
         self.logits_grad = np.zeros_like(self.dense[-1].output)
         # Each thread calls BLAS for its part of the batch.
         threadpool_limits(1, "blas")
@@ -66,12 +71,12 @@ class Step(HandWritten):
         self.dense_inputs = [y]
         for dense, mask in zip(self.dense, [*masks, None], strict=True):
             weight, bias = self.parameters[f"{dense.name}.weight"], self.parameters[f"{dense.name}.bias"]
-            np.dot(y, weight, out=dense.before_relu)
+            np.dot(y, weight, out=dense.target)
             if mask is None:
-                dense.before_relu += bias
+                dense.target += bias
             else:
                 y = np.empty_like(dense.output)
-                _rectify_and_drop(dense.before_relu, bias, mask, self.rectifies, dense.output, y)
+                _activate_and_drop(dense.target, bias, mask, self.activation, dense.output, y)
                 self.dense_inputs.append(y)
         return self.dense[-1].output
 
@@ -80,7 +85,7 @@ class Step(HandWritten):
     ) -> None:
         filters = self.filters[conv.name] = conv.filters(self.parameters[f"{conv.name}.weight"])
         convolve = (conv.frame, filters, *_geometry(conv), self.parts, conv.chunk, columns, products)
-        activate = (*conv.output, *conv.target, _winner(conv), self.rectifies)
+        activate = (*conv.output, *conv.target, _winner(conv), self.activation)
         if conv.convolved is None:
             ones = np.ones(conv.conv.filters, self.dtype)
             _convolve_and_activate(*convolve, convolved, ones, self.parameters[f"{conv.name}.bias"], *activate)
@@ -110,7 +115,8 @@ class Step(HandWritten):
     def backward(self, grad: Array, given: Any) -> None:
         for dense, x, mask in reversed(list(zip(self.dense, self.dense_inputs, [*given[2], None], strict=True))):
             if mask is not None:
-                _rectify_and_drop_backward(grad, mask, self.rectifies, dense.output)
+                saved = dense.output if self.takes_output else dense.target
+                _activate_and_drop_backward(grad, mask, self.activation, saved)
             np.dot(x.T, grad, out=self.memory.gradients[f"{dense.name}.weight"])
             np.sum(grad, 0, out=self.memory.gradients[f"{dense.name}.bias"])
             grad = np.dot(grad, self.parameters[f"{dense.name}.weight"].T)
@@ -132,7 +138,8 @@ class Step(HandWritten):
         room: Array,
         sums: Array,
     ) -> None:
-        activated = (conv.output.frame, conv.output_grad.frame, conv.output.padding, _winner(conv), self.rectifies)
+        saved = conv.output if self.takes_output else conv.target
+        activated = (*saved, *conv.output_grad, _winner(conv), self.activation)
         filters = conv.conv.filters
         factor, slope, offset = (
             np.ones(filters, self.dtype),
@@ -171,13 +178,112 @@ def _winner(conv: Convolution) -> Array:
     return np.empty((0, *conv.size, conv.conv.filters), np.uint8) if conv.winner is None else conv.winner
 
 
+# Activations
+
+# Python's error model tests each division for 0, and LLVM vectorises no loop with such a test.
+OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy"}
+
+
+class Relu(NamedTuple):
+    """Tells compiled loops their activation by its type, so that there is one version of them for each.
+
+    active: False leaves the activation out.
+    """
+
+    active: bool
+
+
+class LeakyRelu(NamedTuple):
+    active: bool
+
+
+class Gelu(NamedTuple):
+    active: bool
+
+
+class Silu(NamedTuple):
+    active: bool
+
+
+class Tanh(NamedTuple):
+    active: bool
+
+
+class Sigmoid(NamedTuple):
+    active: bool
+
+
+@inlined
+def _relu(x):
+    zero = type(x)(0)
+    # This comparison passes NaN.
+    return zero if x <= zero else x
+
+
+@inlined
+def _relu_backward(grad, y):
+    return grad if y > 0 else type(grad)(0)
+
+
+TYPES: dict[str, type[Any]] = {
+    "relu": Relu,
+    "leaky_relu": LeakyRelu,
+    "gelu": Gelu,
+    "silu": Silu,
+    "tanh": Tanh,
+    "sigmoid": Sigmoid,
+}
+# The function, and the gradient from what is saved: of ReLU the output, of the others the input.
+FORMULAS = {
+    TYPES[name]: (_relu, _relu_backward)
+    if name == RELU
+    else (getattr(family, name), getattr(family, f"{name}_backward"))
+    for name in ACTIVATIONS
+}
+POOLED_FIRST = tuple(TYPES[name] for name in MONOTONE)
+
+
+def _apply(activation: Any, x: Any) -> Any:
+    """The activation of x, in compiled code."""
+    raise NotImplementedError
+
+
+def _compared(activation: Any, x: Any) -> Any:
+    """What a max-pool compares: x, where the activation never decreases, else the activation of x."""
+    raise NotImplementedError
+
+
+def _gradient(activation: Any, grad: Any, saved: Any) -> Any:
+    """The gradient of the activation's input."""
+    raise NotImplementedError
+
+
+@overload(_apply, jit_options=INLINED)
+def _choose_apply(activation, x):
+    formula, _ = FORMULAS[activation.instance_class]
+    return lambda activation, x: formula(x) if activation.active else x
+
+
+@overload(_compared, jit_options=INLINED)
+def _choose_compared(activation, x):
+    if activation.instance_class in POOLED_FIRST:
+        return lambda activation, x: x
+    return lambda activation, x: _apply(activation, x)
+
+
+@overload(_gradient, jit_options=INLINED)
+def _choose_gradient(activation, grad, saved):
+    _, formula = FORMULAS[activation.instance_class]
+    return lambda activation, grad, saved: formula(grad, saved) if activation.active else grad
+
+
 # Forward
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, **OPTIONS)
 def _convolve_and_activate(
     frame, filters, step, height, width, channels, parts, chunk, columns, products, convolved, factor, shift,
-    output, padding, target, target_padding, winner, rectifies,
+    output, padding, target, target_padding, winner, activation,
 ):  # fmt: skip
     rows = step * step * height * width
     for worker in prange(len(parts)):
@@ -192,8 +298,70 @@ def _convolve_and_activate(
                 own = result[(image - start) * rows : (image - start + 1) * rows]
                 _activate(
                     own, image, step, height, width, factor, shift,
-                    output, padding, target, target_padding, winner, rectifies,
+                    output, padding, target, target_padding, winner, activation,
                 )  # fmt: skip
+
+
+@njit(parallel=True, **OPTIONS)
+def _activate_all(
+    convolved, step, height, width, parts, factor, shift, output, padding, target, target_padding, winner, activation
+):  # fmt: skip
+    rows = step * step * height * width
+    for worker in prange(len(parts)):
+        for image in range(parts[worker, 0], parts[worker, 1]):
+            own = convolved[image * rows : (image + 1) * rows]
+            _activate(
+                own, image, step, height, width, factor, shift,
+                output, padding, target, target_padding, winner, activation,
+            )  # fmt: skip
+
+
+@njit(**OPTIONS)
+def _activate(
+    rows, image, step, height, width, factor, shift, output, padding, target, target_padding, winner, activation
+):  # fmt: skip
+    """Apply the affine map, the maximum of the phases if they are pooled, and the activation to one image."""
+    pixels, filters = height * width, rows.shape[1]
+    for y in range(height):
+        for x in range(width):
+            pixel = y * width + x
+            if len(winner):
+                before = target[image, y + target_padding, x + target_padding]
+                won = winner[image, y, x]
+                for f in range(filters):
+                    chosen, phase = rows[pixel, f] * factor[f] + shift[f], 0
+                    largest = _compared(activation, chosen)
+                    for other in range(1, 4):
+                        rival = rows[other * pixels + pixel, f] * factor[f] + shift[f]
+                        value = _compared(activation, rival)
+                        wins = (value > largest) | (value != value)
+                        phase = other if wins else phase
+                        chosen = rival if wins else chosen
+                        largest = value if wins else largest
+                    before[f], won[f] = chosen, phase
+                _apply_to_all(activation, before, output[image, y + padding, x + padding])
+                continue
+            for phase in range(step * step):
+                own_y, own_x = step * y + phase // step, step * x + phase % step
+                before = target[image, own_y + target_padding, own_x + target_padding]
+                for f in range(filters):
+                    before[f] = rows[phase * pixels + pixel, f] * factor[f] + shift[f]
+                _apply_to_all(activation, before, output[image, own_y + padding, own_x + padding])
+
+
+@njit(**OPTIONS)
+def _apply_to_all(activation, before, after):
+    for f in range(len(before)):
+        after[f] = _apply(activation, before[f])
+
+
+@njit(**OPTIONS)
+def _activate_and_drop(z, bias, mask, activation, output, dropped):
+    for i in range(z.shape[0]):
+        for f in range(z.shape[1]):
+            z[i, f] += bias[f]
+            output[i, f] = _apply(activation, z[i, f])
+            dropped[i, f] = output[i, f] * mask[i, f]
 
 
 @njit(parallel=True, cache=True)
@@ -322,67 +490,6 @@ def _merge(moments, count, rows):
         moments[0, f] += difference * n / (count + n)
 
 
-@njit(parallel=True, cache=True)
-def _activate_all(
-    convolved, step, height, width, parts, factor, shift, output, padding, target, target_padding, winner, rectifies
-):  # fmt: skip
-    rows = step * step * height * width
-    for worker in prange(len(parts)):
-        for image in range(parts[worker, 0], parts[worker, 1]):
-            own = convolved[image * rows : (image + 1) * rows]
-            _activate(
-                own, image, step, height, width, factor, shift,
-                output, padding, target, target_padding, winner, rectifies,
-            )  # fmt: skip
-
-
-@njit(cache=True)
-def _activate(
-    rows, image, step, height, width, factor, shift, output, padding, target, target_padding, winner, rectifies
-):  # fmt: skip
-    """Apply the affine map, the maximum of the phases if they are pooled, and ReLU to one image."""
-    pixels, filters = height * width, rows.shape[1]
-    for y in range(height):
-        for x in range(width):
-            pixel = y * width + x
-            if len(winner):
-                before = target[image, y + target_padding, x + target_padding]
-                won = winner[image, y, x]
-                for f in range(filters):
-                    largest, phase = rows[pixel, f] * factor[f] + shift[f], 0
-                    for other in range(1, 4):
-                        value = rows[other * pixels + pixel, f] * factor[f] + shift[f]
-                        wins = (value > largest) | (value != value)
-                        phase = other if wins else phase
-                        largest = value if wins else largest
-                    before[f], won[f] = largest, phase
-                _rectify(before, rectifies, output[image, y + padding, x + padding])
-                continue
-            for phase in range(step * step):
-                own_y, own_x = step * y + phase // step, step * x + phase % step
-                before = target[image, own_y + target_padding, own_x + target_padding]
-                for f in range(filters):
-                    before[f] = rows[phase * pixels + pixel, f] * factor[f] + shift[f]
-                _rectify(before, rectifies, output[image, own_y + padding, own_x + padding])
-
-
-@njit(cache=True)
-def _rectify(before, rectifies, after):
-    zero = before.dtype.type(0)
-    for f in range(len(before)):
-        # This comparison passes NaN.
-        after[f] = zero if (before[f] <= zero) & rectifies else before[f]
-
-
-@njit(cache=True)
-def _rectify_and_drop(z, bias, mask, rectifies, output, dropped):
-    for i in range(z.shape[0]):
-        for f in range(z.shape[1]):
-            z[i, f] += bias[f]
-            output[i, f] = 0 if (z[i, f] <= 0) & rectifies else z[i, f]
-            dropped[i, f] = output[i, f] * mask[i, f]
-
-
 @njit(cache=True)
 def _cross_entropy(scores, labels, grad):
     """Return the mean softmax cross-entropy, and write the gradient of the logits to `grad`."""
@@ -403,41 +510,55 @@ def _cross_entropy(scores, labels, grad):
 # Backward
 
 
-@njit(cache=True)
-def _rectify_and_drop_backward(grad, mask, rectifies, output):
+@njit(**OPTIONS)
+def _activate_and_drop_backward(grad, mask, activation, saved):
     for i in range(grad.shape[0]):
         for f in range(grad.shape[1]):
-            grad[i, f] = grad[i, f] * mask[i, f] if output[i, f] > 0 or not rectifies else 0
+            grad[i, f] = _gradient(activation, grad[i, f] * mask[i, f], saved[i, f])
 
 
-@njit(cache=True)
-def _activate_backward(image, step, height, width, output, output_grad, padding, winner, rectifies, grads):
-    """Write the gradient of the input of max-pool and ReLU for one image, phase after phase."""
+@njit(**OPTIONS)
+def _activate_backward(
+    image, step, height, width, saved, saved_padding, output_grad, padding, winner, activation, grads
+):  # fmt: skip
+    """Write the gradient of the input of max-pool and activation for one image, phase after phase.
+
+    Behind a max-pool, output_grad becomes the gradient of the activation's input.
+    """
     pixels, filters, zero = height * width, grads.shape[1], grads.dtype.type(0)
     for y in range(height):
         for x in range(width):
+            pixel = y * width + x
+            if len(winner):
+                grad, kept = (
+                    output_grad[image, y + padding, x + padding],
+                    saved[image, y + saved_padding, x + saved_padding],
+                )
+                won = winner[image, y, x]
+                for f in range(filters):
+                    grad[f] = _gradient(activation, grad[f], kept[f])
+                for phase in range(4):
+                    target = grads[phase * pixels + pixel]
+                    for f in range(filters):
+                        target[f] = grad[f] if won[f] == phase else zero
+                continue
             for phase in range(step * step):
-                target = grads[phase * pixels + y * width + x]
-                if len(winner):
-                    result, pixel_grad = (
-                        output[image, y + padding, x + padding],
-                        output_grad[image, y + padding, x + padding],
-                    )
-                    won = winner[image, y, x]
-                    for f in range(filters):
-                        passes = (result[f] > zero) | (not rectifies)
-                        target[f] = pixel_grad[f] if (won[f] == phase) & passes else zero
-                else:
-                    own_y, own_x = step * y + phase // step + padding, step * x + phase % step + padding
-                    result, pixel_grad = output[image, own_y, own_x], output_grad[image, own_y, own_x]
-                    for f in range(filters):
-                        target[f] = pixel_grad[f] if (result[f] > zero) | (not rectifies) else zero
+                own_y, own_x = step * y + phase // step, step * x + phase % step
+                grad, kept = (
+                    output_grad[image, own_y + padding, own_x + padding],
+                    saved[image, own_y + saved_padding, own_x + saved_padding],
+                )
+                target = grads[phase * pixels + pixel]
+                for f in range(filters):
+                    target[f] = _gradient(activation, grad[f], kept[f])
 
 
-@njit(parallel=True, cache=True)
-def _sum_backward(kept, mean, step, height, width, parts, output, output_grad, padding, winner, rectifies, sums):
+@njit(parallel=True, **OPTIONS)
+def _sum_backward(
+    convolved, mean, step, height, width, parts, saved, saved_padding, output_grad, padding, winner, activation, sums
+):  # fmt: skip
     """sums: (workers, 2, filters), of the gradient, and of the gradient times x - mean."""
-    pixels, filters, zero = height * width, kept.shape[1], kept.dtype.type(0)
+    pixels, filters = height * width, convolved.shape[1]
     rows = step * step * pixels
     pooled = len(winner) > 0
     for worker in prange(len(parts)):
@@ -449,19 +570,19 @@ def _sum_backward(kept, mean, step, height, width, parts, output, output_grad, p
                     row = image * rows + y * width + x
                     for phase in range(1 if pooled else step * step):
                         own_y, own_x = (y, x) if pooled else (step * y + phase // step, step * x + phase % step)
-                        result = output[image, own_y + padding, own_x + padding]
+                        kept = saved[image, own_y + saved_padding, own_x + saved_padding]
                         pixel_grad = output_grad[image, own_y + padding, own_x + padding]
                         for f in range(filters):
-                            grad = pixel_grad[f] if (result[f] > zero) | (not rectifies) else zero
+                            grad = _gradient(activation, pixel_grad[f], kept[f])
                             chosen = winner[image, y, x, f] if pooled else phase
                             plain[f] += grad
-                            along[f] += grad * (kept[row + chosen * pixels, f] - mean[f])
+                            along[f] += grad * (convolved[row + chosen * pixels, f] - mean[f])
 
 
-@njit(parallel=True, cache=True)
+@njit(parallel=True, **OPTIONS)
 def _convolve_backward(
     frame, filters, step, height, width, channels, parts, chunk, columns, products, kept, factor, slope, offset,
-    output, output_grad, padding, winner, rectifies, grads, by_filters, room, sums, frame_grad,
+    saved, saved_padding, output_grad, padding, winner, activation, grads, by_filters, room, sums, frame_grad,
 ):  # fmt: skip
     """Write each worker's gradients of the filters and, without batch norm, of the bias (sums[:, 0]), and `frame_grad`.
 
@@ -478,7 +599,9 @@ def _convolve_backward(
             chunk_grads = grads[worker, : (stop - start) * rows]
             for image in range(start, stop):
                 own = chunk_grads[(image - start) * rows : (image - start + 1) * rows]
-                _activate_backward(image, step, height, width, output, output_grad, padding, winner, rectifies, own)
+                _activate_backward(
+                    image, step, height, width, saved, saved_padding, output_grad, padding, winner, activation, own
+                )
             if len(kept):
                 _normalise_backward(chunk_grads, kept[start * rows : stop * rows], factor, slope, offset)
             else:

@@ -6,8 +6,8 @@ Each of these ideas is needed for the speed:
   channels; of tiles (`winograd`) with many, in 16 multiplications where columns take 36.
 - The four positions that a max-pool compares are stored one after the other (`phases`), so pooling compares four
   contiguous arrays. Positions that pooling drops are not computed.
-- Bias and ReLU follow pooling, on a quarter of the elements: max(x) + b = max(x + b), and likewise for ReLU. Batch norm
-  precedes pooling, because its scale may be negative.
+- Bias and ReLU follow pooling, on a quarter of the elements: max(x) + b = max(x + b), and likewise for ReLU and other
+  activations that never decrease. Batch norm precedes pooling, because its scale may be negative.
 - Each thread takes a part of the batch through a layer, with BLAS on one thread; NumPy's loops release the GIL.
 - Large arrays are allocated once. The position of a maximum is stored as a byte.
 
@@ -25,8 +25,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from threadpoolctl import threadpool_limits
 
+from impls.activations import numpy_ as family
 from impls.cnn import operations, winograd
-from impls.cnn.architecture import KERNEL, Network
+from impls.cnn.architecture import KERNEL, RELU, Network
 from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_EPSILON, NORM_MOMENTUM, Array
 from impls.cnn.reference import cross_entropy
 from impls.cnn.workspace import Convolution, Framed, HandWritten, Named, parts
@@ -39,12 +40,16 @@ def build(network: Network, parameters: dict[str, Array], n: int, dtype: str, re
 class Scratch:
     """One thread's scratch memory for the largest chunk of any block, and its part of the gradients."""
 
-    def __init__(self, convs: list[Convolution], shapes: dict[str, tuple[int, ...]], dtype: str) -> None:
+    def __init__(
+        self, convs: list[Convolution], shapes: dict[str, tuple[int, ...]], dtype: str, pools_first: bool
+    ) -> None:
         convolved = max(conv.chunk * conv.rows * conv.conv.filters for conv in convs)
         tiled = [conv for conv in convs if conv.products > 1]
         self.columns = np.empty(max(conv.chunk * _columns_elements(conv) for conv in convs), dtype)
         self.convolved, self.grads = np.empty(convolved, dtype), np.empty(convolved, dtype)
         self.pooled, self.bytes_ = np.empty(convolved, dtype), np.empty((3, convolved), np.uint8)
+        # What pools behind the activation compare.
+        self.activated = np.empty(0 if pools_first else convolved, dtype)
         self.products = np.empty(
             max((conv.chunk * 16 * conv.pixels * conv.conv.filters for conv in tiled), default=0), dtype
         )
@@ -68,9 +73,13 @@ class Step(HandWritten):
             for parameter in operations.parameters(network)
             if parameter.operation.kind != "dense" and parameter.kind != "weight"
         }
-        self.scratch = [Scratch(self.convs, shapes, dtype) for _ in self.parts]
+        self.scratch = [Scratch(self.convs, shapes, dtype, self.pools_first) for _ in self.parts]
         self.filters: dict[str, Array] = {}
         self.threads = ThreadPoolExecutor(len(self.parts))
+        is_relu = network.activation == RELU
+        self.activate = _relu if is_relu else getattr(family, network.activation).out
+        # From the input; that of ReLU takes the output.
+        self.activate_backward = None if is_relu else getattr(family, f"{network.activation}_backward").out
         # Each thread calls BLAS for its part of the batch.
         threadpool_limits(1, "blas")
 
@@ -88,11 +97,11 @@ class Step(HandWritten):
         y = last.mean((1, 2)) if self.network.average else last.reshape(self.n, -1)
         self.dense_inputs = [y]
         for dense, mask in zip(self.dense, [*masks, None], strict=True):
-            np.matmul(y, self.parameters[f"{dense.name}.weight"], out=dense.before_relu)
-            dense.before_relu += self.parameters[f"{dense.name}.bias"]
+            np.matmul(y, self.parameters[f"{dense.name}.weight"], out=dense.target)
+            dense.target += self.parameters[f"{dense.name}.bias"]
             if dense.hidden:
-                if self.rectifies:
-                    np.clip(dense.before_relu, 0, np.inf, out=dense.output)
+                if self.activates:
+                    self.activate(dense.target, dense.output)
                 y = dense.output * mask
                 self.dense_inputs.append(y)
         return self.dense[-1].output
@@ -107,7 +116,9 @@ class Step(HandWritten):
         for dense, x, mask in reversed(list(zip(self.dense, self.dense_inputs, [*given[2], None], strict=True))):
             if dense.hidden:
                 grad *= mask
-                if self.rectifies:
+                if self.activate_backward and self.activates:
+                    self.activate_backward(grad, dense.target, grad)
+                elif self.activates:
                     grad *= dense.output > 0
             np.matmul(x.T, grad, out=self.memory.gradients[f"{dense.name}.weight"])
             np.sum(grad, 0, out=self.memory.gradients[f"{dense.name}.bias"])
@@ -176,7 +187,7 @@ class Step(HandWritten):
     def _convolve_and_activate(self, conv: Convolution, chunk: slice, scratch: Scratch) -> None:
         convolved = _room(scratch.convolved, conv, chunk)
         self._convolve(conv, chunk, scratch, convolved)
-        self._pool_and_rectify(conv, chunk, scratch, convolved, self.parameters[f"{conv.name}.bias"])
+        self._pool_and_activate(conv, chunk, scratch, convolved, self.parameters[f"{conv.name}.bias"])
 
     def _convolve_and_sum(self, conv: Convolution, chunk: slice, scratch: Scratch) -> tuple[int, Array, Array]:
         """Return the number of rows and, for each channel, their mean and sum of squared deviations."""
@@ -204,45 +215,45 @@ class Step(HandWritten):
         factor = self.parameters[f"{conv.norm}.scale"] / conv.deviation
         np.multiply(_kept(conv, chunk), factor, out=normalised)
         shift = self.parameters[f"{conv.norm}.shift"] - conv.mean * factor
-        self._pool_and_rectify(conv, chunk, scratch, normalised, shift)
+        self._pool_and_activate(conv, chunk, scratch, normalised, shift)
 
-    def _pool_and_rectify(self, conv: Convolution, chunk: slice, scratch: Scratch, rows: Array, shift: Array) -> None:
-        """Take the maximum of the phases, add the shift that they share, apply ReLU, and write the block's output."""
+    def _pool_and_activate(self, conv: Convolution, chunk: slice, scratch: Scratch, rows: Array, shift: Array) -> None:
+        """Add the shift that all phases share, pool them, apply the activation, and write the block's output."""
         output, target = conv.output.inside[chunk], conv.target.inside[chunk]
         if conv.winner is None:
             for phase, pixels in zip(
                 rows.reshape(conv.phases, len(output), *conv.size, -1), _phases(conv, target), strict=True
             ):
                 np.add(phase, shift, out=pixels)
+        elif self.pools_first:
+            largest = _pool(rows.reshape(conv.phases, *output.shape), conv.winner[chunk], scratch)
+            np.add(largest, shift, out=target)
         else:
             phases = rows.reshape(conv.phases, *output.shape)
-            right, lower_right, lower = scratch.bytes_[:, : output.size].reshape(3, *output.shape)
-            np.greater(phases[1], phases[0], out=right.view(bool))
-            np.greater(phases[3], phases[2], out=lower_right.view(bool))
-            np.maximum(phases[0], phases[1], out=phases[0])
-            np.maximum(phases[2], phases[3], out=phases[2])
-            np.greater(phases[2], phases[0], out=lower.view(bool))
-            np.maximum(phases[0], phases[2], out=phases[0])
-            np.add(phases[0], shift, out=target)
-            # The phase of the maximum, without a branch: `right`, or 2 + `lower_right` if a lower one is larger.
-            lower_right += 2
-            lower_right -= right
-            lower_right *= lower
-            np.add(right, lower_right, out=conv.winner[chunk])
-        if self.rectifies:
-            np.clip(target, 0, np.inf, out=output)
+            phases += shift
+            activated = scratch.activated[: rows.size].reshape(phases.shape)
+            self.activate(phases, activated)
+            output[...] = _pool(activated, conv.winner[chunk], scratch)
+            for phase, pixels in enumerate(phases):
+                np.copyto(target, pixels, where=conv.winner[chunk] == phase)
+            return
+        if self.activates:
+            self.activate(target, output)
 
     # Backward pass of a chunk of images
 
     def _pool_backward(self, conv: Convolution, chunk: slice, scratch: Scratch) -> tuple[Array, Array]:
-        """Return the gradient of ReLU's input, (pixels, filters), and of each phase, (rows, filters)."""
+        """Return the gradient of the activation's input, (pixels, filters), and of each phase, (rows, filters)."""
         output = conv.output.inside[chunk]
         pooled = scratch.pooled[: output.size].reshape(output.shape)
         mask = scratch.bytes_[0, : output.size].reshape(output.shape).view(bool)
-        if self.rectifies:
-            np.multiply(conv.output_grad.inside[chunk], np.greater(output, 0, out=mask), out=pooled)
+        grad, target = conv.output_grad.inside[chunk], conv.target.inside[chunk]
+        if not self.activates:
+            pooled[...] = grad
+        elif self.activate_backward:
+            self.activate_backward(grad, target, pooled)
         else:
-            pooled[...] = conv.output_grad.inside[chunk]
+            np.multiply(grad, np.greater(output, 0, out=mask), out=pooled)
         grads = _room(scratch.grads, conv, chunk)
         phases = grads.reshape(conv.phases, len(output), *conv.size, -1)
         if conv.winner is None:
@@ -313,6 +324,27 @@ class Step(HandWritten):
             for j in range(KERNEL):
                 windows = _windows(conv, frame[:, i:, j:], frame.shape[3])
                 windows += columns.reshape(*windows.shape[:-1], KERNEL, KERNEL, -1)[..., i, j, :]
+
+
+def _relu(x: Array, out: Array) -> None:
+    np.clip(x, 0, np.inf, out=out)
+
+
+def _pool(phases: Array, winner: Array, scratch: Scratch) -> Array:
+    """Overwrite the first of four phases with their maximum and return it; write its position to winner."""
+    right, lower_right, lower = scratch.bytes_[:, : winner.size].reshape(3, *winner.shape)
+    np.greater(phases[1], phases[0], out=right.view(bool))
+    np.greater(phases[3], phases[2], out=lower_right.view(bool))
+    np.maximum(phases[0], phases[1], out=phases[0])
+    np.maximum(phases[2], phases[3], out=phases[2])
+    np.greater(phases[2], phases[0], out=lower.view(bool))
+    np.maximum(phases[0], phases[2], out=phases[0])
+    # The phase of the maximum, without a branch: `right`, or 2 + `lower_right` if a lower one is larger.
+    lower_right += 2
+    lower_right -= right
+    lower_right *= lower
+    np.add(right, lower_right, out=winner)
+    return phases[0]
 
 
 def _phases(conv: Convolution, images: Array) -> list[Array]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from impls.cnn.architecture import KERNEL, Network, Shape, blocks, layers
+from impls.cnn.architecture import ACTIVATIONS, KERNEL, RELU, Network, Shape, blocks, layers
 
 # Multiplications of Winograd's algorithm for 2 x 2 outputs, and of the plain sums (`winograd`).
 WINOGRAD_RATIO = 16 / 36
@@ -34,7 +34,7 @@ class Tensor:
 class Operation:
     """An operation of the forward pass.
 
-    kind: "conv", "norm", "relu", "pool", "average", "dense", "dropout" or "loss".
+    kind: "conv", "norm", an activation's name, "pool", "average", "dense", "dropout" or "loss".
     parameters, statistics: shapes of what it learns and of its running statistics, by kind (`Variable`).
     flops: for one image, 2 for each multiplication with its addition.
     least_flops: the same with Winograd's algorithm, without outputs that pooling drops.
@@ -71,10 +71,12 @@ class Variable:
 def operations(network: Network, pool_first: bool = False) -> list[Operation]:
     """Return the operations of a network in the order of the forward pass.
 
-    pool_first: max-pool before ReLU, which gives the same result; otherwise as `architecture` lists them.
+    pool_first: max-pool before the activation, of which only the inputs that win are kept; otherwise as `architecture`
+    lists them.
     Raises ValueError as `blocks` does.
     """
     sequence: list[Operation] = []
+    activation = network.activation
 
     def append(kind: str, name: str, shape: Shape, **properties: Any) -> None:
         source = sequence[-1].output if sequence else Tensor("images", network.image)
@@ -95,11 +97,11 @@ def operations(network: Network, pool_first: bool = False) -> list[Operation]:
                 parameters={"scale": channels, "shift": channels}, statistics={"mean": channels, "variance": channels},
             )  # fmt: skip
         if not pool_first:
-            append("relu", f"{name}.relu", block.convolved)
+            append(activation, f"{name}.{activation}", block.convolved)
         if conv.pool:
             append("pool", f"{name}.pool", block.output)
         if pool_first:
-            append("relu", f"{name}.relu", block.output)
+            append(activation, f"{name}.{activation}", block.output)
     if network.average:
         append("average", "average", block.output[-1:])
     for number, layer in enumerate(layers(network), 1):
@@ -110,7 +112,7 @@ def operations(network: Network, pool_first: bool = False) -> list[Operation]:
             parameters={"weight": (layer.inputs, layer.units), "bias": units},
         )  # fmt: skip
         if layer.hidden:
-            append("relu", f"{name}.relu", units)
+            append(activation, f"{name}.{activation}", units)
             append("dropout", f"{name}.dropout", units)
     append("loss", "loss", ())
     return sequence
@@ -190,15 +192,17 @@ def _total_weight(operation: Operation, n: int, itemsize: int) -> tuple[str, int
     return "total_weight", itemsize
 
 
-# The tensors that each kind of operation keeps for its backward pass, parameters left out.
+# The tensors that each kind of operation keeps for its backward pass, parameters left out. Of activations by hand, only
+# ReLU takes its output.
 BY_HAND: Mapping[str, tuple[Saved, ...]] = {
+    **dict.fromkeys(ACTIVATIONS, (_input,)),
     "conv": (_framed_input,),
     "norm": (_input, _moments),
     "pool": (_winners,),
-    "relu": (_output,),
+    RELU: (_output,),
     "dense": (_input,),
 }
-# Convolutions read images without a frame, and dense layers apply ReLU and dropout in registers.
+# ReLU only. Convolutions read images without a frame, and dense layers apply ReLU and dropout in registers.
 FUSED: Mapping[str, tuple[Saved, ...]] = {
     "conv": (_input,),
     "norm": (_input, _moments),
@@ -208,9 +212,10 @@ FUSED: Mapping[str, tuple[Saved, ...]] = {
     "dropout": (_mask,),
 }
 AUTOGRAD: Mapping[str, tuple[Saved, ...]] = {
+    **dict.fromkeys(("leaky_relu", "gelu", "silu"), (_input,)),
+    **dict.fromkeys((RELU, "tanh", "sigmoid"), (_output,)),
     "conv": (_input,),
     "norm": (_input, _moments),
-    "relu": (_output,),
     "pool": (_input, _indices),
     "dense": (_input,),
     "dropout": (_input, _mask),
@@ -231,7 +236,7 @@ def _saved_bytes(sequence: list[Operation], keeps: Mapping[str, tuple[Saved, ...
 def saved_bytes(network: Network, n: int, itemsize_bytes: int) -> int:
     """Return the bytes that a handwritten step on n images saves for its backward pass.
 
-    ReLU adds none, fresh or in place: its result is the next operation's input.
+    ReLU adds none, fresh or in place: its result is the next operation's input. Other activations add their inputs.
     """
     return _saved_bytes(operations(network, pool_first=True), BY_HAND, n, itemsize_bytes)
 
@@ -252,7 +257,7 @@ def autograd_saved_bytes(network: Network, n: int, itemsize_bytes: int) -> int:
 def inplace_bytes(network: Network, n: int, itemsize_bytes: int) -> int:
     """Return the bytes that ReLU in place saves a handwritten step: the input of each ReLU, after pooling."""
     sequence = operations(network, pool_first=True)
-    return n * sum(operation.input.elements for operation in sequence if operation.kind == "relu") * itemsize_bytes
+    return n * sum(operation.input.elements for operation in sequence if operation.kind == RELU) * itemsize_bytes
 
 
 @dataclass(frozen=True)
@@ -263,7 +268,7 @@ class Work:
     is no gradient for the images.
     least_flops: of both passes, where convolutions take 16 multiplications for 36 (`winograd`) and skip outputs that
     pooling drops.
-    relu_elements: elements through ReLU in the order of the architecture.
+    activation_elements: elements through the activations in the order of the architecture.
     input_elements: elements of the blocks' inputs, which the weight gradients need.
     pool_elements: outputs of max-pools.
     column_elements: elements of the column matrices of im2col.
@@ -272,7 +277,7 @@ class Work:
     forward_flops: int
     backward_flops: int
     least_flops: float
-    relu_elements: int
+    activation_elements: int
     input_elements: int
     pool_elements: int
     column_elements: int
@@ -287,7 +292,7 @@ def work(network: Network) -> Work:
         forward_flops=forward_flops,
         backward_flops=2 * forward_flops - first.flops,
         least_flops=3 * sum(operation.least_flops for operation in sequence) - first.least_flops,
-        relu_elements=sum(operation.output.elements for operation in sequence if operation.kind == "relu"),
+        activation_elements=sum(operation.output.elements for operation in sequence if operation.kind in ACTIVATIONS),
         input_elements=sum(conv.input.elements for conv in convs),
         pool_elements=sum(operation.output.elements for operation in sequence if operation.kind == "pool"),
         column_elements=sum(prod(conv.output.shape[:2]) * KERNEL**2 * conv.input.shape[-1] for conv in convs),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from impls.cnn.architecture import KERNEL, Network, blocks, layers
+from impls.activations import reference as family
+from impls.cnn.architecture import KERNEL, RELU, Network, blocks, layers
 from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_EPSILON, NORM_MOMENTUM, Array, Batch, initial_statistics
 
 Arrays = dict[str, Array]
@@ -40,16 +41,25 @@ def step(network: Network, state: State, batch: Batch) -> float:
 
 
 def unseen(layer: str, activations: Array) -> None:
-    """Ignore what a ReLU outputs: the default of `see`."""
+    """Ignore what an activation outputs: the default of `see`."""
+
+
+def activation(network: Network) -> tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]:
+    """Return the network's activation, and its gradient from the input."""
+    if network.activation == RELU:
+        return relu, relu_backward
+    definition = getattr(family, network.activation)
+    return definition.forward, definition.backward
 
 
 def logits(network: Network, state: State, images: Array, see: Callable[[str, Array], None] = unseen) -> Array:
     """Return the logits at inference, (n, classes): with running statistics and without dropout.
 
-    see(layer, activations): gets what each ReLU outputs, before any max-pool: (n, height, width, filters) of "conv1",
-    (n, units) of "dense1".
+    see(layer, activations): gets what each activation outputs, before any max-pool: (n, height, width, filters) of
+    "conv1", (n, units) of "dense1".
     """
     p, y = state.parameters, images
+    activate, _ = activation(network)
     for number, block in enumerate(blocks(network), 1):
         y = convolve(y, p[f"conv{number}.weight"], block.conv.padding)
         if block.conv.norm:
@@ -57,23 +67,25 @@ def logits(network: Network, state: State, images: Array, see: Callable[[str, Ar
             y = p[f"norm{number}.scale"] * (y - mean) / np.sqrt(variance + NORM_EPSILON) + p[f"norm{number}.shift"]
         else:
             y = y + p[f"conv{number}.bias"]
-        see(f"conv{number}", y := relu(y))
+        see(f"conv{number}", y := activate(y))
         y = max_pool(y)[0] if block.conv.pool else y
     y = y.mean((1, 2)) if network.average else y.reshape(len(y), -1)
     for number, layer in enumerate(layers(network), 1):
         y = y @ p[f"dense{number}.weight"] + p[f"dense{number}.bias"]
         if layer.hidden:
-            see(f"dense{number}", y := relu(y))
+            see(f"dense{number}", y := activate(y))
     return y
 
 
 def loss_and_gradients(network: Network, state: State, batch: Batch) -> tuple[float, Arrays, Arrays]:
     """The loss, its gradient by each parameter, and the running statistics after this batch."""
     p = state.parameters
+    activate, activate_backward = activation(network)
     gradients: Arrays = {}
     statistics: Arrays = {}
 
-    images, activations = [batch.images], []
+    # Inputs of each block, of its activation, of each dense layer, and of its activation.
+    images, convolved = [batch.images], []
     norms: list[tuple[Array, ...]] = []
     winners: list[Array] = []
     for number, block in enumerate(blocks(network), 1):
@@ -85,25 +97,26 @@ def loss_and_gradients(network: Network, state: State, batch: Batch) -> tuple[fl
         else:
             norms.append(())
             y = y + p[f"conv{number}.bias"]
-        activations.append(y := relu(y))
+        convolved.append(y)
+        y = activate(y)
         y, winner = max_pool(y) if block.conv.pool else (y, y[:0])
         winners.append(winner)
         images.append(y)
     last = images[-1]
     y = last.mean((1, 2)) if network.average else last.reshape(len(last), -1)
 
-    inputs, outputs = [], []
+    inputs, sums = [], []
     for number, layer in enumerate(layers(network), 1):
         inputs.append(y)
         y = y @ p[f"dense{number}.weight"] + p[f"dense{number}.bias"]
         if layer.hidden:
-            outputs.append(y := relu(y))
-            y = y * batch.masks[number - 1]
+            sums.append(y)
+            y = activate(y) * batch.masks[number - 1]
     loss, grad = cross_entropy(y, batch.labels)
 
     for number, layer in reversed(list(enumerate(layers(network), 1))):
         if layer.hidden:
-            grad = relu_backward(grad * batch.masks[number - 1], outputs[number - 1])
+            grad = activate_backward(grad * batch.masks[number - 1], sums[number - 1])
         gradients[f"dense{number}.weight"] = inputs[number - 1].T @ grad
         gradients[f"dense{number}.bias"] = grad.sum(0)
         grad = grad @ p[f"dense{number}.weight"].T
@@ -114,8 +127,8 @@ def loss_and_gradients(network: Network, state: State, batch: Batch) -> tuple[fl
 
     for number, block in reversed(list(enumerate(blocks(network), 1))):
         if block.conv.pool:
-            grad = max_pool_backward(grad, winners[number - 1], activations[number - 1].shape)
-        grad = relu_backward(grad, activations[number - 1])
+            grad = max_pool_backward(grad, winners[number - 1], convolved[number - 1].shape)
+        grad = activate_backward(grad, convolved[number - 1])
         if block.conv.norm:
             normalised, deviation = norms[number - 1]
             gradients[f"norm{number}.scale"] = (grad * normalised).sum((0, 1, 2))
@@ -155,8 +168,8 @@ def relu(x: Array) -> Array:
     return np.where(x <= 0, 0, x)
 
 
-def relu_backward(grad: Array, y: Array) -> Array:
-    return np.where(y > 0, grad, 0)
+def relu_backward(grad: Array, x: Array) -> Array:
+    return np.where(x > 0, grad, 0)
 
 
 def max_pool(x: Array) -> tuple[Array, Array]:

@@ -1,13 +1,17 @@
-"""The rows of a training step: what each `build` function in this folder makes. Every network has all of them."""
+"""The rows of a training step: what each `build` function in this folder makes.
+
+ReLU networks have all of them, networks with another activation one of each kind of step.
+"""
 
 from collections.abc import Iterable
 from dataclasses import replace
 
+from impls.cnn.architecture import RELU, Network
 from impls.variant import CPP_COMPILER, Memory, StepVariant
 
 DTYPES = ("float32", "float64")
-# Frameworks whose ReLU can work on fresh memory and in place.
-RELU: tuple[Memory, ...] = ("fresh", "inplace")
+# Memory modes of ReLU where a framework has both.
+MODES: tuple[Memory, ...] = ("fresh", "inplace")
 BY_HAND = (
     "written by hand; Winograd's products from 16 channels on where sizes are even, else im2col; "
     "ReLU after pooling; ReLU {memory}"
@@ -16,9 +20,17 @@ EAGER = "eager autograd; fused SGD; {layout}; ReLU {{memory}}"
 NO_TF32 = "products of float32, no TF32"
 
 
-def _modes(row: StepVariant, memory: tuple[Memory, ...] = RELU) -> tuple[StepVariant, ...]:
+def _modes(row: StepVariant, memory: tuple[Memory, ...] = MODES) -> tuple[StepVariant, ...]:
     """The row with its ReLUs in each memory mode, which its notes name."""
-    return tuple(replace(row, memory=mode, notes=row.notes.format(memory=mode)) for mode in memory)
+    return tuple(
+        replace(
+            row,
+            memory=mode,
+            notes=row.notes.format(memory=mode),
+            other_activations=row.other_activations and mode == "fresh",
+        )
+        for mode in memory
+    )
 
 
 def _on_cuda(rows: Iterable[StepVariant], function_suffix: str = "") -> tuple[StepVariant, ...]:
@@ -39,15 +51,15 @@ def _on_cuda(rows: Iterable[StepVariant], function_suffix: str = "") -> tuple[St
 
 NUMPY = StepVariant(
     "numpy", "fresh", "numpy", "impls.cnn.numpy_:build", BY_HAND, dtypes=DTYPES,
-    winograd=True, saved_model="hand-written",
+    winograd=True, saved_model="hand-written", other_activations=True,
 )  # fmt: skip
 NUMBA = StepVariant(
     "numba", "fresh", "numba", "impls.cnn.numba_cpu:build", BY_HAND, dtypes=DTYPES, compiled=True,
-    winograd=True, saved_model="hand-written",
+    winograd=True, saved_model="hand-written", other_activations=True,
 )  # fmt: skip
 TORCH = StepVariant(
     "torch", "fresh", "torch", "impls.cnn.torch_:build", EAGER.format(layout="usual layout"), dtypes=DTYPES,
-    saved_model="eager autograd",
+    saved_model="eager autograd", other_activations=True,
 )  # fmt: skip
 CHANNELS_LAST = StepVariant(
     "torch-channels-last", "fresh", "torch", "impls.cnn.torch_:build_channels_last",
@@ -59,11 +71,12 @@ COMPILE = StepVariant(
 )  # fmt: skip
 JAX = StepVariant(
     "jax", "fresh", "jax", "impls.cnn.jax_:build", "one program, state donated; XLA's convolutions", dtypes=DTYPES,
-    compiled=True,
+    compiled=True, other_activations=True,
 )  # fmt: skip
 PATCHES = StepVariant(
     "jax-patches", "fresh", "jax", "impls.cnn.jax_:build_patches",
     "one program, state donated; convolutions as matrix products", dtypes=DTYPES, compiled=True,
+    other_activations=True,
 )  # fmt: skip
 NUMBA_CUDA = StepVariant(
     "numba-cuda", "inplace", "numba_cuda", "impls.cnn.numba_cuda:build",
@@ -82,3 +95,8 @@ ROWS = (
     *_on_cuda(JAX_ROWS),
     NUMBA_CUDA,
 )
+
+
+def of_network(network: Network) -> tuple[StepVariant, ...]:
+    """The rows that are measured for a network."""
+    return tuple(row for row in ROWS if network.activation == RELU or row.other_activations)

@@ -5,7 +5,8 @@ build_channels_last   eager, the same shapes with channels innermost in memory
 build_compile         `torch.compile` of forward pass and loss; autograd derives the backward pass
 build_*cuda           the same on CUDA
 
-In-place ReLU is valid after a convolution, a batch norm and a dense layer: none of them saves its output.
+In-place ReLU is valid after a convolution, a batch norm and a dense layer: none of them saves its output. Other
+activations write to new memory.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from impls.activations.constants import LEAKY_SLOPE
 from impls.cnn import operations, unmarked
-from impls.cnn.architecture import KERNEL, Network, blocks, layers
+from impls.cnn.architecture import KERNEL, RELU, Network, blocks, layers
 from impls.cnn.networks import (
     LEARNING_RATE,
     MOMENTUM,
@@ -33,6 +35,14 @@ from impls.cnn.reference import State
 
 # torch's attributes for the kinds of a norm's parameters and statistics; other kinds have the same name.
 NORM_ATTRIBUTES = {"scale": "weight", "shift": "bias", "mean": "running_mean", "variance": "running_var"}
+# Activations besides ReLU.
+MODULES: dict[str, Callable[[], nn.Module]] = {
+    "leaky_relu": partial(nn.LeakyReLU, LEAKY_SLOPE),
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
 
 
 def build(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, device: str = "cpu") -> "Step":
@@ -72,7 +82,7 @@ class Net(nn.Module):
     def __init__(self, network: Network, relu: str) -> None:
         super().__init__()
         self.network = network
-        self.relu = nn.Identity() if relu == "none" else nn.ReLU(inplace=relu == "inplace")
+        self.activation = _activation(network, relu)
         self.pool = nn.MaxPool2d(2)
         for number, block in enumerate(blocks(network), 1):
             conv = block.conv
@@ -91,7 +101,7 @@ class Net(nn.Module):
             y = self.get_submodule(f"conv{number}")(y)
             if block.conv.norm:
                 y = self.get_submodule(f"norm{number}")(y)
-            y = self.relu(y)
+            y = self.activation(y)
             if block.conv.pool:
                 y = self.pool(y)
         y = y.mean((2, 3)) if self.network.average else y.flatten(1)
@@ -99,7 +109,7 @@ class Net(nn.Module):
             y = self.get_submodule(f"dense{number}")(y)
             if layer.hidden:
                 # Dropout with a given mask.
-                y = self.relu(y) * masks[number - 1]
+                y = self.activation(y) * masks[number - 1]
         return y
 
     def loss(
@@ -110,6 +120,12 @@ class Net(nn.Module):
         loss = nn.functional.cross_entropy(scores, labels)
         mark("loss")
         return loss
+
+
+def _activation(network: Network, relu: str) -> nn.Module:
+    if relu == "none":
+        return nn.Identity()
+    return nn.ReLU(inplace=relu == "inplace") if network.activation == RELU else MODULES[network.activation]()
 
 
 class Step:

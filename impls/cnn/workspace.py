@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from impls.cnn import unmarked, winograd
-from impls.cnn.architecture import KERNEL, Block, Layer, Network, blocks, layers
+from impls.cnn.architecture import KERNEL, MONOTONE, RELU, Block, Layer, Network, blocks, layers
 from impls.cnn.networks import Array, Batch, initial_statistics, require, require_batch
 from impls.cnn.operations import parameter_shapes
 from impls.cnn.reference import State
@@ -53,7 +53,8 @@ class Convolution:
 
     frame: the input images, framed by zeros. frame_grad: their gradient, with no images in the first block.
     output, output_grad: the block's output, which is the next block's input, and its gradient.
-    target: the array that holds the input of ReLU: its own memory, or the output.
+    target: the array that holds the input of the activation, behind a max-pool that of each maximum: its own memory, or
+    the output.
     convolved: the convolution's result, saved for batch norm. winner: the phase of each maximum.
     phases: the positions in each window of `step` x `step` outputs, which a max-pool compares. Each phase is an image
     of `size` (height, width). rows: the pixels of one image, phase after phase.
@@ -97,18 +98,18 @@ class Convolution:
 
 
 class Dense:
-    """The arrays of a dense layer for n images; for a hidden layer, before and after ReLU."""
+    """The arrays of a dense layer for n images; for a hidden layer, before (target) and after its activation."""
 
     def __init__(self, number: int, layer: Layer, n: int, dtype: str, relu: str) -> None:
         self.name, self.hidden = f"dense{number}", layer.hidden
         self.output = np.zeros((n, layer.units), dtype)
-        self.before_relu = np.zeros_like(self.output) if layer.hidden and relu == "fresh" else self.output
+        self.target = np.zeros_like(self.output) if layer.hidden and relu == "fresh" else self.output
 
 
 class Workspace:
     """All arrays of a step on n images.
 
-    relu: as in `impls.cnn`; with "fresh", the input of each ReLU has its own memory.
+    relu: as in `impls.cnn`; with "fresh", the input of each activation has its own memory.
     last, last_grad: the output of the last block, and its gradient.
     """
 
@@ -127,11 +128,18 @@ class Workspace:
 
 
 class HandWritten(ABC):
-    """Base class of handwritten steps (`impls.cnn`). dense_inputs: inputs of dense layers in the last forward pass."""
+    """Base class of handwritten steps (`impls.cnn`).
+
+    activates: whether activations are applied. takes_output: whether their gradients take the output (ReLU), not the
+    input. pools_first: whether max-pools precede them, which is the same for functions that never decrease.
+    dense_inputs: inputs of dense layers in the last forward pass.
+    """
 
     def __init__(self, network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> None:
         require(network, parameters, n, dtype, relu)
-        self.network, self.n, self.dtype, self.rectifies = network, n, np.dtype(dtype), relu != "none"
+        self.network, self.n, self.dtype, self.activates = network, n, np.dtype(dtype), relu != "none"
+        self.takes_output = network.activation == RELU
+        self.pools_first = network.activation in MONOTONE or not self.activates
         self.memory = Workspace(network, n, dtype, relu)
         self.parameters, self.convs, self.dense = self.memory.parameters, self.memory.convs, self.memory.dense
         for name, value in parameters.items():
@@ -181,7 +189,12 @@ class HandWritten(ABC):
         arrays += [conv.winner for conv in self.convs if conv.winner is not None]
         for conv in self.convs:
             arrays += [] if conv.convolved is None else [conv.convolved, conv.mean, conv.deviation]
-        arrays += [self.memory.last, *(dense.output for dense in self.dense if dense.hidden)]
+        hidden = [dense for dense in self.dense if dense.hidden]
+        if self.takes_output:
+            arrays += [self.memory.last, *(dense.output for dense in hidden)]
+        else:
+            arrays += [conv.target.frame for conv in self.convs] + [dense.target for dense in hidden]
+            arrays += [] if self.network.average else [self.memory.last]
         # Without a global average the first dense input is a view of the last block's output.
         return arrays + [x for x in self.dense_inputs if x.base is not self.memory.last]
 

@@ -11,7 +11,7 @@ import pandas as pd
 from benchmarks.harness.case import SAMPLED
 from benchmarks.harness.roofline.loops import DEVICE_LOOPS, LOOPS, ORDINARY
 from impls.catalog import STEPS, VARIANTS
-from impls.cnn.networks import NETWORKS, autograd_saved_bytes, inplace_bytes, saved_bytes, work
+from impls.cnn.networks import NETWORKS, RELU_NETWORKS, autograd_saved_bytes, inplace_bytes, saved_bytes, work
 from impls.cnn.operations import Work
 from impls.variant import ITEMSIZE_BYTES, SavedModel
 from scripts.report.results import RUN
@@ -189,14 +189,14 @@ def _to_impossible(rows: pd.DataFrame, name: str, rivals: list[str]) -> pd.Serie
 
 
 def step_memory(table: pd.DataFrame) -> pd.DataFrame:
-    """The bytes of training steps, fresh and in place side by side: a row for each STEP_MEMORY_KEY.
+    """The bytes of training steps of ReLU networks, fresh and in place side by side: a row for each STEP_MEMORY_KEY.
 
     Columns such as saved_bytes_fresh; spared_bytes: what in place takes off the peak; predicted_saved_bytes and
     predicted_spared_bytes: the prediction of the network's table for hand-written steps, and for eager autograd;
     differs: whether a measurement is not the prediction.
     """
     rows = table[(table["kind"] == "step") & table["quantity"].isin(STEP_BYTES) & table["value"].notna()]
-    rows = rows[rows["network"].isin(NETWORKS)]
+    rows = rows[rows["network"].isin(RELU_NETWORKS)]
     catalog = pd.DataFrame(
         [
             {"variant": row.name, "flavour": row.flavour, "memory": row.memory, "saved_model": row.saved_model}

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from impls.cnn.architecture import RELU_NETWORKS
 from scripts.claims.document import Document
 from scripts.report import fingerprints, metrics
 from scripts.report.comparison import Result as Comparison
@@ -66,8 +67,15 @@ class Context:
 
     @cached_property
     def steps(self) -> pd.DataFrame:
-        """The training steps of the run, with metrics."""
-        return self.run.rows(self.all_steps)
+        """The training steps of the run's ReLU networks, with metrics."""
+        rows = self.run.rows(self.all_steps)
+        return rows[rows["network"].isin(RELU_NETWORKS)]
+
+    @cached_property
+    def other_steps(self) -> pd.DataFrame:
+        """The training steps of the run's networks with other activations, with metrics."""
+        rows = self.run.rows(self.all_steps)
+        return rows[~rows["network"].isin(RELU_NETWORKS)]
 
     @cached_property
     def roofs(self) -> pd.DataFrame:

@@ -16,9 +16,9 @@ from benchmarks.harness.measurement import Measurement
 from benchmarks.harness.processes import plan
 from benchmarks.harness.timing import intervals
 from benchmarks.harness.timing.intervals import Interval
-from impls.catalog import STEPS
 from impls.cnn import PHASES
-from impls.cnn.networks import NETWORKS
+from impls.cnn import rows as cnn
+from impls.cnn.architecture import NETWORKS, RELU_NETWORKS
 from impls.variant import StepVariant
 from scripts.arguments import positive
 
@@ -42,7 +42,11 @@ def main() -> int:
 
 def _meets_targets(network: str, batch: int, settings: Settings) -> bool:
     """Measure all rows of a network and print them; return whether its targets are met, as far as they apply."""
-    cases = {row: StepCase("time", network, row.name, batch) for row in STEPS if row.device == "cpu"}
+    cases = {
+        row: StepCase("time", network, row.name, batch)
+        for row in cnn.of_network(NETWORKS[network])
+        if row.device == "cpu"
+    }
     found = plan.measured(list(cases.values()), settings)
     for case, measurement in found.items():
         if measurement.reason:
@@ -59,7 +63,7 @@ def _meets_targets(network: str, batch: int, settings: Settings) -> bool:
         print(f"{row.name:30} {_line(measured[row], ratio)}")
     if batch != TARGET_BATCH:
         return True
-    met = [_is_met(network, framework, ratios) for framework in TARGETS[network]]
+    met = [_is_met(network, framework, ratios) for framework in TARGETS.get(network, ())]
     return all(met)
 
 
@@ -103,7 +107,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.training.steps", description=(__doc__ or "").split("\n\n")[0]
     )
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="(default: both)")
+    parser.add_argument(
+        "--networks", nargs="+", choices=NETWORKS, default=list(RELU_NETWORKS), help="(default: those with ReLU)"
+    )
     parser.add_argument("--batch", type=positive, default=TARGET_BATCH, help="(default: %(default)s)")
     parser.add_argument("--passes", type=positive, default=3, help="(default: %(default)s)")
     return parser.parse_args()

@@ -122,10 +122,10 @@ def relu_rows(device: str) -> list[Any]:
 
 def step_rows(device: str) -> list[tuple[str, Any]]:
     """Return pairs of a network and a row of training steps on a device."""
-    from impls.catalog import STEPS
-    from impls.cnn.networks import NETWORKS
+    from impls.cnn.architecture import NETWORKS
+    from impls.cnn.rows import of_network
 
-    return [(network, row) for network in NETWORKS for row in STEPS if row.device == device]
+    return [(name, row) for name, network in NETWORKS.items() for row in of_network(network) if row.device == device]
 
 
 def _truth() -> int:

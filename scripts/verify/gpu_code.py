@@ -26,7 +26,7 @@ from typing import Any
 from unittest.mock import patch
 
 from impls.catalog import find
-from impls.cnn.networks import DTYPES, NETWORKS, Network
+from impls.cnn.networks import DTYPES, RELU_NETWORKS, Network
 from impls.variant import ITEMSIZE_BYTES
 
 ARCHITECTURES = (80, 90, 100)
@@ -101,7 +101,7 @@ class CompiledKernel:
 def main() -> int:
     options = _options()
     makers: list[Callable[..., Iterator[Source]]] = [
-        *(partial(numba_step, network, BATCH, dtype) for network, dtype in product(NETWORKS.values(), DTYPES)),
+        *(partial(numba_step, network, BATCH, dtype) for network, dtype in product(RELU_NETWORKS.values(), DTYPES)),
         numba_relu,
         triton_relu,
     ]

@@ -24,7 +24,7 @@ from benchmarks.harness.measurement import (
     Ratio,
     Slice,
 )
-from benchmarks.harness.processes.blocks import BASELINE, Block
+from benchmarks.harness.processes.blocks import BASELINE, Block, baseline
 from benchmarks.harness.processes.journal import Journal
 from benchmarks.harness.roofline.loops import LOOPS, parts_of
 from benchmarks.harness.timing import intervals
@@ -182,8 +182,13 @@ def _ratios(case: Case, times: Mapping[Case, Rounds], every: Mapping[Case, Round
     fastest = min(rivals, key=lambda other: median(rivals[other].values()))
     fresh = f"{row.flavour}.fresh"
     fresh_rows = [rival for rival in rivals if rival.axes["variant"] == fresh and rival != case]
-    baseline = _baseline(case, times)
-    for name, other in [("fastest", fastest), *(("fresh", rival) for rival in fresh_rows), *baseline]:
+    of_relu = [each for each in (baseline(case),) if each and each in times]
+    others = [
+        ("fastest", fastest),
+        *(("fresh", rival) for rival in fresh_rows),
+        *((BASELINE, each) for each in of_relu),
+    ]
+    for name, other in others:
         # All rounds where none counts for both.
         seconds = times if times[case].keys() & times[other].keys() else every
         yield from _ratio(name, seconds[case], seconds[other], other.axes["variant"])
@@ -191,14 +196,6 @@ def _ratios(case: Case, times: Mapping[Case, Rounds], every: Mapping[Case, Round
         roofs = _operator_roofs(case, row, times) if isinstance(row, Variant) else _step_roofs(case, times)
         for name, rounds, to in roofs:
             yield from _ratio(name, times[case], rounds, to)
-
-
-def _baseline(case: Case, times: Mapping[Case, Rounds]) -> list[tuple[str, Case]]:
-    """ReLU's row of the same name, as the other side of a ratio; none for ReLU itself."""
-    if not isinstance(case, OperatorCase) or case.operator == BASELINE:
-        return []
-    other = replace(case, operator=BASELINE)
-    return [(BASELINE, other)] if other in times else []
 
 
 def _row(case: Case) -> Variant | StepVariant | None:
@@ -209,9 +206,11 @@ def _row(case: Case) -> Variant | StepVariant | None:
 
 
 def _is_rival(case: Case, row: Variant | StepVariant, other: Case) -> bool:
-    """Return whether the fastest row may be the other one: of its operator, on its device, with as many threads."""
+    """Return whether the fastest row may be the other one: of its operator or network, on its device, with as many
+    threads.
+    """
     if type(other) is not type(case) or any(
-        other.axes.get(axis) != case.axes.get(axis) for axis in ("operator", "threads")
+        other.axes.get(axis) != case.axes.get(axis) for axis in ("operator", "network", "threads")
     ):
         return False
     rival = _row(other)

@@ -1,9 +1,9 @@
 """Group cases: blocks are compared and measured in the same rounds, sweeps hold the blocks that passes go over.
 
 A block holds all rows of one operator, direction, size and dtype, or of one network and batch, and the roofs of the
-same traffic. The other activations are measured beside ReLU: their small arrays share blocks, and each block holds
-ReLU's rows of the same names as well. A sweep holds the blocks of ReLU, of the other activations, or of all training
-steps: several passes go over it, in random order, each with new processes.
+same traffic. The other activations are measured beside ReLU: their small arrays share blocks, so do networks that have
+them, and each block holds ReLU's rows of the same names as well. A sweep holds the blocks of ReLU, of the other
+activations, or of all training steps: several passes go over it, in random order, each with new processes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from benchmarks.harness.case import ROOFS, Case, LoopCase, OperatorCase, ProductCase, StepCase
 from benchmarks.harness.roofline.loops import LOOPS, parts_of
 from impls.catalog import find
+from impls.cnn.architecture import NETWORKS, RELU, with_relu
 from impls.variant import ITEMSIZE_BYTES
 
 # Libraries of matrix products, and their size.
@@ -20,7 +21,9 @@ PRODUCT_ELEMENTS = 2048
 # Smaller arrays fit in a cache, where a non-temporal store to memory is never faster.
 LEAST_NONTEMPORAL_BYTES = 2**20
 # The operator that other activations are compared with.
-BASELINE = "relu"
+BASELINE = RELU
+# What the blocks, and a sweep, of other activations are called.
+OTHERS = "activations"
 # Larger arrays of several operators would not fit into memory together.
 SHARED_ELEMENTS = 2**20
 # Arrays that take long to make and to check.
@@ -90,8 +93,10 @@ def _names(case: Case) -> tuple[str, str]:
     """The sweep and the block of a case."""
     axes = {name: value for name, value in case.axes.items() if name not in ("variant", "kernel", "library", "threads")}
     sweep = "training" if isinstance(case, StepCase) else "roofs"
+    if isinstance(case, StepCase) and NETWORKS[case.network].activation != BASELINE:
+        axes["network"] = OTHERS
     if isinstance(case, OperatorCase):
-        sweep = BASELINE if case.operator == BASELINE else "activations"
+        sweep = BASELINE if case.operator == BASELINE else OTHERS
         if case.operator != BASELINE and case.quantity == "time" and case.elements <= SHARED_ELEMENTS:
             axes["operator"] = sweep
     return sweep, "-".join(map(str, (case.kind, *axes.values(), case.quantity)))
@@ -99,12 +104,19 @@ def _names(case: Case) -> tuple[str, str]:
 
 def _baselines(rows: Sequence[Case]) -> tuple[Case, ...]:
     """ReLU's rows with the names of warm rows of other activations, as far as there are such."""
-    cases = [
-        replace(case, operator=BASELINE)
-        for case in rows
-        if isinstance(case, OperatorCase) and case.quantity == "time" and case.operator != BASELINE
-    ]
-    return tuple(case for case in dict.fromkeys(cases) if _exists(case))
+    baselines = [baseline(case) for case in rows if case.quantity == "time"]
+    return tuple(dict.fromkeys(case for case in baselines if case))
+
+
+def baseline(case: Case) -> Case | None:
+    """The row of the same name of ReLU, or of the network with ReLU; None for ReLU itself, and where there is none."""
+    if isinstance(case, StepCase):
+        network = with_relu(NETWORKS[case.network])
+        return replace(case, network=network.name) if network and network.name != case.network else None
+    if not isinstance(case, OperatorCase) or case.operator == BASELINE:
+        return None
+    other = replace(case, operator=BASELINE)
+    return other if _exists(other) else None
 
 
 def _exists(case: OperatorCase) -> bool:

@@ -33,7 +33,7 @@ def network_of(case: StepCase) -> Network:
 def needed_bytes(case: StepCase) -> int:
     """Estimated memory of a case: the reference keeps the most, in float64."""
     figures = work(network_of(case))
-    kept = 4 * figures.relu_elements + 2 * figures.input_elements + figures.column_elements
+    kept = 4 * figures.activation_elements + 2 * figures.input_elements + figures.column_elements
     return case.batch * kept * ITEMSIZE_BYTES["float64"]
 
 

@@ -1,4 +1,4 @@
-"""The activation family: time relative to ReLU in the same rounds, over array sizes, and accuracy against time."""
+"""The activation family: time relative to ReLU in the same rounds, over array sizes and in training, and accuracy."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from benchmarks.harness.profiles import COMPARED
 from impls.activations import rows as family
 from impls.catalog import OPERATORS, VARIANTS
+from impls.cnn.architecture import ACTIVATIONS, NETWORKS, RELU, with_relu
 from scripts.report import drawing, metrics
 from scripts.report.drawing import Figure
 from scripts.report.section import Context, Section, rendered
@@ -21,19 +22,31 @@ DRAWN = [name for name in OPERATORS if name not in FAMILY]
 DTYPE = "float32"
 DIRECTIONS = ("forward", "backward")
 WIDTH, HEIGHT = 10.6, 6.2
+TRAINING_HEIGHT = 3.4
+# What tells a training step from others.
+STEP = ["network", "variant", "batch"]
 # Room for labels at the right end of lines, as a factor of the largest size.
 LABELS = 12.0
 
 
 def section(context: Context) -> Section | None:
     """The section of a run; None where it measured no other activation beside ReLU."""
-    rows = compared(context.measured)
-    if rows.empty:
+    rows, steps = compared(context.measured), in_training(context)
+    if rows.empty and steps.empty:
         return None
-    figures = [each for direction in DIRECTIONS if (each := _ratios(rows, direction))]
-    figures += [each for each in (_accuracy(rows),) if each]
+    drawn = [
+        *(_ratios(rows, direction) for direction in DIRECTIONS),
+        _in_steps(fastest_in_training(steps)),
+        _accuracy(rows),
+    ]
     return rendered(
-        NAME, TITLE, figures, lines=_lines(rows), sizes=sorted(rows["elements"].unique()), in_place=_in_place()
+        NAME,
+        TITLE,
+        [figure for figure in drawn if figure],
+        lines=_lines(rows),
+        sizes=sorted(rows["elements"].unique()),
+        steps=steps.to_dict("records"),
+        in_place=_in_place(),
     )
 
 
@@ -50,6 +63,59 @@ def compared(measured: pd.DataFrame) -> pd.DataFrame:
     best = counts.sort_values(["rank", "count"], ascending=[True, False]).drop_duplicates("framework")["variant"]
     chosen = rows[rows["variant"].isin(best)]
     return chosen.assign(ns=1e9 * chosen["value"] / chosen["elements"]).sort_values("elements")
+
+
+def in_training(context: Context) -> pd.DataFrame:
+    """Training steps on the processor of networks with another activation, and of the same with ReLU: times and bytes.
+
+    Rows of ReLU's networks have a ratio of 1 to themselves.
+    """
+    others = context.other_steps
+    others = others[(others["device"] == "cpu") & others["relu_ratio"].notna() & ~others["impossible"].astype(bool)]
+    twins = {network: twin.name for network in set(others["network"]) if (twin := with_relu(NETWORKS[network]))}
+    beside = set(zip(others["network"].map(twins), others["variant"], others["batch"], strict=True))
+    relu = context.steps
+    keys = list(zip(relu["network"], relu["variant"], relu["batch"], strict=True))
+    relu = relu[[key in beside for key in keys]].assign(relu_ratio=1.0, relu_low=1.0, relu_high=1.0)
+    rows = pd.concat([relu, others]).assign(twin=lambda rows: rows["network"].map(twins).fillna(rows["network"]))
+    rows["activation"] = [NETWORKS[network].activation for network in rows["network"]]
+    for quantity in metrics.STEP_BYTES:
+        found = metrics.numbered(context.table, quantity, "step").rename(columns={"value": quantity})
+        rows = rows.merge(found[[*STEP, quantity]], on=STEP, how="left")
+    rows["rank"] = [ACTIVATIONS.index(activation) for activation in rows["activation"]]
+    return rows.sort_values(["twin", "batch", "variant", "rank"])
+
+
+def fastest_in_training(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of `in_training` the rows with another activation than ReLU, of each framework's fastest variant."""
+    others = rows[rows["activation"] != RELU]
+    medians = others.groupby(["framework", "variant"])["value"].median().reset_index().sort_values("value")
+    fastest = medians.drop_duplicates("framework")["variant"]
+    return others[others["variant"].isin(fastest) & (others["batch"] == others["batch"].min())]
+
+
+def _in_steps(rows: pd.DataFrame) -> Figure | None:
+    """Draw the time of a training step relative to the one with ReLU, a panel for each framework's fastest variant."""
+    panels = _panels(rows)
+    if not panels:
+        return None
+    names = [name for name in reversed(ACTIVATIONS) if name in set(rows["activation"])]
+    drawn, axes = plt.subplots(
+        1, len(panels), figsize=(WIDTH, TRAINING_HEIGHT), sharey=True, sharex=True, squeeze=False
+    )
+    for axis, (variant, of_framework) in zip(axes[0], panels, strict=True):
+        colour = drawing.colour(of_framework["framework"].iloc[0])
+        for row in of_framework.to_dict("records"):
+            position = names.index(row["activation"])
+            axis.plot([row["relu_low"], row["relu_high"]], [position, position], color=colour, linewidth=2)
+            axis.plot(row["relu_ratio"], position, "o", color=colour, markersize=6)
+        axis.axvline(1, color=drawing.INK, alpha=0.4, linewidth=1)
+        axis.set(xlabel="time relative to ReLU", title=variant, yticks=range(len(names)), yticklabels=names)
+    title = (
+        f"{rows['twin'].iloc[0]} with other activations, batch {rows['batch'].iloc[0]}: time of a training step "
+        "relative to ReLU"
+    )
+    return drawing.finished(drawn, "activations.training", title)
 
 
 def order(variant: str) -> int:

@@ -177,10 +177,27 @@ def _activations(context: Context) -> Iterable[Answer]:
                 )
             )
     if parts:
-        text = Markup("The other activations take {} of ReLU's time (forward, {:,} elements).").format(
-            Markup("; ").join(parts), rows["elements"].iloc[0]
+        text = Markup("The other activations take {} of ReLU's time (forward, {:,} elements).{}").format(
+            Markup("; ").join(parts), rows["elements"].iloc[0], _activations_in_training(context)
         )
         yield Answer("Is ReLU cheaper than functions with exponentials?", text, "activations")
+
+
+def _activations_in_training(context: Context) -> Markup:
+    """Say how much longer a training step takes with the slowest of the other activations; empty without steps."""
+    rows = activations.fastest_in_training(activations.in_training(context))
+    slowest = rows.sort_values("relu_ratio", ascending=False).drop_duplicates("framework").to_dict("records")
+    parts = [
+        Markup("<b>{} times</b> ({}, {}) in {}").format(
+            number_text(row["relu_ratio"], 3), row["activation"], interval_text(row, "relu"), row["variant"]
+        )
+        for row in slowest
+    ]
+    if not parts:
+        return Markup()
+    return Markup(" With the slowest of them, a training step of {} takes {} of the time with ReLU.").format(
+        slowest[0]["twin"], Markup(", ").join(parts)
+    )
 
 
 def _relative(row: Mapping[Any, Any]) -> tuple[str, str, str]:

@@ -6,8 +6,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.harness.case import AXES, SAMPLED, from_axes
-from impls.catalog import STEPS, VARIANTS
-from impls.cnn.networks import NETWORKS
+from impls.catalog import VARIANTS
+from impls.cnn import rows as cnn
+from impls.cnn.architecture import NETWORKS
 from impls.variant import Row
 from scripts.report import metrics
 from scripts.report.section import Context, Section, rendered
@@ -46,7 +47,7 @@ def _not_run(table: pd.DataFrame, gpus: str | None) -> list[dict[str, Any]]:
     """The rows of the catalog that this run did not measure, by subject and reason."""
     measured = set(zip(table["operator"], table["direction"], table["network"], table["variant"], strict=True))
     rows: list[tuple[tuple[str, str, str], Row]] = [((row.operator, row.direction, ""), row) for row in VARIANTS]
-    rows += [(("", "", network), row) for network in NETWORKS for row in STEPS]
+    rows += [(("", "", network), row) for network in NETWORKS for row in cnn.of_network(NETWORKS[network])]
     without_gpu = {"cuda": "not run: no CUDA device"} if gpus == "none" else {}
     names: dict[tuple[str, str], list[str]] = {}
     for subject, row in rows:
