@@ -248,8 +248,23 @@ def _apply(activation: Any, x: Any) -> Any:
     raise NotImplementedError
 
 
-def _compared(activation: Any, x: Any) -> Any:
-    """What a max-pool compares: x, where the activation never decreases, else the activation of x."""
+def _pool(
+    activation: Any,
+    rows: Array,
+    pixel: int,
+    pixels: int,
+    factor: Array,
+    shift: Array,
+    before: Array,
+    winner: Array,
+    after: Array,
+    values: Array,
+) -> None:
+    """Max-pool the four phases of a pixel, in compiled code; the activation precedes it if it may decrease.
+
+    Writes the activation's input at each maximum, the position of the maximum, and the output. values: room for the
+    phases.
+    """
     raise NotImplementedError
 
 
@@ -264,11 +279,12 @@ def _choose_apply(activation, x):
     return lambda activation, x: formula(x) if activation.active else x
 
 
-@overload(_compared, jit_options=INLINED)
-def _choose_compared(activation, x):
-    if activation.instance_class in POOLED_FIRST:
-        return lambda activation, x: x
-    return lambda activation, x: _apply(activation, x)
+@overload(_pool, jit_options=INLINED)
+def _choose_pool(activation, rows, pixel, pixels, factor, shift, before, winner, after, values):
+    pool = _pool_then_activate if activation.instance_class in POOLED_FIRST else _activate_then_pool
+    return lambda activation, rows, pixel, pixels, factor, shift, before, winner, after, values: pool(
+        activation, rows, pixel, pixels, factor, shift, before, winner, after, values
+    )
 
 
 @overload(_gradient, jit_options=INLINED)
@@ -322,24 +338,15 @@ def _activate(
 ):  # fmt: skip
     """Apply the affine map, the maximum of the phases if they are pooled, and the activation to one image."""
     pixels, filters = height * width, rows.shape[1]
+    values = np.empty((4, filters), rows.dtype)
     for y in range(height):
         for x in range(width):
             pixel = y * width + x
             if len(winner):
                 before = target[image, y + target_padding, x + target_padding]
+                after = output[image, y + padding, x + padding]
                 won = winner[image, y, x]
-                for f in range(filters):
-                    chosen, phase = rows[pixel, f] * factor[f] + shift[f], 0
-                    largest = _compared(activation, chosen)
-                    for other in range(1, 4):
-                        rival = rows[other * pixels + pixel, f] * factor[f] + shift[f]
-                        value = _compared(activation, rival)
-                        wins = (value > largest) | (value != value)
-                        phase = other if wins else phase
-                        chosen = rival if wins else chosen
-                        largest = value if wins else largest
-                    before[f], won[f] = chosen, phase
-                _apply_to_all(activation, before, output[image, y + padding, x + padding])
+                _pool(activation, rows, pixel, pixels, factor, shift, before, won, after, values)
                 continue
             for phase in range(step * step):
                 own_y, own_x = step * y + phase // step, step * x + phase % step
@@ -347,6 +354,37 @@ def _activate(
                 for f in range(filters):
                     before[f] = rows[phase * pixels + pixel, f] * factor[f] + shift[f]
                 _apply_to_all(activation, before, output[image, own_y + padding, own_x + padding])
+
+
+@inlined
+def _pool_then_activate(activation, rows, pixel, pixels, factor, shift, before, winner, after, values):
+    for f in range(len(before)):
+        largest, position = rows[pixel, f] * factor[f] + shift[f], 0
+        for phase in range(1, 4):
+            value = rows[phase * pixels + pixel, f] * factor[f] + shift[f]
+            wins = (value > largest) | (value != value)
+            position = phase if wins else position
+            largest = value if wins else largest
+        before[f], winner[f] = largest, position
+    _apply_to_all(activation, before, after)
+
+
+@inlined
+def _activate_then_pool(activation, rows, pixel, pixels, factor, shift, before, winner, after, values):
+    # One loop for each phase, which LLVM vectorises.
+    for phase in range(4):
+        for f in range(len(before)):
+            values[phase, f] = _apply(activation, rows[phase * pixels + pixel, f] * factor[f] + shift[f])
+    for f in range(len(before)):
+        largest, position = values[0, f], 0
+        for phase in range(1, 4):
+            value = values[phase, f]
+            wins = (value > largest) | (value != value)
+            position = phase if wins else position
+            largest = value if wins else largest
+        after[f], winner[f] = largest, position
+    for f in range(len(before)):
+        before[f] = rows[winner[f] * pixels + pixel, f] * factor[f] + shift[f]
 
 
 @njit(**OPTIONS)
