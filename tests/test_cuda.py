@@ -19,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from benchmarks.harness.case import OperatorCase
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.truth import comparison, operators, training
+from benchmarks.harness.truth.calls import Calls
 from impls.catalog import find
 from impls.cnn.networks import Batch, Network, fused_saved_bytes, initial_parameters, random_batch
 from impls.cnn.numba_cuda import step as steps_cuda
@@ -103,6 +105,15 @@ def test_numba_equals_numpy_bitwise(row: Variant, dtype: str) -> None:
     to_numpy = driver(row.framework).to_numpy
     for result, values in zip(results(row, arguments(row, inputs)), expected, strict=True):
         np.testing.assert_array_equal(bits(to_numpy(result)), bits(values))
+
+
+@pytest.mark.parametrize(
+    ("row", "dtype"), cases(lambda row: row.framework in ("numba_cuda", "triton"), device="cuda", family=True)
+)
+def test_activations_pass_the_checks_of_a_measurement(row: Variant, dtype: str) -> None:
+    """On NaN, infinities, saturation, several tiles and a tail, within the errors that rows declare."""
+    case = OperatorCase("time", row.operator, row.direction, row.name, TILES[row.framework], dtype)
+    Calls(row, case, driver(row.framework), row.load()).verify()
 
 
 # Direction; suffix of the row; a function that spoils three arrays, of which the second is saved or `out`; the error and

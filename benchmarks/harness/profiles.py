@@ -80,7 +80,10 @@ CURVE_BYTES = tuple(2**power for power in (14, 16, 18, 20, 22, 24, 26, 27))
 FAMILY = tuple(each.name for each in activations.OPERATORS)
 SMALL, MIDDLE = 2**15, 2**20
 # Of each framework the row that is compared across activations.
-COMPARED = ("numpy.out", "numba-threads.out", "torch.out", "jax.fresh", "torch-cuda.out", "jax-cuda.fresh")
+COMPARED = (
+    "numpy.out", "numba-threads.out", "torch.out", "jax.fresh", "torch-cuda.out", "jax-cuda.fresh", "numba-cuda.out",
+    "triton-cuda.out",
+)  # fmt: skip
 PROFILES = {
     "smoke": Profile(
         ("float32",), (SMALL, MIDDLE), (MIDDLE,), (), (), (64,), ("mnist_cnn",), budget_s=0.1, passes=1,

@@ -241,6 +241,35 @@ def _vjp(flavour: Flavour, each: Activation, semantics: Semantics) -> Rows:
     )
 
 
+def _numba_cuda(each: Activation) -> Iterator[Variant]:
+    numba = Framework(
+        each.name, "numba_cuda", f"{FOLDER}.numba_cuda", "16 bytes an access; no fast-math", DTYPES, device="cuda",
+        threaded=False, compiled=True,
+    )  # fmt: skip
+    kernel, from_input = numba.flavour("numba-cuda"), numba.flavour("numba-cuda-input")
+    yield from kernel.forward(**_names(f"device.{each.name}", "out", "inplace"))
+    yield from kernel.backward(each.saved, **_names(f"device.{each.gradient(each.saved)}", "out", "inplace"))
+    if each.from_output and not each.like_relu:
+        yield from from_input.backward("input", **_names(f"device.{each.gradient('input')}", "out"))
+    if each.from_output:
+        yield from kernel.roundtrip("output", "hand-written pair", **_names(f"roundtrip.{each.name}", "inplace"))
+
+
+def _triton(each: Activation) -> Iterator[Variant]:
+    triton = Framework(
+        each.name, "triton", f"{FOLDER}.triton_", "block size tuned", ("float32",), device="cuda", threaded=False,
+        compiled=True,
+    )  # fmt: skip
+    tuned, from_input = triton.flavour("triton-cuda"), triton.flavour("triton-cuda-input")
+    modes = ("fresh", "out", "inplace")
+    yield from tuned.forward(**_names(f"device.{each.name}", *modes))
+    yield from tuned.backward(each.saved, **_names(f"device.{each.gradient(each.saved)}", *modes))
+    if each.from_output and not each.like_relu:
+        yield from from_input.backward("input", **_names(f"device.{each.gradient('input')}", "out"))
+    kept = ("fresh", "inplace") if each.from_output else ("fresh",)
+    yield from tuned.roundtrip(each.saved, "hand-written pair", **_names(f"roundtrip.{each.name}", *kept))
+
+
 def _prelu() -> Iterator[Variant]:
     """The rows of the function with a learnable slope, whose gradient is a sum over all elements."""
     numpy = Framework("prelu", "numpy", f"{FOLDER}.numpy_", BLOCKS, DTYPES, threaded=False).flavour("numpy")
@@ -288,4 +317,8 @@ def _with_tolerance(row: Variant) -> Variant:
 CPU_ROWS = _tolerant(
     (*(row for rows in (_numpy, _numba, _torch, _jax) for each in ACTIVATIONS for row in rows(each)), *_prelu())
 )
-ROWS = (*CPU_ROWS, *on_cuda(row for row in CPU_ROWS if row.framework in ("torch", "jax")))
+ROWS = (
+    *CPU_ROWS,
+    *on_cuda(row for row in CPU_ROWS if row.framework in ("torch", "jax")),
+    *_tolerant(row for rows in (_numba_cuda, _triton) for each in ACTIVATIONS for row in rows(each)),
+)

@@ -138,35 +138,35 @@ def kernels(dtype: str) -> Kernels:
 
 
 def forward_out(x: Array, out: Array) -> Array:
-    _require(x=x, out=out)
-    return _launch(kernels(str(x.dtype)).forward, x, out)
+    require(x=x, out=out)
+    return launch(kernels(str(x.dtype)).forward, x, out)
 
 
 def forward_inplace(x: Array) -> Array:
-    _require(x=x)
-    return _launch(kernels(str(x.dtype)).forward, x, x)
+    require(x=x)
+    return launch(kernels(str(x.dtype)).forward, x, x)
 
 
 def backward_out(grad: Array, saved: Array, out: Array) -> Array:
-    _require(grad=grad, saved=saved, out=out)
-    return _launch(kernels(str(grad.dtype)).backward, grad, saved, out)
+    require(grad=grad, saved=saved, out=out)
+    return launch(kernels(str(grad.dtype)).backward, grad, saved, out)
 
 
 def backward_inplace(grad: Array, saved: Array) -> Array:
-    _require(grad=grad, saved=saved)
-    return _launch(kernels(str(grad.dtype)).backward, grad, saved, grad)
+    require(grad=grad, saved=saved)
+    return launch(kernels(str(grad.dtype)).backward, grad, saved, grad)
 
 
 def backward_bits_out(grad: Array, saved: Array, out: Array) -> Array:
-    _require(grad=grad, out=out)
+    require(grad=grad, out=out)
     _require_bits(grad, saved, out)
-    return _launch(kernels(str(grad.dtype)).backward_bits, grad, saved, out)
+    return launch(kernels(str(grad.dtype)).backward_bits, grad, saved, out)
 
 
 def backward_bits_inplace(grad: Array, saved: Array) -> Array:
-    _require(grad=grad)
+    require(grad=grad)
     _require_bits(grad, saved, grad)
-    return _launch(kernels(str(grad.dtype)).backward_bits, grad, saved, grad)
+    return launch(kernels(str(grad.dtype)).backward_bits, grad, saved, grad)
 
 
 def roundtrip_inplace(x: Array) -> tuple[Array, Backward]:
@@ -175,13 +175,13 @@ def roundtrip_inplace(x: Array) -> tuple[Array, Backward]:
 
 
 def roundtrip_bits_inplace(x: Array) -> tuple[Array, Backward]:
-    _require(x=x)
+    require(x=x)
     bits = cuda.device_array(((x.size + 7) // 8,), np.uint8)
-    y = _launch(kernels(str(x.dtype)).forward_bits, x, bits, x)
+    y = launch(kernels(str(x.dtype)).forward_bits, x, bits, x)
     return y, partial(backward_bits_inplace, saved=bits)
 
 
-def _launch(kernel: Any, source: Array, *others: Array) -> Array:
+def launch(kernel: Any, source: Array, *others: Array) -> Array:
     """Run a kernel on the arrays; the last one is the result."""
     if source.size:
         tile = tile_elements(str(source.dtype))
@@ -196,7 +196,7 @@ def _multiprocessors() -> int:
     return cuda.get_current_device().MULTIPROCESSOR_COUNT if not cuda_vectors.SIMULATED else 1
 
 
-def _require(**arrays: Array) -> None:
+def require(**arrays: Array) -> None:
     """Raise unless the arrays are contiguous, floating, on the device, alike, and none overlaps the target in part.
 
     The target is `out` if there is one, otherwise the first array.

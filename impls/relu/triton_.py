@@ -12,7 +12,7 @@ pointers and length are multiples of 16. Tensors are contiguous. Calls return be
 usual on CUDA.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,14 @@ CONFIGS = [
 ]
 # Triton's interpreter runs without a GPU; tuning it has no effect.
 INTERPRETED = triton.knobs.runtime.interpret
-_tuned = triton.autotune(CONFIGS[:1] if INTERPRETED else CONFIGS, key=["magnitude"], restore_value=["out"])
+
+
+def tuned(key: Sequence[str]) -> Any:
+    """Return a decorator that tunes the block size of a kernel, once for each value of the arguments in `key`."""
+    return triton.autotune(CONFIGS[:1] if INTERPRETED else CONFIGS, key=list(key), restore_value=["out"])
+
+
+_tuned = tuned(["magnitude"])
 
 
 @triton.jit
@@ -80,45 +87,45 @@ def forward_bits_kernel(x, bits, out, n, magnitude, BLOCK: tl.constexpr):  # noq
 
 
 def forward(x: Tensor) -> Tensor:
-    _require_on_device("x", x)
+    require_on_device("x", x)
     return forward_out(x, torch.empty_like(x))
 
 
 def forward_out(x: Tensor, out: Tensor) -> Tensor:
-    _require("out", x=x, out=out)
-    return _launch(forward_kernel, x, out)
+    require("out", x=x, out=out)
+    return launch(forward_kernel, x, out)
 
 
 def forward_inplace(x: Tensor) -> Tensor:
-    _require("x", x=x)
-    return _launch(forward_kernel, x, x)
+    require("x", x=x)
+    return launch(forward_kernel, x, x)
 
 
 def backward(grad: Tensor, saved: Tensor) -> Tensor:
-    _require_on_device("grad", grad)
+    require_on_device("grad", grad)
     return backward_out(grad, saved, torch.empty_like(grad))
 
 
 def backward_out(grad: Tensor, saved: Tensor, out: Tensor) -> Tensor:
-    _require("out", grad=grad, saved=saved, out=out)
-    return _launch(backward_kernel, grad, saved, out)
+    require("out", grad=grad, saved=saved, out=out)
+    return launch(backward_kernel, grad, saved, out)
 
 
 def backward_inplace(grad: Tensor, saved: Tensor) -> Tensor:
-    _require("grad", grad=grad, saved=saved)
-    return _launch(backward_kernel, grad, saved, grad)
+    require("grad", grad=grad, saved=saved)
+    return launch(backward_kernel, grad, saved, grad)
 
 
 def backward_bits_out(grad: Tensor, saved: Tensor, out: Tensor) -> Tensor:
-    _require("out", grad=grad, out=out)
+    require("out", grad=grad, out=out)
     _require_bits(grad, saved, "out", out)
-    return _launch(backward_bits_kernel, grad, saved, out)
+    return launch(backward_bits_kernel, grad, saved, out)
 
 
 def backward_bits_inplace(grad: Tensor, saved: Tensor) -> Tensor:
-    _require("grad", grad=grad)
+    require("grad", grad=grad)
     _require_bits(grad, saved, "grad", grad)
-    return _launch(backward_bits_kernel, grad, saved, grad)
+    return launch(backward_bits_kernel, grad, saved, grad)
 
 
 def roundtrip_inplace(x: Tensor) -> tuple[Tensor, Backward]:
@@ -127,36 +134,38 @@ def roundtrip_inplace(x: Tensor) -> tuple[Tensor, Backward]:
 
 
 def roundtrip_bits_inplace(x: Tensor) -> tuple[Tensor, Backward]:
-    _require("x", x=x)
+    require("x", x=x)
     bits = torch.empty((x.numel() + 7) // 8, dtype=torch.uint8, device=x.device)
-    y = _launch(forward_bits_kernel, x, bits, x)
+    y = launch(forward_bits_kernel, x, bits, x)
     return y, partial(backward_bits_inplace, saved=bits)
 
 
-def _launch(kernel: Any, source: Tensor, *others: Tensor) -> Tensor:
-    """Run a kernel on the tensors; the last one is the result."""
+def launch(kernel: Any, source: Tensor, *others: Tensor, **constants: Any) -> Tensor:
+    """Run a kernel on the tensors; the last one is the result. constants: further arguments of the kernel."""
     n = source.numel()
     if n:
         # n.bit_length() is the key of tuning: one tuning for each power of two, not for each length.
-        kernel[lambda chosen: (triton.cdiv(n, chosen["BLOCK"]),)](source, *others, n, n.bit_length())
+        kernel[lambda chosen: (triton.cdiv(n, chosen["BLOCK"]),)](source, *others, n, n.bit_length(), **constants)
     return others[-1]
 
 
-def _require(target_name: str, **tensors: Tensor) -> None:
-    """Raise unless the tensors are contiguous, floating, on CUDA, alike, and none overlaps the target in part."""
+def require(target_name: str, dtypes: Sequence[str] = DTYPES, **tensors: Tensor) -> None:
+    """Raise unless the tensors are contiguous, on CUDA, of one of the dtypes, alike, and none overlaps the target in
+    part.
+    """
     (first_name, first), *others = tensors.items()
     for name, tensor in tensors.items():
-        _require_on_device(name, tensor)
+        require_on_device(name, tensor)
     for name, tensor in others:
         checks.alike(first, tensor, first_name, name)
-    if str(first.dtype).removeprefix("torch.") not in DTYPES:
-        raise TypeError(f"{first_name}: dtype {first.dtype} given, {' or '.join(DTYPES)} needed")
+    if str(first.dtype).removeprefix("torch.") not in dtypes:
+        raise TypeError(f"{first_name}: dtype {first.dtype} given, {' or '.join(dtypes)} needed")
     spans = {name: _span(tensor) for name, tensor in tensors.items()}
     checks.separate(target_name, spans[target_name], **spans)
 
 
 def _require_bits(grad: Tensor, saved: Tensor, target_name: str, target: Tensor) -> None:
-    _require_on_device("saved", saved)
+    require_on_device("saved", saved)
     needed = ((grad.numel() + 7) // 8,)
     if tuple(saved.shape) != needed:
         raise ValueError(f"saved: shape {tuple(saved.shape)} given, {needed} needed: one bit for each element of grad")
@@ -165,7 +174,7 @@ def _require_bits(grad: Tensor, saved: Tensor, target_name: str, target: Tensor)
     checks.separate(target_name, _span(target), saved=_span(saved))
 
 
-def _require_on_device(name: str, tensor: Tensor) -> None:
+def require_on_device(name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: {type(tensor).__name__} given, a tensor on cuda needed")
     if not tensor.is_cuda and not INTERPRETED:

@@ -1,0 +1,373 @@
+"""The activation family in Triton, on PyTorch tensors of float32: one formula per activation, one kernel for all
+functions and one for all gradients.
+
+device.NAME.fresh, .out, .inplace               the function
+device.NAME_backward.fresh, .out, .inplace      the gradient from the input
+device.NAME_backward_from_output.fresh, ...     the gradient from the output
+roundtrip.NAME.fresh, .inplace                  forward and backward as a pair; in place from the output only
+
+The formulas, and the polynomials that they are made of, are those of `numba_cpu` and `vector_math`: Triton's own exp is
+an approximation, and its interpreter, in which these are tested without a GPU, has no expm1 and no log1p. Kernels are
+tuned as in `impls.relu.triton_`, once for each formula. prelu is missing: its gradient of the slope needs a sum over
+all programs.
+"""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from impls.activations import constants
+from impls.activations.roundtrip import Roundtrip
+from impls.activations.rows import ACTIVATIONS
+from impls.relu import triton_ as relu
+
+DTYPES = ("float32",)
+
+LEAKY_SLOPE = tl.constexpr(constants.LEAKY_SLOPE)
+SELU_SCALE = tl.constexpr(constants.SELU_SCALE)
+SELU_NEGATIVE = tl.constexpr(constants.SELU_ALPHA * constants.SELU_SCALE)
+CUBIC, CUBIC_SLOPE = tl.constexpr(constants.CUBIC), tl.constexpr(3 * constants.CUBIC)
+GATE = tl.constexpr(2 * constants.SQRT_2_OVER_PI)
+ROOT_HALF, ROOT_2_PI_INVERSE = tl.constexpr(0.7071067811865476), tl.constexpr(0.3989422804014327)
+SIXTH = tl.constexpr(1 / 6)
+LOG2_E = tl.constexpr(1.4426950408889634)
+LOG_2_HIGH, LOG_2_LOW = tl.constexpr(0.693359375), tl.constexpr(-2.12194440e-4)
+# Beyond this the logistic and the normal distribution are 0 or 1; infinity times 0 would be NaN.
+LARGE = tl.constexpr(1e3)
+# exp is 0 below the first and infinite above the second; expm1 is -1 below the third.
+LEAST, MOST, LEAST_EXPM1 = tl.constexpr(-104.0), tl.constexpr(89.0), tl.constexpr(-30.0)
+
+
+@triton.jit
+def _exp_of_reduced(r):
+    """exp(r) - 1 for |r| <= log(2) / 2."""
+    p = 1.9875691500e-4 * r + 1.3981999507e-3
+    p = p * r + 8.3334519073e-3
+    p = p * r + 4.1665795894e-2
+    p = p * r + 1.6666665459e-1
+    p = p * r + 5.0000001201e-1
+    return p * (r * r) + r
+
+
+@triton.jit
+def _power_of_two(n):
+    return ((n + 127) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _exp(x):
+    x = tl.where(x < LEAST, LEAST, x)
+    x = tl.where(x > MOST, MOST, x)
+    n = tl.floor(x * LOG2_E + 0.5)
+    r = x - n * LOG_2_HIGH - n * LOG_2_LOW
+    # In two factors, as 2 ** n may be subnormal or infinite where the result is not.
+    whole = n.to(tl.int32)
+    half = whole >> 1
+    return (_exp_of_reduced(r) + 1.0) * _power_of_two(half) * _power_of_two(whole - half)
+
+
+@triton.jit
+def _expm1(x):
+    """exp(x) - 1 for x <= 0."""
+    x = tl.where(x < LEAST_EXPM1, LEAST_EXPM1, x)
+    n = tl.floor(x * LOG2_E + 0.5)
+    power = _power_of_two(n.to(tl.int32))
+    return _exp_of_reduced(x - n * LOG_2_HIGH - n * LOG_2_LOW) * power + (power - 1.0)
+
+
+@triton.jit
+def _log1p(x):
+    """log(1 + x) for 0 <= x <= 1."""
+    s = tl.math.div_rn(x, 2.0 + x)
+    z = s * s
+    p = 0.06666667 * z + 0.07692308
+    p = p * z + 0.09090909
+    p = p * z + 0.11111111
+    p = p * z + 0.14285715
+    p = p * z + 0.2
+    p = p * z + 0.33333334
+    return 2.0 * (s * z * p + s)
+
+
+@triton.jit
+def _reciprocal(x):
+    return tl.math.div_rn(tl.full(x.shape, 1.0, tl.float32), x)
+
+
+@triton.jit
+def _normal(x):
+    a = tl.abs(x) * ROOT_HALF
+    t = _reciprocal(1.0 + 0.5 * a)
+    p = 0.17087277 * t - 0.82215223
+    p = p * t + 1.48851587
+    p = p * t - 1.13520398
+    p = p * t + 0.27886807
+    p = p * t - 0.18628806
+    p = p * t + 0.09678418
+    p = p * t + 0.37409196
+    p = p * t + 1.00002368
+    p = p * t - 1.26551223
+    tail = 0.5 * t * _exp(p - a * a)
+    return tl.where(x < 0, tail, 1.0 - tail)
+
+
+@triton.jit
+def _from(x):
+    return tl.where(x < -LARGE, -LARGE, x)
+
+
+@triton.jit
+def _finite(x):
+    x = tl.where(x < -LARGE, -LARGE, x)
+    return tl.where(x > LARGE, LARGE, x)
+
+
+@triton.jit
+def _logistic(x):
+    small = _exp(-tl.abs(x))
+    return tl.math.div_rn(tl.where(x >= 0, 1.0, small), 1.0 + small)
+
+
+@triton.jit
+def _gate(x):
+    x = _finite(x)
+    return GATE * x * (1.0 + CUBIC * x * x)
+
+
+@triton.jit
+def leaky_relu(x):
+    return tl.where(x > 0, x, LEAKY_SLOPE * x)
+
+
+@triton.jit
+def leaky_relu_backward(grad, x):
+    return tl.where(x > 0, grad, LEAKY_SLOPE * grad)
+
+
+@triton.jit
+def relu6(x):
+    positive = tl.where(x < 0, 0.0, x)
+    return tl.where(positive > 6, 6.0, positive)
+
+
+@triton.jit
+def relu6_backward(grad, x):
+    return tl.where((x > 0) & (x < 6), grad, 0.0)
+
+
+@triton.jit
+def elu(x):
+    return tl.where(x > 0, x, _expm1(tl.where(x > 0, 0.0, x)))
+
+
+@triton.jit
+def elu_backward(grad, x):
+    return tl.where(x > 0, grad, grad * _exp(x))
+
+
+@triton.jit
+def elu_backward_from_output(grad, y):
+    return tl.where(y > 0, grad, grad * (y + 1.0))
+
+
+@triton.jit
+def selu(x):
+    return tl.where(x > 0, SELU_SCALE * x, SELU_NEGATIVE * _expm1(tl.where(x > 0, 0.0, x)))
+
+
+@triton.jit
+def selu_backward(grad, x):
+    return grad * tl.where(x > 0, SELU_SCALE, SELU_NEGATIVE * _exp(x))
+
+
+@triton.jit
+def selu_backward_from_output(grad, y):
+    return grad * tl.where(y > 0, SELU_SCALE, y + SELU_NEGATIVE)
+
+
+@triton.jit
+def gelu(x):
+    return _from(x) * _normal(x)
+
+
+@triton.jit
+def gelu_backward(grad, x):
+    x = _finite(x)
+    return grad * (_normal(x) + x * ROOT_2_PI_INVERSE * _exp(-0.5 * x * x))
+
+
+@triton.jit
+def gelu_tanh(x):
+    # Triton's interpreter fails if this is one expression.
+    gate = _gate(x)
+    return _from(x) * _logistic(gate)
+
+
+@triton.jit
+def gelu_tanh_backward(grad, x):
+    x = _finite(x)
+    gate = _gate(x)
+    slope = GATE * (1.0 + CUBIC_SLOPE * x * x)
+    return grad * (_logistic(gate) * (1.0 + x * slope * _logistic(-gate)))
+
+
+@triton.jit
+def silu(x):
+    return _from(x) * _logistic(x)
+
+
+@triton.jit
+def silu_backward(grad, x):
+    x = _finite(x)
+    return grad * (_logistic(x) * (1.0 + x * _logistic(-x)))
+
+
+@triton.jit
+def sigmoid(x):
+    return _logistic(x)
+
+
+@triton.jit
+def sigmoid_backward(grad, x):
+    small = _exp(-tl.abs(x))
+    share = tl.math.div_rn(small, 1.0 + small)
+    return grad * (share - share * share)
+
+
+@triton.jit
+def sigmoid_backward_from_output(grad, y):
+    return grad * (y * (1.0 - y))
+
+
+@triton.jit
+def tanh(x):
+    small = _expm1(-2.0 * tl.abs(x))
+    magnitude = tl.math.div_rn(-small, 2.0 + small)
+    return tl.where(x > 0, magnitude, -magnitude)
+
+
+@triton.jit
+def tanh_backward(grad, x):
+    small = _exp(-2.0 * tl.abs(x))
+    share = _reciprocal(1.0 + small)
+    return grad * (4.0 * small * share * share)
+
+
+@triton.jit
+def tanh_backward_from_output(grad, y):
+    return grad * ((1.0 - y) * (1.0 + y))
+
+
+@triton.jit
+def softplus(x):
+    return tl.where(x < 0, 0.0, x) + _log1p(_exp(-tl.abs(x)))
+
+
+@triton.jit
+def softplus_backward(grad, x):
+    return grad * _logistic(x)
+
+
+@triton.jit
+def softplus_backward_from_output(grad, y):
+    return grad * -_expm1(-y)
+
+
+@triton.jit
+def hardswish(x):
+    inside = tl.where(x <= -3, 0.0, x * (x + 3.0) * SIXTH)
+    return tl.where(x >= 3, x, inside)
+
+
+@triton.jit
+def hardswish_backward(grad, x):
+    inside = tl.where(x <= -3, 0.0, grad * ((2.0 * x + 3.0) * SIXTH))
+    return tl.where(x >= 3, grad, inside)
+
+
+@triton.jit
+def squared_relu(x):
+    positive = tl.where(x < 0, 0.0, x)
+    return positive * positive
+
+
+@triton.jit
+def squared_relu_backward(grad, x):
+    return tl.where(x > 0, grad * (2.0 * x), 0.0)
+
+
+_tuned = relu.tuned(key=["magnitude", "FORMULA"])
+
+
+@_tuned
+@triton.jit
+def forward_kernel(x, out, n, magnitude, FORMULA: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(x + i, mask=i < n, other=0.0)
+    tl.store(out + i, FORMULA(value), mask=i < n)
+
+
+@_tuned
+@triton.jit
+def backward_kernel(grad, saved, out, n, magnitude, FORMULA: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    value, kept = tl.load(grad + i, mask=i < n, other=0.0), tl.load(saved + i, mask=i < n, other=0.0)
+    tl.store(out + i, FORMULA(value, kept), mask=i < n)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A function, from its formula."""
+
+    formula: Any
+
+    def fresh(self, x: Tensor) -> Tensor:
+        relu.require_on_device("x", x)
+        return self.out(x, torch.empty_like(x))
+
+    def out(self, x: Tensor, out: Tensor) -> Tensor:
+        relu.require("out", DTYPES, x=x, out=out)
+        return relu.launch(forward_kernel, x, out, FORMULA=self.formula)
+
+    def inplace(self, x: Tensor) -> Tensor:
+        relu.require("x", DTYPES, x=x)
+        return relu.launch(forward_kernel, x, x, FORMULA=self.formula)
+
+
+@dataclass(frozen=True)
+class Backward:
+    """A gradient, from its formula."""
+
+    formula: Any
+
+    def fresh(self, grad: Tensor, saved: Tensor) -> Tensor:
+        relu.require_on_device("grad", grad)
+        return self.out(grad, saved, torch.empty_like(grad))
+
+    def out(self, grad: Tensor, saved: Tensor, out: Tensor) -> Tensor:
+        relu.require("out", DTYPES, grad=grad, saved=saved, out=out)
+        return relu.launch(backward_kernel, grad, saved, out, FORMULA=self.formula)
+
+    def inplace(self, grad: Tensor, saved: Tensor) -> Tensor:
+        relu.require("grad", DTYPES, grad=grad, saved=saved)
+        return relu.launch(backward_kernel, grad, saved, grad, FORMULA=self.formula)
+
+
+GRADIENTS = {each.gradient(saved) for each in ACTIVATIONS for saved in ("input", each.saved)}
+device = SimpleNamespace(
+    **{each.name: Forward(globals()[each.name]) for each in ACTIVATIONS},
+    **{name: Backward(globals()[name]) for name in GRADIENTS},
+)
+roundtrip = SimpleNamespace(
+    **{
+        each.name: Roundtrip(
+            getattr(device, each.name), getattr(device, each.gradient(each.saved)), from_output=each.from_output
+        )
+        for each in ACTIVATIONS
+    }
+)
