@@ -221,7 +221,7 @@ def test_packages_of_another_commit_are_uninstalled_first(tmp_path, monkeypatch)
 
 
 def test_a_network_needs_one_row(checkout):
-    insert_after(checkout, "impls/cnn/networks.py", "    for network in (", snippet("Add a network", 0).rstrip("\n"))
-    assert checkout.changed() == {"impls/cnn/networks.py"}
+    insert_after(checkout, "impls/cnn/architecture.py", "    MNIST_CNN,", snippet("Add a network", 0).rstrip("\n"))
+    assert checkout.changed() == {"impls/cnn/architecture.py"}
     benchmarks = r"TinyCnn\.track_time\('(numpy.inplace|torch.fresh)', 16\)"
     assert measured_and_shown(checkout, benchmarks, "<td>tiny_cnn</td>")

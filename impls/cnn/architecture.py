@@ -7,7 +7,7 @@ A network is a sequence of blocks
 followed by a global average or a flattening, hidden dense layers (dense -> activation -> dropout), and a dense layer
 that outputs the logits. A convolution before a batch norm has no bias, because the norm subtracts it again.
 
-NETWORKS holds those that are measured; add another by writing its row. They are ReLU networks, and mnist_cnn with each
+MEASURED holds those that are measured; add another by writing its row. They are ReLU networks, and mnist_cnn with each
 of the other ACTIVATIONS.
 
 Arrays are channels-last: images (n, height, width, channels), convolution weights (row, column, in, out), dense
@@ -125,26 +125,27 @@ def layers(network: Network) -> list[Layer]:
 
 
 MNIST_CNN = Network("mnist_cnn", (28, 28, 1), (Conv(32, pool=True), Conv(64, pool=True)))
-CONVNET_RELU = Network(
-    "convnet_relu",
-    (32, 32, 3),
-    (
-        Conv(64, padding=1, norm=True, pool=True),
-        Conv(128, padding=1, norm=True, pool=True),
-        Conv(256, padding=1, norm=True),
+MEASURED = (
+    MNIST_CNN,
+    Network(
+        "convnet_relu",
+        (32, 32, 3),
+        (
+            Conv(64, padding=1, norm=True, pool=True),
+            Conv(128, padding=1, norm=True, pool=True),
+            Conv(256, padding=1, norm=True),
+        ),
+        average=True,
+        hidden=(Dense(128, dropout=0.5),),
     ),
-    average=True,
-    hidden=(Dense(128, dropout=0.5),),
-)
-RELU_NETWORKS = {network.name: network for network in (MNIST_CNN, CONVNET_RELU)}
-NETWORKS = RELU_NETWORKS | {
-    network.name: network
-    for network in (
+    *(
         replace(MNIST_CNN, name=f"{MNIST_CNN.name}_{activation}", activation=activation)
         for activation in ACTIVATIONS
         if activation != RELU
-    )
-}
+    ),
+)
+NETWORKS = {network.name: network for network in MEASURED}
+RELU_NETWORKS = {name: network for name, network in NETWORKS.items() if network.activation == RELU}
 
 
 def with_relu(network: Network) -> Network | None:

@@ -71,7 +71,7 @@ COMPILE = StepVariant(
 )  # fmt: skip
 JAX = StepVariant(
     "jax", "fresh", "jax", "impls.cnn.jax_:build", "one program, state donated; XLA's convolutions", dtypes=DTYPES,
-    compiled=True, other_activations=True,
+    compiled=True,
 )  # fmt: skip
 PATCHES = StepVariant(
     "jax-patches", "fresh", "jax", "impls.cnn.jax_:build_patches",
