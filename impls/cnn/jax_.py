@@ -4,6 +4,8 @@ build           `lax.conv_general_dilated`, channels-last
 build_patches   each convolution as the product of a column matrix, made of nine slices, and the weight; its gradients
                 are products too, where XLA's own gradients of a convolution are slow on a CPU
 
+Named scopes tell profilers which layer an operation belongs to; they cost nothing.
+
 XLA decides what is written in place, so "fresh" and "inplace" do not differ: `relu` is "fresh" or "none". A step is
 one program, so it marks no phases.
 """
@@ -95,8 +97,9 @@ def _step(
     (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(
         parameters, statistics, images, labels, masks
     )
-    velocities = jax.tree.map(lambda velocity, gradient: MOMENTUM * velocity + gradient, velocities, gradients)
-    parameters = jax.tree.map(lambda value, velocity: value - LEARNING_RATE * velocity, parameters, velocities)
+    with jax.named_scope("update"):
+        velocities = jax.tree.map(lambda velocity, gradient: MOMENTUM * velocity + gradient, velocities, gradients)
+        parameters = jax.tree.map(lambda value, velocity: value - LEARNING_RATE * velocity, parameters, velocities)
     return (parameters, velocities, statistics), loss
 
 
@@ -113,27 +116,35 @@ def _loss(
     """Return the loss and the running statistics after this batch."""
     y, after = images, {}
     for number, block in enumerate(blocks(network), 1):
-        y = convolution(y, parameters[f"conv{number}.weight"], block.conv.padding)
+        with jax.named_scope(f"conv{number}"):
+            y = convolution(y, parameters[f"conv{number}.weight"], block.conv.padding)
+            y = y if block.conv.norm else y + parameters[f"conv{number}.bias"]
         if block.conv.norm:
-            mean, variance = y.mean((0, 1, 2)), y.var((0, 1, 2))
-            rows = y.size // y.shape[-1]
-            after[f"norm{number}.mean"] = _running(statistics[f"norm{number}.mean"], mean)
-            after[f"norm{number}.variance"] = _running(
-                statistics[f"norm{number}.variance"], variance * rows / (rows - 1)
-            )
-            factor = parameters[f"norm{number}.scale"] * lax.rsqrt(variance + NORM_EPSILON)
-            y = (y - mean) * factor + parameters[f"norm{number}.shift"]
-        else:
-            y = y + parameters[f"conv{number}.bias"]
-        y = activate(y)
-        y = max_pool(y) if block.conv.pool else y
-    y = y.mean((1, 2)) if network.average else y.reshape(len(y), -1)
+            with jax.named_scope(f"norm{number}"):
+                mean, variance = y.mean((0, 1, 2)), y.var((0, 1, 2))
+                rows = y.size // y.shape[-1]
+                after[f"norm{number}.mean"] = _running(statistics[f"norm{number}.mean"], mean)
+                after[f"norm{number}.variance"] = _running(
+                    statistics[f"norm{number}.variance"], variance * rows / (rows - 1)
+                )
+                factor = parameters[f"norm{number}.scale"] * lax.rsqrt(variance + NORM_EPSILON)
+                y = (y - mean) * factor + parameters[f"norm{number}.shift"]
+        with jax.named_scope(f"conv{number}.{network.activation}"):
+            y = activate(y)
+        if block.conv.pool:
+            with jax.named_scope(f"conv{number}.pool"):
+                y = max_pool(y)
+    with jax.named_scope("average"):
+        y = y.mean((1, 2)) if network.average else y.reshape(len(y), -1)
     for number, layer in enumerate(layers(network), 1):
-        y = y @ parameters[f"dense{number}.weight"] + parameters[f"dense{number}.bias"]
+        with jax.named_scope(f"dense{number}"):
+            y = y @ parameters[f"dense{number}.weight"] + parameters[f"dense{number}.bias"]
         if layer.hidden:
-            y = activate(y) * masks[number - 1]
-    logarithms = jax.nn.log_softmax(y)
-    return -jnp.take_along_axis(logarithms, labels[:, None], 1).mean(), after
+            with jax.named_scope(f"dense{number}.{network.activation}"):
+                y = activate(y) * masks[number - 1]
+    with jax.named_scope("loss"):
+        logarithms = jax.nn.log_softmax(y)
+        return -jnp.take_along_axis(logarithms, labels[:, None], 1).mean(), after
 
 
 def _running(statistic: jax.Array, value: jax.Array) -> jax.Array:

@@ -25,7 +25,7 @@ from impls.activations import numba_cpu as family
 from impls.activations.vector_math import INLINED, inlined
 from impls.cnn.architecture import ACTIVATIONS, MONOTONE, RELU, Network
 from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_EPSILON, NORM_MOMENTUM, Array
-from impls.cnn.workspace import Convolution, Framed, HandWritten, parts
+from impls.cnn.workspace import Convolution, Dense, Framed, HandWritten, parts
 
 
 def build(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> "Step":
@@ -68,17 +68,31 @@ class Step(HandWritten):
             self._convolution(conv, *scratch)
         last = self.memory.last
         y = last.mean((1, 2)) if self.network.average else last.reshape(self.n, -1)
-        self.dense_inputs = [y]
+        self.dense_inputs = []
         for dense, mask in zip(self.dense, [*masks, None], strict=True):
-            weight, bias = self.parameters[f"{dense.name}.weight"], self.parameters[f"{dense.name}.bias"]
-            np.dot(y, weight, out=dense.target)
-            if mask is None:
-                dense.target += bias
-            else:
-                y = np.empty_like(dense.output)
-                _activate_and_drop(dense.target, bias, mask, self.activation, dense.output, y)
-                self.dense_inputs.append(y)
-        return self.dense[-1].output
+            y = self._dense(dense, y, mask)
+        return y
+
+    def _dense(self, dense: Dense, x: Array, mask: Array | None) -> Array:
+        """Return the output of a dense layer, of a hidden one after dropout, and keep its input."""
+        self.dense_inputs.append(x)
+        bias = self.parameters[f"{dense.name}.bias"]
+        np.dot(x, self.parameters[f"{dense.name}.weight"], out=dense.target)
+        if mask is None:
+            dense.target += bias
+            return dense.output
+        dropped = np.empty_like(dense.output)
+        _activate_and_drop(dense.target, bias, mask, self.activation, dense.output, dropped)
+        return dropped
+
+    def _dense_backward(self, dense: Dense, x: Array, mask: Array | None, grad: Array) -> Array:
+        """Write the gradients of a dense layer's parameters, and return that of its input. Overwrites grad."""
+        if mask is not None:
+            saved = dense.output if self.takes_output else dense.target
+            _activate_and_drop_backward(grad, mask, self.activation, saved)
+        np.dot(x.T, grad, out=self.memory.gradients[f"{dense.name}.weight"])
+        np.sum(grad, 0, out=self.memory.gradients[f"{dense.name}.bias"])
+        return np.dot(grad, self.parameters[f"{dense.name}.weight"].T)
 
     def _convolution(
         self, conv: Convolution, columns: Array, products: Array, convolved: Array, *others: Array
@@ -114,12 +128,7 @@ class Step(HandWritten):
 
     def backward(self, grad: Array, given: Any) -> None:
         for dense, x, mask in reversed(list(zip(self.dense, self.dense_inputs, [*given[2], None], strict=True))):
-            if mask is not None:
-                saved = dense.output if self.takes_output else dense.target
-                _activate_and_drop_backward(grad, mask, self.activation, saved)
-            np.dot(x.T, grad, out=self.memory.gradients[f"{dense.name}.weight"])
-            np.sum(grad, 0, out=self.memory.gradients[f"{dense.name}.bias"])
-            grad = np.dot(grad, self.parameters[f"{dense.name}.weight"].T)
+            grad = self._dense_backward(dense, x, mask, grad)
         last_grad = self.memory.last_grad
         if self.network.average:
             last_grad[...] = (grad / (last_grad.shape[1] * last_grad.shape[2]))[:, None, None, :]

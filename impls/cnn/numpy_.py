@@ -30,7 +30,7 @@ from impls.cnn import operations, winograd
 from impls.cnn.architecture import KERNEL, RELU, Network
 from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_EPSILON, NORM_MOMENTUM, Array
 from impls.cnn.reference import cross_entropy
-from impls.cnn.workspace import Convolution, Framed, HandWritten, Named, parts
+from impls.cnn.workspace import Convolution, Dense, Framed, HandWritten, Named, parts
 
 
 def build(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> "Step":
@@ -95,16 +95,10 @@ class Step(HandWritten):
                 self._each(conv, self._convolve_and_activate)
         last = self.memory.last
         y = last.mean((1, 2)) if self.network.average else last.reshape(self.n, -1)
-        self.dense_inputs = [y]
+        self.dense_inputs = []
         for dense, mask in zip(self.dense, [*masks, None], strict=True):
-            np.matmul(y, self.parameters[f"{dense.name}.weight"], out=dense.target)
-            dense.target += self.parameters[f"{dense.name}.bias"]
-            if dense.hidden:
-                if self.activates:
-                    self.activate(dense.target, dense.output)
-                y = dense.output * mask
-                self.dense_inputs.append(y)
-        return self.dense[-1].output
+            y = self._dense(dense, y, mask)
+        return y
 
     def loss(self, scores: Array, given: Any) -> tuple[float, Array]:
         return cross_entropy(scores, given[1])
@@ -114,15 +108,7 @@ class Step(HandWritten):
             for array in (scratch.gradients.vector, *scratch.filters.values()):
                 array[...] = 0
         for dense, x, mask in reversed(list(zip(self.dense, self.dense_inputs, [*given[2], None], strict=True))):
-            if dense.hidden:
-                grad *= mask
-                if self.activate_backward and self.activates:
-                    self.activate_backward(grad, dense.target, grad)
-                elif self.activates:
-                    grad *= dense.output > 0
-            np.matmul(x.T, grad, out=self.memory.gradients[f"{dense.name}.weight"])
-            np.sum(grad, 0, out=self.memory.gradients[f"{dense.name}.bias"])
-            grad = grad @ self.parameters[f"{dense.name}.weight"].T
+            grad = self._dense_backward(dense, x, mask, grad)
         last_grad = self.memory.last_grad
         if self.network.average:
             last_grad[...] = (grad / prod(last_grad.shape[1:3]))[:, None, None, :]
@@ -161,6 +147,29 @@ class Step(HandWritten):
         ]
         own = run(self.parts[0], self.scratch[0])
         return [result for results in (own, *(future.result() for future in futures)) for result in results]
+
+    def _dense(self, dense: Dense, x: Array, mask: Array | None) -> Array:
+        """Return the output of a dense layer, of a hidden one after dropout, and keep its input."""
+        self.dense_inputs.append(x)
+        np.matmul(x, self.parameters[f"{dense.name}.weight"], out=dense.target)
+        dense.target += self.parameters[f"{dense.name}.bias"]
+        if mask is None:
+            return dense.output
+        if self.activates:
+            self.activate(dense.target, dense.output)
+        return dense.output * mask
+
+    def _dense_backward(self, dense: Dense, x: Array, mask: Array | None, grad: Array) -> Array:
+        """Write the gradients of a dense layer's parameters, and return that of its input. Overwrites grad."""
+        if mask is not None:
+            grad *= mask
+            if self.activate_backward and self.activates:
+                self.activate_backward(grad, dense.target, grad)
+            elif self.activates:
+                grad *= dense.output > 0
+        np.matmul(x.T, grad, out=self.memory.gradients[f"{dense.name}.weight"])
+        np.sum(grad, 0, out=self.memory.gradients[f"{dense.name}.bias"])
+        return grad @ self.parameters[f"{dense.name}.weight"].T
 
     # Forward pass of a chunk of images
 

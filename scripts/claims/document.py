@@ -8,7 +8,7 @@ Change SCHEMA when a field changes its meaning or goes.
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -37,6 +37,9 @@ RULE = "Each holds where all of its parts do, in part where some do, and does no
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all types here."""
+
+
+Kind = TypeVar("Kind", bound=Strict)
 
 
 class Value(Strict, frozen=True):
@@ -158,7 +161,7 @@ def result(figures: list[Value], parts: list[Part], panels: list[Panel], remark:
     return Result(figures, parts, panels, remark, verdict_of(parts))
 
 
-def to_json(document: Document) -> bytes:
+def to_json(document: Strict) -> bytes:
     """The JSON form."""
     return msgspec.json.format(msgspec.json.encode(document), indent=1)
 
@@ -168,24 +171,39 @@ def from_json(content: bytes) -> Document:
     return msgspec.json.decode(content, type=Document)
 
 
-def write(path: Path, document: Document) -> None:
-    """Write the JSON form in one step: a reader finds the whole file or the one before."""
+def write(path: Path, document: Strict) -> None:
+    """Write the JSON form as `write_bytes` does."""
+    write_bytes(path, to_json(document))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file in one step: a reader finds the whole file or the one before. Raises OSError, and leaves no part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as partial:
-        partial.write(to_json(document))
-    os.chmod(partial.name, 0o644)
-    os.replace(partial.name, path)
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
 
 
 def read(path: Path) -> Document | None:
     """The document in a file; None where there is no file. Raises OSError and ValueError."""
+    return read_as(Document, path)
+
+
+def read_as(kind: type[Kind], path: Path) -> Kind | None:
+    """The file of a kind; None where there is none. Raises OSError and ValueError."""
     if not path.exists():
         return None
     with path.open("rb") as file:
         content = file.read(LARGEST_BYTES + 1)
     if len(content) > LARGEST_BYTES:
         raise ValueError(f"larger than {LARGEST_BYTES:,} bytes")
-    return from_json(content)
+    return msgspec.json.decode(content, type=kind)
 
 
 def printable(text: str, most: int = LONGEST_TEXT) -> str:

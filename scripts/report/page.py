@@ -18,6 +18,7 @@ import pandas as pd
 
 from benchmarks.harness.measurement import UNKNOWN
 from scripts.claims import document
+from scripts.profiling import document as profiling
 from scripts.report import comparison, fingerprints, metrics, results
 from scripts.report.rendering import script, style, template
 from scripts.report.results import Run
@@ -35,6 +36,7 @@ from scripts.report.sections import (
     machine,
     memory,
     missing,
+    profiles,
     semantics,
     steps,
     threads,
@@ -46,8 +48,8 @@ from scripts.setup.pins import ROOT
 
 # In the order of the page.
 SECTIONS = (
-    answers, against, winners, throughput, activations, gpu, memory, steps, compiling, threads, semantics, claims,
-    history, everything, missing, machine, examples,
+    answers, against, winners, throughput, activations, gpu, memory, steps, profiles, compiling, threads, semantics,
+    claims, history, everything, missing, machine, examples,
 )  # fmt: skip
 ASV_SITE = ROOT / ".asv" / "html" / "index.html"
 # Spreadsheets interpret text that starts with one of these as a formula.
@@ -115,8 +117,10 @@ def _write(options: argparse.Namespace, loaded: results.Results) -> None:
     if len(same_name) > 1:
         print(f"report: {len(same_name)} different machines share the name {run.machine!r}", file=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
-    read = (_document(options.out / f"{kind}.json") for kind in (document.CLAIMS, document.EXAMPLES))
-    context = Context(loaded, run, against, _comparisons(options.out), _asv_site(options), *read)
+    claimed, worked = (_document(options.out / f"{kind}.json") for kind in (document.CLAIMS, document.EXAMPLES))
+    context = Context(
+        loaded, run, against, _comparisons(options.out), _asv_site(options), claimed, worked, _profiles(options.out)
+    )
     for name, content in build(context).items():
         (options.out / name).write_bytes(content)
 
@@ -213,6 +217,14 @@ def _comparisons(folder: Path) -> list[tuple[str, comparison.Result]]:
                 found.append((path.stem, comparison.from_json(path.read_bytes())))
         except (OSError, ValueError) as error:
             print(f"report: skipped {path}: {error}", file=sys.stderr)
+    return found
+
+
+def _profiles(folder: Path) -> list[profiling.Profile]:
+    """The profiles beside the page that can be read."""
+    found, problems = profiling.of_folder(folder / profiling.FOLDER)
+    for problem in problems:
+        print(f"report: skipped {document.printable(problem)}", file=sys.stderr)
     return found
 
 

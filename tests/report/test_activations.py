@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.harness.case import OperatorCase
+from benchmarks.harness.case import OperatorCase, StepCase
 from benchmarks.harness.measurement import Ratio
 from tests.report.pages import build
 from tests.synthetic import content, record, write, write_records
@@ -11,6 +11,8 @@ SIZES = (2**15, 2**20)
 VARIANTS = ("numpy.out", "numba-threads.out", "torch.out", "jax.fresh")
 # Times of ReLU's rows.
 RATIOS = {"gelu": 8.0, "sigmoid": 4.0, "tanh": 3.0}
+# The same of training steps; 0 is ReLU's own.
+STEP_RATIOS = {"relu": 0.0, "gelu": 2.0, "tanh": 1.25}
 IMPOSSIBLE = OperatorCase("time", "tanh", "forward", "torch.out", 2**20)
 
 
@@ -29,6 +31,13 @@ def page(tmp_path_factory):
                     if case == IMPOSSIBLE:
                         ratios["roof"] = Ratio(0.01, 0.005, 0.02, "copy.all")
                     lines.append(record(case, value=value, ratios=ratios))
+    for activation, ratio in STEP_RATIOS.items():
+        network = f"mnist_cnn_{activation}" if ratio else "mnist_cnn"
+        for quantity, value in (("time", 0.01 * (ratio or 1)), ("saved_bytes", 100.0), ("peak_bytes", 1000.0)):
+            case = StepCase(quantity, network, "numba.fresh", 64)
+            numbers[case] = value
+            ratios = {"relu": Ratio(ratio, 0.95 * ratio, 1.05 * ratio, "numba.fresh")} if ratio else {}
+            lines.append(record(case, value=value, ratios=ratios if quantity == "time" else {}))
     write(folder / "results", content(numbers))
     write_records(folder / "outcomes", lines)
     return build(folder)
@@ -66,3 +75,16 @@ def test_the_page_says_which_activations_can_work_in_place(page):
     yes, no = text.split(": yes.")
     assert "sigmoid" in yes
     assert "gelu" in no
+
+
+def test_training_steps_are_compared_with_relu(page):
+    html = (page / "index.html").read_text()
+    assert "a training step of mnist_cnn takes <b>2 times</b> (gelu, 1.9 … 2.1) in numba.fresh" in html
+    table = html.partition('id="activations-steps"')[2].partition("</table>")[0]
+    rows = [row.partition("</tr>")[0] for row in table.split("<tr")[2:]]
+    assert [next(name for name in STEP_RATIOS if f"<td>{name}</td>" in row) for row in rows] == ["relu", "gelu", "tanh"]
+    assert "1.25 (1.19 … 1.31)" in rows[2]
+    assert all('<td class="n">1,000</td>' in row for row in rows)
+    assert ">gelu<" in (page / "activations.training.svg").read_text()
+    # The section on steps shows ReLU's networks.
+    assert "mnist_cnn_gelu" not in html.partition('id="step-table"')[2].partition("</table>")[0]

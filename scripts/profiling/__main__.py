@@ -1,0 +1,184 @@
+"""Show where the time of a training step goes: a table of its operators, and a trace that Perfetto opens.
+
+./scripts/profile [ROW ...] [--network mnist_cnn] [--batch 64] [--steps 30]: rows of training steps, by default one of
+each framework. Writes two files for each row to reports/profiles: NETWORK.ROW.trace.json for ui.perfetto.dev or
+chrome://tracing, and NETWORK.ROW.json, from which the report lays the layers of all frameworks side by side. Each row
+runs in a process of its own; one that fails does not stop the others.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.harness.case import Unavailable
+from benchmarks.harness.machine import linux, software
+from impls.catalog import STEPS, find_step
+from impls.cnn.architecture import NETWORKS
+from impls.variant import StepVariant
+from scripts.arguments import positive
+from scripts.claims.document import printable, write, write_bytes
+from scripts.profiling import document, layers, trace
+from scripts.profiling.document import Operator, Profile
+from scripts.profiling.spans import Recorded, covered, medians_s, unexplained_s
+from scripts.setup.pins import ROOT
+
+DEFAULT = ("numpy.inplace", "numba.inplace", "torch.inplace", "jax-patches.fresh")
+WARM_UP = 5
+PRODUCT_ELEMENTS, PRODUCTS = 2048, 5
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    known = {row.name: row for row in STEPS}
+    for name in options.rows:
+        if name not in known:
+            print(f"profile: {name!r} given; rows of training steps are {', '.join(known)}", file=sys.stderr)
+            return 2
+    if options.one:
+        return _one(find_step(options.rows[0]), options)
+    command = [sys.executable, "-m", "scripts.profiling", "--one", "--network", options.network]
+    command += ["--batch", str(options.batch), "--steps", str(options.steps), "--out", str(options.out)]
+    return max(subprocess.run([*command, name], cwd=ROOT).returncode for name in options.rows)
+
+
+def _one(row: StepVariant, options: argparse.Namespace) -> int:
+    """Profile a row in this process, print its table and write its files."""
+    try:
+        profile, steps = profiled(row, options.network, options.batch, options.steps)
+        print(text(profile))
+        options.out.mkdir(parents=True, exist_ok=True)
+        title = f"{options.network}, {row.name}, batch {options.batch}"
+        write(options.out / document.file(options.network, row.name), profile)
+        traced = options.out / document.trace_file(options.network, row.name)
+        write_bytes(traced, trace.dumped(title, steps).encode())
+        print(f"{traced}\n", flush=True)
+    except (Unavailable, ValueError, OSError) as error:
+        print(f"profile: {row.name}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def profiled(row: StepVariant, network: str, batch: int, count: int) -> tuple[Profile, list[Recorded]]:
+    """Profile steps of a row: its table, and the recorded steps. This process must not have imported its framework.
+
+    Raises Unavailable where the row cannot run here, and ValueError where it has no profiler or no such network.
+    """
+    if row.framework not in RECORDERS or row.device != "cpu":
+        raise ValueError(f"it has no profiler yet; {', '.join(RECORDERS)} on the CPU have")
+    # Its profiler prints to standard error otherwise.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    from benchmarks.harness.frameworks import started
+    from impls.cnn.networks import initial_parameters, random_batch
+
+    given = NETWORKS[network]
+    with started(row.framework, row.device, len(os.sched_getaffinity(0))):
+        gflop_per_s = _gemm_gflop_per_s()
+        step = row.load()(given, initial_parameters(given), batch, "float32", row.memory)
+        arrays = step.put(random_batch(given, batch))
+        for _ in range(WARM_UP):
+            step(arrays)
+        unprofiled_s = _seconds(step, arrays, count)
+        steps = _record(row.framework, step, arrays, given, count)
+        unprofiled_s += _seconds(step, arrays, count)
+    cpu = printable(f"{linux.cpu()}, {len(os.sched_getaffinity(0))} cores", 100)
+    commit, _, state = software.checkout().partition(" ")
+    covers = covered(steps)
+    operators = [
+        Operator(phase, printable(layer, 100), printable(operator, 100), 1e3 * seconds, covers[key])  # type: ignore[arg-type]
+        for key, seconds in medians_s(steps).items()
+        for phase, layer, operator in [key]
+    ]
+    return Profile(
+        document.SCHEMA, time.time(), cpu, f"{commit[:8]} {state}".strip(), network, row.name, row.framework, batch,
+        len(steps), 1e3 * median(each.seconds for each in steps), 1e3 * median(unprofiled_s),
+        1e3 * unexplained_s(steps), gflop_per_s, operators,
+    ), steps  # fmt: skip
+
+
+def _record(framework: str, step: Any, arrays: Any, network: Any, count: int) -> list[Recorded]:
+    """Record steps with the framework's recorder, which imports it."""
+    if framework == "torch":
+        from scripts.profiling import torch_
+
+        return torch_.record(step, arrays, network, count)
+    if framework == "jax":
+        from scripts.profiling import jax_
+
+        return jax_.record(step, arrays, network, count)
+    from scripts.profiling import handwritten
+
+    return handwritten.record(step, arrays, network, count, framework)
+
+
+RECORDERS = ("numpy", "numba", "torch", "jax")
+
+
+def _seconds(step: Any, arrays: Any, count: int) -> list[float]:
+    """Seconds of steps without a profiler."""
+    found = []
+    for _ in range(count):
+        start_s = time.perf_counter()
+        step(arrays)
+        found.append(time.perf_counter() - start_s)
+    return found
+
+
+def _gemm_gflop_per_s() -> float:
+    """The best of a few products of two large matrices in NumPy."""
+    from benchmarks.harness.roofline import matmul
+
+    a, b = matmul.matrices(PRODUCT_ELEMENTS)
+    seconds = []
+    for _ in range(PRODUCTS):
+        start_s = time.perf_counter()
+        product = a @ b
+        seconds.append(time.perf_counter() - start_s)
+    matmul.check(product, a, b)
+    return 2 * PRODUCT_ELEMENTS**3 / min(seconds) / 1e9
+
+
+def text(profile: Profile) -> str:
+    """A profile for the terminal."""
+    network = NETWORKS[profile.network]
+    overhead = profile.step_ms / profile.unprofiled_ms - 1
+    lines = [
+        f"{profile.network}, batch {profile.batch}, {profile.row}: {profile.step_ms:.2f} ms a step, median of "
+        f"{profile.steps}; {profile.unprofiled_ms:.2f} ms without the profiler ({overhead:+.1%})",
+        f"{'phase':9} {'layer':8} {'operator':44} {'ms':>8} {'share':>6}  computes",
+    ]
+    lines += [
+        f"{each.phase:9} {each.layer:8} {each.operator[:44]:44} {each.ms:8.3f} {each.ms / profile.step_ms:6.1%}  "
+        f"{', '.join(each.covers)}".rstrip()
+        for each in sorted(profile.operators, key=lambda each: -each.ms)
+        if each.ms >= profile.step_ms / 1000
+    ]
+    lines.append(f"{'':9} {'':8} {'not explained':44} {profile.unexplained_ms:8.3f} "
+                 f"{profile.unexplained_ms / profile.step_ms:6.1%}")  # fmt: skip
+    lines.append(f"Furthest from the roof of matrix products ({profile.gemm_gflop_per_s:.0f} GFLOP/s in NumPy):")
+    for each in layers.most_to_gain(profile, network):
+        times = f"{each.ms:.2f} ms, {each.least_ms:.2f} at the roof"
+        lines.append(f"  {each.phase} {each.layer}: {each.to_gain_ms:.2f} ms to gain ({times})")
+    return "\n".join(lines)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="./scripts/profile", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("rows", nargs="*", metavar="ROW", default=list(DEFAULT), help=f"(default: {' '.join(DEFAULT)})")
+    parser.add_argument("--network", choices=NETWORKS, default="mnist_cnn", help="(default: %(default)s)")
+    parser.add_argument("--batch", type=positive, default=64, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=positive, default=30, help="steps to profile (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "reports" / document.FOLDER, help="where to write (default: %(default)s)"
+    )
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

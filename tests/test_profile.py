@@ -1,0 +1,220 @@
+"""Test profiles of training steps: attribution of time, the spans of each framework, the trace, the command."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from importlib import import_module
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from impls.cnn import numpy_
+from impls.cnn.architecture import NETWORKS
+from impls.cnn.networks import initial_parameters, random_batch
+from scripts.claims.document import write
+from scripts.profiling import __main__ as command
+from scripts.profiling import document, handwritten, layers, spans, trace
+from scripts.profiling.document import Operator, Profile
+from scripts.profiling.spans import Recorded, Span
+from tests.small import ACTIVATED, SMALL
+
+STEPS = 4
+BUILDERS = {"numpy": "numpy_:build", "numba": "numba_cpu:build", "torch": "torch_:build", "jax": "jax_:build"}
+frameworks = pytest.mark.parametrize("framework", BUILDERS)
+
+
+def built(framework, network, n):
+    module, function = BUILDERS[framework].split(":")
+    relu = "fresh" if framework == "jax" or network.activation != "relu" else "inplace"
+    step = getattr(import_module(f"impls.cnn.{module}"), function)(
+        network, initial_parameters(network), n, "float32", relu
+    )
+    return step, step.put(random_batch(network, n))
+
+
+def recorded(framework, network, n=4, count=STEPS):
+    step, arrays = built(framework, network, n)
+    step(arrays)
+    return step, command._record(framework, step, arrays, network, count)
+
+
+@st.composite
+def steps(draw):
+    """Draw steps of nested spans on a few threads, within a second."""
+    drawn = []
+    for thread in range(draw(st.integers(1, 3))):
+        places = [(0.0, 1.0)]
+        for number in range(draw(st.integers(0, 5))):
+            low, high = places[draw(st.integers(0, len(places) - 1))]
+            inner = sorted(draw(st.floats(low, high)) for _ in range(2))
+            if any(a < inner[1] and inner[0] < b and (a, b) != (low, high) and a >= low for a, b in places[1:]):
+                continue
+            places.append(tuple(inner))
+            drawn.append(Span(f"{thread}-{number}", "forward", "conv1", *inner, thread))
+    return Recorded(0.0, 1.0, tuple(drawn))
+
+
+@given(steps())
+def test_attributed_time_is_the_time_in_which_a_span_is_open(step):
+    inside = np.zeros(10000, bool)
+    centres = (np.arange(len(inside)) + 0.5) / len(inside)
+    for span in step.spans:
+        inside |= (span.start_s <= centres) & (centres < span.end_s)
+    assert sum(spans.attributed_s(step).values()) == pytest.approx(inside.mean(), abs=len(step.spans) / len(inside))
+
+
+def test_time_belongs_to_the_innermost_span_and_is_shared_by_threads():
+    outer, inner = Span("outer", "forward", "conv1", 0, 10), Span("inner", "forward", "conv1", 2, 4)
+    other = Span("other", "forward", "conv2", 8, 12, thread=1)
+    found = spans.attributed_s(Recorded(0, 20, (outer, inner, other)))
+    assert found == {outer.key: 2 + 4 + 1, inner.key: 2, other.key: 1 + 2}
+    assert spans.unexplained_s([Recorded(0, 20, (outer, inner, other))]) == 8
+
+
+@frameworks
+@pytest.mark.parametrize("network", [*SMALL[:2], ACTIVATED[2]], ids=lambda network: network.name)
+def test_operators_explain_the_layers_of_a_step(framework, network):
+    _, steps = recorded(framework, network)
+    assert len(steps) == STEPS
+    for step in steps:
+        found = spans.attributed_s(step)
+        assert 0 < sum(found.values()) <= step.seconds * (1 + 1e-9)
+        measured = {(phase, layer) for phase, layer, _ in found}
+        # XLA may fuse a whole layer of these small networks into another one.
+        missing = set(layers.places(network)) - measured
+        assert not missing if framework != "jax" else len(missing) <= len(layers.places(network)) // 2
+
+
+@pytest.mark.parametrize("framework", ["numpy", "numba", "torch"])
+def test_operators_and_unexplained_time_are_the_step(framework):
+    _, steps = recorded(framework, NETWORKS["mnist_cnn"], n=16, count=9)
+    explained = sum(spans.medians_s(steps).values()) + spans.unexplained_s(steps)
+    # Medians of parts do not add up to the median of the whole.
+    assert explained == pytest.approx(np.median([step.seconds for step in steps]), rel=0.2)
+
+
+@pytest.mark.parametrize("framework", ["numpy", "numba"])
+def test_a_recorded_step_is_left_as_it_was(framework):
+    network = SMALL[1]
+    step, arrays = built(framework, network, 4)
+    step(arrays)
+    members = set(vars(step))
+    handwritten.record(step, arrays, network, 1, framework)
+    assert set(vars(step)) == members
+    other, same = built(framework, network, 4)
+    for _ in range(2):
+        other(same)
+    for name, value in step.state().parameters.items():
+        np.testing.assert_array_equal(value, other.state().parameters[name])
+
+
+def test_hooks_of_a_torch_step_are_removed():
+    step, _ = recorded("torch", SMALL[1], count=1)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in step.net.modules())
+
+
+def test_a_planted_slow_layer_is_the_first_of_the_list(monkeypatch):
+    """The work of conv2's backward pass, many times."""
+    once = numpy_.Step._multiply_backward
+
+    def often(self, conv, chunk, scratch, grads):
+        kept = grads.copy()
+        for _ in range(12 if conv.name == "conv2" else 1):
+            grads[...] = kept
+            once(self, conv, chunk, scratch, grads)
+
+    monkeypatch.setattr(numpy_.Step, "_multiply_backward", often)
+    network = NETWORKS["mnist_cnn"]
+    _, steps = recorded("numpy", network, n=16)
+    profile = profile_of(steps)
+    (first, *_) = layers.most_to_gain(profile, network)
+    assert (first.phase, first.layer) == ("backward", "conv2")
+
+
+def profile_of(steps, **changes):
+    operators = [Operator(*key, 1e3 * seconds) for key, seconds in spans.medians_s(steps).items()]
+    seconds = float(np.median([step.seconds for step in steps]))
+    whole = Profile(
+        1, 0.0, "a processor", "abcdef12", "mnist_cnn", "numpy.inplace", "numpy", 16, len(steps), 1e3 * seconds,
+        1e3 * seconds, 1e3 * max(0.0, spans.unexplained_s(steps)), 50.0, operators,
+    )  # fmt: skip
+    return replace(whole, **changes) if changes else whole
+
+
+@frameworks
+def test_a_trace_has_the_form_that_viewers_read(framework):
+    _, steps = recorded(framework, SMALL[1])
+    loaded = json.loads(trace.dumped("a row", steps))
+    events = loaded["traceEvents"]
+    assert Counter(event["ph"] for event in events).keys() == {"M", "X"}
+    complete = [event for event in events if event["ph"] == "X"]
+    assert all({"name", "cat", "pid", "tid", "ts", "dur"} <= event.keys() for event in complete)
+    assert all(event["ts"] >= 0 and event["dur"] >= 0 for event in complete)
+    whole = [event for event in complete if event["cat"] == "step"]
+    assert len(whole) == STEPS
+    for event in complete:
+        assert any(step["ts"] - 1 <= event["ts"] <= step["ts"] + step["dur"] + 1 for step in whole), event
+    named = {event["tid"] for event in events if event["name"] == "thread_name"}
+    assert named == {event["tid"] for event in complete}
+
+
+def test_flops_of_layers_add_up_to_those_of_the_step():
+    from impls.cnn.networks import work
+
+    for network in (*SMALL, *NETWORKS.values()):
+        figures = work(network)
+        assert sum(layers.flops(network, 3).values()) == 3 * (figures.forward_flops + figures.backward_flops)
+
+
+def test_the_command_writes_a_table_and_a_trace(tmp_path, capfd):
+    arguments = ["numpy.inplace", "torch.inplace", "--batch", "4", "--steps", "3", "--out", str(tmp_path)]
+    assert command.main(arguments) == 0
+    printed = capfd.readouterr().out
+    assert "mnist_cnn, batch 4, numpy.inplace:" in printed
+    assert "Furthest from the roof" in printed
+    profiles, problems = document.of_folder(tmp_path)
+    assert not problems
+    assert {profile.row for profile in profiles} == {"numpy.inplace", "torch.inplace"}
+    for profile in profiles:
+        assert (tmp_path / document.trace_file(profile.network, profile.row)).exists()
+        assert profile.steps == 3
+        assert profile.unprofiled_ms > 0
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_unknown_row_is_named(capsys):
+    assert command.main(["numpy.faster"]) == 2
+    assert "'numpy.faster' given; rows of training steps are numpy.fresh" in capsys.readouterr().err
+
+
+def test_a_row_without_a_profiler_says_so(capfd):
+    assert command.main(["numba-cuda.inplace", "--steps", "1"]) == 1
+    assert "profile: numba-cuda.inplace: it has no profiler yet" in capfd.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_to_leaves_nothing(tmp_path, capfd):
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    assert command.main(["numpy.inplace", "--batch", "2", "--steps", "1", "--out", str(taken)]) == 1
+    assert "profile: numpy.inplace: " in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b'{"schema": 1}',
+        b'{"schema": 2}',
+    ],
+)
+def test_a_broken_profile_is_named_and_the_rest_is_read(tmp_path, content):
+    _, steps = recorded("numpy", NETWORKS["mnist_cnn"], count=1)
+    write(tmp_path / document.file("mnist_cnn", "numpy.inplace"), profile_of(steps))
+    (tmp_path / "broken.json").write_bytes(content)
+    profiles, problems = document.of_folder(tmp_path)
+    assert len(profiles) == 1
+    assert len(problems) == 1
+    assert "broken.json" in problems[0]
