@@ -30,6 +30,8 @@ from scripts.setup.pins import ROOT
 
 DEFAULT = ("numpy.inplace", "numba.inplace", "torch.inplace", "jax-patches.fresh")
 WARM_UP = 5
+# Steps in a trace; more make it large and show nothing new.
+TRACED = 5
 PRODUCT_ELEMENTS, PRODUCTS = 2048, 5
 
 
@@ -56,7 +58,7 @@ def _one(row: StepVariant, options: argparse.Namespace) -> int:
         title = f"{options.network}, {row.name}, batch {options.batch}"
         write(options.out / document.file(options.network, row.name), profile)
         traced = options.out / document.trace_file(options.network, row.name)
-        write_bytes(traced, trace.dumped(title, steps).encode())
+        write_bytes(traced, trace.dumped(title, steps[:TRACED]).encode())
         print(f"{traced}\n", flush=True)
     except (Unavailable, ValueError, OSError) as error:
         print(f"profile: {row.name}: {error}", file=sys.stderr)

@@ -7,7 +7,6 @@ with control characters. Change SCHEMA when a field changes its meaning or goes.
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
 
 from scripts.claims.document import Label, Strict, read_as
@@ -81,8 +80,3 @@ def of_folder(folder: Path) -> tuple[list[Profile], list[str]]:
     if len(paths) > MOST_FILES:
         problems.append(f"{folder}: {len(paths)} profiles, of which {MOST_FILES} are read")
     return [profile for profile in profiles if profile], problems
-
-
-def json_schema() -> dict[str, object]:
-    """The JSON Schema of a profile."""
-    return msgspec.json.schema(Profile)

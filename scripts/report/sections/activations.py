@@ -26,7 +26,7 @@ TRAINING_HEIGHT = 3.4
 # What tells a training step from others.
 STEP = ["network", "variant", "batch"]
 # Room for labels at the right end of lines, as a factor of the largest size.
-LABELS = 12.0
+LABELS = 30.0
 
 
 def section(context: Context) -> Section | None:
@@ -175,7 +175,7 @@ def _accuracy(rows: pd.DataFrame) -> Figure | None:
     drawn, axes = plt.subplots(1, len(panels), figsize=(WIDTH, HEIGHT), sharey=True, sharex=True, squeeze=False)
     for axis, (variant, of_framework) in zip(axes[0], panels, strict=True):
         drawing.log_plain(axis)
-        axis.set_ylim(rows["ns"].min() / 1.5, rows["ns"].max() * 1.5)
+        axis.set_ylim(rows["ns"].min() / 1.5, rows["ns"].max() * 3)
         axis.set_xlim(0, rows["ulps"].max() * 2.2)
         names = list(of_framework["operator"])
         heights = drawing.apart(dict(zip(names, of_framework["ns"], strict=True)), axis)

@@ -38,17 +38,18 @@ def _side_by_side(profiles: Sequence[Profile]) -> Figure:
     """Draw the milliseconds of each layer, a bar for each row. profiles: of one network and batch."""
     network = NETWORKS[profiles[0].network]
     found = {profile.row: _by_place(layers.of_profile(profile, network)) for profile in profiles}
-    places = [place for place in layers.places(network) if any(place in each for each in found.values())]
-    others = [place for each in found.values() for place in each if place not in places]
-    places += dict.fromkeys(others)
-    figure, axis = plt.subplots(figsize=(WIDTH, BAR_HEIGHT * (len(profiles) + 1) * (len(places) + 1) + EDGES))
-    centres = np.arange(len(places) + 1)
+    places = layers.places(network)
+    labels = [*(_label(place) for place in places), "other operators", "not explained"]
+    figure, axis = plt.subplots(figsize=(WIDTH, BAR_HEIGHT * (len(profiles) + 1) * len(labels) + EDGES))
+    centres = np.arange(len(labels))
     height = 1 / (len(profiles) + 1)
     for number, profile in enumerate(profiles):
-        ms = [_ms(found[profile.row].get(place)) for place in places] + [profile.unexplained_ms]
+        of_row = found[profile.row]
+        ms = [_ms(of_row.get(place)) for place in places]
+        ms += [sum(layer.ms for place, layer in of_row.items() if place not in places), profile.unexplained_ms]
         offset = (number - (len(profiles) - 1) / 2) * height
         axis.barh(centres + offset, ms, height * 0.92, color=drawing.colour(profile.framework), label=profile.row)
-    axis.set_yticks(centres, [_label(place) for place in places] + ["not explained"])
+    axis.set_yticks(centres, labels)
     axis.invert_yaxis()
     axis.set(xlabel="milliseconds per step")
     axis.grid(axis="y", visible=False)
