@@ -64,6 +64,14 @@ def test_scaling_is_one_block_for_all_thread_counts_and_steps_have_products():
     assert {roof.kind for roof in of_step.roofs} == {"product"}
 
 
+def test_networks_with_other_activations_share_a_block_with_relu_and_have_one_pass():
+    names = ("mnist_cnn", "mnist_cnn_gelu", "mnist_cnn_tanh")
+    relu, gelu, tanh = (StepCase("time", name, "numba.fresh", 64) for name in names)
+    of_relu, of_others = blocks.of([relu, gelu, tanh])
+    assert (of_relu.rows, of_relu.baselines, of_relu.passes(4)) == ((relu,), (), 2)
+    assert (of_others.rows, of_others.baselines, of_others.passes(4)) == ((gelu, tanh), (relu,), 1)
+
+
 def test_roofs_that_no_row_needs_have_blocks_of_their_own():
     loops = [LoopCase("time", name, 4096) for name in ("copy.all", "fill.all")]
     of_rows, of_loops = blocks.of([OUT, *loops])

@@ -57,9 +57,10 @@ class Block:
     def passes(self, most: int) -> int:
         """The number of passes, of `most`: half of them, rounded up, where one takes tens of seconds.
 
-        Cold rows have one, because their arguments lie in thousands of places anyway.
+        Cold rows have one, because their arguments lie in thousands of places anyway. So have networks with other
+        activations: their figure is the ratio to ReLU, and a pass of them all takes minutes.
         """
-        if any(case.quantity == "cold" for case in self.rows):
+        if any(case.quantity == "cold" or (case.kind == "step" and self.baselines) for case in self.rows):
             return 1
         is_slow = any(case.kind == "step" or case.axes.get("elements", 0) >= SLOW_ELEMENTS for case in self.rows)
         return -(-most // 2) if is_slow else most
