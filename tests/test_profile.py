@@ -1,6 +1,7 @@
 """Test profiles of training steps: attribution of time, the spans of each framework, the trace, the command."""
 
 import json
+import subprocess
 from collections import Counter
 from dataclasses import replace
 from importlib import import_module
@@ -18,6 +19,7 @@ from scripts.profiling import __main__ as command
 from scripts.profiling import document, handwritten, layers, spans, trace
 from scripts.profiling.document import Operator, Profile
 from scripts.profiling.spans import Recorded, Span
+from tests.conftest import needs_compiler
 from tests.small import ACTIVATED, SMALL
 
 STEPS = 4
@@ -184,22 +186,53 @@ def test_the_command_writes_a_table_and_a_trace(tmp_path, capfd):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_an_unknown_row_is_named(capsys):
-    assert command.main(["numpy.faster"]) == 2
-    assert "'numpy.faster' given; rows of training steps are numpy.fresh" in capsys.readouterr().err
+@pytest.mark.parametrize("name", ["numpy.faster", "numba-cuda.inplace"])
+def test_rows_that_cannot_be_profiled_are_named(name, capsys):
+    assert command.main(["numpy.inplace", name]) == 2
+    assert f"ROW: {name!r} given; of rows that can be profiled, mnist_cnn has numpy.fresh," in capsys.readouterr().err
 
 
-def test_a_row_without_a_profiler_says_so(capfd):
-    assert command.main(["numba-cuda.inplace", "--steps", "1"]) == 1
-    assert "profile: numba-cuda.inplace: it has no profiler yet" in capfd.readouterr().err
+def test_a_network_with_another_activation_has_fewer_rows(capsys):
+    assert command.main(["numpy.inplace", "--network", "mnist_cnn_gelu"]) == 2
+    assert "mnist_cnn_gelu has numpy.fresh, numba.fresh, torch.fresh, jax-patches.fresh" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_written_to_leaves_nothing(tmp_path, capfd):
+def test_a_folder_that_cannot_be_written_to_is_refused_before_measuring(tmp_path, capsys):
     taken = tmp_path / "taken"
     taken.write_text("")
-    assert command.main(["numpy.inplace", "--batch", "2", "--steps", "1", "--out", str(taken)]) == 1
-    assert "profile: numpy.inplace: " in capfd.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+    assert command.main(["numpy.inplace", "--out", str(taken)]) == 2
+    assert f"--out: {taken} given, a folder to write to needed: " in capsys.readouterr().err
+
+
+def test_a_row_that_fails_does_not_stop_the_others(tmp_path, capfd, monkeypatch):
+    """Of two processes the first is killed."""
+    run = subprocess.run
+
+    def killed(command, **options):
+        name = command[3]
+        return run(["sh", "-c", "kill -9 $$"] if name == "numpy.fresh" else command, **options)
+
+    monkeypatch.setattr(subprocess, "run", killed)
+    arguments = ["numpy.fresh", "numpy.inplace", "--batch", "2", "--steps", "1", "--out", str(tmp_path)]
+    assert command.main(arguments) == 1
+    assert "profile: numpy.fresh: its process was ended by signal 9" in capfd.readouterr().err
+    assert [profile.row for profile in document.of_folder(tmp_path)[0]] == ["numpy.inplace"]
+
+
+def test_too_little_memory_is_a_message(tmp_path, capfd):
+    assert command.main(["numpy.inplace", "--batch", "99999999", "--out", str(tmp_path)]) == 1
+    error = capfd.readouterr().err
+    assert "profile: numpy.inplace: " in error
+    assert "Traceback" not in error
+
+
+@needs_compiler
+def test_phases_of_a_compiled_step_are_those_that_it_marks(tmp_path):
+    assert command.main(["torch-compile.inplace", "--batch", "2", "--steps", "2", "--out", str(tmp_path)]) == 0
+    ((profile,), _) = document.of_folder(tmp_path)
+    phases = {each.operator: each.phase for each in profile.operators}
+    assert phases["CompiledFunctionBackward"] == "backward"
+    assert {name for name, phase in phases.items() if phase == "update"} == {"Optimizer.step#SGD.step"}
 
 
 @pytest.mark.parametrize(

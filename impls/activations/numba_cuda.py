@@ -41,41 +41,41 @@ def formulas(dtype: str) -> dict[str, Formula]:
     gate_factor, gate_cubic = real(2 * SQRT_2_OVER_PI), real(3 * CUBIC)
     found: dict[str, Formula] = {}
 
-    def device(formula: Formula) -> Formula:
+    def compiled(formula: Formula) -> Formula:
         return cuda.jit(device=True)(formula)
 
     def add(formula: Formula) -> Formula:
-        found[formula.__name__] = device(formula)
+        found[formula.__name__] = compiled(formula)
         return found[formula.__name__]
 
     # Beyond `large` the logistic and the normal distribution are 0 or 1; infinity times 0 would be NaN.
-    @device
+    @compiled
     def from_(x):
         return -large if x < -large else x
 
-    @device
+    @compiled
     def finite(x):
         least = -large if x < -large else x
         return large if x > large else least
 
-    @device
+    @compiled
     def exp(x):
         return real(math.exp(x))
 
-    @device
+    @compiled
     def expm1(x):
         return real(math.expm1(x))
 
-    @device
+    @compiled
     def normal(x):
         return half * real(math.erfc(-x * root_half))
 
-    @device
+    @compiled
     def logistic(x):
         small = exp(-abs(x))
         return (one if x >= zero else small) / (one + small)
 
-    @device
+    @compiled
     def gate(x):
         x = finite(x)
         return gate_factor * x * (one + cubic * x * x)

@@ -118,6 +118,7 @@ def _normal(x):
 
 @triton.jit
 def _from(x):
+    """x, without the values that a factor of 0 follows."""
     return tl.where(x < -LARGE, -LARGE, x)
 
 
@@ -135,6 +136,7 @@ def _logistic(x):
 
 @triton.jit
 def _gate(x):
+    """The argument of the logistic function in gelu_tanh."""
     x = _finite(x)
     return GATE * x * (1.0 + CUBIC * x * x)
 

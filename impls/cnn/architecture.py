@@ -61,9 +61,18 @@ class Network:
     activation: str = RELU
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown activation."""
+        """Raises ValueError for an unknown activation, sizes below 1, and dropout that is no fraction."""
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation: {self.activation!r} given; {', '.join(ACTIVATIONS)} are accepted")
+        if not self.convs:
+            raise ValueError(f"{self.name}: convs: none given, at least one needed")
+        sizes = {"filters": [conv.filters for conv in self.convs], "units": [dense.units for dense in self.hidden]}
+        for name, values in (*sizes.items(), ("classes", [self.classes]), ("image", self.image)):
+            if min(values, default=1) < 1:
+                raise ValueError(f"{self.name}: {name}: {min(values)} given, at least 1 needed")
+        for dense in self.hidden:
+            if not 0 <= dense.dropout < 1:
+                raise ValueError(f"{self.name}: dropout: {dense.dropout} given, at least 0 and less than 1 needed")
 
 
 @dataclass(frozen=True)

@@ -120,15 +120,16 @@ def require(
             raise ValueError(f"{name}: {value!r} given, one of {', '.join(map(repr, choices))} needed")
     # The sample variance divides by the number of values minus 1.
     least = max((2 if b.conv.norm and prod(b.convolved[:2]) == 1 else 1 for b in blocks(network)), default=1)
-    if not isinstance(n, int) or n < least:
-        raise ValueError(f"n: {n} given, a batch of at least {least} needed")
+    if not isinstance(n, int) or isinstance(n, bool) or n < least:
+        raise ValueError(f"n: {n!r} given, a batch of at least {least} images needed, as an integer")
     shapes = parameter_shapes(network)
-    actual = {name: array.shape for name, array in parameters.items()}
-    for parameter in shapes.keys() | actual.keys():
-        if actual.get(parameter) != shapes.get(parameter):
-            raise ValueError(
-                f"parameters: {parameter} with shape {actual.get(parameter)} given, {shapes.get(parameter)} needed"
-            )
+    for name in dict.fromkeys([*shapes, *parameters]):
+        if name not in parameters:
+            raise ValueError(f"parameters: {name} is missing, an array of shape {shapes[name]}")
+        if name not in shapes:
+            raise ValueError(f"parameters: {name} given, which {network.name} has not; it has {', '.join(shapes)}")
+        if parameters[name].shape != shapes[name]:
+            raise ValueError(f"parameters: {name} with shape {parameters[name].shape} given, {shapes[name]} needed")
 
 
 def require_batch(network: Network, n: int, batch: Batch) -> None:

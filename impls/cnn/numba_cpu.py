@@ -8,9 +8,9 @@ It uses the ideas of `numpy_`, and these, which need compiled loops:
   parallel regions.
 - The image gradient is accumulated window by window, 3 c elements at a time.
 
-`np.dot` in compiled code calls the BLAS that comes with SciPy. All compiled loops are in this file, because Numba's
-cache ignores changes in other files. Only the formulas of other activations than ReLU are not: after changing one in
-`impls.activations`, delete `impls/cnn/__pycache__`.
+`np.dot` in compiled code calls the BLAS that comes with SciPy. All loops are in this file, because Numba's cache
+ignores changes in other files; the formulas of other activations than ReLU come from `impls.activations`. After
+changing one of those, delete `impls/cnn/__pycache__`.
 """
 
 from typing import Any, NamedTuple
@@ -193,12 +193,8 @@ def _winner(conv: Convolution) -> Array:
 OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy"}
 
 
+# Each activation is a type, so that Numba compiles a version of the loops for each. active: False leaves it out.
 class Relu(NamedTuple):
-    """Tells compiled loops their activation by its type, so that there is one version of them for each.
-
-    active: False leaves the activation out.
-    """
-
     active: bool
 
 

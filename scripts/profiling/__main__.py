@@ -3,23 +3,25 @@
 ./scripts/profile [ROW ...] [--network mnist_cnn] [--batch 64] [--steps 30]: rows of training steps, by default one of
 each framework. Writes two files for each row to reports/profiles: NETWORK.ROW.trace.json for ui.perfetto.dev or
 chrome://tracing, and NETWORK.ROW.json, from which the report lays the layers of all frameworks side by side. Each row
-runs in a process of its own; one that fails does not stop the others.
+runs in a process of its own; one that fails does not stop the others. Exit code: 0; 1 if a row failed; 2 for arguments
+that are not accepted; 130 after Ctrl-C.
 """
 
 import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.harness.case import Unavailable
 from benchmarks.harness.machine import linux, software
-from impls.catalog import STEPS, find_step
-from impls.cnn.architecture import NETWORKS
+from impls.catalog import find_step
+from impls.cnn import rows as cnn
+from impls.cnn.architecture import NETWORKS, RELU
 from impls.variant import StepVariant
 from scripts.arguments import positive
 from scripts.claims.document import printable, write, write_bytes
@@ -28,8 +30,16 @@ from scripts.profiling.document import Operator, Profile
 from scripts.profiling.spans import Recorded, covered, medians_s, unexplained_s
 from scripts.setup.pins import ROOT
 
-DEFAULT = ("numpy.inplace", "numba.inplace", "torch.inplace", "jax-patches.fresh")
+RECORDERS = ("numpy", "numba", "torch", "jax")
+# One row of each framework: in place where the network's activation can be.
+DEFAULT = {
+    RELU: ("numpy.inplace", "numba.inplace", "torch.inplace", "jax-patches.fresh"),
+    "": ("numpy.fresh", "numba.fresh", "torch.fresh", "jax-patches.fresh"),
+}
 WARM_UP = 5
+# The first steps under a profiler take longer.
+PROFILED_WARM_UP = 2
+INTERRUPTED = 130
 # Steps in a trace; more make it large and show nothing new.
 TRACED = 5
 PRODUCT_ELEMENTS, PRODUCTS = 2048, 5
@@ -37,16 +47,40 @@ PRODUCT_ELEMENTS, PRODUCTS = 2048, 5
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    known = {row.name: row for row in STEPS}
-    for name in options.rows:
-        if name not in known:
-            print(f"profile: {name!r} given; rows of training steps are {', '.join(known)}", file=sys.stderr)
+    possible = [row.name for row in rows_of(options.network)]
+    names = list(dict.fromkeys(options.rows)) or list(DEFAULT.get(NETWORKS[options.network].activation, DEFAULT[""]))
+    for name in names:
+        if name not in possible:
+            known = f"{options.network} has {', '.join(possible)}"
+            print(f"profile: ROW: {name!r} given; of rows that can be profiled, {known}", file=sys.stderr)
             return 2
-    if options.one:
-        return _one(find_step(options.rows[0]), options)
-    command = [sys.executable, "-m", "scripts.profiling", "--one", "--network", options.network]
-    command += ["--batch", str(options.batch), "--steps", str(options.steps), "--out", str(options.out)]
-    return max(subprocess.run([*command, name], cwd=ROOT).returncode for name in options.rows)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=options.out).close()
+    except OSError as error:
+        print(f"profile: --out: {options.out} given, a folder to write to needed: {error.strerror}", file=sys.stderr)
+        return 2
+    try:
+        return _one(find_step(names[0]), options) if options.one else max([_in_own_process(n, options) for n in names])
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def rows_of(network: str) -> list[StepVariant]:
+    """The rows of a network that can be profiled."""
+    return [row for row in cnn.of_network(NETWORKS[network]) if row.device == "cpu" and row.framework in RECORDERS]
+
+
+def _in_own_process(name: str, options: argparse.Namespace) -> int:
+    """Profile a row in a process of its own; return 0, or 1 where it failed."""
+    command = [sys.executable, "-m", "scripts.profiling", name, "--one", "--network", options.network]
+    command += ["--batch", str(options.batch), "--steps", str(options.steps), "--out", str(options.out.absolute())]
+    code = subprocess.run(command, cwd=ROOT).returncode
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code < 0:
+        print(f"profile: {name}: its process was ended by signal {-code}", file=sys.stderr)
+    return int(code != 0)
 
 
 def _one(row: StepVariant, options: argparse.Namespace) -> int:
@@ -54,14 +88,13 @@ def _one(row: StepVariant, options: argparse.Namespace) -> int:
     try:
         profile, steps = profiled(row, options.network, options.batch, options.steps)
         print(text(profile))
-        options.out.mkdir(parents=True, exist_ok=True)
         title = f"{options.network}, {row.name}, batch {options.batch}"
         write(options.out / document.file(options.network, row.name), profile)
         traced = options.out / document.trace_file(options.network, row.name)
         write_bytes(traced, trace.dumped(title, steps[:TRACED]).encode())
         print(f"{traced}\n", flush=True)
-    except (Unavailable, ValueError, OSError) as error:
-        print(f"profile: {row.name}: {error}", file=sys.stderr)
+    except Exception as error:
+        print(f"profile: {row.name}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -69,10 +102,8 @@ def _one(row: StepVariant, options: argparse.Namespace) -> int:
 def profiled(row: StepVariant, network: str, batch: int, count: int) -> tuple[Profile, list[Recorded]]:
     """Profile steps of a row: its table, and the recorded steps. This process must not have imported its framework.
 
-    Raises Unavailable where the row cannot run here, and ValueError where it has no profiler or no such network.
+    Raises whatever its framework raises, for example where the machine lacks memory.
     """
-    if row.framework not in RECORDERS or row.device != "cpu":
-        raise ValueError(f"it has no profiler yet; {', '.join(RECORDERS)} on the CPU have")
     # Its profiler prints to standard error otherwise.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from benchmarks.harness.frameworks import started
@@ -86,7 +117,7 @@ def profiled(row: StepVariant, network: str, batch: int, count: int) -> tuple[Pr
         for _ in range(WARM_UP):
             step(arrays)
         unprofiled_s = _seconds(step, arrays, count)
-        steps = _record(row.framework, step, arrays, given, count)
+        steps = _record(row.framework, step, arrays, given, PROFILED_WARM_UP + count)[PROFILED_WARM_UP:]
         unprofiled_s += _seconds(step, arrays, count)
     cpu = printable(f"{linux.cpu()}, {len(os.sched_getaffinity(0))} cores", 100)
     commit, _, state = software.checkout().partition(" ")
@@ -116,9 +147,6 @@ def _record(framework: str, step: Any, arrays: Any, network: Any, count: int) ->
     from scripts.profiling import handwritten
 
     return handwritten.record(step, arrays, network, count, framework)
-
-
-RECORDERS = ("numpy", "numba", "torch", "jax")
 
 
 def _seconds(step: Any, arrays: Any, count: int) -> list[float]:
@@ -162,6 +190,7 @@ def text(profile: Profile) -> str:
     ]
     lines.append(f"{'':9} {'':8} {'not explained':44} {profile.unexplained_ms:8.3f} "
                  f"{profile.unexplained_ms / profile.step_ms:6.1%}")  # fmt: skip
+    lines.append("Operators below 0.1 % are left out. Medians need not add up to the median of the step.")
     lines.append(f"Furthest from the roof of matrix products ({profile.gemm_gflop_per_s:.0f} GFLOP/s in NumPy):")
     for each in layers.most_to_gain(profile, network):
         times = f"{each.ms:.2f} ms, {each.least_ms:.2f} at the roof"
@@ -169,14 +198,21 @@ def text(profile: Profile) -> str:
     return "\n".join(lines)
 
 
+def _folder(text: str) -> Path:
+    """Parse the path of a folder. Raises argparse.ArgumentTypeError."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' given, a folder needed")
+    return Path(text)
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./scripts/profile", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("rows", nargs="*", metavar="ROW", default=list(DEFAULT), help=f"(default: {' '.join(DEFAULT)})")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="of training steps (default: one of each framework)")
     parser.add_argument("--network", choices=NETWORKS, default="mnist_cnn", help="(default: %(default)s)")
     parser.add_argument("--batch", type=positive, default=64, help="(default: %(default)s)")
     parser.add_argument("--steps", type=positive, default=30, help="steps to profile (default: %(default)s)")
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "reports" / document.FOLDER, help="where to write (default: %(default)s)"
+        "--out", type=_folder, default=ROOT / "reports" / document.FOLDER, help="where to write (default: %(default)s)"
     )
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)

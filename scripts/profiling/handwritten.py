@@ -17,7 +17,7 @@ from scripts.profiling.spans import Recorded, Span
 # calls another, the time of the inner one is not the outer one's. Methods without kinds compute no layer.
 CONV, NORM, POOL, DENSE, DROPOUT, ACTIVATION = "conv", "norm", "pool", "dense", "dropout", "activation"
 Methods = dict[str, tuple[str, tuple[str, ...]]]
-PHASES: Methods = {"loss": ("softmax, cross-entropy", ()), "update": ("SGD", ())}
+WHOLE_PHASES: Methods = {"loss": ("softmax, cross-entropy", ()), "update": ("SGD", ())}
 METHODS: dict[str, Methods] = {
     "numpy": {
         "_columns": ("gather columns or tiles", (CONV,)),
@@ -29,12 +29,12 @@ METHODS: dict[str, Methods] = {
         "_dense": ("product, bias, activation, dropout", (DENSE, ACTIVATION, DROPOUT)),
         "_dense_backward": ("products, activation, dropout", (DENSE, ACTIVATION, DROPOUT)),
         "_pool_backward": ("pool, activation", (POOL, ACTIVATION)),
-        "_convolve_backward": ("bias", (CONV,)),
+        "_convolve_backward": ("sum of the bias gradient", (CONV,)),
         "_sum_backward": ("sums", (NORM,)),
-        "_normalise_backward": ("terms", (NORM,)),
+        "_normalise_backward": ("terms of the norm", (NORM,)),
         "_convolve_backward_normalised": ("normalise", (NORM,)),
         "_multiply_backward": ("products, scatter", (CONV,)),
-        **PHASES,
+        **WHOLE_PHASES,
     },
     "numba": {
         "_convolution": ("whole block, fused", (CONV, NORM, POOL, ACTIVATION)),
@@ -42,7 +42,7 @@ METHODS: dict[str, Methods] = {
         "_dense": ("product, bias, activation, dropout", (DENSE, ACTIVATION, DROPOUT)),
         "_dense_backward": ("products, activation, dropout", (DENSE, ACTIVATION, DROPOUT)),
         "_convolution_backward": ("whole block, fused", (CONV, NORM, POOL, ACTIVATION)),
-        **PHASES,
+        **WHOLE_PHASES,
     },
 }
 

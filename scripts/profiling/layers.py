@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from impls.cnn import operations
 from impls.cnn.architecture import Network
 from scripts.profiling.document import Profile
-from scripts.profiling.spans import OTHER, layer_of
+from scripts.profiling.spans import layer_of
 
 # A phase and a layer.
 Place = tuple[str, str]
@@ -70,6 +70,6 @@ def of_profile(profile: Profile, network: Network) -> list[Layer]:
 
 
 def most_to_gain(profile: Profile, network: Network, count: int = 3) -> list[Layer]:
-    """The layers furthest from the roof, in milliseconds."""
-    layers = [layer for layer in of_profile(profile, network) if layer.layer != OTHER]
+    """The layers with nominal operations that are furthest from the roof, in milliseconds."""
+    layers = [layer for layer in of_profile(profile, network) if layer.least_ms]
     return sorted(layers, key=lambda layer: -layer.to_gain_ms)[:count]

@@ -16,13 +16,8 @@ from impls.cnn import operations
 from impls.cnn.architecture import ACTIVATIONS, Network
 from scripts.profiling.spans import OTHER, Recorded, Span, layer_of
 
-STEP, PHASE, LAYER, NODE = (
-    "relu-bench:step",
-    "relu-bench:phase:",
-    "relu-bench:layer:",
-    "autograd::engine::evaluate_function: ",
-)
-PHASES = ("forward", "loss", "backward", "update")
+STEP, END, LAYER = "relu-bench:step", "relu-bench:end:", "relu-bench:layer:"
+NODE = "autograd::engine::evaluate_function: "
 
 
 def record(step: Any, arrays: Any, network: Network, count: int) -> list[Recorded]:
@@ -30,27 +25,14 @@ def record(step: Any, arrays: Any, network: Network, count: int) -> list[Recorde
     with _hooks(step.net, network), profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(count):
             with record_function(STEP):
-                _marked(step, arrays)
+                step(arrays, _mark)
     return [_recorded(event) for event in profiler.events() if event.name == STEP]
 
 
-def _marked(step: Any, arrays: Any) -> None:
-    """Make a step, with a range for each phase that it marks."""
-    phases = iter(PHASES)
-    ranges = [record_function(PHASE + next(phases))]
-    ranges[-1].__enter__()
-
-    def mark(phase: str) -> None:
-        ranges[-1].__exit__(None, None, None)
-        following = next(phases, "")
-        # A compiled program marks the end of loss as that of forward.
-        ranges.append(record_function(PHASE + following))
-        ranges[-1].__enter__()
-
-    try:
-        step(arrays, mark)
-    finally:
-        ranges[-1].__exit__(None, None, None)
+def _mark(phase: str) -> None:
+    """Leave an event at the end of a phase."""
+    with record_function(END + phase):
+        pass
 
 
 @contextmanager
@@ -89,36 +71,38 @@ def _hooks(net: torch.nn.Module, network: Network) -> Iterator[None]:
 
 
 def _recorded(event: Any) -> Recorded:
-    """The spans of one step: operators that no other operator called."""
+    """The spans of one step: operators that no other operator called, in the phase at whose end they have run."""
     spans: list[Span] = []
     ends: list[tuple[str, float]] = []
     # The operation of each forward operator, by its sequence number.
     operation_of: dict[int, str] = {}
+    waiting: list[Any] = []
     for child in _in_order(event):
-        if child.name.startswith(PHASE) and (phase := child.name.removeprefix(PHASE)):
-            ends.append((phase, _end_s(child)))
-            _collect(child, phase, "", spans, operation_of)
+        if not child.name.startswith(END):
+            waiting.append(child)
+            continue
+        ends.append((child.name.removeprefix(END), _end_s(child)))
+        for each in waiting:
+            _collect(each, ends[-1][0], "", spans, operation_of)
+        waiting = []
     return Recorded(_start_s(event), _end_s(event), tuple(spans), tuple(ends))
 
 
 def _collect(event: Any, phase: str, operation: str, spans: list[Span], operation_of: dict[int, str]) -> None:
-    """Add the operators below an event of a phase."""
-    for child in _in_order(event):
-        if child.name.startswith(LAYER):
-            _collect(child, phase, child.name.removeprefix(LAYER), spans, operation_of)
-            continue
-        computed = operation
-        if child.name.startswith(NODE):
-            computed = operation_of.get(child.sequence_nr, "")
-        for inner in _all(child):
-            if phase in ("forward", "loss") and inner.sequence_nr >= 0:
-                operation_of.setdefault(inner.sequence_nr, operation or phase)
-        layer = layer_of(computed) if computed else (phase if phase in ("loss", "update") else OTHER)
-        name = child.name.removeprefix(NODE).removeprefix("aten::")
-        covers = (computed,) if computed and computed not in PHASES else ()
-        spans.append(
-            Span(name, phase, layer if layer != "forward" else OTHER, _start_s(child), _end_s(child), 0, covers)
-        )
+    """Add an operator, or those of a layer's range. operation: whose range it lies in."""
+    if event.name.startswith(LAYER):
+        for child in _in_order(event):
+            _collect(child, phase, event.name.removeprefix(LAYER), spans, operation_of)
+        return
+    computed = operation_of.get(event.sequence_nr, "") if event.name.startswith(NODE) else operation
+    for inner in _all(event):
+        if phase in ("forward", "loss") and inner.sequence_nr >= 0:
+            operation_of.setdefault(inner.sequence_nr, operation or ("loss" if phase == "loss" else ""))
+    own = phase if phase in ("loss", "update") else OTHER
+    name = event.name.removeprefix(NODE).removeprefix("aten::")
+    covers = (computed,) if computed else ()
+    layer = layer_of(computed) if computed else own
+    spans.append(Span(name, phase, layer, _start_s(event), _end_s(event), 0, covers))
 
 
 def _in_order(event: Any) -> list[Any]:
