@@ -77,7 +77,7 @@ def measured_bytes(relu: str) -> dict[str, int]:
     with torch.no_grad():
         convolved = step.net.conv1(images)
     peaks = (
-        peak_bytes(step.net.relu, convolved),
+        peak_bytes(step.net.activation, convolved),
         peak_bytes(lambda x: step.net(x, masks), images),
         DRIVER.step_saved_bytes(step, given),
         DRIVER.step_peak_bytes(lambda: _step(relu)),
