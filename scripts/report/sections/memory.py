@@ -18,6 +18,8 @@ from scripts.report.text import WIDE, row_label
 NAME, TITLE = "memory", "Memory against in-place"
 DTYPE = "float32"
 PANEL, HEIGHT = 4.6, 5.4
+# Of a character in a label, relative to the spread of bytes.
+NAME_WIDTH = 0.075
 # With the ends of titles and names of files.
 DEVICES = {"cpu": ("", ""), "cuda": (", on the GPU", "-gpu")}
 FACES = {"fresh": "full", "out": "left", "inplace": "none"}
@@ -118,8 +120,9 @@ def _arrows(axis: Axes, rows: pd.DataFrame) -> None:
         ends[str(flavour)] = (float(line["bytes"].iloc[-1]), float(line["ms"].iloc[-1]))
     low, high = rows["bytes"].min(), rows["bytes"].max()
     spread = max(high - low, 0.1 * high, 1.0)
-    # Names of flavours stand on the left.
-    axis.set_xlim(low - 1.15 * spread, high + 0.12 * spread)
+    # Names of flavours stand on the left: the axis becomes longer with the longest.
+    names = 0.12 + NAME_WIDTH * max(len(flavour) for flavour in ends)
+    axis.set_xlim(low - names * spread, high + 0.12 * spread)
     axis.set_xticks([tick for tick in MaxNLocator(4).tick_values(low, high) if 0 <= tick <= high])
     heights = drawing.apart({flavour: ms for flavour, (_, ms) in ends.items()}, axis)
     for flavour, (size, ms) in ends.items():
