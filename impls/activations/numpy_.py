@@ -28,7 +28,7 @@ from scipy.special import ndtr
 from impls.activations.constants import CUBIC, LEAKY_SLOPE, SELU_ALPHA, SELU_SCALE, SQRT_2_OVER_PI
 from impls.activations.roundtrip import Roundtrip
 from impls.relu import checks
-from impls.relu.numpy_ import refuse_overlap
+from impls.relu.numpy_checks import refuse_overlap
 
 Array = NDArray[Any]
 # Takes x or the saved value, out, and scratch of shape (3, elements).

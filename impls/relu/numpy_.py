@@ -27,10 +27,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from impls.relu import checks
+from impls.relu.numpy_checks import refuse_overlap
 
 Array = NDArray[Any]
 Backward = Callable[[Array], Array]
@@ -172,18 +172,6 @@ def _check_backward(grad: Array, saved: Array, out: Array) -> None:
     if saved.shape != grad.shape or out.shape != grad.shape or out.dtype != grad.dtype:
         checks.alike(grad, out, "grad")
         checks.alike(grad, saved, "grad", "saved")
-
-
-def refuse_overlap(target_name: str, target: Array, **sources: Array) -> None:
-    """Raise ValueError if the array written to overlaps a named array in part."""
-    for name, source in sources.items():
-        # Interleaved views share no memory, though their spans overlap.
-        if np.shares_memory(source, target):
-            checks.separate(target_name, _span(target), **{name: _span(source)})
-
-
-def _span(array: Array) -> checks.Span:
-    return *byte_bounds(array), *array.strides
 
 
 def _backward_in_blocks(grad: Array, saved: Array, out: Array) -> None:
