@@ -48,7 +48,7 @@ class Scratch:
         self.columns = np.empty(max(conv.chunk * _columns_elements(conv) for conv in convs), dtype)
         self.convolved, self.grads = np.empty(convolved, dtype), np.empty(convolved, dtype)
         self.pooled, self.bytes_ = np.empty(convolved, dtype), np.empty((3, convolved), np.uint8)
-        # What pools behind the activation compare.
+        # The activated phases, which a pool behind the activation compares.
         self.activated = np.empty(0 if pools_first else convolved, dtype)
         self.products = np.empty(
             max((conv.chunk * 16 * conv.pixels * conv.conv.filters for conv in tiled), default=0), dtype

@@ -35,7 +35,7 @@ class Operator(Strict, frozen=True):
 
 
 class Profile(Strict, frozen=True):
-    """Where the time of a row's step goes.
+    """The times of the operators of a row's step.
 
     steps: number of profiled ones. step_ms: the median of these; unprofiled_ms: of others, without the profiler.
     unexplained_ms: the part of a profiled step that no operator explains. gemm_gflop_per_s: of NumPy's product of two

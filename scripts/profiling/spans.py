@@ -30,7 +30,7 @@ class Span:
 
     @property
     def key(self) -> Key:
-        """What tells the operator from others of the step."""
+        """Identifies the operator within the step."""
         return self.phase, self.layer, self.operator
 
 

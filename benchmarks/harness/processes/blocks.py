@@ -22,7 +22,7 @@ PRODUCT_ELEMENTS = 2048
 LEAST_NONTEMPORAL_BYTES = 2**20
 # The operator that other activations are compared with.
 BASELINE = RELU
-# What the blocks, and a sweep, of other activations are called.
+# The name of the blocks, and of a sweep, of other activations.
 OTHERS = "activations"
 # Larger arrays of several operators would not fit into memory together.
 SHARED_ELEMENTS = 2**20

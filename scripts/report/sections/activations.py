@@ -23,7 +23,7 @@ DTYPE = "float32"
 DIRECTIONS = ("forward", "backward")
 WIDTH, HEIGHT = 10.6, 6.2
 TRAINING_HEIGHT = 3.4
-# What tells a training step from others.
+# Columns that identify a training step.
 STEP = ["network", "variant", "batch"]
 # Room for labels at the right end of lines, as a factor of the largest size.
 LABELS = 30.0

@@ -73,7 +73,7 @@ def _label(place: Place) -> str:
 
 
 def _facts(profile: Profile) -> dict[str, Any]:
-    """What the page shows of a profile."""
+    """The facts of a profile for the template."""
     network = NETWORKS[profile.network]
     operators = sorted(profile.operators, key=lambda each: -each.ms)
     return {
