@@ -14,14 +14,14 @@ DTYPES = ("float32", "float64")
 MODES: tuple[Memory, ...] = ("fresh", "inplace")
 BY_HAND = (
     "written by hand; Winograd's products from 16 channels on where sizes are even, else im2col; "
-    "ReLU after pooling; ReLU {memory}"
+    "activations that never decrease after pooling, others before it; activations {memory}"
 )
-EAGER = "eager autograd; fused SGD; {layout}; ReLU {{memory}}"
+EAGER = "eager autograd; fused SGD; {layout}; activations {{memory}}"
 NO_TF32 = "products of float32, no TF32"
 
 
 def _modes(row: StepVariant, memory: tuple[Memory, ...] = MODES) -> tuple[StepVariant, ...]:
-    """The row with its ReLUs in each memory mode, which its notes name."""
+    """The row with its activations in each memory mode, which its notes name; others than ReLU are fresh."""
     return tuple(
         replace(
             row,
@@ -67,7 +67,7 @@ CHANNELS_LAST = StepVariant(
 )  # fmt: skip
 COMPILE = StepVariant(
     "torch-compile", "fresh", "torch", "impls.cnn.torch_:build_compile",
-    "forward pass and loss compiled; fused SGD; ReLU {memory}", dtypes=DTYPES, compiled=True, needs=CPP_COMPILER,
+    "forward pass and loss compiled; fused SGD; activations {memory}", dtypes=DTYPES, compiled=True, needs=CPP_COMPILER,
 )  # fmt: skip
 JAX = StepVariant(
     "jax", "fresh", "jax", "impls.cnn.jax_:build", "one program, state donated; XLA's convolutions", dtypes=DTYPES,

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: spans of its operators, a trace to open, and a table (`./scripts/profile`).
+"""Profile a training step: spans of its operators, a trace to open, and a table (`./scripts/profile`).
 
 spans.py         the types, and how time is attributed to operators
 handwritten.py   spans of steps in NumPy and Numba: the methods of a step, timed from outside

@@ -31,11 +31,9 @@ from scripts.profiling.spans import Recorded, covered, medians_s, unexplained_s
 from scripts.setup.pins import ROOT
 
 RECORDERS = ("numpy", "numba", "torch", "jax")
-# One row of each framework: in place where the network's activation can be.
-DEFAULT = {
-    RELU: ("numpy.inplace", "numba.inplace", "torch.inplace", "jax-patches.fresh"),
-    "": ("numpy.fresh", "numba.fresh", "torch.fresh", "jax-patches.fresh"),
-}
+# One row of each framework: of ReLU networks, and of those whose activation cannot work in place.
+OF_RELU = ("numpy.inplace", "numba.inplace", "torch.inplace", "jax-patches.fresh")
+OF_OTHERS = ("numpy.fresh", "numba.fresh", "torch.fresh", "jax-patches.fresh")
 WARM_UP = 5
 # The first steps under a profiler take longer.
 PROFILED_WARM_UP = 2
@@ -48,7 +46,8 @@ PRODUCT_ELEMENTS, PRODUCTS = 2048, 5
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     possible = [row.name for row in rows_of(options.network)]
-    names = list(dict.fromkeys(options.rows)) or list(DEFAULT.get(NETWORKS[options.network].activation, DEFAULT[""]))
+    default = OF_RELU if NETWORKS[options.network].activation == RELU else OF_OTHERS
+    names = list(dict.fromkeys(options.rows or default))
     for name in names:
         if name not in possible:
             known = f"{options.network} has {', '.join(possible)}"
