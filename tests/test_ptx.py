@@ -143,7 +143,7 @@ def triton_compiled(request: Any, programs: Any, monkeypatch: pytest.MonkeyPatch
             ).run()  # fmt: skip
         return others[-1]
 
-    monkeypatch.setattr(triton_, "_launch", launch)
+    monkeypatch.setattr(triton_, "launch", launch)
 
 
 class Bytes:
