@@ -1,10 +1,10 @@
-"""Show where the time of a training step goes: a table of its operators, and a trace that Perfetto opens.
+"""Show where the time and the memory of a training step go: tables, and a trace that Perfetto opens.
 
-./scripts/profile [ROW ...] [--network mnist_cnn] [--batch 64] [--steps 30]: rows of training steps, by default one of
-each framework. Writes two files for each row to reports/profiles: NETWORK.ROW.trace.json for ui.perfetto.dev or
-chrome://tracing, and NETWORK.ROW.json, from which the report lays the layers of all frameworks side by side. Each row
-runs in a process of its own; one that fails does not stop the others. Exit code: 0; 1 if a row failed; 2 for arguments
-that are not accepted; 130 after Ctrl-C.
+./scripts/profile [ROW ...] [--network mnist_cnn] [--batch 64] [--steps 30]: rows of training steps, by default those
+of one flavour of each framework. Writes two files for each row to reports/profiles: NETWORK.ROW.trace.json for
+ui.perfetto.dev or chrome://tracing, and NETWORK.ROW.json, from which the report lays the layers of all frameworks side
+by side. Each row runs in a process of its own; one that fails does not stop the others. Exit code: 0; 1 if a row
+failed; 2 for arguments that are not accepted; 130 after Ctrl-C.
 """
 
 import argparse
@@ -13,26 +13,34 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import msgspec
+
 from benchmarks.harness.machine import linux, software
 from impls.catalog import find_step
 from impls.cnn import rows as cnn
-from impls.cnn.architecture import NETWORKS, RELU
+from impls.cnn.architecture import NETWORKS, RELU, Network
 from impls.variant import StepVariant
 from scripts.arguments import positive
 from scripts.claims.document import printable, write, write_bytes
-from scripts.profiling import document, layers, trace
-from scripts.profiling.document import Operator, Profile
+from scripts.profiling import document, layers, roofs, trace
+from scripts.profiling.document import Held, Memory, Moment, Operator, Profile
+from scripts.profiling.memory import buffers
+from scripts.profiling.memory.buffers import Recording
 from scripts.profiling.spans import Recorded, covered, medians_s, unexplained_s
 from scripts.setup.pins import ROOT
 
 RECORDERS = ("numpy", "numba", "torch", "jax")
-# One row of each framework: of ReLU networks, and of those whose activation cannot work in place.
-OF_RELU = ("numpy.inplace", "numba.inplace", "torch.inplace", "jax-patches.fresh")
+# A flavour of each framework: of ReLU networks, and of those whose activation cannot work in place.
+OF_RELU = (
+    *(f"{flavour}.{memory}" for flavour in ("numpy", "numba", "torch") for memory in ("fresh", "inplace")),
+    "jax-patches.fresh",
+)
 OF_OTHERS = ("numpy.fresh", "numba.fresh", "torch.fresh", "jax-patches.fresh")
 WARM_UP = 5
 # The first steps under a profiler take longer.
@@ -40,7 +48,15 @@ PROFILED_WARM_UP = 2
 INTERRUPTED = 130
 # Steps in a trace; more make it large and show nothing new.
 TRACED = 5
-PRODUCT_ELEMENTS, PRODUCTS = 2048, 5
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """A row's profile, and what it was made from: the recorded steps, and the memory of another step."""
+
+    profile: Profile
+    steps: list[Recorded]
+    memory: Recording
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"profile: --out: {options.out} given, a folder to write to needed: {error.strerror}", file=sys.stderr)
         return 2
     try:
-        return _one(find_step(names[0]), options) if options.one else max([_in_own_process(n, options) for n in names])
+        if options.roofs:
+            return _one(find_step(names[0]), options)
+        measured = document.Roofs(roofs.gemm_gflop_per_s(), roofs.bandwidths())
+        return max([_in_own_process(name, measured, options) for name in names])
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -70,9 +89,10 @@ def rows_of(network: str) -> list[StepVariant]:
     return [row for row in cnn.of_network(NETWORKS[network]) if row.device == "cpu" and row.framework in RECORDERS]
 
 
-def _in_own_process(name: str, options: argparse.Namespace) -> int:
+def _in_own_process(name: str, measured: document.Roofs, options: argparse.Namespace) -> int:
     """Profile a row in a process of its own; return 0, or 1 where it failed."""
-    command = [sys.executable, "-m", "scripts.profiling", name, "--one", "--network", options.network]
+    command = [sys.executable, "-m", "scripts.profiling", name, "--network", options.network]
+    command += ["--roofs", msgspec.json.encode(measured).decode()]
     command += ["--batch", str(options.batch), "--steps", str(options.steps), "--out", str(options.out.absolute())]
     code = subprocess.run(command, cwd=ROOT).returncode
     if code == INTERRUPTED:
@@ -85,12 +105,12 @@ def _in_own_process(name: str, options: argparse.Namespace) -> int:
 def _one(row: StepVariant, options: argparse.Namespace) -> int:
     """Profile a row in this process, print its table and write its files."""
     try:
-        profile, steps = profiled(row, options.network, options.batch, options.steps)
-        print(text(profile))
+        found = profiled(row, options.network, options.batch, options.steps, options.roofs)
+        print(text(found.profile))
         title = f"{options.network}, {row.name}, batch {options.batch}"
-        write(options.out / document.file(options.network, row.name), profile)
+        write(options.out / document.file(options.network, row.name), found.profile)
         traced = options.out / document.trace_file(options.network, row.name)
-        write_bytes(traced, trace.dumped(title, steps[:TRACED]).encode())
+        write_bytes(traced, trace.dumped(title, found.steps[:TRACED], found.memory).encode())
         print(f"{traced}\n", flush=True)
     except Exception as error:
         print(f"profile: {row.name}: {type(error).__name__}: {error}", file=sys.stderr)
@@ -98,26 +118,38 @@ def _one(row: StepVariant, options: argparse.Namespace) -> int:
     return 0
 
 
-def profiled(row: StepVariant, network: str, batch: int, count: int) -> tuple[Profile, list[Recorded]]:
-    """Profile steps of a row: its table, and the recorded steps. This process must not have imported its framework.
+def profiled(row: StepVariant, network: str, batch: int, count: int, measured: document.Roofs) -> Profiled:
+    """Profile steps of a row. This process must not have imported its framework.
 
     Raises whatever its framework raises, for example where the machine lacks memory.
     """
     # Its profiler prints to standard error otherwise.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    from benchmarks.harness.frameworks import started
+    from benchmarks.harness.frameworks import started, step_driver
     from impls.cnn.networks import initial_parameters, random_batch
 
     given = NETWORKS[network]
-    with started(row.framework, row.device, len(os.sched_getaffinity(0))):
-        gflop_per_s = _gemm_gflop_per_s()
-        step = row.load()(given, initial_parameters(given), batch, "float32", row.memory)
-        arrays = step.put(random_batch(given, batch))
+    given_batch = random_batch(given, batch)
+
+    def build() -> Any:
+        return row.load()(given, initial_parameters(given), batch, "float32", row.memory)
+
+    with started(row.framework, row.device, len(os.sched_getaffinity(0))) as framework:
+        step = build()
+        arrays = step.put(given_batch)
         for _ in range(WARM_UP):
             step(arrays)
         unprofiled_s = _seconds(step, arrays, count)
         steps = _record(row.framework, step, arrays, given, PROFILED_WARM_UP + count)[PROFILED_WARM_UP:]
         unprofiled_s += _seconds(step, arrays, count)
+        del step, arrays
+        recording = _memory_recording(row.framework, build, given_batch, given)
+
+        def make() -> tuple[Any, Any]:
+            step = build()
+            return step, step.put(given_batch)
+
+        measured_bytes = step_driver(framework).step_peak_bytes(make)
     cpu = printable(f"{linux.cpu()}, {len(os.sched_getaffinity(0))} cores", 100)
     commit, _, state = software.checkout().partition(" ")
     covers = covered(steps)
@@ -126,11 +158,24 @@ def profiled(row: StepVariant, network: str, batch: int, count: int) -> tuple[Pr
         for key, seconds in medians_s(steps).items()
         for phase, layer, operator in [key]
     ]
-    return Profile(
+    profile = Profile(
         document.SCHEMA, time.time(), cpu, f"{commit[:8]} {state}".strip(), network, row.name, row.framework, batch,
         len(steps), 1e3 * median(each.seconds for each in steps), 1e3 * median(unprofiled_s),
-        1e3 * unexplained_s(steps), gflop_per_s, operators,
-    ), steps  # fmt: skip
+        1e3 * unexplained_s(steps), measured, operators, _memory(recording, measured_bytes),
+    )  # fmt: skip
+    return Profiled(profile, steps, recording)
+
+
+def _memory(recording: Recording, measured_bytes: int) -> Memory:
+    """The bytes alive over a step as the document holds them."""
+    moments = [
+        Moment(phase, printable(layer, 100), *(live[kind] for kind in buffers.KINDS))  # type: ignore[arg-type]
+        for (phase, layer), live in buffers.by_place(recording).items()
+    ]
+    at_peak = [
+        Held(kind, printable(name, 100), size_bytes) for (kind, name), size_bytes in buffers.at_peak(recording).items()
+    ]
+    return Memory(recording.peak_bytes, measured_bytes, moments, at_peak)
 
 
 def _record(framework: str, step: Any, arrays: Any, network: Any, count: int) -> list[Recorded]:
@@ -148,6 +193,21 @@ def _record(framework: str, step: Any, arrays: Any, network: Any, count: int) ->
     return handwritten.record(step, arrays, network, count, framework)
 
 
+def _memory_recording(framework: str, build: Callable[[], Any], batch: Any, network: Network) -> Recording:
+    """Record the memory of a step with the framework's recorder."""
+    if framework == "torch":
+        from scripts.profiling.memory import torch_
+
+        return torch_.record(build, batch, network)
+    if framework == "jax":
+        from scripts.profiling.memory import jax_
+
+        return jax_.record(build, batch)
+    from scripts.profiling.memory import handwritten
+
+    return handwritten.record(build, batch, network, framework)
+
+
 def _seconds(step: Any, arrays: Any, count: int) -> list[float]:
     """Seconds of steps without a profiler."""
     found = []
@@ -156,20 +216,6 @@ def _seconds(step: Any, arrays: Any, count: int) -> list[float]:
         step(arrays)
         found.append(time.perf_counter() - start_s)
     return found
-
-
-def _gemm_gflop_per_s() -> float:
-    """The best of a few products of two large matrices in NumPy."""
-    from benchmarks.harness.roofline import matmul
-
-    a, b = matmul.matrices(PRODUCT_ELEMENTS)
-    seconds = []
-    for _ in range(PRODUCTS):
-        start_s = time.perf_counter()
-        product = a @ b
-        seconds.append(time.perf_counter() - start_s)
-    matmul.check(product, a, b)
-    return 2 * PRODUCT_ELEMENTS**3 / min(seconds) / 1e9
 
 
 def text(profile: Profile) -> str:
@@ -190,11 +236,24 @@ def text(profile: Profile) -> str:
     lines.append(f"{'':9} {'':8} {'not explained':44} {profile.unexplained_ms:8.3f} "
                  f"{profile.unexplained_ms / profile.step_ms:6.1%}")  # fmt: skip
     lines.append("Operators below 0.1 % are left out. Medians need not add up to the median of the step.")
-    lines.append(f"Furthest from the roof of matrix products ({profile.gemm_gflop_per_s:.0f} GFLOP/s in NumPy):")
+    reached = ", ".join(f"{each.gb_per_s:.0f} GB/s in {each.level}" for each in profile.roofs.bandwidths)
+    lines.append(f"Roofs: {profile.roofs.gemm_gflop_per_s:.0f} GFLOP/s of matrix products in NumPy; copying {reached}.")
+    lines.append("Furthest from their roof:")
     for each in layers.most_to_gain(profile, network):
-        times = f"{each.ms:.2f} ms, {each.least_ms:.2f} at the roof"
+        times = f"{each.ms:.2f} ms, {each.least_ms:.2f} at the roof of {each.roof}"
         lines.append(f"  {each.phase} {each.layer}: {each.to_gain_ms:.2f} ms to gain ({times})")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_memory_lines(profile.memory)])
+
+
+def _memory_lines(memory: Memory | None) -> list[str]:
+    if memory is None:
+        return []
+    highest = max(memory.moments, key=lambda moment: moment.total_bytes)
+    return [
+        f"Most bytes are alive in {highest.phase} {highest.layer}: {memory.peak_bytes:,}; as benchmarks measure them "
+        f"{memory.measured_bytes:,}.",
+        *(f"  {part.size_bytes:>13,}  {part.kind}: {part.name}" for part in memory.at_peak if part.size_bytes),
+    ]
 
 
 def _folder(text: str) -> Path:
@@ -204,16 +263,21 @@ def _folder(text: str) -> Path:
     return Path(text)
 
 
+def _roofs(text: str) -> document.Roofs:
+    return msgspec.json.decode(text, type=document.Roofs)
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./scripts/profile", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("rows", nargs="*", metavar="ROW", help="of training steps (default: one of each framework)")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="of training steps (default: of each framework)")
     parser.add_argument("--network", choices=NETWORKS, default="mnist_cnn", help="(default: %(default)s)")
     parser.add_argument("--batch", type=positive, default=64, help="(default: %(default)s)")
     parser.add_argument("--steps", type=positive, default=30, help="steps to profile (default: %(default)s)")
     parser.add_argument(
         "--out", type=_folder, default=ROOT / "reports" / document.FOLDER, help="where to write (default: %(default)s)"
     )
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    # Set for the process of one row.
+    parser.add_argument("--roofs", type=_roofs, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 

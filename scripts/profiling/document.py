@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from scripts.claims.document import Label, Strict, read_as
 
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
 # Beside the page of the report.
 FOLDER = "profiles"
 TRACE = ".trace.json"
@@ -19,6 +19,7 @@ TRACE = ".trace.json"
 MOST_FILES = 40
 
 Phase = Literal["forward", "loss", "backward", "update"]
+Bytes = Annotated[int, Meta(ge=0, le=2**53)]
 Milliseconds = Annotated[float, Meta(ge=0, le=1e9)]
 # Part of a name of a file: no separator of folders, no dot at its start.
 FileLabel = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,79}(?![\s\S])")]
@@ -34,15 +35,72 @@ class Operator(Strict, frozen=True):
     covers: Annotated[tuple[Label, ...], Meta(max_length=40)] = ()
 
 
-class Profile(Strict, frozen=True):
-    """The times of the operators of a row's step.
+class Bandwidth(Strict, frozen=True):
+    """Bandwidth of copying arrays that fit a level of memory. up_to_bytes: of the arrays; without a limit in DRAM."""
 
-    steps: number of profiled ones. step_ms: the median of these; unprofiled_ms: of others, without the profiler.
-    unexplained_ms: the part of a profiled step that no operator explains. gemm_gflop_per_s: of NumPy's product of two
-    large matrices in the same process.
+    level: Label
+    up_to_bytes: Bytes
+    gb_per_s: Annotated[float, Meta(gt=0, le=1e9)]
+
+
+class Roofs(Strict, frozen=True):
+    """The limits of the machine, measured before the rows: NumPy's product of two large matrices, and copying.
+
+    bandwidths: from the smallest cache on.
     """
 
-    schema: Literal[1]
+    gemm_gflop_per_s: Annotated[float, Meta(gt=0, le=1e9)]
+    bandwidths: Annotated[tuple[Bandwidth, ...], Meta(min_length=1, max_length=10)]
+
+
+class Moment(Strict, frozen=True):
+    """The bytes alive in a layer when they are most, by kind (`scripts.profiling.memory.buffers`)."""
+
+    phase: Phase
+    layer: Label
+    state_bytes: Bytes
+    input_bytes: Bytes
+    saved_bytes: Bytes
+    gradients_bytes: Bytes
+    temporary_bytes: Bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """The sum of all kinds."""
+        return self.state_bytes + self.input_bytes + self.saved_bytes + self.gradients_bytes + self.temporary_bytes
+
+
+class Held(Strict, frozen=True):
+    """A part of the bytes that are alive at the peak. name: where it comes from."""
+
+    kind: Literal["state", "input", "saved", "gradients", "temporary"]
+    name: Label
+    size_bytes: Bytes
+
+
+class Memory(Strict, frozen=True):
+    """The bytes alive over a step, and the parts of their peak. measured_bytes: the peak as benchmarks measure it."""
+
+    peak_bytes: Bytes
+    measured_bytes: Bytes
+    moments: Annotated[list[Moment], Meta(min_length=1, max_length=200)]
+    at_peak: Annotated[list[Held], Meta(min_length=1, max_length=200)]
+
+    def __post_init__(self) -> None:
+        if max(moment.total_bytes for moment in self.moments) != self.peak_bytes:
+            raise ValueError("moments: the highest is not the peak")
+        if sum(part.size_bytes for part in self.at_peak) != self.peak_bytes:
+            raise ValueError("at_peak: the parts do not add up to the peak")
+
+
+class Profile(Strict, frozen=True):
+    """The times of the operators of a row's step, and its memory.
+
+    steps: number of profiled ones. step_ms: the median of these; unprofiled_ms: of others, without the profiler.
+    unexplained_ms: the part of a profiled step that no operator explains.
+    """
+
+    schema: Literal[2]
     time_s: Annotated[float, Meta(ge=0, le=1e11)]
     machine: Label
     commit: Label
@@ -54,8 +112,9 @@ class Profile(Strict, frozen=True):
     step_ms: Milliseconds
     unprofiled_ms: Milliseconds
     unexplained_ms: Milliseconds
-    gemm_gflop_per_s: Annotated[float, Meta(gt=0, le=1e9)]
+    roofs: Roofs
     operators: Annotated[list[Operator], Meta(max_length=1000)]
+    memory: Memory
 
 
 def file(network: str, row: str) -> str:

@@ -17,6 +17,8 @@ from scripts.profiling.spans import Recorded, Span
 # calls another, the time of the inner one is not the outer one's. Methods without kinds compute no layer.
 CONV, NORM, POOL, DENSE, DROPOUT, ACTIVATION = "conv", "norm", "pool", "dense", "dropout", "activation"
 Methods = dict[str, tuple[str, tuple[str, ...]]]
+# Returns what to call instead of a method that is shown as an operator of some kinds of operations.
+Timed = Callable[[Callable[..., Any], str, tuple[str, ...]], Callable[..., Any]]
 WHOLE_PHASES: Methods = {"loss": ("softmax, cross-entropy", ()), "update": ("SGD", ())}
 METHODS: dict[str, Methods] = {
     "numpy": {
@@ -50,7 +52,7 @@ METHODS: dict[str, Methods] = {
 def record(step: Any, arrays: Any, network: Network, count: int, framework: str) -> list[Recorded]:
     """Record steps of a `HandWritten` step, which is left as it was."""
     recorder = _Recorder(network)
-    with _timed(step, METHODS[framework], recorder):
+    with timed_methods(step, METHODS[framework], recorder.timed):
         return [recorder.step(step, arrays) for _ in range(count)]
 
 
@@ -103,10 +105,10 @@ class _Recorder:
 
 
 @contextmanager
-def _timed(step: Any, methods: Methods, recorder: _Recorder) -> Iterator[None]:
+def timed_methods(step: Any, methods: Methods, timed: Timed) -> Iterator[None]:
     """Replace methods of this step by timed ones."""
     for name, (operator, kinds) in methods.items():
-        setattr(step, name, recorder.timed(getattr(step, name), operator, kinds))
+        setattr(step, name, timed(getattr(step, name), operator, kinds))
     try:
         yield
     finally:

@@ -22,21 +22,21 @@ NODE = "autograd::engine::evaluate_function: "
 
 def record(step: Any, arrays: Any, network: Network, count: int) -> list[Recorded]:
     """Record steps of a `Step` in PyTorch, which is left as it was."""
-    with _hooks(step.net, network), profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with hooks(step.net, network), profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(count):
             with record_function(STEP):
-                step(arrays, _mark)
-    return [_recorded(event) for event in profiler.events() if event.name == STEP]
+                step(arrays, mark)
+    return [recorded(event) for event in profiler.events() if event.name == STEP]
 
 
-def _mark(phase: str) -> None:
+def mark(phase: str) -> None:
     """Leave an event at the end of a phase."""
     with record_function(END + phase):
         pass
 
 
 @contextmanager
-def _hooks(net: torch.nn.Module, network: Network) -> Iterator[None]:
+def hooks(net: torch.nn.Module, network: Network) -> Iterator[None]:
     """Mark the layer of each module call while the context is open."""
     sequence = operations.operations(network)
     shared = {
@@ -70,7 +70,7 @@ def _hooks(net: torch.nn.Module, network: Network) -> Iterator[None]:
             handle.remove()
 
 
-def _recorded(event: Any) -> Recorded:
+def recorded(event: Any) -> Recorded:
     """The spans of one step: operators that no other operator called, in the phase at whose end they have run."""
     spans: list[Span] = []
     ends: list[tuple[str, float]] = []

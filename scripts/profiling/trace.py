@@ -5,15 +5,22 @@ Source: Google, "Trace Event Format", 2016.
 
 import json
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import Any
 
+from scripts.profiling.memory import buffers
+from scripts.profiling.memory.buffers import Recording
 from scripts.profiling.spans import Recorded
 
+MEMORY_PROCESS = 2
 PROCESS, STEPS_THREAD, PHASES_THREAD, FIRST_THREAD = 1, 1, 2, 3
 
 
-def dumped(title: str, steps: Sequence[Recorded]) -> str:
-    """The trace as JSON. title: names the process, for example by its row."""
+def dumped(title: str, steps: Sequence[Recorded], memory: Recording | None = None) -> str:
+    """The trace as JSON. title: names the process, for example by its row.
+
+    memory: of another step, whose layers and bytes are a second process; left out without a clock.
+    """
     origin_s = min(step.start_s for step in steps)
     events = [event for step in steps for event in _events(step, origin_s)]
     threads = sorted({event["tid"] for event in events})
@@ -22,7 +29,24 @@ def dumped(title: str, steps: Sequence[Recorded]) -> str:
         _metadata("process_name", 0, title),
         *(_metadata("thread_name", each, named.get(each, f"thread {each - FIRST_THREAD}")) for each in threads),
     ]
+    if memory and memory.in_seconds:
+        names.append(_metadata("process_name", 0, "memory of another step", MEMORY_PROCESS))
+        events += _memory_events(memory)
     return json.dumps({"traceEvents": names + events, "displayTimeUnit": "ms"}, allow_nan=False)
+
+
+def _memory_events(memory: Recording) -> Iterable[dict[str, Any]]:
+    """Counters of the bytes of each kind, and the layer that runs."""
+    origin_s = memory.places[0].start
+    moments = buffers.curve(memory)
+    for moment_s, live in moments:
+        if moment_s < inf:
+            at_us = round(1e6 * (moment_s - origin_s), 3)
+            yield {"name": "live bytes", "ph": "C", "pid": MEMORY_PROCESS, "ts": at_us, "args": live}
+    for place in memory.places:
+        at_us = round(1e6 * (place.start - origin_s), 3)
+        name = f"{place.phase} {place.layer}"
+        yield {"name": name, "ph": "i", "s": "p", "pid": MEMORY_PROCESS, "tid": 1, "ts": at_us}
 
 
 def _events(step: Recorded, origin_s: float) -> Iterable[dict[str, Any]]:
@@ -43,5 +67,5 @@ def _events(step: Recorded, origin_s: float) -> Iterable[dict[str, Any]]:
         yield complete(name, "operator", span.start_s, span.end_s, FIRST_THREAD + span.thread, **facts)
 
 
-def _metadata(kind: str, thread: int, name: str) -> dict[str, Any]:
-    return {"name": kind, "ph": "M", "pid": PROCESS, "tid": thread, "args": {"name": name}}
+def _metadata(kind: str, thread: int, name: str, process: int = PROCESS) -> dict[str, Any]:
+    return {"name": kind, "ph": "M", "pid": process, "tid": thread, "args": {"name": name}}

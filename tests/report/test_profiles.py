@@ -5,7 +5,7 @@ import pytest
 from benchmarks.harness.case import StepCase
 from scripts.claims.document import write as write_document
 from scripts.profiling import document
-from scripts.profiling.document import Operator, Profile
+from scripts.profiling.document import Bandwidth, Held, Memory, Moment, Operator, Profile, Roofs
 from tests.report.pages import build
 from tests.synthetic import content, record, write, write_records
 
@@ -15,12 +15,18 @@ OPERATORS = (
     Operator("backward", "conv2", "a <b>fused</b> operator", 6.0, ("conv2", "conv2.relu")),
     Operator("update", "update", "SGD", 0.5),
 )
+ROOFS = Roofs(500.0, (Bandwidth("L2", 2**20, 100.0), Bandwidth("DRAM", 2**53, 10.0)))
+MEMORY = Memory(
+    17_000_000, 17_000_064, [Moment("backward", "conv1", 1_000_000, 0, 6_000_000, 0, 10_000_000)],
+    [Held("saved", "forward conv1", 6_000_000), Held("temporary", "an <i>array</i>", 11_000_000)],
+)  # fmt: skip
 
 
 def profile(row, framework):
     return Profile(
-        1, 0.0, "a processor", "abcdef12", "mnist_cnn", row, framework, 64, 30, 10.0, 9.8, 0.5, 500.0, list(OPERATORS)
-    )
+        document.SCHEMA, 0.0, "a processor", "abcdef12", "mnist_cnn", row, framework, 64, 30, 10.0, 9.8, 0.5, ROOFS,
+        list(OPERATORS), MEMORY,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +52,33 @@ def test_the_page_says_where_most_is_to_gain(page):
     html = (page / "index.html").read_text()
     section = html.partition('id="profiles"')[2].partition("<section")[0]
     # Of 10 ms a step: conv2's backward pass takes 6.
-    assert "Furthest from the roof of matrix products: backward conv2" in section
+    assert "Furthest from their roof: backward conv2" in section
     assert "a &lt;b&gt;fused&lt;/b&gt; operator" in section
     assert 'href="profiles/mnist_cnn.torch.inplace.trace.json"' in section
     assert section.count("<details>") == 3
+
+
+def test_memory_is_drawn_by_kind_and_taken_apart_at_its_peak(page):
+    figure = (page / "profile.mnist_cnn-64-memory.svg").read_text()
+    for text in ("saved", "temporary", "numpy.inplace: 17.0 MB", "torch.inplace: 17.0 MB", "backward conv1"):
+        assert f">{text}<" in figure
+    html = (page / "index.html").read_text()
+    assert "Alive at the peak: 17,000,000 bytes; as the benchmark of the step measures it: 17,000,064." in html
+    assert "an &lt;i&gt;array&lt;/i&gt;" in html
+
+
+def test_layers_stand_below_the_roofs(page):
+    figure = (page / "profile.mnist_cnn-64-roofline.svg").read_text()
+    for text in ("matrix products 500 GFLOP/s", "L2 100 GB/s", "DRAM 10 GB/s", "torch.inplace backward"):
+        assert f">{text}<" in figure
+
+
+def test_the_share_of_the_activation_is_shown_as_far_as_operators_tell(page):
+    html = (page / "index.html").read_text()
+    assert (
+        "relu: operators that compute nothing else take 0 % of the step, those that fuse it with other work 60 %"
+        in html
+    )
 
 
 def test_without_profiles_there_is_no_section(tmp_path):

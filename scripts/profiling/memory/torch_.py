@@ -1,0 +1,76 @@
+"""Memory of steps in PyTorch, from the events of its allocator."""
+
+from collections.abc import Callable, Iterator
+from math import inf
+from typing import Any
+
+from torch._C._profiler import _EventType
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from impls.cnn.architecture import Network
+from scripts.profiling.memory.buffers import Buffer, Kind, Place, Recording, kind_of, place_at
+from scripts.profiling.torch_ import STEP, hooks, mark, recorded
+
+INPUT = "relu-bench:input"
+
+
+def record(build: Callable[[], Any], batch: Any, network: Network) -> Recording:
+    """Record the second step of a `Step` that `build` returns, which a step of another one has preceded."""
+    warm = build()
+    warm(warm.put(batch))
+    del warm
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step = build()
+        with record_function(INPUT):
+            arrays = step.put(batch)
+        step(arrays)
+        with hooks(step.net, network), record_function(STEP):
+            step(arrays, mark)
+    events = {event.name: event for event in profiler.events() if event.name in (STEP, INPUT)}
+    spans = sorted(recorded(events[STEP]).spans, key=lambda span: span.start_s)
+    places = tuple(Place(span.phase, span.layer, span.start_s) for span in spans)
+    put = events[INPUT].time_range
+    results = profiler.profiler.kineto_results
+    buffers = tuple(
+        Buffer(*_purpose(start_s, end_s, places, (put.start / 1e6, put.end / 1e6)), size_bytes, start_s, end_s)
+        for start_s, end_s, size_bytes in _lifetimes(_allocations(results), results.trace_start_ns())
+    )
+    return Recording(buffers, places, in_seconds=True)
+
+
+def _purpose(start_s: float, end_s: float, places: tuple[Place, ...], put: tuple[float, float]) -> tuple[str, Kind]:
+    """Name and kind of a buffer. A gradient of the step before is freed by the backward pass of this one."""
+    place = place_at(places, start_s)
+    if place:
+        return f"{place.phase} {place.layer}", kind_of(places, start_s, end_s)
+    if put[0] <= start_s <= put[1]:
+        return "batch", "input"
+    return ("step before", "gradients") if end_s < inf else ("parameters, velocities", "state")
+
+
+def _allocations(results: Any) -> list[Any]:
+    """The events of the allocator in their order."""
+    found = [event for root in results.experimental_event_tree() for event in _all(root)]
+    return sorted(
+        (event for event in found if event.typed[0] == _EventType.Allocation), key=lambda event: event.start_time_ns
+    )
+
+
+def _all(event: Any) -> Iterator[Any]:
+    yield event
+    for child in event.children:
+        yield from _all(child)
+
+
+def _lifetimes(events: list[Any], origin_ns: int) -> Iterator[tuple[float, float, int]]:
+    """Yield start, end and size of each allocation; the end is infinite where it is not freed."""
+    live: dict[int, tuple[float, int]] = {}
+    for event in events:
+        moment_s, fields = (event.start_time_ns - origin_ns) / 1e9, event.extra_fields
+        if fields.alloc_size > 0:
+            live[fields.ptr] = moment_s, fields.alloc_size
+        elif fields.ptr in live:
+            start_s, size_bytes = live.pop(fields.ptr)
+            yield start_s, moment_s, size_bytes
+    for start_s, size_bytes in live.values():
+        yield start_s, inf, size_bytes
