@@ -2,7 +2,9 @@
 
 import json
 import subprocess
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 
 import numpy as np
@@ -16,8 +18,8 @@ from impls.cnn.architecture import NETWORKS
 from impls.cnn.networks import initial_parameters, random_batch
 from scripts.claims.document import write
 from scripts.profiling import __main__ as command
-from scripts.profiling import document, handwritten, layers, spans, trace
-from scripts.profiling.document import Bandwidth, Held, Memory, Moment, Operator, Profile, Roofs
+from scripts.profiling import counters, document, handwritten, layers, spans, trace
+from scripts.profiling.document import Bandwidth, Counters, Held, Memory, Moment, Operator, Profile, Roofs
 from scripts.profiling.spans import Recorded, Span
 from tests.conftest import needs_compiler
 from tests.small import ACTIVATED, SMALL
@@ -147,7 +149,7 @@ def profile_of(steps, **changes):
     seconds = float(np.median([step.seconds for step in steps]))
     whole = Profile(
         document.SCHEMA, 0.0, "a processor", "abcdef12", "mnist_cnn", "numpy.inplace", "numpy", 16, len(steps),
-        1e3 * seconds, 1e3 * seconds, 1e3 * max(0.0, spans.unexplained_s(steps)), ROOFS, operators, MEMORY,
+        1e3 * seconds, 1e3 * seconds, 1e3 * max(0.0, spans.unexplained_s(steps)), Counters(), ROOFS, operators, MEMORY,
     )  # fmt: skip
     return replace(whole, **changes) if changes else whole
 
@@ -190,6 +192,31 @@ def test_a_layer_is_held_against_the_roof_that_limits_it():
     assert (conv1.roof, update.roof) == ("products", "memory")
     assert conv1.least_ms == pytest.approx(1e3 * batch * 2 * 26 * 26 * 32 * 9 / 50e9)
     assert update.least_ms == pytest.approx(1e3 * 4 * 5 * 34826 / 100e9)
+
+
+def busy_cpu(seconds):
+    """Run until this thread has used this processor time."""
+    end_s = time.thread_time() + seconds
+    while time.thread_time() < end_s:
+        pass
+
+
+def test_events_are_counted_in_all_threads():
+    """By an event that Linux counts itself: nanoseconds that threads run."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(busy_cpu, 0).result()
+        try:
+            found = counters.counted(
+                lambda: [pool.submit(busy_cpu, 0.05).result(), busy_cpu(0.05)], {"clock": (counters.SOFTWARE, 1)}
+            )
+        except OSError as error:
+            pytest.skip(f"no perf events: {error}")
+    assert found["clock"] >= 0.09e9
+
+
+def test_an_event_that_linux_does_not_offer_is_an_error():
+    with pytest.raises(OSError, match=r"Errno \d+"):
+        counters.counted(lambda: None, {"unknown": (99, 99)})
 
 
 def test_operators_of_activations_are_counted_alone_or_fused():

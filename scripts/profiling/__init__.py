@@ -7,6 +7,7 @@ jax_.py          spans from JAX's profiler, mapped to layers by the names in the
 memory/          the arrays that are alive during a step
 layers.py        nominal work of each layer, and its distance from its roof
 roofs.py         the limits of the machine
+counters.py      events of the processor, where Linux offers them
 trace.py         the trace, in the format of Chrome and Perfetto
 document.py      the table, as a JSON file that the report reads
 """

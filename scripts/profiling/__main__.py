@@ -28,8 +28,8 @@ from impls.cnn.architecture import NETWORKS, RELU, Network
 from impls.variant import StepVariant
 from scripts.arguments import positive
 from scripts.claims.document import printable, write, write_bytes
-from scripts.profiling import document, layers, roofs, trace
-from scripts.profiling.document import Held, Memory, Moment, Operator, Profile
+from scripts.profiling import counters, document, layers, roofs, trace
+from scripts.profiling.document import Counters, Held, Memory, Moment, Operator, Profile
 from scripts.profiling.memory import buffers
 from scripts.profiling.memory.buffers import Recording
 from scripts.profiling.spans import Recorded, covered, medians_s, unexplained_s
@@ -142,6 +142,7 @@ def profiled(row: StepVariant, network: str, batch: int, count: int, measured: d
         unprofiled_s = _seconds(step, arrays, count)
         steps = _record(row.framework, step, arrays, given, PROFILED_WARM_UP + count)[PROFILED_WARM_UP:]
         unprofiled_s += _seconds(step, arrays, count)
+        counted = _counters(step, arrays, count)
         del step, arrays
         recording = _memory_recording(row.framework, build, given_batch, given)
 
@@ -161,7 +162,7 @@ def profiled(row: StepVariant, network: str, batch: int, count: int, measured: d
     profile = Profile(
         document.SCHEMA, time.time(), cpu, f"{commit[:8]} {state}".strip(), network, row.name, row.framework, batch,
         len(steps), 1e3 * median(each.seconds for each in steps), 1e3 * median(unprofiled_s),
-        1e3 * unexplained_s(steps), measured, operators, _memory(recording, measured_bytes),
+        1e3 * unexplained_s(steps), counted, measured, operators, _memory(recording, measured_bytes),
     )  # fmt: skip
     return Profiled(profile, steps, recording)
 
@@ -208,6 +209,16 @@ def _memory_recording(framework: str, build: Callable[[], Any], batch: Any, netw
     return handwritten.record(build, batch, network, framework)
 
 
+def _counters(step: Any, arrays: Any, count: int) -> Counters:
+    """Count events of the processor in steps without a profiler."""
+    try:
+        found = counters.counted(lambda: _seconds(step, arrays, count))
+    except OSError as error:
+        return Counters(missing=printable(str(error), 100))
+    return Counters(cycles=found["cycles"] // count, instructions=found["instructions"] // count,
+                    cache_misses=found["cache misses"] // count)  # fmt: skip
+
+
 def _seconds(step: Any, arrays: Any, count: int) -> list[float]:
     """Seconds of steps without a profiler."""
     found = []
@@ -238,6 +249,13 @@ def text(profile: Profile) -> str:
     lines.append("Operators below 0.1 % are left out. Medians need not add up to the median of the step.")
     reached = ", ".join(f"{each.gb_per_s:.0f} GB/s in {each.level}" for each in profile.roofs.bandwidths)
     lines.append(f"Roofs: {profile.roofs.gemm_gflop_per_s:.0f} GFLOP/s of matrix products in NumPy; copying {reached}.")
+    counted = profile.counters
+    lines.append(
+        f"Counters of the processor: not available here ({counted.missing})."
+        if counted.missing
+        else f"A step takes {counted.cycles:,} cycles and {counted.instructions:,} instructions of user code in all "
+        f"threads, and misses the last cache {counted.cache_misses:,} times."
+    )
     lines.append("Furthest from their roof:")
     for each in layers.most_to_gain(profile, network):
         times = f"{each.ms:.2f} ms, {each.least_ms:.2f} at the roof of {each.roof}"

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from scripts.claims.document import Label, Strict, read_as
+from scripts.claims.document import Label, Strict, Text, read_as
 
 SCHEMA: Literal[2] = 2
 # Beside the page of the report.
@@ -20,6 +20,7 @@ MOST_FILES = 40
 
 Phase = Literal["forward", "loss", "backward", "update"]
 Bytes = Annotated[int, Meta(ge=0, le=2**53)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
 Milliseconds = Annotated[float, Meta(ge=0, le=1e9)]
 # Part of a name of a file: no separator of folders, no dot at its start.
 FileLabel = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,79}(?![\s\S])")]
@@ -93,6 +94,18 @@ class Memory(Strict, frozen=True):
             raise ValueError("at_peak: the parts do not add up to the peak")
 
 
+class Counters(Strict, frozen=True):
+    """Counts of the processor's events in a step without the profiler. missing: why there are none; empty with counts.
+
+    Of user code in all threads.
+    """
+
+    missing: Text = ""
+    cycles: Count = 0
+    instructions: Count = 0
+    cache_misses: Count = 0
+
+
 class Profile(Strict, frozen=True):
     """The times of the operators of a row's step, and its memory.
 
@@ -112,6 +125,7 @@ class Profile(Strict, frozen=True):
     step_ms: Milliseconds
     unprofiled_ms: Milliseconds
     unexplained_ms: Milliseconds
+    counters: Counters
     roofs: Roofs
     operators: Annotated[list[Operator], Meta(max_length=1000)]
     memory: Memory

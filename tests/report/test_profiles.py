@@ -5,7 +5,7 @@ import pytest
 from benchmarks.harness.case import StepCase
 from scripts.claims.document import write as write_document
 from scripts.profiling import document
-from scripts.profiling.document import Bandwidth, Held, Memory, Moment, Operator, Profile, Roofs
+from scripts.profiling.document import Bandwidth, Counters, Held, Memory, Moment, Operator, Profile, Roofs
 from tests.report.pages import build
 from tests.synthetic import content, record, write, write_records
 
@@ -16,6 +16,7 @@ OPERATORS = (
     Operator("update", "update", "SGD", 0.5),
 )
 ROOFS = Roofs(500.0, (Bandwidth("L2", 2**20, 100.0), Bandwidth("DRAM", 2**53, 10.0)))
+COUNTERS = Counters(cycles=30_000_000, instructions=60_000_000, cache_misses=1_234)
 MEMORY = Memory(
     17_000_000, 17_000_064, [Moment("backward", "conv1", 1_000_000, 0, 6_000_000, 0, 10_000_000)],
     [Held("saved", "forward conv1", 6_000_000), Held("temporary", "an <i>array</i>", 11_000_000)],
@@ -24,8 +25,8 @@ MEMORY = Memory(
 
 def profile(row, framework):
     return Profile(
-        document.SCHEMA, 0.0, "a processor", "abcdef12", "mnist_cnn", row, framework, 64, 30, 10.0, 9.8, 0.5, ROOFS,
-        list(OPERATORS), MEMORY,
+        document.SCHEMA, 0.0, "a processor", "abcdef12", "mnist_cnn", row, framework, 64, 30, 10.0, 9.8, 0.5,
+        COUNTERS, ROOFS, list(OPERATORS), MEMORY,
     )  # fmt: skip
 
 
@@ -65,6 +66,10 @@ def test_memory_is_drawn_by_kind_and_taken_apart_at_its_peak(page):
     html = (page / "index.html").read_text()
     assert "Alive at the peak: 17,000,000 bytes; as the benchmark of the step measures it: 17,000,064." in html
     assert "an &lt;i&gt;array&lt;/i&gt;" in html
+
+
+def test_counters_of_the_processor_are_shown(page):
+    assert "30,000,000 cycles and 60,000,000 instructions" in (page / "index.html").read_text()
 
 
 def test_layers_stand_below_the_roofs(page):
