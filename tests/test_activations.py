@@ -168,3 +168,22 @@ def test_arguments_that_do_not_fit_are_refused(name):
     if slope:
         with pytest.raises(ValueError, match=r"slope: shape \(2,\) given, \(1,\) needed"):
             function(x, np.ones(2, np.float32), x)
+
+
+@pytest.mark.parametrize("framework", ["numpy", "numba"])
+def test_both_gradients_are_right_where_the_gradient_of_x_overwrites_grad(framework):
+    backward = next(row for row in variants("prelu", "backward") if (row.framework, row.memory) == (framework, "out"))
+    x, grad = comparison.ordinary(ELEMENTS)
+    slope = np.array([0.25], np.float32)
+    expected = [reference.prelu.backward(grad, x, slope), *reference.prelu.learnable_terms(grad, x, slope)]
+    out, total = backward.load()(grad, x, slope, grad)
+    np.testing.assert_array_equal(out, expected[0])
+    np.testing.assert_allclose(total, expected[1].sum(), rtol=1e-5)
+
+
+def test_the_gradient_of_prelu_can_have_another_layout():
+    """More elements than a block, and an iterator that needs buffers."""
+    x, grad = (values.reshape(300, 400) for values in comparison.ordinary(300 * 400))
+    slope, out = np.array([0.25], np.float32), np.empty((400, 300), np.float32).T
+    find("prelu", "backward", "numpy.out").load()(grad, x, slope, out)
+    np.testing.assert_array_equal(out, reference.prelu.backward(grad, x, slope))

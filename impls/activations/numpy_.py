@@ -94,13 +94,13 @@ class Backward:
         return self.out(grad, saved, grad)
 
 
-def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
-    """Yield blocks of the arrays, the last of which is written to, and scratch of shape (4, elements)."""
+def _blocks(*arrays: Array, written: int = 1) -> Iterator[tuple[Array, ...]]:
+    """Yield blocks of the arrays, the last of which are written to, and scratch of shape (4, elements)."""
     scratch = _scratch(arrays[0].dtype, get_ident())
     iterator = np.nditer(
         arrays,
         flags=["external_loop", "buffered", "zerosize_ok"],
-        op_flags=[[READ]] * (len(arrays) - 1) + [[WRITE]],
+        op_flags=[[READ]] * (len(arrays) - written) + [[WRITE]] * written,
         buffersize=BLOCK_ELEMENTS,
     )
     with iterator:
@@ -403,10 +403,12 @@ def prelu_backward(grad: Array, saved: Array, slope: Array) -> tuple[Array, Arra
 
 def prelu_backward_out(grad: Array, saved: Array, slope: Array, out: Array) -> tuple[Array, Array]:
     checks.parameter(grad, slope=slope)
-    Backward(partial(_prelu_derivative, slope[0])).out(grad, saved, out)
+    checks.alike(grad, saved, "grad", "saved")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        sums = [_prelu_sum(*blocks) for blocks in _blocks(grad, saved, out)]
-    return out, np.array([sum(sums)], slope.dtype)
+        # First, as out may be grad.
+        total = np.array([sum(_prelu_sum(*blocks) for blocks in _blocks(grad, saved, written=0))], slope.dtype)
+    Backward(partial(_prelu_derivative, slope[0])).out(grad, saved, out)
+    return out, total
 
 
 def _prelu(slope: Any, x: Array, out: Array, scratch: Array) -> None:
@@ -421,7 +423,7 @@ def _prelu_derivative(slope: Any, saved: Array, out: Array, scratch: Array) -> N
     np.copyto(out, 1, where=saved > 0)
 
 
-def _prelu_sum(grad: Array, saved: Array, out: Array, scratch: Array) -> float:
+def _prelu_sum(grad: Array, saved: Array, scratch: Array) -> float:
     """The part of the gradient of the slope that belongs to a block."""
     np.multiply(grad, saved, out=scratch[0])
     np.copyto(scratch[0], 0, where=saved > 0)
