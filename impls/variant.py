@@ -26,6 +26,8 @@ CPP_COMPILER = "c++ compiler"
 # Upper bound of NumPy's casting buffers and blocks, whatever the array size.
 SCRATCH_BYTES = 256 * 1024
 OBJECTS_BYTES = 4096
+# Numbers of channels that a learnable parameter may have: rows of them fill the shortest array that is measured.
+CHANNELS = tuple(2**power for power in range(11))
 # Names become parts of file names and of asv's parameters; operators also of class names.
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 OPERATOR_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -145,19 +147,24 @@ class Semantics:
 
 @dataclass(frozen=True)
 class Learnable:
-    """A learnable scalar of an activation: an array of shape (1,), passed after the array inputs.
+    """A learnable scalar of an activation, or one value per channel: an array of shape (1,) or (channels,).
 
-    backward returns its gradient, of the same shape and dtype, after the gradient of x.
-    initial: the value that calls are timed with, and checked with.
+    It is passed after the array inputs. backward returns its gradient, of the same shape and dtype, after the gradient
+    of x. With one value per channel, element i of x belongs to channel i mod channels (channels last), and calls get
+    whole rows of channels.
+    initial: the value that calls are timed with, and checked with; a tuple of one per channel.
     """
 
     name: str
-    initial: float
+    initial: float | tuple[float, ...]
 
-    @property
-    def other(self) -> float:
-        """Another value of the same sign, which calls are checked with too."""
-        return 0.75 * self.initial or 0.5
+    def __post_init__(self) -> None:
+        """Raises ValueError for a number of channels that does not divide every size that is measured."""
+        if isinstance(self.initial, tuple) and len(self.initial) not in CHANNELS:
+            raise ValueError(
+                f"{self.name}: {len(self.initial)} initial values given; a power of two from {CHANNELS[0]} to "
+                f"{CHANNELS[-1]} is accepted"
+            )
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,7 @@ class Operator:
 
     reference: "module", or "module:name" of an object there, with `forward(x, *learnable, **parameters)`, the functions
     named in `gradients`, and, if there are learnable parameters, `learnable_terms(grad, x, *learnable, **parameters)`:
-    a tuple of arrays, each of which sums to the gradient of one of them.
+    a tuple of arrays with a term for each element, which sum to the gradient of one of them, channel by channel.
     gradients: for each value that may be saved, the reference function `f(grad, saved, *learnable, **parameters)`.
     A round trip is judged by that from the input, whatever it saves.
     parameters: scalar constants. The reference takes them by keyword; implementations have them as defaults, and the

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -11,14 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numba import njit
 
+from benchmarks.harness import parameters
 from benchmarks.harness.case import OperatorCase
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.truth import comparison, operators
 from benchmarks.harness.truth.calls import Calls
 from impls.activations import numba_cpu, reference
-from impls.activations.rows import ACTIVATIONS
+from impls.activations.rows import ACTIVATIONS, SLOPES
 from impls.catalog import OPERATORS, find, variants
-from impls.variant import Variant
+from impls.variant import CHANNELS, Learnable, Variant
 from scripts.verify import accuracy
 from tests.conftest import arguments, cases, results
 
@@ -81,7 +83,7 @@ def test_any_floats(row: Variant, x: np.ndarray) -> None:
 def test_functions_are_finite_where_their_limits_are():
     ends = np.array([-np.inf, -1e308, -1e4, 1e4, 1e308, np.inf])
     for name in OPERATORS:
-        if name in ("relu", "prelu"):
+        if name == "relu" or OPERATORS[name].learnable:
             continue
         function = getattr(reference, name)
         with warnings.catch_warnings():
@@ -170,15 +172,22 @@ def test_arguments_that_do_not_fit_are_refused(name):
             function(x, np.ones(2, np.float32), x)
 
 
+def slopes_and_gradients(grad: np.ndarray, x: np.ndarray, channels: int) -> tuple[np.ndarray, ...]:
+    """Slopes that differ, and both gradients by the reference."""
+    slope = np.linspace(-1, 2, channels, dtype=np.float32)
+    (terms,) = reference.prelu.learnable_terms(grad, x, slope)
+    return slope, reference.prelu.backward(grad, x, slope), terms.reshape(-1, channels).sum(axis=0)
+
+
 @pytest.mark.parametrize("framework", ["numpy", "numba"])
-def test_both_gradients_are_right_where_the_gradient_of_x_overwrites_grad(framework):
-    backward = next(row for row in variants("prelu", "backward") if (row.framework, row.memory) == (framework, "out"))
-    x, grad = comparison.ordinary(ELEMENTS)
-    slope = np.array([0.25], np.float32)
-    expected = [reference.prelu.backward(grad, x, slope), *reference.prelu.learnable_terms(grad, x, slope)]
-    out, total = backward.load()(grad, x, slope, grad)
-    np.testing.assert_array_equal(out, expected[0])
-    np.testing.assert_allclose(total, expected[1].sum(), rtol=1e-5)
+@pytest.mark.parametrize(("operator", "channels"), [("prelu", 1), ("prelu_channels", 16)])
+def test_both_gradients_are_right_where_the_gradient_of_x_overwrites_grad(framework, operator, channels):
+    backward = next(row for row in variants(operator, "backward") if (row.framework, row.memory) == (framework, "out"))
+    x, grad = comparison.ordinary(2**14)
+    slope, gradient, sums = slopes_and_gradients(grad, x, channels)
+    out, found = backward.load()(grad, x, slope, grad)
+    np.testing.assert_allclose(out, gradient, rtol=1e-6)
+    np.testing.assert_allclose(found, sums, rtol=1e-4, atol=1e-4)
 
 
 def test_the_gradient_of_prelu_can_have_another_layout():
@@ -187,3 +196,101 @@ def test_the_gradient_of_prelu_can_have_another_layout():
     slope, out = np.array([0.25], np.float32), np.empty((400, 300), np.float32).T
     find("prelu", "backward", "numpy.out").load()(grad, x, slope, out)
     np.testing.assert_array_equal(out, reference.prelu.backward(grad, x, slope))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5000])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_any_number_of_channels(framework, channels):
+    """More than one block of NumPy, more than a block in a row, and rows that are no multiple of the threads."""
+    forward, backward = (
+        next(row for row in variants("prelu_channels", direction) if row.framework == framework).load()
+        for direction in ("forward", "backward")
+    )
+    x, grad = comparison.ordinary(channels * (20001 // channels))
+    slope, gradient, sums = slopes_and_gradients(grad, x, channels)
+    array, to_numpy = driver(framework).array, driver(framework).to_numpy
+    arrays = [array(values, "float32") for values in (grad, x, slope)]
+    np.testing.assert_allclose(to_numpy(forward(*arrays[1:])), reference.prelu.forward(x, slope), rtol=1e-6)
+    found = [to_numpy(result) for result in backward(*arrays)]
+    np.testing.assert_allclose(found[0], gradient, rtol=1e-6)
+    np.testing.assert_allclose(found[1], sums, rtol=1e-4, atol=1e-3)
+
+
+def test_channels_of_views():
+    """NumPy's iterators would go over reversed arrays from their end."""
+    x, grad = (values[::-3] for values in comparison.ordinary(3 * 2**14))
+    slope, gradient, sums = slopes_and_gradients(grad, x, 16)
+    for row in variants("prelu_channels", "backward"):
+        if row.framework in ("numpy", "numba") and row.memory == "fresh":
+            found = row.load()(grad, x, slope)
+            np.testing.assert_allclose(found[0], gradient, rtol=1e-6)
+            np.testing.assert_allclose(found[1], sums, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("row", [row for row in FLAVOURS if row.operator == "prelu_channels"], ids=accuracy.label)
+def test_channels_that_do_not_fit_are_refused(row):
+    array = driver(row.framework).array
+    x, slope = array(np.ones(33), "float32"), array(np.ones(16), "float32")
+    arrays = [x] * operators.ARRAY_INPUTS["backward" if row.direction == "backward" else "forward"]
+    with pytest.raises(ValueError, match=r"(x|grad): shape \(33,\) given, \(n,\) needed, where n is a multiple of 16"):
+        row.load()(*arrays, slope)
+    with pytest.raises(ValueError, match=r"(x|grad): shape \(3, 11\) given"):
+        row.load()(*[each.reshape(3, 11) for each in arrays], array(np.ones(11), "float32"))
+    with pytest.raises(ValueError, match=r"slope: shape \(0,\) given"):
+        row.load()(*arrays, slope[:0])
+    with pytest.raises(TypeError, match=r"slope: dtype (torch.)?float64 given"):
+        row.load()(*arrays, array(np.ones(11), "float64"))
+
+
+def _swapped(sums: np.ndarray) -> np.ndarray:
+    sums[[2, 9]] = sums[[9, 2]]
+    return sums
+
+
+@pytest.mark.parametrize(
+    ("direction", "wrong", "reason"),
+    [
+        ("forward", lambda right, x, slope: right(x, np.roll(slope, 1)), "forward: element"),
+        ("forward", lambda right, x, slope: right(x, np.full_like(slope, slope.mean())), "forward: element"),
+        ("forward", lambda right, x, slope: right(x, np.array(SLOPES, x.dtype)), "forward: element"),
+        ("backward", lambda right, *given: (right(*given)[0], _swapped(right(*given)[1])), "slope: .* in channel 2"),
+        (
+            "backward",
+            lambda right, *given: (right(*given)[0], np.full_like(given[-1], right(*given)[1].mean())),
+            "slope: .* in channel 0",
+        ),
+        ("backward", lambda right, *given: (right(*given)[0], right(*given)[1] * np.float32(1 + 1e-5)), "slope: "),
+        ("backward", lambda right, *given: (right(*given)[0], right(*given)[1][:1]), r"slope: shape \(1,\)"),
+        (
+            "backward",
+            lambda right, grad, saved, slope: (right(grad, saved, slope[::-1].copy())[0], right(grad, saved, slope)[1]),
+            "backward: element",
+        ),
+    ],
+)  # fmt: skip
+def test_confused_channels_are_refused(direction, wrong, reason):
+    row = find("prelu_channels", direction, "numpy.fresh")
+    case = OperatorCase("time", row.operator, direction, row.name, ELEMENTS)
+    Calls(row, case, driver("numpy"), row.load()).verify()
+    with pytest.raises(comparison.WrongResult, match=reason):
+        Calls(row, case, driver("numpy"), partial(wrong, row.load())).verify()
+
+
+def test_checks_between_calls_see_every_channel():
+    row = find("prelu_channels", "forward", "numpy.fresh")
+
+    def wrong(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
+        y = row.load()(x, slope)
+        y[3::16] = 1
+        return y
+
+    checked = Calls(row, OperatorCase("time", row.operator, "forward", row.name, 2**15), driver("numpy"), wrong)
+    (arrays,) = checked.pool(1)
+    with pytest.raises(comparison.WrongResult, match="forward: element"):
+        checked.verify_some(arrays, checked.pristine())
+
+
+def test_a_number_of_channels_that_does_not_divide_the_sizes_is_refused():
+    assert all(elements % channels == 0 for elements in parameters.ELEMENTS for channels in CHANNELS)
+    with pytest.raises(ValueError, match="slope: 3 initial values given; a power of two from 1 to 1024"):
+        Learnable("slope", (0.1, 0.2, 0.3))

@@ -420,7 +420,7 @@ def test_a_single_wrong_element_is_reported_with_its_index(position):
 def test_only_infinity_equals_a_sum_that_overflows(dtype, wrong):
     row = find("relu", "backward", "numpy.fresh")
     for wanted in (2 * comparison.LIMITS[dtype][1], np.inf):
-        terms = np.array([[wanted, wanted]])
+        terms = [np.array([[wanted], [wanted]])]
         comparison.check_sums(row, dtype, [np.array([np.inf])], terms, 1024)
         with pytest.raises(comparison.WrongResult):
             comparison.check_sums(row, dtype, [np.array([wrong])], terms, 1024)
@@ -431,7 +431,7 @@ def test_a_sum_of_terms_of_one_sign_is_told_from_a_part_of_it(dtype):
     row = find("relu", "backward", "numpy.fresh")
     for elements in (1024, 2**25):
         for share, is_right in ((1.0, True), (0.95, False), (0.0, False)):
-            result, terms = [np.array([share])], np.array([[1.0, 1.0]])
+            result, terms = [np.array([share])], [np.ones((2, 1))]
             if is_right:
                 comparison.check_sums(row, dtype, result, terms, elements)
             else:

@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.harness.case import OperatorCase, Settings
 from benchmarks.harness.processes import plan
+from benchmarks.harness.truth import operators
 from impls.catalog import VARIANTS
 from impls.variant import ITEMSIZE_BYTES
 
@@ -28,7 +29,8 @@ def compare(case, row, measurement):
     # The harness refuses bytes that differ from the declared ones.
     assert measurement.status == "ok", measurement.reason + measurement.output_tail
     size = row.saved_size if case.quantity == "saved_bytes" else row.transient
-    assert size.explains(measurement.value, ELEMENTS, ITEMSIZE_BYTES[case.dtype]), (case, measurement.value)
+    elements = operators.whole_rows(row, ELEMENTS)
+    assert size.explains(measurement.value, elements, ITEMSIZE_BYTES[case.dtype]), (case, measurement.value)
 
 
 def compare_all(rows):

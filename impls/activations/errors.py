@@ -41,6 +41,7 @@ ERRORS: dict[str, dict[str, Errors]] = {
         "hardswish": Errors(forward=4, input=4, roundtrip=4),
         "squared_relu": Errors(forward=1, input=1, roundtrip=1),
         "prelu": Errors(forward=1, input=1, roundtrip=1),
+        "prelu_channels": Errors(forward=1, input=1, roundtrip=1),
     },
     "numba": {
         "leaky_relu": Errors(forward=2, output=2, roundtrip=2),
@@ -56,6 +57,7 @@ ERRORS: dict[str, dict[str, Errors]] = {
         "hardswish": Errors(forward=5, input=5, roundtrip=5),
         "squared_relu": Errors(forward=1, input=1, roundtrip=1),
         "prelu": Errors(forward=1, input=1, roundtrip=1),
+        "prelu_channels": Errors(forward=1, input=1, roundtrip=1),
     },
     "torch": {
         "leaky_relu": Errors(forward=2, input=2, roundtrip=2),
@@ -71,6 +73,7 @@ ERRORS: dict[str, dict[str, Errors]] = {
         "hardswish": Errors(forward=4, input=4, roundtrip=4, floored=("input", "roundtrip")),
         "squared_relu": Errors(forward=1, input=1, roundtrip=1),
         "prelu": Errors(forward=1, input=1, roundtrip=1),
+        "prelu_channels": Errors(forward=1, input=1, roundtrip=1),
     },
     "jax": {
         "leaky_relu": Errors(forward=2, output=2, roundtrip=2),
@@ -86,6 +89,7 @@ ERRORS: dict[str, dict[str, Errors]] = {
         "hardswish": Errors(forward=5, input=4, roundtrip=4, floored=("input", "roundtrip")),
         "squared_relu": Errors(forward=1, input=1, roundtrip=1),
         "prelu": Errors(forward=1, input=1, roundtrip=1),
+        "prelu_channels": Errors(forward=1, input=1, roundtrip=1),
     },
 }
 ERRORS["triton"] = ERRORS["numba"]

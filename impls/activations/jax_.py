@@ -6,6 +6,7 @@ NAME_backward_from_output.fresh, .inplace   a formula
 NAME.vjp                                    the usual form of a round trip: `jax.vjp`, with one program for each half,
                                             so that the residuals between them are stored in memory
 prelu, prelu_inplace, prelu_backward        with a learnable slope
+prelu_channels, prelu_channels_...          with a slope per channel, channels last: x has the shape (rows * channels,)
 
 There is no out form: JAX cannot write into a given buffer. A donated array is deleted.
 """
@@ -114,3 +115,19 @@ def _prelu_backward(grad: Array, saved: Array, slope: Array) -> tuple[Array, Arr
 prelu = jax.jit(_prelu)
 prelu_inplace = jax.jit(_prelu, donate_argnums=0)
 prelu_backward = jax.jit(_prelu_backward)
+
+
+def _prelu_channels(x: Array, slope: Array) -> Array:
+    checks.channels(x, slope)
+    # With x as rows, XLA could not work in place.
+    return jnp.where(x > 0, x, jnp.tile(slope, x.size // slope.size) * x)
+
+
+def _prelu_channels_backward(grad: Array, saved: Array, slope: Array) -> tuple[Array, Array]:
+    checks.alike(grad, saved, "grad", "saved")
+    return jax.vjp(_prelu_channels, saved, slope)[1](grad)
+
+
+prelu_channels = jax.jit(_prelu_channels)
+prelu_channels_inplace = jax.jit(_prelu_channels, donate_argnums=0)
+prelu_channels_backward = jax.jit(_prelu_channels_backward)

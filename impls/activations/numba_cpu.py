@@ -5,6 +5,7 @@ threads.NAME.fresh, .out, .inplace          on all threads (`prange`)
 one.NAME_backward.out, ...                  gradients from the input; from the output, NAME_backward_from_output
 NAME_roundtrip.fresh, .inplace              forward and backward as a pair, on all threads
 prelu_*                                     with a learnable slope, on all threads; backward returns both gradients
+prelu_channels_*                            with a slope per channel, channels last: x has the shape (rows * channels,)
 
 Formulas take and return scalars of one dtype. Conditional expressions become selections, which LLVM vectorises. A
 literal float would be float64 and would promote the result: `real` converts it. With the exponentials of `vector_math`
@@ -21,7 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 
 from impls.activations.constants import CUBIC, LEAKY_SLOPE, SELU_ALPHA, SELU_SCALE, SQRT_2_OVER_PI
@@ -512,3 +513,60 @@ def prelu_backward_out(grad: Array, saved: Array, slope: Array, out: Array) -> t
     total = call(_prelu_backward_threads, grad, saved, slope, out)
     with np.errstate(over="ignore"):
         return out, np.array([total], slope.dtype)
+
+
+@njit(**OPTIONS, parallel=True)
+def _prelu_channels_threads(x, slope, out):
+    require_forward(x, out)
+    channels = slope.size
+    rows = x.size // channels
+    source, target = x.reshape((rows, channels)), out.reshape((rows, channels))
+    for row in prange(rows):
+        for channel in range(channels):
+            value = source[row, channel]
+            target[row, channel] = value if value > 0 else slope[channel] * value
+
+
+@njit(**OPTIONS, parallel=True)
+def _prelu_channels_backward_threads(grad, saved, slope, out, totals):
+    require_backward(grad, saved, out)
+    parts, channels = totals.shape
+    rows = grad.size // channels
+    shape = (rows, channels)
+    gradient, kept, target = grad.reshape(shape), saved.reshape(shape), out.reshape(shape)
+    for part in prange(parts):
+        total = np.zeros(channels)
+        for row in range(part * rows // parts, (part + 1) * rows // parts):
+            for channel in range(channels):
+                value, factor = kept[row, channel], gradient[row, channel]
+                total[channel] += 0.0 if value > 0 else np.float64(factor) * value
+                target[row, channel] = factor if value > 0 else slope[channel] * factor
+        totals[part] = total
+
+
+def prelu_channels(x: Array, slope: Array) -> Array:
+    x = contiguous(x)
+    return prelu_channels_out(x, slope, np.empty_like(x))
+
+
+def prelu_channels_out(x: Array, slope: Array, out: Array) -> Array:
+    checks.channels(x, slope)
+    call(_prelu_channels_threads, x, slope, out)
+    return out
+
+
+def prelu_channels_inplace(x: Array, slope: Array) -> Array:
+    return prelu_channels_out(x, slope, x)
+
+
+def prelu_channels_backward(grad: Array, saved: Array, slope: Array) -> tuple[Array, Array]:
+    grad = contiguous(grad)
+    return prelu_channels_backward_out(grad, contiguous(saved), slope, np.empty_like(grad))
+
+
+def prelu_channels_backward_out(grad: Array, saved: Array, slope: Array, out: Array) -> tuple[Array, Array]:
+    checks.channels(grad, slope, "grad")
+    totals = np.empty((get_num_threads(), slope.size))
+    call(_prelu_channels_backward_threads, grad, saved, slope, out, totals)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return out, totals.sum(axis=0).astype(slope.dtype)

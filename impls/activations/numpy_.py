@@ -5,6 +5,7 @@ backward      `NAME_backward.fresh` and so on, from the input; `NAME_backward_fr
               formula writes the derivative to out, and the loop multiplies it by grad
 round trip    `NAME_roundtrip.fresh`, `.inplace`: forward and backward as a pair
 prelu_*       with a learnable slope; backward returns the gradients of x and of the slope
+prelu_channels_*    with a slope per channel, channels last: x has the shape (rows * channels,)
 
 A formula sees a block of BLOCK_ELEMENTS elements in one dimension, and scratch, three arrays of that length, which each
 thread keeps. All of these stay in the cache, so that a call moves no more bytes through memory than a single ufunc. x
@@ -39,59 +40,10 @@ READ: Literal["readonly"] = "readonly"
 WRITE: Literal["writeonly"] = "writeonly"
 # 32 KiB of float32: a block of each argument and of scratch fits into any second-level cache.
 BLOCK_ELEMENTS = 8192
+# The same where scratch is new in each call.
+ROWS_ELEMENTS = 4096
 # Beyond this, the logistic and the normal distribution are 0 or 1. Factors are limited to it: infinity times 0 is NaN.
 LARGE = 1e3
-
-
-@dataclass(frozen=True)
-class Forward:
-    """A function of x in each memory mode, from its formula."""
-
-    formula: Formula
-
-    def fresh(self, x: Array) -> Array:
-        return self.out(x, np.empty_like(x))
-
-    def out(self, x: Array, out: Array) -> Array:
-        if out.shape != x.shape or out.dtype != x.dtype:
-            checks.alike(x, out)
-        checks.floating(DTYPES, x=x)
-        checks.writable(out=out)
-        refuse_overlap("out", out, x=x)
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            for source, target, scratch in _blocks(x, out):
-                self.formula(source, target, scratch[1:])
-        return out
-
-    def inplace(self, x: Array) -> Array:
-        checks.writable(x=x)
-        return self.out(x, x)
-
-
-@dataclass(frozen=True)
-class Backward:
-    """grad times a derivative in each memory mode, from the formula of the derivative of the saved value."""
-
-    formula: Formula
-
-    def fresh(self, grad: Array, saved: Array) -> Array:
-        return self.out(grad, saved, np.empty_like(grad))
-
-    def out(self, grad: Array, saved: Array, out: Array) -> Array:
-        checks.alike(grad, saved, "grad", "saved")
-        checks.alike(grad, out, "grad")
-        checks.floating(DTYPES, grad=grad)
-        checks.writable(out=out)
-        refuse_overlap("out", out, grad=grad, saved=saved)
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            for gradient, kept, target, scratch in _blocks(grad, saved, out):
-                self.formula(kept, scratch[0], scratch[1:])
-                np.multiply(gradient, scratch[0], out=target)
-        return out
-
-    def inplace(self, grad: Array, saved: Array) -> Array:
-        checks.writable(grad=grad)
-        return self.out(grad, saved, grad)
 
 
 def _blocks(*arrays: Array, written: int = 1) -> Iterator[tuple[Array, ...]]:
@@ -111,6 +63,59 @@ def _blocks(*arrays: Array, written: int = 1) -> Iterator[tuple[Array, ...]]:
 @cache
 def _scratch(dtype: np.dtype, thread: int) -> Array:
     return np.empty((4, BLOCK_ELEMENTS), dtype)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A function of x in each memory mode, from its formula."""
+
+    formula: Formula
+    blocks: Callable[..., Iterator[tuple[Array, ...]]] = _blocks
+
+    def fresh(self, x: Array) -> Array:
+        return self.out(x, np.empty_like(x))
+
+    def out(self, x: Array, out: Array) -> Array:
+        if out.shape != x.shape or out.dtype != x.dtype:
+            checks.alike(x, out)
+        checks.floating(DTYPES, x=x)
+        checks.writable(out=out)
+        refuse_overlap("out", out, x=x)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            for source, target, scratch in self.blocks(x, out):
+                self.formula(source, target, scratch[1:])
+        return out
+
+    def inplace(self, x: Array) -> Array:
+        checks.writable(x=x)
+        return self.out(x, x)
+
+
+@dataclass(frozen=True)
+class Backward:
+    """grad times a derivative in each memory mode, from the formula of the derivative of the saved value."""
+
+    formula: Formula
+    blocks: Callable[..., Iterator[tuple[Array, ...]]] = _blocks
+
+    def fresh(self, grad: Array, saved: Array) -> Array:
+        return self.out(grad, saved, np.empty_like(grad))
+
+    def out(self, grad: Array, saved: Array, out: Array) -> Array:
+        checks.alike(grad, saved, "grad", "saved")
+        checks.alike(grad, out, "grad")
+        checks.floating(DTYPES, grad=grad)
+        checks.writable(out=out)
+        refuse_overlap("out", out, grad=grad, saved=saved)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            for gradient, kept, target, scratch in self.blocks(grad, saved, out):
+                self.formula(kept, scratch[0], scratch[1:])
+                np.multiply(gradient, scratch[0], out=target)
+        return out
+
+    def inplace(self, grad: Array, saved: Array) -> Array:
+        checks.writable(grad=grad)
+        return self.out(grad, saved, grad)
 
 
 @Forward
@@ -411,6 +416,53 @@ def prelu_backward_out(grad: Array, saved: Array, slope: Array, out: Array) -> t
     return out, total
 
 
+def prelu_channels(x: Array, slope: Array) -> Array:
+    return prelu_channels_out(x, slope, np.empty_like(x))
+
+
+def prelu_channels_out(x: Array, slope: Array, out: Array) -> Array:
+    checks.channels(x, slope)
+    slopes = _repeated(slope)
+    blocks = partial(_row_blocks, slopes.size)
+    return Forward(lambda x, *rest: _prelu(slopes[: x.size], x, *rest), blocks).out(x, out)
+
+
+def prelu_channels_inplace(x: Array, slope: Array) -> Array:
+    return prelu_channels_out(x, slope, x)
+
+
+def prelu_channels_backward(grad: Array, saved: Array, slope: Array) -> tuple[Array, Array]:
+    return prelu_channels_backward_out(grad, saved, slope, np.empty_like(grad))
+
+
+def prelu_channels_backward_out(grad: Array, saved: Array, slope: Array, out: Array) -> tuple[Array, Array]:
+    checks.channels(grad, slope, "grad")
+    checks.alike(grad, saved, "grad", "saved")
+    slopes = _repeated(slope)
+    blocks, totals = partial(_row_blocks, slopes.size), np.zeros(slopes.size)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        # First, as out may be grad.
+        for gradient, kept, scratch in blocks(grad, saved):
+            totals[: kept.size] += _prelu_terms(gradient, kept, scratch)
+        sums = totals.reshape(-1, slope.size).sum(axis=0).astype(slope.dtype)
+    Backward(lambda saved, *rest: _prelu_derivative(slopes[: saved.size], saved, *rest), blocks).out(grad, saved, out)
+    return out, sums
+
+
+def _repeated(slope: Array) -> Array:
+    """The slopes of the elements of a block, which consists of whole rows of channels."""
+    rows = max(1, ROWS_ELEMENTS // slope.size)
+    return np.broadcast_to(slope, (rows, slope.size)).reshape(-1)
+
+
+def _row_blocks(elements: int, *arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """Yield blocks of so many elements of arrays in one dimension, and scratch of shape (2, elements)."""
+    scratch = np.empty((2, elements), arrays[0].dtype)
+    for start in range(0, arrays[0].size, elements):
+        block = [array[start : start + elements] for array in arrays]
+        yield *block, scratch[:, : len(block[0])]
+
+
 def _prelu(slope: Any, x: Array, out: Array, scratch: Array) -> None:
     np.minimum(x, 0, out=scratch[0])
     np.multiply(scratch[0], slope, out=scratch[0])
@@ -423,8 +475,12 @@ def _prelu_derivative(slope: Any, saved: Array, out: Array, scratch: Array) -> N
     np.copyto(out, 1, where=saved > 0)
 
 
-def _prelu_sum(grad: Array, saved: Array, scratch: Array) -> float:
-    """The part of the gradient of the slope that belongs to a block."""
+def _prelu_terms(grad: Array, saved: Array, scratch: Array) -> Array:
+    """The terms of a block, whose sum is the part of the gradient of the slope that belongs to it."""
     np.multiply(grad, saved, out=scratch[0])
     np.copyto(scratch[0], 0, where=saved > 0)
-    return float(scratch[0].sum(dtype=np.float64))
+    return scratch[0]
+
+
+def _prelu_sum(*blocks: Array) -> float:
+    return float(_prelu_terms(*blocks).sum(dtype=np.float64))

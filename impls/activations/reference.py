@@ -9,7 +9,7 @@ Limits are as mathematics has them: silu(-inf) is 0, and so is its derivative th
 
 leaky_relu    Maas et al., "Rectifier nonlinearities improve neural network acoustic models", ICML workshop 2013
 relu6         Krizhevsky, "Convolutional deep belief networks on CIFAR-10", 2010
-prelu         He et al., "Delving deep into rectifiers", ICCV 2015, section 2.1
+prelu         He et al., "Delving deep into rectifiers", ICCV 2015, section 2.1: channel-shared, and channel-wise
 elu           Clevert et al., "Fast and accurate deep network learning by exponential linear units", ICLR 2016
 selu          Klambauer et al., "Self-normalizing neural networks", NeurIPS 2017, section 2
 gelu          Hendrycks and Gimpel, "Gaussian error linear units", 2016; gelu_tanh is their approximation
@@ -67,6 +67,11 @@ class Reference:
         with np.errstate(over="ignore", invalid="ignore"):
             product = np.asarray(grad, np.float64) * derivative(saved)
         return np.where(self.passes(saved), product, 0.0) if self.passes else product
+
+
+def _per_element(values: ArrayLike, x: Array) -> Array:
+    """The value of each element of x, of which element i belongs to channel i mod channels."""
+    return np.resize(np.asarray(values, np.float64), x.shape)
 
 
 def _leaky(x: Array, slope: float | Array) -> Array:
@@ -166,22 +171,23 @@ squared_relu = Reference(_squared, _squared_slope, passes=lambda x: x > 0)
 
 
 class prelu:  # noqa: N801, an operator's name
-    """Leaky ReLU whose slope is learnt. slope: shape (1,)."""
+    """Leaky ReLU whose slope is learnt. slope: shape (1,), or (channels,), whose rows x consists of."""
 
     @staticmethod
     def forward(x: ArrayLike, slope: ArrayLike) -> Array:
         """x where x > 0, else slope x."""
-        return _leaky(np.asarray(x, np.float64), np.asarray(slope, np.float64))
+        x = np.asarray(x, np.float64)
+        return _leaky(x, _per_element(slope, x))
 
     @staticmethod
     def backward(grad: ArrayLike, x: ArrayLike, slope: ArrayLike) -> Array:
         """The gradient of x."""
         grad = np.asarray(grad, np.float64)
-        return np.where(np.asarray(x, np.float64) > 0, grad, np.asarray(slope, np.float64) * grad)
+        return np.where(np.asarray(x, np.float64) > 0, grad, _per_element(slope, grad) * grad)
 
     @staticmethod
     def learnable_terms(grad: ArrayLike, x: ArrayLike, slope: ArrayLike) -> tuple[Array, ...]:
-        """The terms whose sum is the gradient of the slope."""
+        """The terms whose sum, in each channel, is the gradient of the slope."""
         x = np.asarray(x, np.float64)
         with np.errstate(invalid="ignore"):
             return (np.where(x > 0, 0.0, np.asarray(grad, np.float64) * x),)

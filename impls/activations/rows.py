@@ -32,6 +32,8 @@ FROM_INPUT: dict[Saved, str] = {"input": "backward"}
 GRADIENTS: dict[Saved, str] = {**FROM_INPUT, "output": "backward_from_output"}
 # Squares of larger finite values overflow in float32.
 LARGEST = 1e18
+# Slopes of 16 channels, all different, around the usual 0.25.
+SLOPES = tuple((channel + 0.5) / 32 for channel in range(16))
 SCRATCH, ONE = Size(scratch=True), Size(arrays=1)
 RAW, REPLAYS = "raw operator", "autograd records and replays"
 # A second pass over the result.
@@ -119,6 +121,13 @@ OPERATORS = (
         reference=f"{REFERENCE}:prelu",
         gradients=FROM_INPUT,
         learnable=(Learnable("slope", 0.25),),
+        largest=LARGEST,
+    ),
+    Operator(
+        "prelu_channels",
+        reference=f"{REFERENCE}:prelu",
+        gradients=FROM_INPUT,
+        learnable=(Learnable("slope", SLOPES),),
         largest=LARGEST,
     ),
 )
@@ -270,32 +279,32 @@ def _triton(each: Activation) -> Iterator[Variant]:
     yield from tuned.roundtrip(each.saved, "hand-written pair", **_names(f"roundtrip.{each.name}", *kept))
 
 
-def _prelu() -> Iterator[Variant]:
-    """The rows of the function with a learnable slope, whose gradient is a sum over all elements."""
-    numpy = Framework("prelu", "numpy", f"{FOLDER}.numpy_", BLOCKS, DTYPES, threaded=False).flavour("numpy")
-    yield from numpy.forward(fresh="prelu", out="prelu_out", inplace="prelu_inplace", temporary=SCRATCH)
+def _prelu(name: str) -> Iterator[Variant]:
+    """The rows of a function with learnable slopes, whose gradients are sums over elements."""
+    numpy = Framework(name, "numpy", f"{FOLDER}.numpy_", BLOCKS, DTYPES, threaded=False).flavour("numpy")
+    yield from numpy.forward(fresh=name, out=f"{name}_out", inplace=f"{name}_inplace", temporary=SCRATCH)
     yield from numpy.backward(
         "input",
         "a second pass sums",
-        fresh="prelu_backward",
-        out="prelu_backward_out",
+        fresh=f"{name}_backward",
+        out=f"{name}_backward_out",
         temporary=SCRATCH,
         extra_traffic=Traffic(reads=2),
     )
-    threads = Framework("prelu", "numba", f"{FOLDER}.numba_cpu", "no fast-math", DTYPES, compiled=True)
-    yield from threads.flavour("numba-threads").forward(fresh="prelu", out="prelu_out", inplace="prelu_inplace")
-    yield from threads.flavour("numba-threads").backward("input", fresh="prelu_backward", out="prelu_backward_out")
-    torch = Framework("prelu", "torch", f"{FOLDER}.torch_", "eager", DTYPES)
+    threads = Framework(name, "numba", f"{FOLDER}.numba_cpu", "no fast-math", DTYPES, compiled=True)
+    yield from threads.flavour("numba-threads").forward(fresh=name, out=f"{name}_out", inplace=f"{name}_inplace")
+    yield from threads.flavour("numba-threads").backward("input", fresh=f"{name}_backward", out=f"{name}_backward_out")
+    torch = Framework(name, "torch", f"{FOLDER}.torch_", "eager", DTYPES)
     terms = {"temporary": ONE + SCRATCH, "extra_traffic": NEW_PASS}
-    yield from torch.flavour("torch").forward("no graph", fresh="prelu")
-    yield from torch.flavour("torch").backward("input", "raw operator", fresh="prelu_backward", **terms)
+    yield from torch.flavour("torch").forward("no graph", fresh=name)
+    yield from torch.flavour("torch").backward("input", "raw operator", fresh=f"{name}_backward", **terms)
     yield from torch.flavour("torch-autograd").roundtrip(
-        "input", REPLAYS, fresh="prelu_autograd", autograd=True, extra_saved=SCRATCH, **terms
+        "input", REPLAYS, fresh=f"{name}_autograd", autograd=True, extra_saved=SCRATCH, **terms
     )
     flushes = Semantics(flushes_subnormals=DTYPES)
-    jax = Framework("prelu", "jax", f"{FOLDER}.jax_", "jit", DTYPES, compiled=True, semantics=flushes).flavour("jax")
-    yield from jax.forward(fresh="prelu", inplace="prelu_inplace")
-    yield from jax.backward("input", VJP, fresh="prelu_backward", temporary=SCRATCH)
+    jax = Framework(name, "jax", f"{FOLDER}.jax_", "jit", DTYPES, compiled=True, semantics=flushes).flavour("jax")
+    yield from jax.forward(fresh=name, inplace=f"{name}_inplace")
+    yield from jax.backward("input", VJP, fresh=f"{name}_backward", temporary=SCRATCH)
 
 
 def _names(name: str, *modes: str) -> dict[str, str]:
@@ -315,7 +324,11 @@ def _with_tolerance(row: Variant) -> Variant:
 
 
 CPU_ROWS = _tolerant(
-    (*(row for rows in (_numpy, _numba, _torch, _jax) for each in ACTIVATIONS for row in rows(each)), *_prelu())
+    (
+        *(row for rows in (_numpy, _numba, _torch, _jax) for each in ACTIVATIONS for row in rows(each)),
+        *_prelu("prelu"),
+        *_prelu("prelu_channels"),
+    )
 )
 ROWS = (
     *CPU_ROWS,

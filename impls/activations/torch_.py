@@ -5,6 +5,7 @@ NAME_backward.fresh, .out, .inplace      the operator that autograd calls, from 
 NAME_backward_from_output.fresh, ...     from the output: sigmoid and tanh, as autograd saves it; also elu and selu
 NAME.autograd                            the usual form of a round trip: torch.autograd records and replays
 prelu, prelu_backward, prelu_autograd    with a learnable slope, of which the library has one form
+prelu_channels, prelu_channels_...       with a slope per channel, channels last: x has the shape (rows * channels,)
 
 squared_relu is composed of two operators, as users write it. The functions refuse outputs of another shape, which
 PyTorch would resize, and outputs that overlap an input in part.
@@ -157,6 +158,25 @@ def prelu_backward(grad: Tensor, saved: Tensor, slope: Tensor) -> tuple[Tensor, 
 def prelu_autograd(x: Tensor, slope: Tensor) -> tuple[Tensor, Backward]:
     x, slope = x.detach().requires_grad_(), slope.detach().requires_grad_()
     y = torch.prelu(x, slope)
+    return y.detach(), partial(_both_gradients, y, x, slope)
+
+
+def prelu_channels(x: Tensor, slope: Tensor) -> Tensor:
+    checks.channels(x, slope)
+    return torch.prelu(x.reshape(-1, len(slope)), slope).reshape(-1)
+
+
+def prelu_channels_backward(grad: Tensor, saved: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    checks.alike(grad, saved, "grad", "saved")
+    checks.channels(grad, slope, "grad")
+    shape = (-1, len(slope))
+    gradient, terms = aten._prelu_kernel_backward(grad.reshape(shape), saved.reshape(shape), slope)
+    return gradient.reshape(-1), terms.sum(dim=0)
+
+
+def prelu_channels_autograd(x: Tensor, slope: Tensor) -> tuple[Tensor, Backward]:
+    x, slope = x.detach().requires_grad_(), slope.detach().requires_grad_()
+    y = prelu_channels(x, slope)
     return y.detach(), partial(_both_gradients, y, x, slope)
 
 

@@ -67,6 +67,23 @@ def parameter(x: Any, **parameters: Any) -> None:
             raise TypeError(f"{name}: dtype {array.dtype} given, {x.dtype} needed, that of the input")
 
 
+def channels(x: Any, slope: Any, x_name: str = "x") -> None:
+    """Raise unless `x`, in one dimension, consists of rows with an element for each value of `slope`.
+
+    x: shape (rows * channels,). slope: shape (channels,), and the dtype of `x`.
+    Raises ValueError for another shape, TypeError for another dtype.
+    """
+    if len(slope.shape) != 1 or not slope.shape[0]:
+        raise ValueError(f"slope: shape {tuple(slope.shape)} given, (channels,) needed")
+    if len(x.shape) != 1 or x.shape[0] % slope.shape[0]:
+        raise ValueError(
+            f"{x_name}: shape {tuple(x.shape)} given, (n,) needed, where n is a multiple of {slope.shape[0]}, "
+            "the channels of slope; pass an array with channels last as x.reshape(-1)"
+        )
+    if slope.dtype != x.dtype:
+        raise TypeError(f"slope: dtype {slope.dtype} given, {x.dtype} needed, that of the input")
+
+
 def writable(**arrays: np.ndarray) -> None:
     """Raise ValueError unless every named NumPy array is writeable."""
     for name, array in arrays.items():

@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.harness import measurement
-from benchmarks.harness.case import OperatorCase
 from benchmarks.harness.frameworks import device_driver
 from benchmarks.harness.machine import gpu
 from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Slice
@@ -211,7 +210,7 @@ def transient_bytes(calls: Calls) -> Measurement:
     calls.verify()
     call = operators.call(calls.variant, calls.function)
     measured_bytes = calls.framework.transient_bytes(call, calls.function, calls.make)
-    return _as_declared("transient", measured_bytes, calls.variant.transient, calls.case)
+    return _as_declared("transient", measured_bytes, calls.variant.transient, calls)
 
 
 def saved_bytes(calls: Calls) -> Measurement:
@@ -219,14 +218,14 @@ def saved_bytes(calls: Calls) -> Measurement:
     calls.verify()
     x, _, *learnable = calls.make()
     measured_bytes = calls.framework.saved_bytes(lambda x: calls.function(x, *learnable), x)
-    return _as_declared("saved", measured_bytes, calls.variant.saved_size, calls.case)
+    return _as_declared("saved", measured_bytes, calls.variant.saved_size, calls)
 
 
-def _as_declared(name: str, measured_bytes: int, declared: Size, case: OperatorCase) -> Measurement:
+def _as_declared(name: str, measured_bytes: int, declared: Size, calls: Calls) -> Measurement:
     """Measured bytes; raises WrongResult unless they are what the row declares."""
-    itemsize_bytes = ITEMSIZE_BYTES[case.dtype]
-    if not declared.explains(measured_bytes, case.elements, itemsize_bytes):
-        declared_bytes = declared.bytes(case.elements, itemsize_bytes)
+    itemsize_bytes = ITEMSIZE_BYTES[calls.case.dtype]
+    if not declared.explains(measured_bytes, calls.elements, itemsize_bytes):
+        declared_bytes = declared.bytes(calls.elements, itemsize_bytes)
         raise WrongResult(f"{name} bytes: {declared_bytes} declared, {measured_bytes} measured")
     return measurement.exact(measured_bytes)
 

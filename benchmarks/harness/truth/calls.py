@@ -66,7 +66,8 @@ class Calls:
 
     call: the row as a user calls it, returning when its work is done. wait: waits for a device.
     mutated_args: positions of the inputs that a call overwrites. call_bytes: arguments of a call.
-    restored_bytes: of these, the bytes to restore after it. ordinary: inputs to time with.
+    restored_bytes: of these, the bytes to restore after it. ordinary: inputs to time with. elements: those of an array,
+    as many of the case's as make whole rows of channels.
 
     shared: inputs and expected results, which the processes of a block share. held: arrays of the framework, which the
     rows of one process share. Without them, a row has its own.
@@ -88,10 +89,11 @@ class Calls:
         self.wait = framework.blocking(lambda: None)
         self.mutated_args = operators.mutated_args(variant)
         self.arguments = operators.input_count(variant) + (variant.memory == "out")
-        array_bytes = case.elements * ITEMSIZE_BYTES[case.dtype]
+        self.elements = operators.whole_rows(variant, case.elements)
+        array_bytes = self.elements * ITEMSIZE_BYTES[case.dtype]
         self.call_bytes = (operators.ARRAY_INPUTS[variant.direction] + (variant.memory == "out")) * array_bytes
         self.restored_bytes = array_bytes * len(self.mutated_args)
-        self.ordinary = self.given("ordinary", case.elements)
+        self.ordinary = self.given("ordinary", self.elements)
 
     def given(self, kind: str, elements: int) -> Given:
         """Inputs of a kind, "ordinary" or "special", and their results, which one process computes for all."""
@@ -164,7 +166,7 @@ class Calls:
         saved = row.saved_for_backward if (row.direction, position) == ("backward", 1) else ""
         dtype = self.case.dtype if is_out else dtypes[position]
         holds = "out" if is_out else f"{row.operator} {row.direction} {position} {saved}"
-        key = (holds, dtype, self.case.elements, position in self.mutated_args, *where)
+        key = (holds, dtype, self.elements, position in self.mutated_args, *where)
         if key not in self.held:
             self.held[key] = self._array((given or self.ordinary).inputs, position)
         return self.held[key]
@@ -219,7 +221,7 @@ class Calls:
         if self.variant.memory != "fresh":
             return
         results = self._results(arrays)
-        special = self.given("special", self.case.elements)
+        special = self.given("special", self.elements)
         others = [self._held(position, ("special",), special) for position in range(self.arguments)]
         later = [self.call(*others) for _ in range(LATER_CALLS)]
         try:
@@ -234,15 +236,15 @@ class Calls:
         First a few elements change, then all of them, to special values. Reveals results that are remembered,
         work that is left out where a result is there already, and code for large arrays that is wrong.
         """
-        if self.variant.memory == "out" and self.case.elements <= MOST_TOUCHED:
-            touched = np.random.default_rng().integers(0, self.case.elements, TOUCHED)
-            x, grad = comparison.ordinary(self.case.elements)
+        if self.variant.memory == "out" and self.elements <= MOST_TOUCHED:
+            touched = np.random.default_rng().integers(0, self.elements, TOUCHED)
+            x, grad = comparison.ordinary(self.elements)
             x[touched] *= -1
             grad[touched] *= -1
             self._verify_with(arrays, self._expecting(self.inputs(x, grad, exact=True)))
-        for given in self._learnable(self.case.elements):
+        for given in self._learnable(self.elements):
             self._verify_with(arrays, given)
-        special = self.given("special", self.case.elements)
+        special = self.given("special", self.elements)
         for position in range(len(special.inputs.values)):
             source = self._held(position, ("special",), special)
             arrays[position] = self.framework.restore(arrays[position], source)
@@ -258,7 +260,8 @@ class Calls:
 
     def verify_some(self, arrays: list[Any], pristine: dict[int, Any]) -> None:
         """Check some elements of one call on ordinary values, `out` poisoned there: as cheap as a call and a copy."""
-        some = slice(None, None, max(1, self.case.elements // READ_AT_ONCE))
+        # An odd step takes elements of every channel.
+        some = slice(None, None, max(1, self.elements // READ_AT_ONCE) | 1)
         if self.variant.memory == "out" and self.variant.device == "cpu":
             arrays[-1][some] = operators.POISON
             results = self._results(arrays)
@@ -314,13 +317,13 @@ class Calls:
             comparison.check_dtype(self.framework.dtype(result), self.case.dtype)
         comparison.check_form(self.variant, whole, values[0].shape)
         learnable = operators.learnable_results(self.variant)
-        terms = np.zeros((learnable, 2))
+        terms: list[np.ndarray] = []
         for block in operators.blocks(elements):
             inputs = operators.part(self.variant, values, block)
             wanted = self._wanted(given, block, inputs)
             found = [result[block] for result in whole[: len(wanted)]]
             comparison.check(self.variant, self.case.dtype, found, wanted, inputs, block.start)
-            if learnable:
-                terms += operators.learnable_sums(self.variant, inputs)
+            of_block = operators.learnable_sums(self.variant, inputs)
+            terms = [a + b for a, b in zip(terms, of_block, strict=True)] if terms else of_block
         comparison.check_sums(self.variant, self.case.dtype, whole[len(whole) - learnable :], terms, elements)
         return whole

@@ -146,28 +146,36 @@ def ulp(values: np.ndarray, dtype: str) -> np.ndarray:
     return np.ldexp(step, exponent - 1)
 
 
-def check_sums(variant: Variant, dtype: str, sums: Sequence[np.ndarray], terms: np.ndarray, elements: int) -> None:
-    """Raise WrongResult unless the gradient of every learnable parameter is the sum of its terms.
+def check_sums(
+    variant: Variant, dtype: str, sums: Sequence[np.ndarray], terms: Sequence[np.ndarray], elements: int
+) -> None:
+    """Raise WrongResult unless the gradient of every learnable parameter is the sum of its terms, in each channel.
 
-    terms: for each parameter the sum of the terms and of their magnitudes (`operators.learnable_sums`).
+    terms: for each parameter the sums of the terms and of their magnitudes (`operators.learnable_sums`).
 
-    Terms and result may be off by an ulp each, and by the row's tolerance; the sum, in float32 or wider, by
-    sqrt(elements) ulps of the sum of magnitudes. Source: Higham and Mary, "A new approach to probabilistic rounding
+    Terms and result may be off by an ulp each, and by the row's tolerance; the sum of n, in float32 or wider, by
+    sqrt(n) ulps of the sum of magnitudes. Source: Higham and Mary, "A new approach to probabilistic rounding
     error analysis", SIAM J. Sci. Comput. 41, 2019.
     """
     _, most, step = LIMITS[dtype]
-    relative = step * (2 + variant.tolerance_ulps) + min(step, LIMITS["float32"][2]) * np.sqrt(elements)
     names = operators.result_names(variant)
     names = names[len(names) - len(terms) :]
     for name, result, (wanted, magnitude) in zip(names, sums, terms, strict=True):
-        value = float(result.reshape(-1)[0])
-        same = value == wanted or (np.isnan(value) and np.isnan(wanted))
-        error = relative * magnitude
-        # A NaN is near nothing, and nothing is near an infinity.
-        near = np.isfinite(error) and abs(value - wanted) <= error
-        overflows = abs(wanted) + error > most and value == np.copysign(np.inf, wanted)
-        if not (same or near or overflows):
-            raise WrongResult(f"{name}: {value!s}, {wanted!s} needed, within {error:.3g}")
+        values = result.astype(np.float64)
+        summed = np.sqrt(elements / values.size)
+        error = (step * (2 + variant.tolerance_ulps) + min(step, LIMITS["float32"][2]) * summed) * magnitude
+        same = (values == wanted) | (np.isnan(values) & np.isnan(wanted))
+        with np.errstate(invalid="ignore"):
+            # A NaN is near nothing, and nothing is near an infinity.
+            near = np.isfinite(error) & (np.abs(values - wanted) <= error)
+            overflows = (np.abs(wanted) + error > most) & (values == np.copysign(np.inf, wanted))
+        wrong = np.flatnonzero(~(same | near | overflows))
+        if wrong.size:
+            channel = wrong[0]
+            where = f" in channel {channel}" if values.size > 1 else ""
+            raise WrongResult(
+                f"{name}: {values[channel]!s}{where}, {wanted[channel]!s} needed, within {error[channel]:.3g}"
+            )
 
 
 def check_form(variant: Variant, results: Sequence[np.ndarray], shape: tuple[int, ...]) -> None:
@@ -175,9 +183,9 @@ def check_form(variant: Variant, results: Sequence[np.ndarray], shape: tuple[int
     names = operators.result_names(variant)
     if len(results) != len(names):
         raise WrongResult(f"{len(names)} results needed, {len(results)} given")
-    arrays = len(names) - operators.learnable_results(variant)
-    for position, (name, result) in enumerate(zip(names, results, strict=True)):
-        needed = shape if position < arrays else (1,)
+    learnable = [(np.size(item.initial),) for item in operators.operator_of(variant).learnable]
+    shapes = [shape] * (len(names) - operators.learnable_results(variant)) + learnable
+    for name, result, needed in zip(names, results, shapes, strict=False):
         if result.shape != needed:
             raise WrongResult(f"{name}: shape {result.shape}, {needed} needed")
 

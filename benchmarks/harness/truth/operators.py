@@ -5,6 +5,8 @@ Arguments are the array inputs, then the learnable parameters of the operator, t
 forward     x                 -> y
 backward    grad, saved       -> gradient of x, gradients of learnable parameters
 roundtrip   x, grad           -> y, gradient of x, gradients of learnable parameters
+
+Where a learnable parameter has a value per channel, the arrays are one-dimensional and hold whole rows of channels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from impls.catalog import OPERATORS
-from impls.variant import Operator, Variant
+from impls.variant import Learnable, Operator, Variant
 
 # Fills buffers for results, so that elements that are not written show: no activation returns it for our inputs.
 POISON = -7.0
@@ -39,12 +41,13 @@ def operator_of(variant: Variant) -> Operator:
 
 
 def inputs(variant: Variant, x: np.ndarray, grad: np.ndarray, dtype: str, other: bool = False) -> Inputs:
-    """The inputs of a call, made from an input and a gradient.
+    """The inputs of a call, made from an input and a gradient, of which whole rows of channels are taken.
 
     other: with other values of the learnable parameters than the initial ones.
     """
-    parameters = operator_of(variant).learnable
-    learnable = tuple(np.array([item.other if other else item.initial], x.dtype) for item in parameters)
+    if channels(variant) > 1:
+        x, grad = (array[: whole_rows(variant, array.size)] for array in (x, grad))
+    learnable = tuple(_values(item, other).astype(x.dtype) for item in operator_of(variant).learnable)
     dtypes = (dtype,) * len(learnable)
     if variant.direction == "forward":
         return Inputs((x, *learnable), (dtype, *dtypes))
@@ -52,6 +55,22 @@ def inputs(variant: Variant, x: np.ndarray, grad: np.ndarray, dtype: str, other:
         return Inputs((x, grad, *learnable), (dtype, dtype, *dtypes))
     saved, saved_dtype = _saved(variant, x, learnable)
     return Inputs((grad, saved, *learnable), (dtype, saved_dtype or dtype, *dtypes))
+
+
+def channels(variant: Variant) -> int:
+    """Number of elements in a row of channels; 1 where no learnable parameter has several values."""
+    return max((np.size(item.initial) for item in operator_of(variant).learnable), default=1)
+
+
+def whole_rows(variant: Variant, elements: int) -> int:
+    """Number of elements in the whole rows of channels among so many."""
+    return elements - elements % channels(variant)
+
+
+def _values(parameter: Learnable, other: bool) -> np.ndarray:
+    """The initial values of a learnable parameter, or others of the same signs."""
+    initial = np.atleast_1d(np.asarray(parameter.initial, np.float64))
+    return np.where(initial == 0, 0.5, 0.75 * initial) if other else initial
 
 
 def input_count(variant: Variant) -> int:
@@ -119,14 +138,18 @@ def learnable_results(variant: Variant) -> int:
     return len(operator_of(variant).learnable) if variant.direction != "forward" else 0
 
 
-def learnable_sums(variant: Variant, values: Sequence[np.ndarray]) -> np.ndarray:
-    """Gradients of learnable parameters, by the float64 reference: for each the sum of its terms, and of magnitudes.
+def learnable_sums(variant: Variant, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Gradients of learnable parameters, by the float64 reference: for each the sums of its terms, and of magnitudes.
 
-    Shape (learnable_results, 2).
+    Each has the shape (2, channels).
     """
     if not learnable_results(variant):
-        return np.zeros((0, 2))
-    return np.array([(term.sum(), np.abs(term).sum()) for term in _learnable_terms(variant, values)])
+        return []
+    return [
+        np.array([by_channel.sum(axis=0), np.abs(by_channel).sum(axis=0)])
+        for parameter, terms in zip(_learnable(variant, values), _learnable_terms(variant, values), strict=True)
+        for by_channel in [terms.reshape(-1, parameter.size)]
+    ]
 
 
 def uncancelled(variant: Variant, inputs: Inputs, position: int) -> Inputs:
