@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from asv.benchmarks import Benchmarks
+from asv.config import Config
 
 from benchmarks.harness import selection, series
 from benchmarks.harness.case import ROOFS, LoopCase, OperatorCase, from_axes
@@ -384,6 +385,18 @@ def test_versions_are_pinned_once_and_tests_use_them():
     assert set(pins.frameworks()) >= {"numpy", "numba", "torch", "jax", "scipy", "threadpoolctl"}
     assert f"torch=={pins.frameworks()['torch']}" in environment.requirements("test")
     assert not any(line.startswith("torch") for line in environment.requirements("report"))
+
+
+@pytest.mark.parametrize("minor", [11, 12, 13])
+def test_asv_makes_environments_with_the_python_that_runs_it(minor, monkeypatch):
+    monkeypatch.setattr("asv.config.sys", SimpleNamespace(version_info=(3, minor, 1)))
+    assert Config.load(str(ROOT / "asv.conf.json")).pythons == [f"3.{minor}"]
+
+
+def test_an_old_python_is_refused_with_the_cure(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 10, 12))
+    with pytest.raises(SystemExit, match=r"Python 3\.11 or newer is needed, .*: run this in a virtual environment"):
+        environment.main()
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def _environment(requirement: str | None) -> environment.Environment:
         conf.matrix["env"] = {"RELU_BENCH_WITH": [requirement]}
     env = next(iter(environment.get_environments(conf, None)), None)
     if env is None:
-        raise Unbuildable(f"asv.conf.json asks for Python {', '.join(conf.pythons)}, which this machine lacks")
+        raise Unbuildable(f"asv makes no environment with Python {', '.join(conf.pythons)}; pip install virtualenv")
     try:
         env.create()
         env.run_executable("python", ["-m", "pip", "install", *install_commit.packages()])

@@ -59,7 +59,10 @@ def say(text: str) -> None:
 
 def main() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036
-        raise SystemExit(f"Python 3.11 is needed, this is {sys.version.split()[0]}")
+        found = sys.version.split()[0]
+        raise SystemExit(
+            f"Python 3.11 or newer is needed, python3 is {found}: run this in a virtual environment of a newer one"
+        )
     parser = argparse.ArgumentParser(
         prog="python -m scripts.setup.environment", description=(__doc__ or "").split("\n\n")[0]
     )
