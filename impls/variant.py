@@ -21,8 +21,9 @@ DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "roundtrip")
 MEMORY_MODES: tuple[Memory, ...] = ("fresh", "out", "inplace")
 ITEMSIZE_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 DTYPES = tuple(ITEMSIZE_BYTES)
-# The only tool that a row may need besides its framework.
-CPP_COMPILER = "c++ compiler"
+# The tools that a row may need besides its framework. On CUDA either includes the C compiler and Python.h, with which
+# Triton compiles its launchers, also for torch.compile.
+CPP_COMPILER, C_COMPILER = "c++ compiler", "c compiler"
 # Upper bound of NumPy's casting buffers and blocks, whatever the array size.
 SCRATCH_BYTES = 256 * 1024
 OBJECTS_BYTES = 4096

@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import measurement
-from benchmarks.harness.case import KINDS, OperatorCase, Settings, StepCase, from_axes, to_axes
+from benchmarks.harness.case import KINDS, OperatorCase, Settings, StepCase, Unavailable, from_axes, to_axes
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.machine import linux, threads
 from benchmarks.harness.measurement import Measurement
 from benchmarks.harness.processes import isolation, plan, records
-from benchmarks.harness.quantities import operator_row
+from benchmarks.harness.profiles import PROFILES, cases
+from benchmarks.harness.quantities import dispatch, operator_row
 from benchmarks.harness.quantities.dispatch import Needs
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
@@ -336,6 +337,40 @@ def test_missing_compiler_is_named(monkeypatch):
     measured = measured_alone(OperatorCase("time", "relu", "forward", "torch-compile.fresh", 1024, "float32"))
     assert measured.status == "skipped"
     assert "no-such-compiler" in measured.reason
+
+
+@pytest.mark.parametrize("name", ["triton-cuda.out", "torch-compile-cuda.fresh"])
+def test_rows_that_triton_launches_need_a_c_compiler_and_the_headers_of_python(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(linux, "gpu_driver", lambda: "a driver")
+    # Any program will do.
+    for variable in ("CC", "CXX"):
+        monkeypatch.setenv(variable, sys.executable)
+    row, header = find("relu", "forward", name), tmp_path / "Python.h"
+    monkeypatch.setattr(dispatch.sysconfig, "get_path", lambda *_: str(tmp_path))
+    with pytest.raises(Unavailable, match=r"no .*/Python\.h, which Triton needs"):
+        dispatch.require(row, "float32")
+    header.touch()
+    dispatch.require(row, "float32")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(Unavailable, match="no C compiler, which Triton needs: no-such-compiler is not on the PATH"):
+        dispatch.require(row, "float32")
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unavailable, match="gcc or clang is not on the PATH"):
+        dispatch.require(row, "float32")
+
+
+def test_other_rows_on_cuda_need_no_compiler(monkeypatch):
+    monkeypatch.setattr(linux, "gpu_driver", lambda: "a driver")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    for name in ("numba-cuda.out", "torch-cuda.out", "jax-cuda.fresh"):
+        dispatch.require(find("relu", "forward", name), "float32")
+
+
+def test_smoke_measures_triton_but_nothing_that_is_compiled_in_cpp():
+    flavours = {case.axes.get("variant", "").partition(".")[0] for case in cases(PROFILES["smoke"], gpu=True, cores=2)}
+    assert "triton-cuda" in flavours
+    assert "torch-compile-cuda" not in flavours
 
 
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=needs_two_cores)])

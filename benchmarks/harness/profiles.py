@@ -23,7 +23,7 @@ from impls.activations import rows as activations
 from impls.catalog import VARIANTS
 from impls.cnn import rows as cnn
 from impls.cnn.architecture import NETWORKS
-from impls.variant import DTYPES, ITEMSIZE_BYTES, Row, StepVariant, Variant
+from impls.variant import CPP_COMPILER, DTYPES, ITEMSIZE_BYTES, Row, StepVariant, Variant
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,9 @@ class Profile:
     elements: sizes of warm times. memory_elements: sizes of saved and transient bytes, which are exact and proportional
     to the size, so one is enough. cold_elements, scaling_elements: sizes of times with cold caches, and of times over
     the number of threads, in float32. batches: of training steps. networks: those that are trained; None means all.
-    budget_s: sampling time of a case, shared by `passes` passes. first_call: measure first calls. without_needs: leave
-    out rows that need a tool besides the framework. family: the part of the activation family that is measured; None
-    means all, as of ReLU. loops, loop_bytes: streaming loops and array sizes to measure besides those that rows are
-    compared with.
+    budget_s: sampling time of a case, shared by `passes` passes. first_call: measure first calls. without_cpp: leave
+    out rows that need a C++ compiler. family: the part of the activation family that is measured; None means all, as of
+    ReLU. loops, loop_bytes: streaming loops and array sizes to measure besides those that rows are compared with.
     """
 
     dtypes: tuple[str, ...]
@@ -61,7 +60,7 @@ class Profile:
     budget_s: float
     passes: int
     first_call: bool
-    without_needs: bool
+    without_cpp: bool
     family: Family | None
     loops: tuple[str, ...] = ()
     loop_bytes: tuple[int, ...] = ()
@@ -87,16 +86,16 @@ COMPARED = (
 PROFILES = {
     "smoke": Profile(
         ("float32",), (SMALL, MIDDLE), (MIDDLE,), (), (), (64,), ("mnist_cnn",), budget_s=0.1, passes=1,
-        first_call=False, without_needs=True, family=Family(("gelu", "sigmoid"), (MIDDLE,), COMPARED),
+        first_call=False, without_cpp=True, family=Family(("gelu", "sigmoid"), (MIDDLE,), COMPARED),
     ),
     "core": Profile(
         ("float32",), ELEMENTS, (MIDDLE,), (SMALL, MIDDLE), (MIDDLE,), (64,), None, budget_s=0.4, passes=3,
-        first_call=True, without_needs=False, family=Family(None, (SMALL, MIDDLE), COMPARED), loops=CURVE,
+        first_call=True, without_cpp=False, family=Family(None, (SMALL, MIDDLE), COMPARED), loops=CURVE,
         loop_bytes=CURVE_BYTES,
     ),
     "full": Profile(
         DTYPES, ELEMENTS, (MIDDLE,), (SMALL, MIDDLE), (MIDDLE,), BATCHES, None, budget_s=0.2, passes=2,
-        first_call=True, without_needs=False, family=None, loops=tuple(LOOPS), loop_bytes=ARRAY_BYTES,
+        first_call=True, without_cpp=False, family=None, loops=tuple(LOOPS), loop_bytes=ARRAY_BYTES,
     ),
 }  # fmt: skip
 
@@ -117,7 +116,7 @@ def cases(profile: Profile, gpu: bool, cores: int) -> list[Case]:
 
 
 def _runs(row: Row, profile: Profile, gpu: bool) -> bool:
-    return (gpu or row.device == "cpu") and not (profile.without_needs and row.needs)
+    return (gpu or row.device == "cpu") and not (profile.without_cpp and row.needs == CPP_COMPILER)
 
 
 def _of_row(row: Variant, profile: Profile) -> Iterator[Case]:

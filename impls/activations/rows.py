@@ -11,7 +11,7 @@ from math import inf, nan
 
 from impls.activations.errors import ERRORS
 from impls.declare import Flavour, Framework, Rows, on_cuda
-from impls.variant import Learnable, Operator, Saved, Semantics, Size, Traffic, Variant
+from impls.variant import C_COMPILER, Learnable, Operator, Saved, Semantics, Size, Traffic, Variant
 
 DTYPES = ("float32", "float64")
 FOLDER = "impls.activations"
@@ -269,7 +269,8 @@ def _triton(each: Activation) -> Iterator[Variant]:
         each.name, "triton", f"{FOLDER}.triton_", "block size tuned", ("float32",), device="cuda", threaded=False,
         compiled=True,
     )  # fmt: skip
-    tuned, from_input = triton.flavour("triton-cuda"), triton.flavour("triton-cuda-input")
+    tuned = triton.flavour("triton-cuda", needs=C_COMPILER)
+    from_input = triton.flavour("triton-cuda-input", needs=C_COMPILER)
     modes = ("fresh", "out", "inplace")
     yield from tuned.forward(**_names(f"device.{each.name}", *modes))
     yield from tuned.backward(each.saved, **_names(f"device.{each.gradient(each.saved)}", *modes))

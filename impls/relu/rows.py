@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from impls.declare import Framework, on_cuda
-from impls.variant import CPP_COMPILER, DTYPES, Operator, Semantics, Size, Traffic
+from impls.variant import C_COMPILER, CPP_COMPILER, DTYPES, Operator, Semantics, Size, Traffic
 
 OPERATORS = (
     Operator(
@@ -272,8 +272,8 @@ NUMBA_CUDA_ROWS = (
 
 # Triton -----------------------------------------------------------------------------------------------------------
 TRITON = Framework("relu", "triton", "impls.relu.triton_", device="cuda", threaded=False, compiled=True)
-TUNED = TRITON.flavour("triton-cuda")
-TUNED_BITS = TRITON.flavour("triton-cuda-bits")
+TUNED = TRITON.flavour("triton-cuda", needs=C_COMPILER)
+TUNED_BITS = TRITON.flavour("triton-cuda-bits", needs=C_COMPILER)
 BLOCKS = "block size tuned"
 
 TRITON_ROWS = (

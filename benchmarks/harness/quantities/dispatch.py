@@ -5,8 +5,10 @@ Only this process imports a framework.
 
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.harness.case import (
@@ -152,6 +154,8 @@ def require(row: Row, dtype: str) -> None:
         raise Unavailable("no CUDA device: no NVIDIA driver is loaded")
     if row.needs == CPP_COMPILER and not shutil.which(_compiler()):
         raise Unavailable(f"no C++ compiler: {_compiler()!r} is not on the PATH")
+    if row.needs and row.device == "cuda":
+        _require_launcher_tools()
 
 
 def row_of(case: OperatorCase | StepCase) -> Variant | StepVariant:
@@ -181,3 +185,13 @@ def _step(case: StepCase) -> StepVariant:
 
 def _compiler() -> str:
     return os.environ.get("CXX", "g++")
+
+
+def _require_launcher_tools() -> None:
+    """Raise Unavailable without what Triton compiles its launchers with; the same choice as in triton.runtime.build."""
+    compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+    if not any(map(shutil.which, compilers)):
+        raise Unavailable(f"no C compiler, which Triton needs: {' or '.join(compilers)} is not on the PATH")
+    header = Path(sysconfig.get_path("include", "posix_prefix"), "Python.h")
+    if not header.is_file():
+        raise Unavailable(f"no {header}, which Triton needs: on Debian, apt-get install python3-dev")
