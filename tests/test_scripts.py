@@ -342,45 +342,6 @@ def test_the_plugin_needs_nothing_but_asv():
     assert process.returncode == 0, process.stderr
 
 
-@pytest.mark.parametrize(
-    ("gpu", "configured", "variables"),
-    [
-        (False, False, {"PIP_EXTRA_INDEX_URL": accelerator.CPU_WHEELS}),
-        (False, True, {}),
-        (True, False, {}),
-        (True, True, {}),
-    ],
-)
-def test_pip_environment_depends_on_gpu_and_configuration(gpu, configured, variables):
-    assert accelerator.pip_environment(gpu, configured) == variables
-
-
-def test_cuda_packages_are_of_the_pinned_version_and_only_for_a_gpu():
-    jax, numba, _ = accelerator.cuda_requirements({"jax": "1.2.3"}, gpu=True)
-    assert (jax, numba) == ("jax[cuda13]==1.2.3", f"numba-cuda[cu13]=={accelerator.NUMBA_CUDA}")
-    assert accelerator.cuda_requirements({"jax": "1.2.3"}, gpu=False) == []
-    without = accelerator.test_requirements({"jax": "1.2.3"}, gpu=False)
-    assert f"numba-cuda=={accelerator.NUMBA_CUDA}" in without
-    assert not any("[cu" in requirement for requirement in without)
-
-
-def test_pip_sources_of_the_user_are_respected(monkeypatch, tmp_path):
-    for name in ("PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
-        monkeypatch.delenv(name, raising=False)
-    configuration = tmp_path / "pip.conf"
-    configuration.write_text("[global]\ntimeout = 60\n")
-    monkeypatch.setenv("PIP_CONFIG_FILE", str(configuration))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_CONFIG_DIRS", str(tmp_path))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
-    if "index-url" in listed or "find-links" in listed:
-        pytest.skip("this machine configures pip for all users")
-    assert not accelerator.sources_configured()
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    assert accelerator.sources_configured()
-
-
 def test_versions_are_pinned_once_and_tests_use_them():
     assert set(pins.frameworks()) >= {"numpy", "numba", "torch", "jax", "scipy", "threadpoolctl"}
     assert f"torch=={pins.frameworks()['torch']}" in environment.requirements("test")

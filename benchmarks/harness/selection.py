@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.harness.case import ROOFS, Case, Settings, to_axes
-from benchmarks.harness.machine import linux
+from benchmarks.harness.machine import cuda_driver
 from benchmarks.harness.processes import blocks, plan
 from benchmarks.harness.profiles import PROFILES, cases
 
@@ -40,7 +40,7 @@ def chosen(profile: str, patterns: Sequence[str]) -> list[Case]:
     # It imports asv's classes, which measure by a plan.
     from benchmarks.harness import series
 
-    gpu, cores = linux.gpu_driver() is not None, Settings.from_environment().threads
+    gpu, cores = bool(cuda_driver.query().names), Settings.from_environment().threads
     everything = cases(PROFILES[profile], gpu, cores)
     return with_blocks(series.matching(everything, patterns), everything)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.harness import profiles, selection, series
 from benchmarks.harness.case import Case, Settings, from_axes
-from benchmarks.harness.machine import provenance
+from benchmarks.harness.machine import cuda_driver, provenance
 from benchmarks.harness.measurement import NOT_APPLICABLE
 from benchmarks.harness.processes import blocks, plan
 from benchmarks.harness.profiles import PROFILES, cases
@@ -38,7 +38,7 @@ def main() -> int:
     arguments = _arguments()
     commit = git("rev-parse", "HEAD")
     warn_if_dirty()
-    say(f"commit {commit[:8]}, profile {arguments.profile}, {'CUDA' if accelerator.has_gpu() else 'CPU'} builds")
+    say(f"commit {commit[:8]}, profile {arguments.profile}, {accelerator.described(cuda_driver.query())}")
     register(arguments.machine)
     _set_damaged_aside()
     profile = PROFILES[arguments.profile]

@@ -69,7 +69,7 @@ def parsed(requirement: str) -> Requirement:
 
 def _environment(requirement: str | None) -> environment.Environment:
     """asv's environment, with the packages that measuring needs. Raises Unbuildable."""
-    os.environ.update(accelerator.pip_environment(accelerator.has_gpu(), accelerator.sources_configured()))
+    os.environ.update(accelerator.pip_environment(accelerator.machine_build(), accelerator.sources_configured()))
     conf = Config.load(str(ROOT / "asv.conf.json"))
     if requirement:
         # A variable of its own makes it another environment than the one that asv measures in.
@@ -80,7 +80,9 @@ def _environment(requirement: str | None) -> environment.Environment:
     try:
         env.create()
         env.run_executable("python", ["-m", "pip", "install", *install_commit.packages()])
-        if requirement:
+        if not requirement:
+            accelerator.require_torch(env.find_executable("python"), accelerator.machine_build())
+        else:
             env.run_executable("python", ["-m", "pip", "install", requirement])
     except Exception as error:
         output = f"{getattr(error, 'stdout', '')}\n{getattr(error, 'stderr', '')}".strip() or str(error)

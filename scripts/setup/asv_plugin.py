@@ -26,6 +26,7 @@ from asv.console import log
 from asv.util import UserError
 
 from benchmarks.harness import profiles
+from benchmarks.harness.machine import cuda_driver
 from scripts.run.journals import latest_block
 from scripts.setup import accelerator
 from scripts.setup.pins import ROOT
@@ -42,11 +43,12 @@ QUICK = {"RELU_BENCH_BUDGET_S": "0.01", "RELU_BENCH_PASSES": "1"}
 
 def setup() -> None:
     """Set the environment variables of pip and of the harness. Raises asv's UserError for an unknown profile."""
-    os.environ.update(accelerator.pip_environment(accelerator.has_gpu(), accelerator.sources_configured()))
+    os.environ.update(accelerator.pip_environment(accelerator.machine_build(), accelerator.sources_configured()))
     parser, _ = make_argparser()
     options = parser.parse_args()
     # ./scripts/bench has a plan already.
     if options.func in MEASURING and PLAN not in os.environ:
+        log.info(accelerator.described(cuda_driver.query()))
         _select(options)
 
 

@@ -12,6 +12,7 @@ import sys
 import venv
 from pathlib import Path
 
+from benchmarks.harness.machine import cuda_driver
 from scripts.setup import accelerator, pins
 from scripts.setup.pins import ROOT
 
@@ -24,7 +25,7 @@ def requirements(name: str) -> list[str]:
     if name != "test":
         return listed
     frameworks = [f"{package}=={version}" for package, version in pins.frameworks().items()]
-    return [*listed, *frameworks, *accelerator.test_requirements(pins.frameworks(), accelerator.has_gpu())]
+    return [*listed, *frameworks, *accelerator.test_requirements(pins.frameworks(), accelerator.machine_build())]
 
 
 def ensure(name: str) -> Path:
@@ -38,16 +39,20 @@ def ensure(name: str) -> Path:
     if stamp.exists() and stamp.read_text() == fingerprint and python.exists():
         return python
     say(f"creating {folder.relative_to(ROOT)} ({len(requirements(name))} packages; a few minutes the first time)")
+    say(accelerator.described(cuda_driver.query()))
     try:
         venv.create(folder, with_pip=True, clear=True)
     except (subprocess.CalledProcessError, OSError) as error:
         raise SystemExit(
             f"cannot create a virtual environment ({error}). On Debian: apt-get install python3-venv"
         ) from None
-    environment = accelerator.pip_environment(accelerator.has_gpu(), accelerator.sources_configured())
+    environment = accelerator.pip_environment(accelerator.machine_build(), accelerator.sources_configured())
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", *requirements(name)]
     if subprocess.run(command, stdout=sys.stderr, env={**os.environ, **environment}).returncode:
         raise SystemExit(f"pip could not install what {folder.relative_to(ROOT)} needs; its own message is above")
+    if name == "test":
+        accelerator.require_torch(str(python), accelerator.machine_build())
+    say(f"pip check: {accelerator.pip_check(str(python))}")
     stamp.write_text(fingerprint)
     return python
 

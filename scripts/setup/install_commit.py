@@ -22,11 +22,13 @@ def main(wheel: str) -> None:
     pip = [sys.executable, "-m", "pip", "install"]
     subprocess.run([*pip, "--no-deps", "--force-reinstall", wheel], check=True)
     subprocess.run([*pip, *packages()], check=True)
+    accelerator.require_torch(sys.executable, accelerator.machine_build())
+    print(f"pip check: {accelerator.pip_check(sys.executable)}")
 
 
 def packages() -> list[str]:
     """Return the requirements of what is installed beside a commit: packages of the harness, of rows, and for CUDA."""
-    cuda = accelerator.cuda_requirements(pins.frameworks(), accelerator.has_gpu())
+    cuda = accelerator.cuda_requirements(pins.frameworks(), accelerator.machine_build())
     return [*pins.extra("harness"), *pins.row_packages(), *cuda]
 
 

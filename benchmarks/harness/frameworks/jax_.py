@@ -24,6 +24,9 @@ class JaxDriver(DeviceDriver, StepDriver):
             os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
         import jax
 
+        if device == "cuda":
+            # The first visible GPU; JAX would open a context on each.
+            jax.config.update("jax_cuda_visible_devices", "0")
         try:
             jax.devices(device)
         # JAX raises AssertionError where the only platform allowed has no device.

@@ -6,6 +6,8 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
+from benchmarks.harness.machine import cuda_driver
+
 UNREPORTED_CACHE_BYTES = 64 * 1024 * 1024
 CPUS = Path("/sys/devices/system/cpu")
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -148,11 +150,12 @@ def memory_bytes() -> int:
 
 
 def gpu_driver() -> str | None:
-    """The NVIDIA kernel driver's description of itself, or None where none is loaded."""
+    """The NVIDIA driver's description of itself, or None where none is loaded. WSL2 has none in /proc."""
     try:
         return text("/proc/driver/nvidia/version").splitlines()[0]
     except (OSError, IndexError):
-        return None
+        driver = cuda_driver.query()
+        return f"CUDA {driver.cuda}" if driver.names else None
 
 
 def gpus() -> str:
@@ -161,7 +164,7 @@ def gpus() -> str:
         return "none"
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     lines = [line.split(":", 1) for file in files for line in text(file).splitlines() if line.startswith("Model:")]
-    return ", ".join(value.strip() for _, value in lines)
+    return ", ".join([value.strip() for _, value in lines] or cuda_driver.query().names)
 
 
 def steal_s() -> float:

@@ -16,7 +16,8 @@ from benchmarks.harness.measurement import AT_END, AT_START, UNKNOWN
 
 HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage"
 
-# The reader of each fact, by group and name. No reader starts a process or imports a framework.
+# The reader of each fact, by group and name. No reader imports a framework; only a GPU that is
+# not in /proc costs a process.
 FACTS: dict[str, dict[str, Callable[[], Any]]] = {
     "Run": {
         "host": platform.node,
