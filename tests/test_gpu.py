@@ -3,7 +3,9 @@
 Tests replace what the driver reports; the frameworks are the real ones.
 """
 
+import json
 import os
+import platform
 import subprocess
 import sys
 from itertools import cycle
@@ -30,7 +32,7 @@ from benchmarks.harness.truth.calls import Calls
 from impls.catalog import STEPS, VARIANTS, find, variants
 from impls.cnn.architecture import RELU_NETWORKS
 from scripts.report import metrics
-from scripts.verify import gpu_check
+from scripts.verify import gpu_check, gpu_document
 from tests.synthetic import time
 from tests.test_kernels import WITHOUT
 from tests.test_metrics import ROOFS, only_row, table
@@ -97,7 +99,7 @@ def test_gpu_check_reports_missing_requirements(loaded, names, visible, words, m
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    reasons = list(gpu_check.lacks())
+    reasons = [*gpu_check.lacks(), *gpu_check.old_driver()]
     assert (words in reasons[0]) if words else reasons == []
 
 
@@ -108,50 +110,48 @@ def test_gpu_check_measures_rows_as_asv_does():
     """Measure on the CPU, which has no events; a failing size does not stop the others."""
     cases = [OperatorCase("time", ROW.operator, ROW.direction, ROW.name, n, "float32") for n in (2**40, 2**10)]
     measurements = gpu_check.measured(cases, budget_s=0.02)
-    failed, good = (gpu_check.relu_time(ROW, case, measurements[case]) for case in cases)
+    failed, good = (gpu_check.operator_time(ROW, case, measurements[case], 1e-6) for case in cases)
     assert isnan(failed.latency_s)
     assert failed.remark.startswith("memory: needs")
     assert good.latency_s > 0
     assert (good.used_s, good.moved_bytes) == (good.latency_s, 2 * 4 * 2**10)
-    assert " by latency" in gpu_check.relu_line(good, {2**10: 1e-6}, 1000)
+    assert " by latency" in gpu_check.operator_line(good, 1000)
+    assert good.roof_s == 1e-6
 
 
-def check_time(framework, subject, latency_s, device_s=nan, size=2**28, remark=""):
-    return gpu_check.Time(framework, subject, f"{framework}-cuda.out", size, latency_s, device_s, 8 * size, remark)
+def check_time(framework, subject, latency_s, device_s=nan, size=2**28, remark="", roof_s=1e-3):
+    name = f"{framework}-cuda.out"
+    return gpu_document.Time(framework, subject, name, size, latency_s, device_s, 8 * size, roof_s, remark)
 
 
-def test_gpu_check_table_compares_rows_with_the_copy_and_the_datasheet():
-    copy_s = {2**28: 1e-3}
-    line = gpu_check.relu_line(check_time("triton", "forward", 2e-3, 1.25e-3), copy_s, 4000)
-    operator, row, elements, latency, device, gb_per_s, copy, sheet = line.split()
+def test_gpu_check_table_compares_rows_with_the_roof_and_the_datasheet():
+    line = gpu_check.operator_line(check_time("triton", "forward", 2e-3, 1.25e-3), 4000)
+    operator, row, elements, latency, device, gb_per_s, roof, sheet = line.split()
     assert (operator, row, elements) == ("forward", "triton-cuda.out", str(2**28))
-    assert (latency, device, gb_per_s, copy, sheet) == ("2000.0", "1250.0", "1718", "80.0", "42.9")
-    assert len(gpu_check.relu_head().split("elements")[0]) < line.index("2000.0")
+    assert (latency, device, gb_per_s, roof, sheet) == ("2000.0", "1250.0", "1718", "80.0", "42.9")
+    assert len(gpu_check.operator_head().split("elements")[0]) < line.index("2000.0")
 
 
 def test_gpu_check_targets_are_met_or_missed():
-    copy_s = {2**20: 1e-5, 2**28: 1e-3}
     times = [
-        check_time(framework, direction, 2e-3, 1e-3 / 0.925)
-        for framework, direction in gpu_check.RELU_TARGETS
-        if framework != "torch"
+        check_time("numba_cuda", "forward", 2e-3, 1e-3 / 0.925),
+        check_time("numba_cuda", "backward", 2e-3, 1e-3 / 0.915),
+        check_time("triton", "forward", 2e-3, 1e-3 / 0.925),
+        # A bandwidth target counts only device time at the largest size; without it the target is missed.
+        check_time("triton", "backward", 1e-3),
+        check_time("triton", "backward", 2e-5, 1e-5, size=2**20, roof_s=1e-5),
     ]
-    # A bandwidth target counts only device time at the largest size; without it the target is missed.
-    times += [
-        check_time("torch", "forward", 1e-3),
-        check_time("torch", "backward", 2e-3, 1e-3 / 0.915),
-        check_time("torch", "backward", 2e-5, 1e-5, size=2**20),
-    ]
-    met = [target.met for target in gpu_check.relu_targets(times, copy_s)]
-    assert met == [True, True, True, True, False, False, True]
-    assert str(gpu_check.relu_targets(times, copy_s)[-2]).endswith(
-        "91.5 % of a copy's bandwidth at 268435456 elements, at least 92: missed"
-    )
-    # Without the largest size, only completeness is a target.
-    small = [measured_time for measured_time in times if measured_time.size == 2**20]
-    assert [target.met for target in gpu_check.relu_targets(small, {2**20: 1e-5})] == [True]
-    failed = check_time("triton", "forward", nan, remark="error: no")
-    assert str(gpu_check.relu_targets([*small, failed], {2**20: 1e-5})[-1]) == "1 of 2 times measured: missed"
+    targets = gpu_check.operator_targets(times, FRAMEWORKS)
+    assert [target.met for target in targets] == [True, False, True, False, True]
+    assert str(targets[1]).endswith("91.5 % of the roof at 268435456 elements, at least 92: missed")
+    # Without a framework or the largest size, only completeness is a target.
+    assert [target.met for target in gpu_check.operator_targets(times, ["numba_cuda"])] == [True, False, True]
+    assert [target.met for target in gpu_check.operator_targets(times[-1:], FRAMEWORKS)] == [True]
+    failed = check_time("jax", "forward", nan, size=2**20, remark="error: no")
+    assert str(gpu_check.operator_targets([times[-1], failed], FRAMEWORKS)[-1]) == "1 of 2 times measured: missed"
+    # PyTorch's rows are reported only.
+    foreign = check_time("torch", "forward", nan, size=2**20)
+    assert str(gpu_check.operator_targets([times[-1], foreign], FRAMEWORKS)[-1]) == "1 of 1 times measured: met"
 
 
 def test_gpu_check_compares_steps_with_the_fastest_of_torch():
@@ -160,20 +160,38 @@ def test_gpu_check_compares_steps_with_the_fastest_of_torch():
         check_time(*row)
         for row in (("torch", network, 2e-3), ("torch", network, 1e-3), ("numba_cuda", network, 2.9e-3))
     ]
-    assert [target.met for target in gpu_check.step_targets(times)] == [True, True]
+    assert [target.met for target in gpu_check.step_targets(times, FRAMEWORKS)] == [True, True]
     assert "2.90 x torch" in list(gpu_check.step_lines(times))[-1]
     slow = [*times[:2], check_time("numba_cuda", network, 3.1e-3)]
-    assert [target.met for target in gpu_check.step_targets(slow)] == [False, True]
-    assert [target.met for target in gpu_check.step_targets(times[:2])] == [False, True]
+    assert [target.met for target in gpu_check.step_targets(slow, FRAMEWORKS)] == [False, True]
+    assert [target.met for target in gpu_check.step_targets(times[:2], FRAMEWORKS)] == [False, True]
+    assert [target.met for target in gpu_check.step_targets(times[2:], ["numba_cuda"])] == [True]
 
 
 def test_gpu_check_covers_every_gpu_row():
-    assert len(gpu_check.relu_rows("cuda")) == sum(row.device == "cuda" for row in variants("relu"))
-    steps = {(network, row.name) for network, row in gpu_check.step_rows("cuda")}
+    for operator in ("relu", "gelu"):
+        of_gpu = [row for row in variants(operator) if row.device == "cuda"]
+        assert gpu_check.operator_rows([operator], FRAMEWORKS) == of_gpu
+    triton = gpu_check.operator_rows(["relu", "gelu"], ["triton"])
+    assert {(row.operator, row.framework) for row in triton} == {("relu", "triton"), ("gelu", "triton")}
+    steps = {(network, row.name) for network, row in gpu_check.step_rows(FRAMEWORKS)}
     relu_steps = {(network, row.name) for network in RELU_NETWORKS for row in STEPS if row.device == "cuda"}
     assert steps >= relu_steps
     assert {name for _, name in steps - relu_steps} == {"torch-cuda.fresh", "jax-patches-cuda.fresh"}
-    assert ("mnist_cnn", "numba-cuda.inplace") in steps
+    assert {row.framework for _, row in gpu_check.step_rows(["numba_cuda"])} == {"numba_cuda"}
+
+
+def test_gpu_check_reports_what_an_environment_lacks(monkeypatch):
+    monkeypatch.setitem(gpu_check.FRAMEWORKS, "jax", "jax_of_nobody")
+    monkeypatch.setattr(gpu_check, "NEEDED", ("numpy", "scipy_of_nobody"))
+    monkeypatch.setattr(gpu_check, "LEAST_PYTHON", (99, 0))
+    assert list(gpu_check.uninstalled(["jax", "torch"])) == [
+        f"this is Python {platform.python_version()}; 99.0 or newer is needed",
+        "scipy_of_nobody is not installed: pip install scipy_of_nobody",
+        "jax is not installed: install it, or leave it out of --frameworks",
+    ]
+    (message,) = gpu_check.unknown(["relu", "relo"])
+    assert message.startswith("--operators: 'relo' given; those with GPU rows are relu, ")
 
 
 class Timed(NumpyDriver, DeviceDriver):
@@ -258,38 +276,79 @@ def test_a_blocking_call_waits_for_the_device(framework, monkeypatch):
     assert events == ["call", "wait"]
 
 
-def check_main(monkeypatch, failing=(), parts=("truth",)):
-    """Run gpu_check with simulated measurements and nothing lacking; return its exit code and its cases."""
+def check_main(monkeypatch, folder, *arguments, failing=()):
+    """Run gpu_check with simulated measurements and nothing lacking; return its exit code, cases and document.
+
+    failing: frameworks whose rows are wrong in bfloat16.
+    """
     measured_cases = []
 
     def measured(cases, budget_s=1.0):
         measured_cases.extend(cases)
         good = Measurement("ok", value=1.0, processes=[Process(number=1, device=DeviceTiming(device_s=1e-6))])
-        return {case: Measurement("wrong", "no") if case.axes.get("dtype") in failing else good for case in cases}
+        return {
+            case: Measurement("wrong", "no")
+            if case.axes.get("dtype") == "bfloat16" and case.variant.startswith(failing)
+            else good
+            for case in cases
+        }
 
     monkeypatch.setattr(gpu_check, "lacks", lambda: iter(()))
     monkeypatch.setattr(gpu_check, "measured", measured)
-    monkeypatch.setattr(sys, "argv", ["gpu_check", "--parts", *parts])
-    return gpu_check.main(), measured_cases
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--out", str(folder / "found"), *arguments])
+    code = gpu_check.main()
+    return code, measured_cases, json.loads((folder / "found.json").read_text())
 
 
-def test_gpu_check_fails_if_a_row_is_wrong(monkeypatch, capsys):
-    code, measured_cases = check_main(monkeypatch)
+def test_gpu_check_fails_if_a_row_is_wrong(monkeypatch, capsys, tmp_path):
+    code, measured_cases, _ = check_main(monkeypatch, tmp_path, "--parts", "truth")
     assert code == 0
-    rows = [(row.direction, row) for row in gpu_check.relu_rows("cuda")] + gpu_check.step_rows("cuda")
+    rows = [(row.direction, row) for row in gpu_check.operator_rows(["relu"], FRAMEWORKS)]
+    rows += gpu_check.step_rows(FRAMEWORKS)
     subjects = [case.direction if isinstance(case, OperatorCase) else case.network for case in measured_cases]
     assert {(subject, case.variant, case.dtype) for subject, case in zip(subjects, measured_cases, strict=True)} == {
         (subject, row.name, dtype) for subject, row in rows for dtype in row.dtypes
     }
-    code, _ = check_main(monkeypatch, failing=("bfloat16",))
+    code, _, found = check_main(monkeypatch, tmp_path, "--parts", "truth", failing=("triton", "torch"))
     assert code == 1
-    wrong = sum("bfloat16" in row.dtypes for _, row in rows)
+    wrong = sum("bfloat16" in row.dtypes and row.framework == "triton" for _, row in rows)
     assert f"{wrong} rows wrong, 0 of 0 targets missed" in capsys.readouterr().out
+    # PyTorch's are reported, and do not fail the check.
+    code, _, found = check_main(monkeypatch, tmp_path, "--parts", "truth", failing=("torch",))
+    assert code == 0
+    assert {failure["counts"] for failure in found["failures"]} == {False}
     # All device times are equal, and so are all host latencies, so no target is missed.
-    code, _ = check_main(monkeypatch, parts=("relu", "steps"))
+    code, _, _ = check_main(monkeypatch, tmp_path, "--parts", "operators", "steps")
     printed = capsys.readouterr().out
     assert code == 0, printed
-    assert "0 rows wrong, 0 of 9 targets missed" in printed
+    assert "0 rows wrong, 0 of 7 targets missed" in printed
+
+
+def test_gpu_check_runs_a_part_of_the_rows(monkeypatch, tmp_path):
+    selection = ("--frameworks", "triton", "--operators", "gelu", "--elements", "1024", "--budget", "2s")
+    code, measured_cases, found = check_main(monkeypatch, tmp_path, "--parts", "operators", *selection)
+    rows = [case for case in measured_cases if isinstance(case, OperatorCase)]
+    assert {(case.operator, case.elements, case.variant.split("-")[0]) for case in rows} == {("gelu", 1024, "triton")}
+    assert code == 0
+    assert found["facts"]["options"].endswith("--budget 2s")
+    assert {time["subject"] for time in found["operators"]} == {"copy", *(f"gelu {row.direction}" for row in rows)}
+    page = (tmp_path / "found.html").read_text()
+    assert "Complete parts: operators" in page
+    assert page.count("<td>gelu forward</td>") == sum(case.direction == "forward" for case in rows)
+
+
+def test_gpu_check_keeps_the_parts_before_an_interrupt(monkeypatch, tmp_path):
+    def interrupted(check, options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(gpu_check.PARTS, "steps", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        check_main(monkeypatch, tmp_path, "--parts", "operators", "steps")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["finished"] == ["operators"]
+    assert len(found["operators"]) > len(gpu_check.ELEMENTS)
+    # NaN is no JSON: the copy has no host latency.
+    assert found["operators"][0]["latency_s"] is None
 
 
 def test_device_roofs_are_of_the_same_run():

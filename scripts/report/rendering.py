@@ -4,13 +4,16 @@ import base64
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
 
 from scripts.report import text
-from scripts.report.drawing import Figure
+
+if TYPE_CHECKING:
+    # Drawing needs packages that pages without a figure do not.
+    from scripts.report.drawing import Figure
 
 FOLDER = Path(__file__).parent / "templates"
 FILTERS: dict[str, Callable[..., Any]] = {
@@ -48,6 +51,6 @@ def _file(name: str, file: str) -> dict[str, str]:
     return {name: Markup(content), f"{name}_hash": f"sha256-{digest}"}
 
 
-def _inline(figure: Figure) -> Markup:
+def _inline(figure: "Figure") -> Markup:
     """The SVG of a figure, in which `drawing` escaped foreign text."""
     return Markup(figure.svg)

@@ -1,9 +1,8 @@
 """Write numbers, intervals and ratios for people."""
 
 from collections.abc import Mapping
+from math import isnan
 from typing import Any
-
-import pandas as pd
 
 # A ratio whose interval is wider than this share of it is no tie, it is hardly known.
 WIDE = 0.2
@@ -11,7 +10,7 @@ WIDE = 0.2
 
 def time_text(seconds: float | None) -> str:
     """Seconds with a suitable unit and three significant digits: "12.3 µs"; None and NaN as a dash."""
-    if seconds is None or pd.isna(seconds):
+    if seconds is None or isnan(seconds):
         return "–"
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
         if seconds >= scale or unit == "ns":
@@ -21,7 +20,7 @@ def time_text(seconds: float | None) -> str:
 
 def number_text(value: float | None, digits: int = 3) -> str:
     """A number with the given significant digits and no exponent; None and NaN as a dash."""
-    if value is None or pd.isna(value):
+    if value is None or isnan(value):
         return "–"
     return f"{float(f'{value:.{digits}g}'):,.12f}".rstrip("0").rstrip(".")
 
@@ -63,7 +62,7 @@ def ratio_text(row: Mapping[Any, Any], name: str) -> str:
     "≈ 1.32" has an interval that includes 1 and is WIDE.
     """
     ratio = row[f"{name}_ratio"]
-    if pd.isna(ratio):
+    if isnan(ratio):
         return "–"
     if row[f"{name}_to"] == row["variant"]:
         return name
@@ -81,7 +80,7 @@ def comparison_text(row: Mapping[Any, Any], name: str) -> str:
 def interval_text(row: Mapping[Any, Any], name: str) -> str:
     """The ends of the interval of a ratio or percentage: "52.1 … 53"; empty where there is none."""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return "" if pd.isna(low) else f"{number_text(low)} … {number_text(high)}"
+    return "" if isnan(low) else f"{number_text(low)} … {number_text(high)}"
 
 
 def is_tie(row: Mapping[Any, Any], name: str) -> bool:

@@ -1,31 +1,46 @@
-"""Check every GPU row, measure ReLU and both training steps, and compare them with targets: ./scripts/gpu_check.
+"""Check GPU rows, measure operators and training steps, and compare them with targets: ./scripts/gpu_check.
+
+In an environment that exists, with other versions of the frameworks and without a network:
+python -m scripts.verify.gpu_check. Results so far are written to reports/gpu_check.json and .html, after each part and
+each size.
 
 Ends with a list of what is missing if the machine cannot run GPU rows. Targets of ReLU apply to device time, which
-excludes launching; targets of training steps apply to host latency. Exit code: 0 all targets met, 1 a target missed or
-a row wrong, 2 nothing can run.
+excludes launching; targets of training steps apply to host latency. PyTorch's rows are reported, but nothing of theirs
+is a failure: this project cannot mend them. Exit code: 0 all targets met, 1 a target missed or a row wrong, 2 nothing
+can run.
 """
 
 import argparse
+import importlib.util
 import os
+import platform
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from math import isnan, nan
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # Import other modules in the functions that use them, so that any Python can list what a machine lacks before packages
 # are installed.
 from benchmarks.harness.case import Case, DeviceLoopCase, OperatorCase, StepCase
 from benchmarks.harness.machine import gpu, linux
-from scripts.arguments import positive
+from scripts.arguments import positive, seconds
+from scripts.verify.gpu_document import Check, Failure, Target, Time
 
 if TYPE_CHECKING:
     from benchmarks.harness.measurement import Measurement
 
-PARTS = ("truth", "relu", "steps")
+ROOT = Path(__file__).resolve().parents[2]
+# The module of each framework, and those that everything needs.
+FRAMEWORKS = {"jax": "jax", "numba_cuda": "numba_cuda", "torch": "torch", "triton": "triton"}
+NEEDED = ("numpy", "scipy", "msgspec", "jinja2")
+LEAST_PYTHON = (3, 11)
+# Its rows and times are reported only.
+FOREIGN = "torch"
 ELEMENTS = (2**20, 2**24, 2**28)
 CHECKED_ELEMENTS = 2**16 + 13
 BATCH = 64
@@ -34,71 +49,36 @@ LEAST_DRIVER = 580
 FLOAT32_BYTES = 4
 # Percent of the bandwidth of a copy on the device, at the largest size.
 LEAST_PERCENT = 92.0
-RELU_TARGETS = tuple(product(("numba_cuda", "triton", "torch"), ("forward", "backward")))
+RELU_TARGETS = tuple(product(("numba_cuda", "triton"), ("forward", "backward")))
 # Largest multiple of the time of PyTorch's fastest row on CUDA.
 STEP_TARGETS = {("numba_cuda", "mnist_cnn"): 3.0}
 
 say = partial(print, flush=True)
 
 
-@dataclass(frozen=True)
-class Time:
-    """The times of a row at a size; NaN if unknown.
-
-    subject: the direction of ReLU, or the network. size: elements, or images of a batch.
-    latency_s: host latency of a call. device_s: device time. moved_bytes: required traffic.
-    remark: the reason for a missing time, or what disturbed it.
-    """
-
-    framework: str
-    subject: str
-    variant: str
-    size: int
-    latency_s: float
-    device_s: float
-    moved_bytes: float
-    remark: str
-
-    @property
-    def used_s(self) -> float:
-        """Device time; host latency for JAX, which has no events."""
-        return self.latency_s if isnan(self.device_s) else self.device_s
-
-
-@dataclass(frozen=True)
-class Target:
-    """A target; `text` includes the figure that was reached."""
-
-    text: str
-    met: bool
-
-    def __str__(self) -> str:
-        return f"{self.text}: {'met' if self.met else 'missed'}"
-
-
 def main() -> int:
     options = _options()
-    problems = list(lacks())
+    # Frameworks that are installed know themselves which driver they need.
+    problems = [*lacks(), *(old_driver() if options.lacks else uninstalled(options.frameworks))]
+    if not problems and not options.lacks:
+        problems = list(unknown(options.operators))
     for problem in problems:
         say(f"gpu_check: {problem}")
     if problems:
         return 2
     if options.lacks:
         return 0
-    device = gpu.Device()
-    sheet_gb_per_s = device.bandwidth_gb_per_s() or nan
-    say(f"{linux.gpus()}; driver: {linux.gpu_driver()}")
-    say(f"datasheet: {sheet_gb_per_s:.0f} GB/s; now: {device.state()}")
-    wrong = _truth() if "truth" in options.parts else 0
-    targets = [
-        *(_relu(options.elements, sheet_gb_per_s) if "relu" in options.parts else ()),
-        *(_steps() if "steps" in options.parts else ()),
-    ]
-    for target in targets:
+    check = _begun()
+    for part in options.parts:
+        PARTS[part](check, options)
+        check.finished.append(part)
+        check.write(options.out)
+    for target in check.targets:
         say(target)
-    missed = sum(not target.met for target in targets)
-    say(f"{wrong} rows wrong, {missed} of {len(targets)} targets missed")
-    return int(wrong + missed > 0)
+    missed, wrong = (sum(not target.met for target in check.targets), sum(each.counts for each in check.failures))
+    say(f"{wrong} rows wrong, {missed} of {len(check.targets)} targets missed")
+    say(f"{options.out}.json, {options.out}.html")
+    return int(check.failed > 0)
 
 
 def lacks() -> Iterator[str]:
@@ -109,72 +89,128 @@ def lacks() -> Iterator[str]:
         yield "an NVIDIA driver is loaded, but it has no device: there is nothing to run"
     elif gpu.hidden():
         yield f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, which hides every device: unset it"
-    elif (version := re.search(r"\b(\d{3,})\.\d", linux.gpu_driver() or "")) and int(version[1]) < LEAST_DRIVER:
+
+
+def old_driver() -> Iterator[str]:
+    """Yield a message if the driver is too old for the packages that ./scripts/gpu_check installs."""
+    version = re.search(r"\b(\d{3,})\.\d", linux.gpu_driver() or "")
+    if version and int(version[1]) < LEAST_DRIVER:
         yield f"the NVIDIA driver is {version[1]}; builds for CUDA 13 need {LEAST_DRIVER} or newer: update it"
 
 
-def relu_rows(device: str) -> list[Any]:
-    """Return the rows of ReLU on a device."""
-    from impls.catalog import variants
+def uninstalled(frameworks: Sequence[str]) -> Iterator[str]:
+    """Yield a message for each thing that this environment lacks."""
+    if sys.version_info < LEAST_PYTHON:
+        least = ".".join(map(str, LEAST_PYTHON))
+        yield f"this is Python {platform.python_version()}; {least} or newer is needed"
+    for module in NEEDED:
+        if not importlib.util.find_spec(module):
+            yield f"{module} is not installed: pip install {module}"
+    for framework in frameworks:
+        if not importlib.util.find_spec(FRAMEWORKS[framework]):
+            yield f"{framework} is not installed: install it, or leave it out of --frameworks"
 
-    return [row for row in variants("relu") if row.device == device]
+
+def unknown(operators: Sequence[str]) -> Iterator[str]:
+    """Yield a message for each operator without a GPU row."""
+    from impls.catalog import VARIANTS
+
+    known = {row.operator: None for row in VARIANTS if row.device == "cuda"}
+    for operator in operators:
+        if operator not in known:
+            yield f"--operators: {operator!r} given; those with GPU rows are {', '.join(known)}"
 
 
-def step_rows(device: str) -> list[tuple[str, Any]]:
-    """Return pairs of a network and a row of training steps on a device."""
+def operator_rows(operators: Sequence[str], frameworks: Sequence[str]) -> list[Any]:
+    """Return the GPU rows of some operators and frameworks."""
+    from impls.catalog import VARIANTS
+
+    return [
+        row for row in VARIANTS if row.device == "cuda" and row.operator in operators and row.framework in frameworks
+    ]
+
+
+def step_rows(frameworks: Sequence[str]) -> list[tuple[str, Any]]:
+    """Return pairs of a network and a row of training steps on a GPU in some frameworks."""
     from impls.cnn.architecture import NETWORKS
     from impls.cnn.rows import of_network
 
-    return [(name, row) for name, network in NETWORKS.items() for row in of_network(network) if row.device == device]
+    return [
+        (name, row)
+        for name, network in NETWORKS.items()
+        for row in of_network(network)
+        if row.device == "cuda" and row.framework in frameworks
+    ]
 
 
-def _truth() -> int:
-    """Check each row in each dtype; return the number that are wrong."""
-    rows: list[Case] = [
-        OperatorCase("time", row.operator, row.direction, row.name, CHECKED_ELEMENTS, dtype)
-        for row in relu_rows("cuda")
+def _begun() -> Check:
+    from benchmarks.harness.machine import provenance
+
+    sheet_gb_per_s = gpu.Device().bandwidth_gb_per_s() or nan
+    facts = provenance.collect()
+    say(f"{facts['gpus']}; driver: {facts['gpu_driver']}")
+    say(f"datasheet: {sheet_gb_per_s:.0f} GB/s; now: {gpu.Device().state()}")
+    return Check(facts | {"options": " ".join(sys.argv[1:])}, sheet_gb_per_s)
+
+
+def _truth(check: Check, options: argparse.Namespace) -> None:
+    """Check each row in each dtype."""
+    rows: dict[Case, str] = {
+        OperatorCase("time", row.operator, row.direction, row.name, CHECKED_ELEMENTS, dtype): row.framework
+        for row in operator_rows(options.operators, options.frameworks)
         for dtype in row.dtypes
-    ]
-    steps: list[Case] = [
-        StepCase("time", network, row.name, BATCH, dtype) for network, row in step_rows("cuda") for dtype in row.dtypes
-    ]
-    measurements = measured(rows, CHECKING_S) | measured(steps, CHECKING_S)
-    wrong = {case: found for case, found in measurements.items() if found.value is None}
-    for case, found in wrong.items():
-        say(f"{case.label}: {found.status}: {found.reason}")
-    say(f"truth: {len(measurements)} rows and dtypes, {len(wrong)} wrong")
-    return len(wrong)
+    }
+    steps: dict[Case, str] = {
+        StepCase("time", network, row.name, BATCH, dtype): row.framework
+        for network, row in step_rows(options.frameworks)
+        for dtype in row.dtypes
+    }
+    for cases in (rows, steps):
+        for case, found in measured(list(cases), CHECKING_S).items():
+            check.checked += 1
+            if found.value is None:
+                failure = Failure(case.label, f"{found.status}: {found.reason}", counts=cases[case] != FOREIGN)
+                check.failures.append(failure)
+                say(f"{failure.row}: {failure.reason}{'' if failure.counts else ' (reported only)'}")
+        check.write(options.out)
+    say(f"truth: {check.checked} rows and dtypes, {len(check.failures)} wrong")
 
 
-def _relu(sizes: Sequence[int], sheet_gb_per_s: float) -> list[Target]:
-    """Print the table of ReLU in float32, size by size, and return its targets."""
-    copies = {n: DeviceLoopCase("time", "copy", FLOAT32_BYTES * n) for n in sizes}
-    measurements = measured(list(copies.values()))
-    copy_s = {n: measurements[case].value or nan for n, case in copies.items()}
-    say(relu_head())
-    for n, seconds in copy_s.items():
-        copy = Time("torch", "copy", "", n, nan, seconds, 2 * n * FLOAT32_BYTES, "")
-        say(relu_line(copy, copy_s, sheet_gb_per_s))
-    times: list[Time] = []
-    for n in sizes:
-        cases = {OperatorCase("time", row.operator, row.direction, row.name, n): row for row in relu_rows("cuda")}
-        measurements = measured(list(cases))
-        for case, row in cases.items():
-            times.append(relu_time(row, case, measurements[case]))
-            say(relu_line(times[-1], copy_s, sheet_gb_per_s))
-    if max(copy_s) != max(ELEMENTS):
-        say(f"no target of ReLU applies: they are for {max(ELEMENTS)} elements")
-    return relu_targets(times, copy_s)
+def _operators(check: Check, options: argparse.Namespace) -> None:
+    """Measure operators in float32, size by size."""
+    say(operator_head())
+    for n in options.elements:
+        copy_s = measured([DeviceLoopCase("time", "copy", FLOAT32_BYTES * n)], options.budget)
+        (found,) = copy_s.values()
+        rows = {
+            OperatorCase("time", row.operator, row.direction, row.name, n): row
+            for row in operator_rows(options.operators, options.frameworks)
+        }
+        measurements = measured(list(rows), options.budget)
+        times = [
+            _copy_time(n, found),
+            *(operator_time(row, case, measurements[case], found.value or nan) for case, row in rows.items()),
+        ]
+        for time in times:
+            say(operator_line(time, check.sheet_gb_per_s))
+        check.operators += times
+        check.write(options.out)
+    if max(options.elements) != max(ELEMENTS) or "relu" not in options.operators:
+        say(f"no target of bandwidth applies: they are for ReLU with {max(ELEMENTS)} elements")
+    check.targets += operator_targets(check.operators, options.frameworks)
 
 
-def _steps() -> list[Target]:
-    """Print the table of training steps in float32, and return its targets."""
-    cases = {StepCase("time", network, row.name, BATCH): row for network, row in step_rows("cuda")}
-    measurements = measured(list(cases))
-    times = [step_time(row, case, measurements[case]) for case, row in cases.items()]
-    for line in step_lines(times):
+def _steps(check: Check, options: argparse.Namespace) -> None:
+    """Measure training steps in float32."""
+    rows = {StepCase("time", network, row.name, BATCH): row for network, row in step_rows(options.frameworks)}
+    measurements = measured(list(rows), options.budget)
+    check.steps += [step_time(row, case, measurements[case]) for case, row in rows.items()]
+    for line in step_lines(check.steps):
         say(line)
-    return step_targets(times)
+    check.targets += step_targets(check.steps, options.frameworks)
+
+
+PARTS = {"truth": _truth, "operators": _operators, "steps": _steps}
 
 
 def measured(cases: Sequence[Case], budget_s: float = BUDGET_S) -> dict[Case, "Measurement"]:
@@ -185,64 +221,75 @@ def measured(cases: Sequence[Case], budget_s: float = BUDGET_S) -> dict[Case, "M
     return plan.measured(cases, replace(Settings.from_environment(), budget_s=budget_s, limit_s=LIMIT_S, passes=1))
 
 
-def relu_time(row: Any, case: OperatorCase, measurement: "Measurement") -> Time:
-    """Return the times of a row of ReLU."""
+def _copy_time(n: int, measurement: "Measurement") -> Time:
+    """Return the time of the copy that rows are compared with."""
+    device_s = measurement.value or nan
+    return Time("", "copy", "", n, nan, device_s, 2 * n * FLOAT32_BYTES, device_s, _remark(measurement))
+
+
+def operator_time(row: Any, case: OperatorCase, measurement: "Measurement", copy_s: float) -> Time:
+    """Return the times of a row. copy_s: the time of a copy of as many elements."""
     moved_bytes = row.required_traffic.algorithmic_bytes(case.elements, FLOAT32_BYTES)
-    return Time(row.framework, case.direction, case.variant, case.elements, *_times(measurement, moved_bytes))
+    subject = row_subject(case)
+    roof_s = copy_s * moved_bytes / (2 * case.elements * FLOAT32_BYTES)
+    times_s = _latency_s(measurement), _device_s(measurement)
+    return Time(
+        row.framework, subject, case.variant, case.elements, *times_s, moved_bytes, roof_s, _remark(measurement)
+    )
+
+
+def row_subject(case: OperatorCase) -> str:
+    """Return the operator and direction of a row, without the operator if it is ReLU."""
+    return case.direction if case.operator == "relu" else f"{case.operator} {case.direction}"
 
 
 def step_time(row: Any, case: StepCase, measurement: "Measurement") -> Time:
     """Return the times of a training step."""
-    return Time(row.framework, case.network, case.variant, case.batch, *_times(measurement, nan))
+    times_s = _latency_s(measurement), _device_s(measurement)
+    return Time(row.framework, case.network, case.variant, case.batch, *times_s, nan, nan, _remark(measurement))
 
 
-def _times(measurement: "Measurement", moved_bytes: float) -> tuple[float, float, float, str]:
-    """Return host latency in seconds, device time in seconds, bytes, and a remark."""
+def _latency_s(measurement: "Measurement") -> float:
+    return nan if measurement.value is None else measurement.value
+
+
+def _device_s(measurement: "Measurement") -> float:
     devices = [process.device for process in measurement.processes if process.device]
-    device_s = next((timing.device_s for timing in devices if timing.device_s), nan)
-    latency_s = nan if measurement.value is None else measurement.value
-    remark = f"{measurement.status}: {measurement.reason}" if measurement.reason else ""
-    return latency_s, device_s, moved_bytes, remark
+    return next((timing.device_s for timing in devices if timing.device_s), nan)
 
 
-def relu_head() -> str:
-    """Return the head of the table of ReLU."""
+def _remark(measurement: "Measurement") -> str:
+    return f"{measurement.status}: {measurement.reason}" if measurement.reason else ""
+
+
+def operator_head() -> str:
+    """Return the head of the table of operators."""
     return (
-        f"{'direction':<15}{'row':<26}{'elements':>12}{'latency us':>12}{'device us':>11}"
-        f"{'GB/s':>7}{'% copy':>8}{'% sheet':>9}"
+        f"{'operator':<23}{'row':<26}{'elements':>12}{'latency us':>12}{'device us':>11}"
+        f"{'GB/s':>7}{'% roof':>8}{'% sheet':>9}"
     )
 
 
-def relu_line(time: Time, copy_s: Mapping[int, float], sheet_gb_per_s: float) -> str:
-    """Return a line of the table of ReLU."""
-    gb_per_s = time.moved_bytes / time.used_s / 1e9
+def operator_line(time: Time, sheet_gb_per_s: float) -> str:
+    """Return a line of the table of operators."""
     by_latency = " by latency" if time.used_s == time.latency_s else ""
     return (
-        f"{time.subject:<15}{time.variant:<26}{time.size:>12}{time.latency_s * 1e6:>12.1f}{time.device_s * 1e6:>11.1f}"
-        f"{gb_per_s:>7.0f}{percent_of_copy(time, copy_s):>8.1f}{100 * gb_per_s / sheet_gb_per_s:>9.1f}"
+        f"{time.subject:<23}{time.variant:<26}{time.size:>12}{time.latency_s * 1e6:>12.1f}{time.device_s * 1e6:>11.1f}"
+        f"{time.gb_per_s:>7.0f}{time.percent_of_roof:>8.1f}{100 * time.gb_per_s / sheet_gb_per_s:>9.1f}"
         f"{by_latency} {time.remark}"
     ).rstrip()
 
 
-def percent_of_copy(time: Time, copy_s: Mapping[int, float]) -> float:
-    """Return the bandwidth as a percentage of that of a copy of as many elements."""
-    return 100 * copy_s[time.size] * time.moved_bytes / (2 * time.size * FLOAT32_BYTES) / time.used_s
-
-
-def relu_targets(times: Sequence[Time], copy_s: Mapping[int, float]) -> list[Target]:
-    """Return the targets of each framework's fastest row at the largest size, if that size was measured."""
-    n = max(copy_s)
-    targets = []
-    for framework, direction in RELU_TARGETS if n == max(ELEMENTS) else ():
-        percents = [
-            percent_of_copy(time, copy_s)
-            for time in times
-            if (time.framework, time.subject, time.size) == (framework, direction, n) and not isnan(time.device_s)
-        ]
+def operator_targets(times: Sequence[Time], frameworks: Sequence[str]) -> list[Target]:
+    """Return the targets of each framework's fastest row of ReLU at the largest size, if that was measured."""
+    n, targets = max(ELEMENTS), []
+    for framework, direction in RELU_TARGETS:
+        rows = [time for time in times if (time.framework, time.subject, time.size) == (framework, direction, n)]
+        if framework not in frameworks or not rows:
+            continue
+        percents = [time.percent_of_roof for time in rows if not isnan(time.device_s)]
         best = max((percent for percent in percents if not isnan(percent)), default=nan)
-        text = (
-            f"{framework} {direction}: {best:.1f} % of a copy's bandwidth at {n} elements, at least {LEAST_PERCENT:g}"
-        )
+        text = f"{framework} {direction}: {best:.1f} % of the roof at {n} elements, at least {LEAST_PERCENT:g}"
         targets.append(Target(text, best >= LEAST_PERCENT))
     return [*targets, _all_measured(times)]
 
@@ -256,13 +303,16 @@ def step_lines(times: Sequence[Time]) -> Iterator[str]:
         ).rstrip()
 
 
-def step_targets(times: Sequence[Time]) -> list[Target]:
-    """Return the targets of each framework's fastest training step, as multiples of PyTorch's fastest."""
+def step_targets(times: Sequence[Time], frameworks: Sequence[str]) -> list[Target]:
+    """Return the targets of each framework's fastest training step, as multiples of PyTorch's fastest.
+
+    None without either of the two.
+    """
     targets = []
     for (framework, network), most in STEP_TARGETS.items():
-        fastest_s = _fastest_s(times, framework, network)
-        ratio = fastest_s / _torch_s(times, network)
-        targets.append(Target(f"{framework} {network}: {ratio:.2f} x torch, at most {most:g}", ratio <= most))
+        if {framework, "torch"} <= set(frameworks):
+            ratio = _fastest_s(times, framework, network) / _torch_s(times, network)
+            targets.append(Target(f"{framework} {network}: {ratio:.2f} x torch, at most {most:g}", ratio <= most))
     return [*targets, _all_measured(times)]
 
 
@@ -277,21 +327,47 @@ def _fastest_s(times: Sequence[Time], framework: str, subject: str) -> float:
 
 
 def _all_measured(times: Sequence[Time]) -> Target:
-    missing = sum(isnan(time.latency_s) for time in times)
-    return Target(f"{len(times) - missing} of {len(times)} times measured", missing == 0)
+    """Return the target that every row but PyTorch's has a time."""
+    own = [time for time in times if time.framework not in ("", FOREIGN)]
+    missing = sum(isnan(time.latency_s) for time in own)
+    return Target(f"{len(own) - missing} of {len(own)} times measured", missing == 0)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./scripts/gpu_check", description=(__doc__ or "").split(": ./scripts")[0])
     parser.add_argument("--lacks", action="store_true", help="only list what the machine lacks")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to run (default: all)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run (default: all)")
+    parser.add_argument(
+        "--frameworks",
+        nargs="+",
+        choices=FRAMEWORKS,
+        default=list(FRAMEWORKS),
+        help="frameworks whose rows to run (default: all)",
+    )
+    parser.add_argument(
+        "--operators",
+        nargs="+",
+        default=["relu"],
+        metavar="NAME",
+        help="operators to check and measure (default: relu)",
+    )
     parser.add_argument(
         "--elements",
         nargs="+",
         type=positive,
         default=ELEMENTS,
         metavar="N",
-        help="array sizes of ReLU (default: 2^20 2^24 2^28)",
+        help="array sizes of operators (default: 2^20 2^24 2^28)",
+    )
+    parser.add_argument(
+        "--budget", type=seconds, default=BUDGET_S, metavar="TIME", help="time for each row to measure (default: 1s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "reports" / "gpu_check",
+        metavar="PATH",
+        help="where to write results, without .json and .html (default: reports/gpu_check)",
     )
     return parser.parse_args()
 
