@@ -2,7 +2,9 @@
 
 import os
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import threadpoolctl
@@ -156,3 +158,31 @@ def test_library_errors_are_suppressed(monkeypatch):
     monkeypatch.setattr(threadpoolctl, "threadpool_info", broken)
     monkeypatch.setattr(software, "text", broken)
     assert software.libraries() == "none"
+
+
+def test_nvidia_packages_are_found_under_the_name_of_any_cuda(monkeypatch):
+    installed = {"triton": "3.7", "nvidia-cudnn-cu12": "9.1", "nvidia-cublas": "13.2", "nvidia-cublas-cu12": "12.9"}
+
+    def version(package):
+        if package not in installed:
+            raise PackageNotFoundError(package)
+        return installed[package]
+
+    monkeypatch.setattr(software, "version", version)
+    software.packages.cache_clear()
+    try:
+        found = {name: number for name, number in software.packages().items() if number != "not installed"}
+    finally:
+        software.packages.cache_clear()
+    assert found == {"triton": "3.7", "nvidia-cudnn": "9.1", "nvidia-cublas": "13.2"}
+
+
+@pytest.mark.parametrize(("matmul", "cudnn", "words"), [(False, False, "none"), (True, True, "matmul cudnn")])
+def test_what_may_be_computed_in_tf32_is_recorded(matmul, cudnn, words, monkeypatch):
+    stub = SimpleNamespace(
+        backends=SimpleNamespace(
+            cuda=SimpleNamespace(matmul=SimpleNamespace(allow_tf32=matmul)), cudnn=SimpleNamespace(allow_tf32=cudnn)
+        )
+    )
+    monkeypatch.setitem(sys.modules, "torch", stub)
+    assert software.torch_tf32() == words

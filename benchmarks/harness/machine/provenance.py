@@ -92,6 +92,8 @@ FACTS: dict[str, dict[str, Callable[[], Any]]] = {
         "torch_simd": lambda: from_module("torch", lambda torch: torch.backends.cpu.get_cpu_capability()),
         "torch_parallel": software.torch_parallel,
         "torch_cuda": lambda: from_module("torch", lambda torch: torch.version.cuda or "none"),
+        "torch_cudnn": lambda: from_module("torch", lambda torch: torch.backends.cudnn.version() or "none"),
+        "torch_tf32": software.torch_tf32,
         "jax_backend": lambda: from_module("jax", lambda jax: jax.default_backend()),
         "environment": software.variables,
     },

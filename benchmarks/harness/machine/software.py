@@ -13,7 +13,12 @@ from typing import Any
 
 from benchmarks.harness.machine.linux import text
 
-PACKAGES = ("numpy", "numba", "llvmlite", "torch", "jax", "jaxlib", "asv_runner")
+PACKAGES = (
+    "numpy", "numba", "llvmlite", "torch", "jax", "jaxlib", "asv_runner", "triton", "numba-cuda", "cuda-bindings",
+    "nvidia-nvvm", "nvidia-nvjitlink", "nvidia-cudnn", "nvidia-cublas",
+)  # fmt: skip
+# NVIDIA's packages for one version of CUDA have names with one of these endings.
+CUDA_ENDINGS = ("", "-cu13", "-cu12")
 # An allow-list: a whole environment would hold secrets.
 VARIABLES = (
     "OMP_NUM_THREADS", "OMP_DYNAMIC", "OMP_PLACES", "OMP_PROC_BIND", "OMP_SCHEDULE", "OMP_WAIT_POLICY",
@@ -25,6 +30,7 @@ VARIABLES = (
     "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT",
     "ATEN_CPU_CAPABILITY", "THP_MEM_ALLOC_ENABLE", "TORCHINDUCTOR_MAX_AUTOTUNE", "XLA_FLAGS",
     "CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "PYTORCH_CUDA_ALLOC_CONF",
+    "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "JAX_DEFAULT_MATMUL_PRECISION",
 )  # fmt: skip
 ALLOCATORS = re.compile(r"/(lib(?:jemalloc|tcmalloc|mimalloc)\b[^/\n]*)$", re.M)
 NOT_IMPORTED = "not imported"
@@ -44,10 +50,15 @@ def packages() -> dict[str, str]:
 
 
 def _version(package: str) -> str:
+    endings = CUDA_ENDINGS if package.startswith("nvidia-") else ("",)
+    return next(filter(None, (_installed(package + ending) for ending in endings)), "not installed")
+
+
+def _installed(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return ""
 
 
 def variables() -> dict[str, str] | str:
@@ -109,6 +120,14 @@ def _named(part: dict[str, Any]) -> str:
 def torch_parallel() -> str:
     """PyTorch's threading backend, such as "OpenMP"."""
     return from_module("torch", lambda torch: torch.__config__.parallel_info().rpartition("backend:")[2].strip())
+
+
+def torch_tf32() -> str:
+    """The products of float32 matrices and the convolutions that PyTorch may compute in TF32, or "none"."""
+    names = {"matmul": lambda torch: torch.backends.cuda.matmul, "cudnn": lambda torch: torch.backends.cudnn}
+    return from_module(
+        "torch", lambda torch: " ".join(name for name, of in names.items() if of(torch).allow_tf32) or "none"
+    )
 
 
 def digest(content: str) -> str:
