@@ -23,16 +23,16 @@ class Roof(_Benchmark):
 
 
 class Device(_Benchmark):
-    """The memory of the first GPU: copying an array of so many bytes, or scaling it in place."""
+    """The memory of the first GPU: streaming loops over arrays of so many bytes, by the driver, PyTorch and Triton."""
 
     kind = DeviceLoopCase
     params = (list(DEVICE_LOOPS), DEVICE_BYTES)
     param_names = ("kernel", "array_bytes")
-    version = "2"
+    version = "3"
 
     @in_unit(UNITS["time"])
     def track_time(self, kernel, array_bytes):
-        """Seconds of the best, in device time."""
+        """Seconds of a pass in device time: the median of the rounds."""
         return track(self.case("time", kernel, array_bytes))
 
 
@@ -42,11 +42,11 @@ class DeviceGemm(_Benchmark):
     kind = DeviceProductCase
     params = (["torch"], [PRODUCT_ELEMENTS])
     param_names = ("library", "n")
-    version = "1"
+    version = "2"
 
     @in_unit(UNITS["time"])
     def track_time(self, library, n):
-        """Seconds of the best, in device time; 2 n^3 floating-point operations each."""
+        """Seconds of a product in device time, 2 n^3 floating-point operations: the median of the rounds."""
         return track(self.case("time", library, n))
 
 

@@ -18,17 +18,29 @@ import pytest
 import torch
 from numba import cuda
 
-from benchmarks.harness.case import DeviceLoopCase, DeviceProductCase, OperatorCase, ProductCase
+from benchmarks.harness.case import (
+    DeviceLoopCase,
+    DeviceProductCase,
+    OperatorCase,
+    ProductCase,
+    StepCase,
+    Unavailable,
+)
 from benchmarks.harness.frameworks import DeviceDriver, device_clock, driver
 from benchmarks.harness.frameworks.numba_cuda_ import Live
 from benchmarks.harness.frameworks.numpy_ import NumpyDriver
+from benchmarks.harness.frameworks.torch_ import TorchDriver
 from benchmarks.harness.machine import gpu, linux
 from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Slice
-from benchmarks.harness.processes import answers
+from benchmarks.harness.processes import answers, blocks
 from benchmarks.harness.quantities import operator_row
+from benchmarks.harness.roofline import ceilings, device_loops
+from benchmarks.harness.roofline.loops import DEVICE_LOOPS
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
+from benchmarks.harness.timing.device import SPIN_UP_S, DeviceTimer
 from benchmarks.harness.truth.calls import Calls
+from benchmarks.harness.truth.comparison import WrongResult
 from impls.catalog import STEPS, VARIANTS, find, variants
 from impls.cnn.architecture import RELU_NETWORKS
 from scripts.report import metrics
@@ -110,7 +122,7 @@ def test_gpu_check_measures_rows_as_asv_does():
     """Measure on the CPU, which has no events; a failing size does not stop the others."""
     cases = [OperatorCase("time", ROW.operator, ROW.direction, ROW.name, n, "float32") for n in (2**40, 2**10)]
     measurements = gpu_check.measured(cases, budget_s=0.02)
-    failed, good = (gpu_check.operator_time(ROW, case, measurements[case], 1e-6) for case in cases)
+    failed, good = (gpu_check.operator_time(ROW, case, measurements[case], {"copy": 1e-6}) for case in cases)
     assert isnan(failed.latency_s)
     assert failed.remark.startswith("memory: needs")
     assert good.latency_s > 0
@@ -207,53 +219,52 @@ class Timed(NumpyDriver, DeviceDriver):
         raise NotImplementedError
 
 
-def test_rounds_on_a_throttled_device_are_marked():
-    """Simulate device times; calls that mutate their arguments get restored ones in each round."""
-    rounds = []
+def test_readings_on_a_throttled_device_are_marked():
+    """Simulate device times; calls that mutate their arguments get restored ones in each reading."""
+    readings = []
 
     def device_s(function, arguments, meanwhile):
         call_arguments = arguments()
-        rounds.append([call[0].min() for call in call_arguments])
+        readings.append([call[0].min() for call in call_arguments])
         for call in call_arguments:
             function(*call)
         meanwhile()
-        return 1e-3 * len(call_arguments)
+        return 2**-19 * len(call_arguments)
 
-    states = cycle([{"slowed_by": []}, {"slowed_by": ["power cap"]}])
-    device = SimpleNamespace(state=lambda: next(states))
-    for name, calls in (("numpy.out", operator_row.DEVICE_REPEATS), ("numpy.inplace", 4)):
-        row, rounds[:] = find("relu", "forward", name), []
+    for name, calls in (("numpy.out", 105), ("numpy.inplace", 4)):
+        states = cycle([{"slowed_by": []}, {"slowed_by": ["power cap"]}])
+        device = SimpleNamespace(state=lambda states=states: next(states))
+        row, readings[:] = find("relu", "forward", name), []
         case = OperatorCase("time", row.operator, row.direction, row.name, 2**10, "float32")
         calls_of_row = Calls(row, case, Timed(device_s), row.load())
         pool = calls_of_row.pool(4 if calls_of_row.mutated_args else 1)
-        timing = operator_row._device_timing(calls_of_row, device, pool, calls_of_row.pristine(), len(pool))
-        assert timing.device_s == pytest.approx(1e-3)
-        assert len(timing.samples_s) == operator_row.DEVICE_ROUNDS
-        assert timing.throttled == list(range(1, operator_row.DEVICE_ROUNDS, 2))
+        timer = operator_row._device_timer(calls_of_row, device, pool, calls_of_row.pristine(), len(pool))
+        assert [timer.read() for _ in range(10)] == [2**-19] * 10
+        timing = timer.timing()
+        assert (timing.device_s, len(timing.samples_s)) == (2**-19, 10)
+        assert timing.throttled in (list(range(0, 10, 2)), list(range(1, 10, 2)))
         assert timing.throttled_by == ["power cap"]
-        assert {len(call_arguments) for call_arguments in rounds} == {calls}
+        # As many as 200 us need, after the GPU has been busy for a while.
+        assert {len(call_arguments) for call_arguments in readings[-10:]} == {calls}
+        assert len(readings) > 11
         # In place too, each call finds values below 0.
-        assert {minimum for call_arguments in rounds for minimum in call_arguments} == {
+        assert {minimum for call_arguments in readings for minimum in call_arguments} == {
             calls_of_row.ordinary.inputs.values[0].min()
         }
 
 
 def test_device_time_without_a_valid_try_is_none():
-    row = find("relu", "forward", "numpy.out")
     tries = []
     framework = Timed(lambda *arguments: tries.append(1))
-    calls = Calls(
-        row, OperatorCase("time", row.operator, row.direction, row.name, 2**10, "float32"), framework, row.load()
-    )
-    device = SimpleNamespace(state=dict)
-    timing = operator_row._device_timing(calls, device, calls.pool(1), calls.pristine(), 1)
+    timer = DeviceTimer(framework, print, lambda calls: [()] * calls, SimpleNamespace(state=dict))
+    assert timer.read() is timer.read() is None
     # After one failed series of tries no other follows.
-    assert (timing.device_s, timing.state, len(tries)) == (None, {}, 1)
+    assert (timer.timing().device_s, timer.timing().state, len(tries)) == (None, {}, 1)
 
 
 @pytest.mark.parametrize(
     ("restored_bytes", "pooled", "expected_calls"),
-    [(2**18, 1, 10), (2**22, 1, 6), (2**18, 64, 64), (2**27, 1, 8), (2**31, 1, 1)],
+    [(2**18, 1, 100), (2**22, 1, 6), (2**10, 1, 256), (2**18, 128, 128), (2**27, 1, 8), (2**31, 1, 1)],
 )
 def test_device_pool_fits_the_cache_unless_arrays_are_large(restored_bytes, pooled, expected_calls):
     calls_stub = SimpleNamespace(
@@ -261,6 +272,88 @@ def test_device_pool_fits_the_cache_unless_arrays_are_large(restored_bytes, pool
         pool=lambda calls: [[]] * calls,
     )  # fmt: skip
     assert len(operator_row._device_pool(calls_stub, [[]] * pooled)) == expected_calls
+
+
+class OnCpu(TorchDriver):
+    """PyTorch on the CPU with a simulated device clock: calls take 1 us each."""
+
+    def device_s(self, function, arguments, meanwhile):
+        calls = arguments()
+        for call in calls:
+            function(*call)
+        meanwhile()
+        return 1e-6 * len(calls)
+
+    def free_bytes(self):
+        return 2**30
+
+    def cache_bytes(self):
+        return 2**14
+
+
+def test_loops_of_a_gpu_compute_what_they_are_named(monkeypatch):
+    """Triton's kernels run in its interpreter. All loops share their arrays."""
+    held = {}
+    cases = [DeviceLoopCase("time", kernel, 2**12 + 4) for kernel in DEVICE_LOOPS]
+    for case in cases * 2:
+        ceilings.TimedOnDevice(case, OnCpu(), held).prepare()
+    # Results in place take turns; of this size, one fits half the cache.
+    assert sorted(name for *_, name, _ in held) == ["inplace", "out", "x", "y"]
+    for case in cases:
+        # What the call before has left in the result does not count.
+        monkeypatch.setitem(device_loops.CALLS, case.kernel, lambda first, *others: first)
+        with pytest.raises(WrongResult, match=f"roof {case.kernel}: its result on the device is wrong"):
+            ceilings.TimedOnDevice(case, OnCpu(), held).prepare()
+
+
+@pytest.mark.parametrize(("kernel", "apart"), [("scale.torch", 8), ("accumulate.torch", 8), ("copy.torch", 1)])
+def test_arguments_of_a_roof_rotate_as_those_of_rows(kernel, apart):
+    timed = ceilings.TimedOnDevice(DeviceLoopCase("time", kernel, 2**10), OnCpu(), {})
+    seen = {arguments[0].data_ptr() for arguments in timed.timer.arguments(20)}
+    assert len(seen) == apart
+    monitored = timed.slice(3)
+    assert (monitored.round, monitored.samples_s) == (3, [pytest.approx(1e-6)])
+    assert monitored.busy_s > 0
+    assert timed.finish().device.samples_s == monitored.samples_s
+
+
+@pytest.mark.parametrize("name", ["torch-cuda.out", "torch-cuda.inplace"])
+def test_each_round_of_a_gpu_row_has_a_reading_of_device_time(name):
+    """A row of PyTorch runs on the CPU."""
+    row = find("relu", "forward", name)
+    case = OperatorCase("time", row.operator, row.direction, row.name, 2**10, "float32")
+    timed = operator_row.TimedRow(Calls(row, case, OnCpu(), row.load()), Core())
+    timed.prepare()
+    taken = [timed.slice(number) for number in range(3)]
+    process = timed.finish()
+    assert process.device.samples_s == [pytest.approx(1e-6)] * len(taken)
+    # The time that readings take counts: the first one includes the spin-up.
+    assert taken[0].warmup_s > SPIN_UP_S
+
+
+def test_a_roof_without_device_times_is_unavailable(monkeypatch):
+    monkeypatch.setattr(OnCpu, "device_s", lambda *arguments: None)
+    timed = ceilings.TimedOnDevice(DeviceProductCase("time", "torch", 8), OnCpu(), {})
+    timed.prepare()
+    with pytest.raises(Unavailable, match="hardly ever ahead"):
+        timed.slice(0)
+
+
+def test_a_block_holds_the_roofs_of_its_gpu_rows():
+    forward, backward = (
+        [OperatorCase("time", "relu", direction, name, 2**10) for name in ("triton-cuda.out", "triton-cuda.inplace")]
+        for direction in ("forward", "backward")
+    )
+    of_forward, of_backward = blocks.of([*forward, *backward])
+    assert {roof.kernel for roof in of_forward.roofs} == {
+        "copy.memcpy", "copy.torch", "copy.triton", "scale.torch", "scale.triton"
+    }  # fmt: skip
+    assert {roof.kernel for roof in of_backward.roofs} == {
+        "triad.torch", "triad.triton", "accumulate.torch", "accumulate.triton"
+    }  # fmt: skip
+    assert {(roof.kind, roof.array_bytes) for roof in of_forward.roofs} == {("device_loop", 2**12)}
+    (steps,) = blocks.of([StepCase("time", "mnist_cnn", "numba-cuda.inplace", 64)])
+    assert DeviceProductCase("time", "torch", blocks.PRODUCT_ELEMENTS) in steps.roofs
 
 
 @pytest.mark.parametrize("framework", ["numba_cuda", "torch"])
@@ -283,7 +376,7 @@ def check_main(monkeypatch, folder, *arguments, failing=()):
     """
     measured_cases = []
 
-    def measured(cases, budget_s=1.0):
+    def measured(cases, budget_s=1.0, with_roofs=False):
         measured_cases.extend(cases)
         good = Measurement("ok", value=1.0, processes=[Process(number=1, device=DeviceTiming(device_s=1e-6))])
         return {
@@ -331,7 +424,7 @@ def test_gpu_check_runs_a_part_of_the_rows(monkeypatch, tmp_path):
     assert {(case.operator, case.elements, case.variant.split("-")[0]) for case in rows} == {("gelu", 1024, "triton")}
     assert code == 0
     assert found["facts"]["options"].endswith("--budget 2s")
-    assert {time["subject"] for time in found["operators"]} == {"copy", *(f"gelu {row.direction}" for row in rows)}
+    assert {time["subject"] for time in found["operators"]} == {"roof", *(f"gelu {row.direction}" for row in rows)}
     page = (tmp_path / "found.html").read_text()
     assert "Complete parts: operators" in page
     assert page.count("<td>gelu forward</td>") == sum(case.direction == "forward" for case in rows)
@@ -347,19 +440,20 @@ def test_gpu_check_keeps_the_parts_before_an_interrupt(monkeypatch, tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["finished"] == ["operators"]
     assert len(found["operators"]) > len(gpu_check.ELEMENTS)
-    # NaN is no JSON: the copy has no host latency.
+    # NaN is no JSON: a roof has no host latency.
     assert found["operators"][0]["latency_s"] is None
 
 
-def test_device_roofs_are_of_the_same_run():
-    loops = {"copy": 2e-5, "scale": 1e-5}
+def test_device_roofs_are_the_fastest_kernels_of_the_same_run():
+    loops = {"copy.memcpy": 2e-5, "copy.torch": 3e-5, "scale.torch": 1e-5, "triad.torch": 5e-5, "triad.triton": 4e-5}
     first = table({DeviceLoopCase("time", name, 2**22): s for name, s in loops.items()})
-    second = table({DeviceLoopCase("time", "copy", 2**12): 1e-6}, commit="d")
+    second = table({DeviceLoopCase("time", "copy.triton", 2**12): 1e-6}, commit="d")
     device_roofs = metrics.device_roofs(pd.concat([first, second])).set_index(["commit", "array_bytes"])
-    assert device_roofs.loc[("c", 2**22), ["copy", "scale", "least"]].tolist() == [2e-5, 1e-5, 1e-5]
+    columns = ["copy", "triad", "scale", "accumulate", "least"]
+    # In place too, the loop out of place is the roof if it is faster.
+    assert device_roofs.loc[("c", 2**22), columns].tolist() == [2e-5, 4e-5, 1e-5, 4e-5, 1e-5]
     assert device_roofs.loc[("d", 2**12), ["copy", "scale", "least"]].tolist() == [1e-6, 1e-6, 1e-6]
-    # If scaling is slower than copying, the copy is the roof in place too.
-    slower = table({DeviceLoopCase("time", name, 2**22): s for name, s in (("copy", 1e-5), ("scale", 2e-5))})
+    slower = table({DeviceLoopCase("time", f"{name}.torch", 2**22): s for name, s in (("copy", 1e-5), ("scale", 2e-5))})
     assert metrics.device_roofs(slower)["scale"].tolist() == [1e-5]
 
 
@@ -456,17 +550,19 @@ def test_live_bytes_have_a_peak():
     assert (live.now_bytes, live.peak_bytes) == (120, 150)
 
 
-def test_gpu_rows_are_compared_with_a_copy_on_the_device():
-    copy = DeviceLoopCase("time", "copy", 4 * 2**20)
+def test_gpu_rows_are_compared_with_the_loops_of_their_traffic():
+    copy = DeviceLoopCase("time", "copy.memcpy", 4 * 2**20)
     forward = only_row({**ROOFS, copy: 1e-5, time("forward", "triton-cuda.out"): 2e-5})
     assert forward["percent_of_roof"] == pytest.approx(50)
-    # Three arrays instead of the two of a copy; the fixed time of a launch is that of a small copy.
-    small = DeviceLoopCase("time", "copy", 2**12)
-    small_and_large = {**ROOFS, copy: 1e-5, small: 2e-6}
-    backward = only_row({**small_and_large, time("backward", "numba-cuda.out"): 1.4e-5})
+    # Two reads for each write have a loop of their own; without it there is no roof.
+    triad = DeviceLoopCase("time", "triad.triton", 4 * 2**20)
+    backward = only_row({**ROOFS, copy: 1e-5, triad: 1.4e-5, time("backward", "numba-cuda.out"): 1.4e-5})
     assert backward["percent_of_roof"] == pytest.approx(100)
+    assert isnan(only_row({**ROOFS, copy: 1e-5, time("backward", "numba-cuda.out"): 1.4e-5})["percent_of_roof"])
     # In place, a faster scaling counts.
-    scale = DeviceLoopCase("time", "scale", 4 * 2**20)
+    small = DeviceLoopCase("time", "copy.torch", 2**12)
+    small_and_large = {**ROOFS, copy: 1e-5, small: 2e-6}
+    scale = DeviceLoopCase("time", "scale.torch", 4 * 2**20)
     inplace = only_row({**small_and_large, scale: 0.8e-5, time("forward", "torch-cuda.inplace"): 1e-5})
     assert inplace["percent_of_roof"] == pytest.approx(80)
     too_fast = only_row({**small_and_large, time("forward", "torch-cuda.out"): 0.9e-5})
@@ -477,7 +573,7 @@ def test_gpu_rows_are_compared_with_a_copy_on_the_device():
 
 
 def test_device_time_is_compared_with_the_roof():
-    copies = {DeviceLoopCase("time", "copy", size): s for size, s in ((2**12, 2e-6), (2**22, 1e-5))}
+    copies = {DeviceLoopCase("time", "copy.torch", size): s for size, s in ((2**12, 2e-6), (2**22, 1e-5))}
     rows = {**copies, time("forward", "torch-cuda.out"): 2e-5}
     for device_s, percent, impossible in ((1.25e-5, 80, False), (0.5e-5, 200, True)):
         rows_with_device_time = table(rows)

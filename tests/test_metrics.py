@@ -452,7 +452,7 @@ def runs() -> list[pd.DataFrame]:
         OperatorCase("transient_bytes", "relu", "forward", "numpy.inplace", N),
         OperatorCase("saved_bytes", "relu", "roundtrip", "numpy.fresh", N), time("roundtrip", "numpy.fresh"),
         time("forward", "torch-cuda.out"),
-        *(DeviceLoopCase("time", work, 2**22) for work in ("copy", "scale")),
+        *(DeviceLoopCase("time", work, 2**22) for work in ("copy.torch", "scale.torch")),
         ProductCase("time", "torch", 1000), ProductCase("time", "numpy", 1000),
         *(StepCase(quantity, "mnist_cnn", "numba.fresh", 64) for quantity in ("time", "first_call")),
         *(

@@ -45,11 +45,8 @@ class Case:
 
     @property
     def varies(self) -> bool:
-        """True for times that are measured in rounds and passes.
-
-        Bytes do not vary, first calls take too long to be repeated, and the roofs of a GPU are device times.
-        """
-        return self.quantity in SAMPLED and self.kind not in DEVICE_ROOFS
+        """True for times that are measured in rounds and passes: bytes do not vary, first calls take too long."""
+        return self.quantity in SAMPLED
 
     @property
     def axes(self) -> dict[str, Any]:
@@ -115,7 +112,7 @@ class ProductCase(Case):
 
 @dataclass(frozen=True)
 class DeviceLoopCase(LoopCase):
-    """A copy or an in-place scaling of an array of array_bytes on the first GPU."""
+    """A streaming loop on the first GPU (`roofline.loops.DEVICE_LOOPS`)."""
 
     kind: ClassVar[str] = "device_loop"
 
@@ -131,8 +128,7 @@ KINDS: dict[str, type[Case]] = {
     kind.kind: kind for kind in (OperatorCase, StepCase, LoopCase, ProductCase, DeviceLoopCase, DeviceProductCase)
 }
 # Kinds that measure the machine; the others measure an implementation.
-DEVICE_ROOFS = ("device_loop", "device_product")
-ROOFS = ("loop", "product", *DEVICE_ROOFS)
+ROOFS = ("loop", "product", "device_loop", "device_product")
 SIZES = ("elements", "batch", "array_bytes", "n", "dtype")
 _TYPES: dict[str, type] = {
     "kind": str,

@@ -189,7 +189,7 @@ def _loops(profile: Profile) -> list[Case]:
 
 
 def _device(profile: Profile) -> list[Case]:
-    """Return the roofs of a GPU's rows: copying and scaling an array of each of their sizes, and a product."""
+    """Return the roofs of a GPU's rows: streaming loops over arrays of each of their sizes, and a product."""
     sizes = sorted({n * ITEMSIZE_BYTES[dtype] for n in profile.elements for dtype in profile.dtypes})
     loops = [DeviceLoopCase("time", work, size) for work in DEVICE_LOOPS for size in sizes]
     return [*loops, DeviceProductCase("time", "torch", PRODUCT_ELEMENTS)]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from benchmarks.harness.case import SAMPLED
-from benchmarks.harness.roofline.loops import DEVICE_LOOPS, LOOPS, ORDINARY
+from benchmarks.harness.roofline.loops import DEVICE_LOOPS, DEVICE_PATTERNS, LOOPS, ORDINARY, parts_of
 from impls.catalog import STEPS, VARIANTS
 from impls.cnn.networks import NETWORKS, RELU_NETWORKS, autograd_saved_bytes, inplace_bytes, saved_bytes, work
 from impls.cnn.operations import Work
@@ -45,7 +45,7 @@ STEP_MEMORY_KEY = [*RUN, "network", "batch", "flavour"]
 # Python's own objects may be in a peak of traced memory.
 OBJECTS_BYTES = 1024
 ROOF_KEY = [*RUN, "array_bytes"]
-ROOF_TYPES = dict.fromkeys([*DEVICE_LOOPS, "least"], "float64")
+ROOF_TYPES = dict.fromkeys([*DEVICE_PATTERNS, "least"], "float64")
 # Bandwidth decides a GPU's time only from so many times the shortest one; below, starting and ending do.
 BANDWIDTH_BOUND = 4
 
@@ -76,19 +76,24 @@ def roofs(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def device_roofs(table: pd.DataFrame) -> pd.DataFrame:
-    """Device time to copy and to scale an array on a GPU, by size: ROOF_KEY, copy, scale, in seconds.
+    """Device time of a pass of each streaming loop on a GPU, by size: ROOF_KEY, then DEVICE_PATTERNS, in seconds.
 
-    And `least`, the shortest time of the run, which is starting and ending.
+    Of the kernels of one loop the fastest counts. And `least`, the shortest time of the run: starting and ending.
     """
     rows = numbered(table, "time", "device_loop")
-    rows = rows[rows["kernel"].isin(DEVICE_LOOPS)]
+    rows = rows[rows["kernel"].isin(list(DEVICE_LOOPS))]
     if rows.empty:
-        return pd.DataFrame(columns=[*ROOF_KEY, *DEVICE_LOOPS, "least"]).astype(ROOF_TYPES)
-    wide = rows.pivot_table(index=ROOF_KEY, columns="kernel", values="value", aggfunc="min")
-    wide = wide.reindex(columns=list(DEVICE_LOOPS)).reset_index()
-    # In place fewer bytes take part, which may fit a cache that those of a copy do not.
-    fastest = wide[list(DEVICE_LOOPS)].min(axis=1)
-    return wide.assign(scale=fastest, least=fastest.groupby([wide[key] for key in RUN]).transform("min"))
+        return pd.DataFrame(columns=[*ROOF_KEY, *DEVICE_PATTERNS, "least"]).astype(ROOF_TYPES)
+    rows = rows.assign(pattern=[DEVICE_LOOPS[name].name for name in rows["kernel"]])
+    wide = rows.pivot_table(index=ROOF_KEY, columns="pattern", values="value", aggfunc="min")
+    wide = wide.reindex(columns=list(DEVICE_PATTERNS)).reset_index()
+    # In place fewer bytes take part, which may fit a cache that those of the other loop do not.
+    fastest = {
+        "scale": wide[["copy", "scale"]].min(axis=1),
+        "accumulate": wide[["triad", "accumulate"]].min(axis=1),
+        "least": wide[list(DEVICE_PATTERNS)].min(axis=1).groupby([wide[key] for key in RUN]).transform("min"),
+    }
+    return wide.assign(**fastest)
 
 
 def gemms(table: pd.DataFrame, kind: str = "product") -> pd.DataFrame:
@@ -239,7 +244,7 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
     percent_of_bus: the same of the loop that moves most bytes a second, for the bytes that this variant moves.
     Both with the ends of their intervals, such as percent_of_roof_low; NaN above IMPOSSIBLE_PERCENT where the interval
     also holds possible values.
-    Of a GPU's rows percent_of_roof has no interval: its roof is a copy in the same run (`device_roofs`).
+    Of a GPU's rows percent_of_roof has no interval: its roof is the median of the same rounds (`device_roofs`).
     device_gb_per_s, device_percent_of_roof: the same of a GPU's rows by device time.
     impossible: all of the interval of one of the percentages is above IMPOSSIBLE_PERCENT: the time is too short, or
     the bytes too many. On a GPU only where bandwidth decides.
@@ -266,7 +271,7 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
         names = [f"percent_of_{roof}", f"percent_of_{roof}_low", f"percent_of_{roof}_high"]
         joined[names] = percent_of(joined, roof).to_numpy()
     on_gpu = joined["device"] == "cuda"
-    of_device = device_roofs(table).rename(columns={name: f"device_{name}" for name in (*DEVICE_LOOPS, "least")})
+    of_device = device_roofs(table).rename(columns={name: f"device_{name}" for name in (*DEVICE_PATTERNS, "least")})
     joined = joined.merge(of_device, on=ROOF_KEY, how="left")
     device_roof_s = pd.Series([_device_roof_s(roof) for roof in joined.to_dict("records")], joined.index).where(on_gpu)
     joined["percent_of_roof"] = joined["percent_of_roof"].mask(on_gpu, 100 * device_roof_s / time_s)
@@ -284,12 +289,10 @@ def with_metrics(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _device_roof_s(row: dict) -> float:
-    """Seconds on a GPU for the required bytes: those of a copy in proportion, but for starting and ending.
-
-    Stores of a GPU fetch nothing, so only the number of bytes counts.
-    """
-    full_s, least_s = row["device_scale" if row["memory"] == "inplace" else "device_copy"], row["device_least"]
-    return least_s + (full_s - least_s) * row["required_bytes"] / (2 * row["array_bytes"])
+    """Seconds of streaming loops on a GPU for the required traffic."""
+    itemsize_bytes = ITEMSIZE_BYTES[row["dtype"]]
+    parts = parts_of(row["row"].required_traffic, row["memory"] == "inplace", itemsize_bytes)
+    return sum(factor * row[f"device_{name}"] for name, factor in parts.items())
 
 
 def wide(metrics: pd.DataFrame) -> pd.DataFrame:

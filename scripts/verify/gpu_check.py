@@ -16,11 +16,11 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from math import isnan, nan
+from math import inf, isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ BATCH = 64
 BUDGET_S, CHECKING_S, LIMIT_S = 1.0, 0.02, 600.0
 LEAST_DRIVER = 580
 FLOAT32_BYTES = 4
-# Percent of the bandwidth of a copy on the device, at the largest size.
+# Percent of the bandwidth of streaming loops on the device, at the largest size.
 LEAST_PERCENT = 92.0
 RELU_TARGETS = tuple(product(("numba_cuda", "triton"), ("forward", "backward")))
 # Largest multiple of the time of PyTorch's fastest row on CUDA.
@@ -177,19 +177,21 @@ def _truth(check: Check, options: argparse.Namespace) -> None:
 
 
 def _operators(check: Check, options: argparse.Namespace) -> None:
-    """Measure operators in float32, size by size."""
+    """Measure operators in float32, size by size, in the same rounds as the roofs of their traffic."""
+    from benchmarks.harness.processes import blocks
+
     say(operator_head())
     for n in options.elements:
-        copy_s = measured([DeviceLoopCase("time", "copy", FLOAT32_BYTES * n)], options.budget)
-        (found,) = copy_s.values()
         rows = {
             OperatorCase("time", row.operator, row.direction, row.name, n): row
             for row in operator_rows(options.operators, options.frameworks)
         }
-        measurements = measured(list(rows), options.budget)
+        roofs = {roof: None for block in blocks.of(rows) for roof in block.roofs if isinstance(roof, DeviceLoopCase)}
+        measurements = measured([*rows, *roofs], options.budget, with_roofs=True)
+        best_s = fastest_s({roof: measurements[roof] for roof in roofs})
         times = [
-            _copy_time(n, found),
-            *(operator_time(row, case, measurements[case], found.value or nan) for case, row in rows.items()),
+            *(roof_time(roof, measurements[roof]) for roof in roofs),
+            *(operator_time(row, case, measurements[case], best_s) for case, row in rows.items()),
         ]
         for time in times:
             say(operator_line(time, check.sheet_gb_per_s))
@@ -213,28 +215,54 @@ def _steps(check: Check, options: argparse.Namespace) -> None:
 PARTS = {"truth": _truth, "operators": _operators, "steps": _steps}
 
 
-def measured(cases: Sequence[Case], budget_s: float = BUDGET_S) -> dict[Case, "Measurement"]:
+def measured(cases: Sequence[Case], budget_s: float = BUDGET_S, with_roofs: bool = False) -> dict[Case, "Measurement"]:
     """Measure cases in one pass; rows of one operator, direction and size in the same rounds."""
     from benchmarks.harness.case import Settings
     from benchmarks.harness.processes import plan
 
-    return plan.measured(cases, replace(Settings.from_environment(), budget_s=budget_s, limit_s=LIMIT_S, passes=1))
+    settings = replace(Settings.from_environment(), budget_s=budget_s, limit_s=LIMIT_S, passes=1)
+    return plan.measured(cases, settings, with_roofs)
 
 
-def _copy_time(n: int, measurement: "Measurement") -> Time:
-    """Return the time of the copy that rows are compared with."""
-    device_s = measurement.value or nan
-    return Time("", "copy", "", n, nan, device_s, 2 * n * FLOAT32_BYTES, device_s, _remark(measurement))
+def fastest_s(roofs: Mapping[DeviceLoopCase, "Measurement"]) -> dict[str, float]:
+    """Return the time of the fastest loop of each pattern that has one."""
+    from benchmarks.harness.roofline.loops import DEVICE_LOOPS
+
+    best_s: dict[str, float] = {}
+    for roof, measurement in roofs.items():
+        if measurement.value is not None:
+            pattern = DEVICE_LOOPS[roof.kernel].name
+            best_s[pattern] = min(measurement.value, best_s.get(pattern, inf))
+    return best_s
 
 
-def operator_time(row: Any, case: OperatorCase, measurement: "Measurement", copy_s: float) -> Time:
-    """Return the times of a row. copy_s: the time of a copy of as many elements."""
+def roof_time(case: DeviceLoopCase, measurement: "Measurement") -> Time:
+    """Return the time of a streaming loop."""
+    from benchmarks.harness.roofline.loops import DEVICE_LOOPS
+
+    device_s = _latency_s(measurement)
+    moved_bytes = DEVICE_LOOPS[case.kernel].pass_bytes(case.array_bytes)
+    n = case.array_bytes // FLOAT32_BYTES
+    return Time("", "roof", case.kernel, n, nan, device_s, moved_bytes, device_s, _remark(measurement))
+
+
+def operator_time(row: Any, case: OperatorCase, measurement: "Measurement", roofs_s: Mapping[str, float]) -> Time:
+    """Return the times of a row. roofs_s: times of the streaming loops, of which its traffic is composed."""
+    from benchmarks.harness.roofline.loops import parts_of
+
     moved_bytes = row.required_traffic.algorithmic_bytes(case.elements, FLOAT32_BYTES)
-    subject = row_subject(case)
-    roof_s = copy_s * moved_bytes / (2 * case.elements * FLOAT32_BYTES)
+    parts = parts_of(row.required_traffic, row.memory == "inplace", FLOAT32_BYTES)
+    roof_s = sum(factor * roofs_s.get(pattern, nan) for pattern, factor in parts.items())
     times_s = _latency_s(measurement), _device_s(measurement)
     return Time(
-        row.framework, subject, case.variant, case.elements, *times_s, moved_bytes, roof_s, _remark(measurement)
+        row.framework,
+        row_subject(case),
+        case.variant,
+        case.elements,
+        *times_s,
+        moved_bytes,
+        roof_s,
+        _remark(measurement),
     )
 
 

@@ -15,7 +15,8 @@ class Time:
 
     subject: the operator and direction, or the network. size: elements, or images of a batch.
     latency_s: host latency of a call. device_s: device time. moved_bytes: required traffic.
-    roof_s: device time of a copy of as many bytes. remark: the reason for a missing time, or what disturbed it.
+    roof_s: device time of streaming loops with the same traffic.
+    remark: the reason for a missing time, or what disturbed it.
     """
 
     framework: str

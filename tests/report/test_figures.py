@@ -28,7 +28,8 @@ def gpu_page(tmp_path_factory):
     lines = []
     for n in (2**10, 2**15, 2**20, 2**25):
         copy_s = 2e-6 + 8 * n / 3e12
-        numbers |= {DeviceLoopCase("time", work, 4 * n): copy_s for work in ("copy", "scale")}
+        numbers |= {DeviceLoopCase("time", f"{work}.torch", 4 * n): copy_s for work in ("copy", "scale")}
+        numbers |= {DeviceLoopCase("time", "triad.torch", 4 * n): 2e-6 + 12 * n / 3e12}
         for number, row in enumerate(row for row in variants("relu") if row.device == "cuda"):
             case = time(row.direction, row.name, n)
             device_s = (1 + number / 40) * (2e-6 + row.required_traffic.algorithmic_bytes(n, 4) / 2.8e12)

@@ -34,6 +34,8 @@ from impls.variant import ITEMSIZE_BYTES, StepVariant, Variant
 
 # Values by pass and round.
 Rounds = Mapping[tuple[int, int], float]
+# The rows of a GPU are compared with its roofs in the report (`metrics.device_roofs`).
+CPU_ROOFS = ("loop", "product")
 # Tells the passes of one block from those of another.
 MOST_PASSES = 1000
 
@@ -47,7 +49,7 @@ def of_block(block: Block, journal: Journal) -> dict[Case, Measurement]:
         if measurements[case].value is not None
     }
     times = {case: counted(case, [journal]) for case in every}
-    times |= _roofs({roof: measurements[roof] for roof in block.roofs}, journal)
+    times |= _roofs({roof: measurements[roof] for roof in block.roofs if roof.kind in CPU_ROOFS}, journal)
     return {
         case: replace(measurements[case], ratios=dict(_ratios(case, times, every)))
         if case in every

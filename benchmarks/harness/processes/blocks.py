@@ -9,9 +9,18 @@ activations, or of all training steps: several passes go over it, in random orde
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.harness.case import ROOFS, Case, LoopCase, OperatorCase, ProductCase, StepCase
-from benchmarks.harness.roofline.loops import LOOPS, parts_of
-from impls.catalog import find
+from benchmarks.harness.case import (
+    ROOFS,
+    Case,
+    DeviceLoopCase,
+    DeviceProductCase,
+    LoopCase,
+    OperatorCase,
+    ProductCase,
+    StepCase,
+)
+from benchmarks.harness.roofline.loops import DEVICE_LOOPS, LOOPS, parts_of
+from impls.catalog import find, find_step
 from impls.cnn.architecture import NETWORKS, RELU, with_relu
 from impls.variant import ITEMSIZE_BYTES
 
@@ -130,13 +139,32 @@ def _exists(case: OperatorCase) -> bool:
 def _roofs(rows: Sequence[Case]) -> tuple[Case, ...]:
     """The roofs of rows of one block: streaming loops over arrays of their size, or matrix products."""
     if not isinstance(rows[0], OperatorCase):
-        return tuple(ProductCase("time", library, PRODUCT_ELEMENTS) for library in LIBRARIES)
+        products: list[Case] = [ProductCase("time", library, PRODUCT_ELEMENTS) for library in LIBRARIES]
+        if any(_is_on_gpu(case) for case in rows):
+            products.append(DeviceProductCase("time", "torch", PRODUCT_ELEMENTS))
+        return tuple(products)
     operator_rows = [row for row in rows if isinstance(row, OperatorCase)]
     array_bytes = rows[0].elements * ITEMSIZE_BYTES[rows[0].dtype]
-    needed = {name for row in operator_rows for name in _patterns(row)}
-    return tuple(
-        LoopCase("time", name, array_bytes) for name in loops(array_bytes) if LOOPS[name].pattern.name in needed
+    needed = {device: {name for row in operator_rows for name in _patterns(row, device)} for device in ("cpu", "cuda")}
+    return (
+        *(
+            LoopCase("time", name, array_bytes)
+            for name in loops(array_bytes)
+            if LOOPS[name].pattern.name in needed["cpu"]
+        ),
+        *(
+            DeviceLoopCase("time", name, array_bytes)
+            for name, pattern in DEVICE_LOOPS.items()
+            if pattern.name in needed["cuda"]
+        ),
     )
+
+
+def _is_on_gpu(case: Case) -> bool:
+    try:
+        return find_step(case.axes["variant"]).device == "cuda"
+    except LookupError:
+        return False
 
 
 def loops(array_bytes: int) -> list[str]:
@@ -148,11 +176,13 @@ def loops(array_bytes: int) -> list[str]:
     ]
 
 
-def _patterns(case: OperatorCase) -> set[str]:
-    """The patterns that the required traffic of a row is composed of; none where this commit has no such row."""
+def _patterns(case: OperatorCase, device: str) -> set[str]:
+    """The patterns that the required traffic of a row is composed of; none for a row of another device, and where this
+    commit has no such row.
+    """
     try:
         row = find(case.operator, case.direction, case.variant)
     except LookupError:
         return set()
     parts = parts_of(row.required_traffic, row.memory == "inplace", ITEMSIZE_BYTES[case.dtype])
-    return set(parts) if row.device == "cpu" else set()
+    return set(parts) if row.device == device else set()

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.harness.case import DEVICE_ROOFS, ROOFS, Case, Settings, Unavailable, from_axes, to_axes
+from benchmarks.harness.case import ROOFS, Case, Settings, Unavailable, from_axes, to_axes
 from benchmarks.harness.measurement import UNKNOWN, Measurement, from_json, to_json
 from benchmarks.harness.processes import answers, blocks, rounds
 from benchmarks.harness.processes.blocks import Block
@@ -136,13 +136,8 @@ class Run:
         return answer if isinstance(answer, Measurement) else from_json(answer["measurement"])
 
     def _with(self, case: Case) -> list[Case]:
-        """A case and all that are measured with it: with bytes all others, with a roof of a GPU all of these."""
-        is_roof = case.kind in DEVICE_ROOFS
-        others = [
-            other
-            for other in self.cases
-            if not other.varies and other.quantity != "first_call" and (other.kind in DEVICE_ROOFS) == is_roof
-        ]
+        """A case and all that are measured with it: those of all bytes."""
+        others = [other for other in self.cases if not other.varies and other.quantity != "first_call"]
         return [
             case,
             *(other for other in others if other != case and dispatch.is_available(other) and not self._read(other)),

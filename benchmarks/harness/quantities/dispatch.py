@@ -97,6 +97,8 @@ def needed_bytes(case: Case) -> int:
     """Estimated memory of a process that times a case. Raises Unavailable where this commit has no such row."""
     if isinstance(case, StepCase):
         return training_step.needed_bytes(case)
+    if isinstance(case, DeviceLoopCase):
+        return ceilings.STREAMS * case.array_bytes
     if isinstance(case, LoopCase):
         return ceilings.loop_bytes(case)
     if not isinstance(case, OperatorCase):
@@ -128,6 +130,8 @@ def timed(case: Case, bench: Bench) -> Timed:
     if isinstance(case, StepCase):
         step = _step(case)
         return training_step.TimedStep(step, case, bench.framework, bench.cores[step.threaded], bench.shared)
+    if isinstance(case, DeviceLoopCase | DeviceProductCase):
+        return ceilings.TimedOnDevice(case, device_driver(bench.framework), bench.held)
     if isinstance(case, ProductCase):
         return ceilings.TimedProduct(case, bench.framework, bench.cores[True])
     assert isinstance(case, LoopCase)
@@ -138,12 +142,8 @@ def single(case: Case, bench: Bench) -> Measurement:
     """Measure a case that is measured once, in one go. Raises what `timed` raises, and WrongResult."""
     if isinstance(case, OperatorCase):
         return operator_row.SINGLE[case.quantity](_calls(case, bench))
-    if isinstance(case, StepCase):
-        return training_step.SINGLE[case.quantity](_step(case), case, bench.framework, bench.shared)
-    if isinstance(case, DeviceLoopCase):
-        return ceilings.device_loop(case, bench.framework)
-    assert isinstance(case, DeviceProductCase)
-    return ceilings.device_product(case, bench.framework)
+    assert isinstance(case, StepCase)
+    return training_step.SINGLE[case.quantity](_step(case), case, bench.framework, bench.shared)
 
 
 def require(row: Row, dtype: str) -> None:

@@ -2,18 +2,19 @@
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
-from statistics import median
 from time import perf_counter
 from typing import Any
 
 from benchmarks.harness import measurement
 from benchmarks.harness.frameworks import device_driver
 from benchmarks.harness.machine import gpu
-from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Slice
+from benchmarks.harness.measurement import Measurement, Process, Slice
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
+from benchmarks.harness.timing.device import MOST_QUEUED, DeviceTimer, pooled_calls
 from benchmarks.harness.truth import operators
 from benchmarks.harness.truth.calls import Calls
 from benchmarks.harness.truth.comparison import WrongResult
@@ -25,10 +26,6 @@ MOST_COLD = 64
 # Last-level caches that the arguments of cold rows fill: at most three kinds of argument, each kind twice.
 COLD_ARRAYS = 6
 PLACED_BYTES = 64 * 1024 * 1024
-# Rounds of device time; calls in a row at least, where there is room for their arguments, and at most, as a driver
-# queues about a thousand.
-DEVICE_ROUNDS, DEVICE_REPEATS, MOST_QUEUED = 20, 10, 256
-MOST_POOL_BYTES = 2**30
 
 Pool = list[list[Any]]
 
@@ -58,6 +55,8 @@ class TimedRow:
             self.firsts = [pool[0] for pool in self.pools]
         self.device = gpu.Device() if calls.variant.device == "cuda" else None
         self.timers = [self._timer(pool, core) for pool in self.pools]
+        # JAX has no events.
+        self.device_timer = self._device_timer(self.device) if self.device else None
         self.number = 0
 
     def _timer(self, pool: Pool, core: Core) -> sampler.Timer:
@@ -84,14 +83,21 @@ class TimedRow:
         self.calls.verify_own_memory(first)
 
     def slice(self, round_number: int) -> Slice:
-        """One slice, whose first call is checked, and whose arguments are afterwards. Raises WrongResult."""
+        """One slice, whose first call is checked, and whose arguments are afterwards. Raises WrongResult.
+
+        Before it, on a GPU, a reading of device time.
+        """
+        start_s = perf_counter()
+        if self.device_timer:
+            self.device_timer.read()
+        device_s = perf_counter() - start_s
         place = round_number % len(self.pools)
         first, timer = self.firsts[place], self.timers[place]
         timer.number = self.number
         taken = timer.slice(round_number, lambda: self.calls.verify_some(first, self.pristine))
         self.number = timer.number
         self.calls.verify_arguments(first)
-        return taken
+        return replace(taken, warmup_s=taken.warmup_s + device_s)
 
     def finish(self) -> Process:
         """Check again, now with other values too, which shows a row that stopped working. Raises WrongResult.
@@ -108,16 +114,15 @@ class TimedRow:
         return Process(
             number=self.number or None,
             empty_call_s=sampler.empty_call_s(tuple(self.pools[0][0]), self.number or 1),
-            device=self._device_timing() if self.device else None,
+            device=self.device_timer.timing() if self.device_timer else None,
         )
 
-    def _device_timing(self) -> DeviceTiming:
-        assert self.device is not None
+    def _device_timer(self, device: gpu.Device) -> DeviceTimer:
         # A pool larger than a sample uses keeps the caches cold.
         is_cold = len(self.pools[0]) > self.most_restored
         pool = self.pools[0] if is_cold else _device_pool(self.calls, self.pools[0])
         most_restored = self.most_restored if is_cold else len(pool)
-        return _device_timing(self.calls, self.device, pool, self.pristine, most_restored)
+        return _device_timer(self.calls, device, pool, self.pristine, most_restored)
 
 
 def places(calls: Calls) -> int:
@@ -125,50 +130,27 @@ def places(calls: Calls) -> int:
     return max(1, min(MOST_PLACES // calls.pooled_calls, PLACED_BYTES // calls.call_bytes))
 
 
-def _device_timing(
-    calls: Calls, device: gpu.Device, pool: Pool, pristine: dict[int, Any], most_restored: int
-) -> DeviceTiming:
-    """Device time of a call, by the GPU's events around several in a row, and the state of the GPU meanwhile.
+def _device_timer(calls: Calls, device: gpu.Device, pool: Pool, pristine: dict[int, Any], most: int) -> DeviceTimer:
+    """The timer of device time. The value of the measurement is host latency, with the launch and the wait for the end.
 
-    most_restored: the most calls in a row whose arguments must be restored. The value of the measurement is host
-    latency, which includes the launch and the wait for the end; device time does not.
+    most: calls in a row whose arguments are restored together.
     """
-    call = operators.call(calls.variant, calls.function)
-    driver = device_driver(calls.framework)
-    count = min(MOST_QUEUED, most_restored if calls.mutated_args else max(len(pool), DEVICE_REPEATS))
-    turns = cycle(pool)
+    call, turns = operators.call(calls.variant, calls.function), cycle(pool)
 
-    def arguments() -> Sequence[tuple[Any, ...]]:
+    def arguments(count: int) -> Sequence[tuple[Any, ...]]:
         if calls.mutated_args:
             return _restored(calls, pool, pristine, count)
         return [tuple(arrays) for arrays in islice(turns, count)]
 
-    states: list[dict[str, Any]] = []
-    samples_s: list[float] = []
-    for _ in range(DEVICE_ROUNDS):
-        elapsed_s = driver.device_s(call, arguments, lambda: states.append(device.state()))
-        if elapsed_s is None:
-            break
-        samples_s.append(elapsed_s / count)
-    return DeviceTiming(
-        device_s=median(samples_s) if samples_s else None,
-        samples_s=samples_s,
-        throttled=[position for position, state in enumerate(states) if state.get("slowed_by")],
-        throttled_by=sorted({reason for state in states for reason in state.get("slowed_by", ())}),
-        state=states[-1] if states else device.state(),
-    )
+    driver = device_driver(calls.framework)
+    return DeviceTimer(driver, call, arguments, device, most if calls.mutated_args else MOST_QUEUED)
 
 
 def _device_pool(calls: Calls, pool: Pool) -> Pool:
-    """Arguments for calls in a row: a pool of in-place calls may be too small for a device's clock.
-
-    As many as fit half of the device's cache; where one call does not fit, as many as MOST_POOL_BYTES allow.
-    """
+    """Arguments for calls in a row: a pool of in-place calls may be too small for a device's clock."""
     if not calls.mutated_args:
         return pool
-    cache_bytes = calls.framework.cache_bytes() // 2
-    room_bytes = cache_bytes if calls.restored_bytes <= cache_bytes else MOST_POOL_BYTES
-    wanted = min(DEVICE_REPEATS, room_bytes // calls.restored_bytes)
+    wanted = pooled_calls(calls.restored_bytes, calls.framework.cache_bytes())
     return pool if wanted <= len(pool) else calls.pool(wanted)
 
 

@@ -1,12 +1,14 @@
 """Measure the limits of the machine: streaming loops and matrix products, in the rounds of the rows they limit.
 
-Of a loop, the best sample of each slice counts, as in STREAM.
+Of a loop, the best sample of each slice counts, as in STREAM. A roof of a GPU is a reading of device time in each
+round, as those of rows.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import cycle, islice
 from time import perf_counter
 from typing import Any
 
@@ -19,12 +21,14 @@ from benchmarks.harness.case import (
     ProductCase,
     Unavailable,
 )
-from benchmarks.harness.frameworks import Driver, device_driver
-from benchmarks.harness.machine import gpu
-from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Slice
+from benchmarks.harness.frameworks import DeviceDriver, Driver
+from benchmarks.harness.machine import gpu, memory
+from benchmarks.harness.measurement import Process, Slice
 from benchmarks.harness.roofline import matmul
+from benchmarks.harness.roofline.loops import DEVICE_LOOPS
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
+from benchmarks.harness.timing.device import DeviceTimer, pooled_calls
 from benchmarks.harness.truth.comparison import WrongResult
 
 MOST_PLACES, PLACED_BYTES = 4, 64 * 1024 * 1024
@@ -33,12 +37,10 @@ STREAMS = 3
 TRIES = 3
 # Seconds of passes that are timed together, as those of rows. Longer ones give the same times.
 SAMPLE_S = sampler.SAMPLE_NS / 1e9
-# Calls that a GPU times together, samples, and the least number of samples that must succeed.
-DEVICE_CALLS, DEVICE_SAMPLES, LEAST_SAMPLES = 10, 30, 5
 DTYPE = "float32"
 
-# A call and its arguments.
-Work = tuple[Callable[..., Any], tuple[Any, ...]]
+# A call, the arguments that take turns, and a check of the results with all of them.
+DeviceWork = tuple[Callable[..., Any], Sequence[tuple[Any, ...]], Callable[[], None]]
 
 
 class TimedLoop:
@@ -139,66 +141,77 @@ class TimedProduct:
         return Process(number=1)
 
 
-def device_loop(case: DeviceLoopCase, framework: Driver) -> Measurement:
-    """Measure the device time of copying an array on a GPU, or of scaling it in place."""
-    return _on_device(framework, *DEVICE_LOOPS[case.kernel](framework, array_bytes=case.array_bytes))
+class TimedOnDevice:
+    """A streaming loop or a product of matrices on a GPU, checked at first; each slice is a reading of device time.
 
-
-def device_product(case: DeviceProductCase, framework: Driver) -> Measurement:
-    """Measure the device time of a product of two square matrices on a GPU."""
-    return _on_device(framework, *_device_matmul(framework, case.n))
-
-
-def _on_device(framework: Driver, call: Callable[..., Any], arguments: tuple[Any, ...]) -> Measurement:
-    """Measure the device time of the best of several samples with the GPU's events.
-
-    Raises Unavailable if the host did not keep ahead of the GPU.
+    held: arrays that the loops of one process share. Raises NotEnough where they do not fit.
     """
-    device, reasons = gpu.Device(), list[str]()
-    elapsed_s = [
-        device_driver(framework).device_s(
-            call, lambda: [arguments] * DEVICE_CALLS, lambda: reasons.extend(device.slowed_by())
-        )
-        for _ in range(DEVICE_SAMPLES)
-    ]
-    samples_s = [seconds / DEVICE_CALLS for seconds in elapsed_s if seconds is not None]
-    if len(samples_s) < LEAST_SAMPLES:
-        raise Unavailable("the host was hardly ever ahead of the GPU: device time cannot be measured")
-    timing = DeviceTiming(samples_s=samples_s, throttled_by=sorted(set(reasons)), state=device.state())
-    best_s = min(samples_s)
-    process = Process(number=DEVICE_CALLS, device=timing)
-    return Measurement("ok", value=best_s, samples_s=[best_s], number=DEVICE_CALLS, processes=[process])
+
+    def __init__(
+        self, case: DeviceLoopCase | DeviceProductCase, framework: DeviceDriver, held: dict[tuple[Any, ...], Any]
+    ) -> None:
+        if isinstance(case, DeviceLoopCase):
+            call, arguments, self.check = _device_loop(case, framework, held)
+        else:
+            call, arguments, self.check = _device_product(case, framework)
+        turns = cycle(arguments)
+        self.timer = DeviceTimer(framework, call, lambda calls: list(islice(turns, calls)), gpu.Device())
+
+    def prepare(self) -> None:
+        """Check the results. Raises WrongResult."""
+        self.check()
+
+    def slice(self, round_number: int) -> Slice:
+        """One slice. Raises Unavailable if the host did not keep ahead of the GPU."""
+        start_s = perf_counter()
+        sample_s = self.timer.read()
+        if sample_s is None:
+            raise Unavailable("the host was hardly ever ahead of the GPU: device time cannot be measured")
+        return Slice(round_number, [sample_s], busy_s=perf_counter() - start_s)
+
+    def finish(self) -> Process:
+        """Describe how it was measured."""
+        return Process(number=self.timer.calls or None, device=self.timer.timing())
 
 
-def _device_copy(framework: Driver, array_bytes: int) -> Work:
-    x = _ascending(array_bytes)
-    arguments = framework.array(np.zeros_like(x), DTYPE), framework.array(x, DTYPE)
-    _require_same(framework.to_numpy(framework.restore(*arguments)), x, "copied")
-    return framework.restore, arguments
+def _device_loop(case: DeviceLoopCase, framework: DeviceDriver, held: dict[tuple[Any, ...], Any]) -> DeviceWork:
+    """Calls out of place share their arguments, and those in place have their own, as those of rows."""
+    from benchmarks.harness.roofline import device_loops
+
+    call, pattern, array_bytes = device_loops.CALLS[case.kernel], DEVICE_LOOPS[case.kernel], case.array_bytes
+    x = np.arange(array_bytes // np.dtype(DTYPE).itemsize, dtype=np.float32)
+
+    def array(values: np.ndarray, name: str, number: int = 0) -> Any:
+        key = ("device_loop", array_bytes, name, number)
+        if key not in held:
+            memory.require(array_bytes, framework.free_bytes(), " on the GPU")
+            held[key] = framework.array(values, DTYPE)
+        return held[key]
+
+    others = [array(np.ones_like(x), "y")] * (pattern.reads - 1)
+    if pattern.inplace:
+        pooled = range(pooled_calls(array_bytes, framework.cache_bytes()))
+        arguments = [(array(x, "inplace", number), *others) for number in pooled]
+    else:
+        arguments = [(array(np.zeros_like(x), "out"), array(x, "x"), *others)]
+    # What an earlier call has left in a result out of place would be right too.
+    before = x if pattern.inplace else np.zeros_like(x)
+    expected = x - 1 if others else x if case.kernel == "copy.memcpy" else -x
+
+    def check() -> None:
+        for first, *rest in arguments:
+            framework.restore(first, framework.array(before, DTYPE))
+            if not np.array_equal(framework.to_numpy(call(first, *rest)), expected):
+                raise WrongResult(f"roof {case.kernel}: its result on the device is wrong")
+
+    return call, arguments, check
 
 
-def _device_scale(framework: Driver, array_bytes: int) -> Work:
-    x = _ascending(array_bytes)
-    # A factor of 1 might be optimised away.
-    arguments = framework.array(x, DTYPE), -1.0
-    _require_same(framework.to_numpy(operator.imul(*arguments)), -x, "scaled")
-    return operator.imul, arguments
+def _device_product(case: DeviceProductCase, framework: DeviceDriver) -> DeviceWork:
+    operands = matmul.matrices(case.n)
+    arguments = tuple(framework.array(operand, DTYPE) for operand in operands)
 
+    def check() -> None:
+        matmul.check(framework.to_numpy(operator.matmul(*arguments)), *operands)
 
-def _device_matmul(framework: Driver, n: int) -> Work:
-    a, b = matmul.matrices(n)
-    arguments = framework.array(a, DTYPE), framework.array(b, DTYPE)
-    matmul.check(framework.to_numpy(operator.matmul(*arguments)), a, b)
-    return operator.matmul, arguments
-
-
-def _ascending(array_bytes: int) -> np.ndarray:
-    return np.arange(array_bytes // np.dtype(DTYPE).itemsize, dtype=np.float32)
-
-
-def _require_same(result: np.ndarray, expected: np.ndarray, operation: str) -> None:
-    if not np.array_equal(result, expected):
-        raise WrongResult(f"an array {operation} on the device is wrong")
-
-
-DEVICE_LOOPS: dict[str, Callable[..., Work]] = {"copy": _device_copy, "scale": _device_scale}
+    return operator.matmul, [arguments], check

@@ -77,8 +77,12 @@ NONTEMPORAL = {
 PATTERNS = ORDINARY | NONTEMPORAL
 _THREADS: tuple[Literal["one", "all"], ...] = ("one", "all")
 LOOPS = {loop.name: loop for loop in (Loop(pattern, threads) for pattern in PATTERNS.values() for threads in _THREADS)}
-# The loops of a GPU, in PyTorch: copy an array, or scale it in place.
-DEVICE_LOOPS = ("copy", "scale")
+# The patterns of a GPU's loops, by name: that before the dot, and after it who wrote the kernel (`device_loops`).
+_KERNELS = {"copy": ("memcpy", "torch", "triton")} | dict.fromkeys(
+    ("triad", "scale", "accumulate"), ("torch", "triton")
+)
+DEVICE_LOOPS = {f"{name}.{kernel}": ORDINARY[name] for name, kernels in _KERNELS.items() for kernel in kernels}
+DEVICE_PATTERNS = tuple(_KERNELS)
 
 
 def parts_of(traffic: Traffic, inplace: bool, itemsize_bytes: int) -> dict[str, float]:
