@@ -3,13 +3,17 @@
 import importlib.util
 import random
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from benchmarks.harness.case import OperatorCase
-from scripts.verify import continuous, extra_work, false_alarms, power, streaming
+from benchmarks.harness.frameworks import driver
+from benchmarks.harness.truth.calls import Calls
+from scripts.verify import call_overhead, continuous, extra_work, false_alarms, power, streaming
 from scripts.verify.continuous import Trial
 from tests.checkout import ROOT
 
@@ -97,3 +101,46 @@ def test_both_sides_of_each_ratio_run_and_wrong_results_are_refused(monkeypatch)
     monkeypatch.setattr(streaming, "_call", lambda name, arrays: lambda: arrays["x"])
     with pytest.raises(SystemExit, match="another result than NumPy's"):
         streaming.of_rows(streaming.RATIOS, 2**12)
+
+
+@pytest.mark.parametrize("row", call_overhead.ROWS, ids=lambda row: row.name)
+def test_a_call_is_taken_apart_by_functions_that_compute_relu_and_end_with_the_row(row):
+    rungs = call_overhead.ladder(row)
+    assert (rungs[0].part, rungs[-1].part, rungs[-1].elements) == ("call", "work", call_overhead.ELEMENTS)
+    assert rungs[-1].function is row.load()
+    for rung in rungs:
+        case = call_overhead._case(row, rung.elements)
+        calls = Calls(row, case, driver(row.framework), rung.function)
+        if rung.computes:
+            calls.verify()
+        else:
+            calls.call(*calls.make())
+
+
+def test_a_part_takes_what_its_function_takes_longer_than_the_one_before(monkeypatch):
+    row = call_overhead.ROWS[0]
+    rungs = [call_overhead.Rung(part, lambda x, out, s=s: s) for part, s in (("call", 1.0), ("work", 1.5))]
+
+    class TimedRow:
+        def __init__(self, calls, core):
+            timer = SimpleNamespace(
+                slice=lambda number: SimpleNamespace(samples_s=[(1 + number) * calls.function(0, 0)])
+            )
+            self.timers, self.prepare = [timer], lambda: None
+
+    monkeypatch.setattr(call_overhead, "TimedRow", TimedRow)
+    found = call_overhead.parts(row, rungs, driver(row.framework), None, rounds=3)
+    # The median of rounds that take 1, 2 and 3 times as long.
+    assert {part: added_s.value for part, added_s in found.items()} == {"call": 2.0, "work": 1.0, "all": 3.0}
+
+
+def test_the_cost_of_a_call_and_of_its_parts_is_printed(capsys, monkeypatch):
+    rows = [row for row in call_overhead.ROWS if row.name in ("numpy.out", "torch.out", "torch.inplace")]
+    monkeypatch.setattr(call_overhead, "ROWS", rows)
+    monkeypatch.setattr(sys, "argv", ["call_overhead", "--rounds", "2", "--budget", "0.05"])
+    assert call_overhead.main() == 0
+    ratios, _, parts = capsys.readouterr().out.partition("\n\n")
+    assert [line.split()[0] for line in ratios.splitlines()[2:]] == [row.name for row in rows]
+    assert ratios.count("1.00 (1.00 to 1.00)") == 2
+    expected = [[row.name, part] for row in rows for part in ("call", "dispatch", "checks", "work", "all")]
+    assert sorted(line.split()[:2] for line in parts.splitlines()[1:]) == sorted(expected)

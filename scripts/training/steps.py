@@ -57,7 +57,7 @@ def _meets_targets(network: str, batch: int, settings: Settings) -> bool:
         print(f"{network}: no eager row of PyTorch was measured")
         return False
     fastest = min(eager, key=lambda row: measured[row].value or 0.0)
-    ratios = {row: _ratio(measurement, measured[fastest]) for row, measurement in measured.items()}
+    ratios = {row: paired_ratio(measurement, measured[fastest]) for row, measurement in measured.items()}
     print(f"\n{network}, batch {batch}: ms a step; multiple of {fastest.name} in the same rounds, 95 % interval")
     for row, ratio in sorted(ratios.items(), key=lambda pair: pair[1].value):
         print(f"{row.name:30} {_line(measured[row], ratio)}")
@@ -67,7 +67,7 @@ def _meets_targets(network: str, batch: int, settings: Settings) -> bool:
     return all(met)
 
 
-def _ratio(measurement: Measurement, other: Measurement) -> Interval:
+def paired_ratio(measurement: Measurement, other: Measurement) -> Interval:
     """The median ratio of two times in the rounds that both have."""
     passes = zip(_rounds_s(measurement), _rounds_s(other), strict=False)
     return intervals.of([[mine[number] / theirs[number] for number in mine.keys() & theirs] for mine, theirs in passes])
