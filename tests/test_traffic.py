@@ -12,7 +12,7 @@ import pytest
 from impls.catalog import find
 from impls.variant import ITEMSIZE_BYTES, Traffic, Variant
 from tests.conftest import cases, eager
-from tests.tracing import Moved, trace
+from tests.tracing import UNTRACED, Moved, trace
 
 FIELDS = [field.name for field in fields(Traffic)]
 # Bytes per element of packed bits, the smallest array.
@@ -20,8 +20,14 @@ BIT = 1 / 8
 # Per element: XLA also counts scalars and tables of pointers, and non-temporal stores leave the ends of an array out.
 TOLERANCE_BYTES = BIT / 8
 # Rows of torch.compile take seconds to compile for each dtype, so they have one.
-ROWS = [case for case in cases() if eager(case.values[0]) or "float32" in case.values]
-every_row = pytest.mark.parametrize(("row", "dtype"), ROWS)
+ROWS = [case for case in [*cases(), *cases(family=True)] if eager(case.values[0]) or "float32" in case.values]
+
+
+def key(row: Variant) -> tuple[str, str, str]:
+    return row.operator, row.direction, row.name
+
+
+every_row = pytest.mark.parametrize(("row", "dtype"), [case for case in ROWS if key(case.values[0]) not in UNTRACED])
 
 
 def declared(traffic: Traffic, dtype: str) -> Moved:
@@ -53,6 +59,12 @@ def test_a_wrong_declaration_is_detected(row: Variant, dtype: str) -> None:
     for field, change in product(FIELDS, (-BIT, BIT)):
         wrong = replace(row.traffic, **{field: getattr(row.traffic, field) + change})
         assert not agrees(wrong, dtype, traced), (field, change)
+
+
+@pytest.mark.parametrize("key", UNTRACED, ids=" ".join)
+def test_a_row_without_a_trace_has_none_that_agrees(key: tuple[str, str, str]) -> None:
+    row = find(*key)
+    assert not agrees(row.traffic, "float32", trace(row, "float32"))
 
 
 def test_a_mask_declared_as_an_array_is_detected() -> None:

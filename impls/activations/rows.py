@@ -39,15 +39,22 @@ RAW, REPLAYS = "raw operator", "autograd records and replays"
 # A second pass over the result.
 PASS = Traffic(reads=1, writes=1)
 NEW_PASS = PASS + Traffic(write_allocate=1)
+# Traffic of XLA's kernels beyond one for each half of a round trip, or for a gradient.
+ONE_EACH, ELU_KERNELS, PRELU_KERNELS = Traffic(), Traffic(reads=3, writes=1, mask_reads=1), Traffic(reads=5, writes=1)
 
 
 @dataclass(frozen=True)
 class Residuals:
-    """The residuals that jax.vjp stores: arrays of the dtype, arrays of bool, and scalars if there are any."""
+    """The residuals that jax.vjp stores: arrays of the dtype, arrays of bool, and scalars if there are any.
+
+    kernels: traffic beyond a pass for each half. On the CPU, XLA has a kernel for each array that the first half
+    stores, and some share an intermediate result in memory.
+    """
 
     arrays: int
     masks: int = 0
     scalars: bool = False
+    kernels: Traffic = ONE_EACH
 
 
 @dataclass(frozen=True)
@@ -86,23 +93,39 @@ class Activation:
 
 ACTIVATIONS = (
     Activation(
-        "leaky_relu", True, (-1, 1), Residuals(0, 1, True), like_relu=True, jax=Semantics(derivative_at=((0.0, 1.0),))
+        "leaky_relu", True, (-1, 1), Residuals(0, 1, True, Traffic(reads=1)), like_relu=True,
+        jax=Semantics(derivative_at=((0.0, 1.0),)),
     ),
     Activation("relu6", True, (-6, 6), Residuals(1, 1), like_relu=True, selects=True, torch=ANY_AT_NAN),
-    Activation("elu", True, (-20, 20), Residuals(2, 2), torch=ANY_AT_NAN),
-    Activation("selu", True, (-20, 20), Residuals(2, 2, True), torch=ANY_AT_NAN),
-    Activation("gelu", False, (-6, 6), Residuals(3, 0, True), torch=NAN_AT_INFINITIES, jax=NAN_AT_INFINITIES),
-    Activation("gelu_tanh", False, (-6, 6), Residuals(5, 0, True), torch=NAN_AT_LARGE, jax=NAN_AT_LARGE),
-    Activation("silu", False, (-20, 20), Residuals(3), torch=NAN_AT_INFINITIES, jax=NAN_AT_INFINITIES),
-    Activation("sigmoid", True, (-20, 20), Residuals(1), torch_saves="output"),
-    Activation("tanh", True, (-10, 10), Residuals(2), torch_saves="output"),
-    Activation("softplus", True, (-20, 20), Residuals(2), inplace=False, torch_dtypes=("float32",)),
+    Activation("elu", True, (-20, 20), Residuals(2, 2, False, ELU_KERNELS), torch=ANY_AT_NAN),
+    Activation("selu", True, (-20, 20), Residuals(2, 2, True, ELU_KERNELS), torch=ANY_AT_NAN),
     Activation(
-        "hardswish", False, (-3, 3), Residuals(3, 1), selects=True, torch_copies=True,
+        "gelu", False, (-6, 6), Residuals(3, 0, True, Traffic(reads=5)),
+        torch=NAN_AT_INFINITIES, jax=NAN_AT_INFINITIES,
+    ),
+    Activation(
+        "gelu_tanh", False, (-6, 6), Residuals(5, 0, True, Traffic(reads=6)),
+        torch=NAN_AT_LARGE, jax=NAN_AT_LARGE,
+    ),
+    Activation(
+        "silu", False, (-20, 20), Residuals(3, kernels=Traffic(reads=4)),
+        torch=NAN_AT_INFINITIES, jax=NAN_AT_INFINITIES,
+    ),
+    Activation("sigmoid", True, (-20, 20), Residuals(1, kernels=Traffic(reads=1)), torch_saves="output"),
+    Activation("tanh", True, (-10, 10), Residuals(2, kernels=Traffic(reads=2)), torch_saves="output"),
+    Activation(
+        "softplus", True, (-20, 20), Residuals(2, kernels=Traffic(reads=2)),
+        inplace=False, torch_dtypes=("float32",),
+    ),
+    Activation(
+        "hardswish", False, (-3, 3), Residuals(3, 1, kernels=Traffic(reads=2)), selects=True, torch_copies=True,
         torch=Semantics(nan_outside=(-inf, nan), gradient_at_nan="any"),
         jax=Semantics(nan_outside=(-inf, nan), blocked_infinity="nan"),
     ),
-    Activation("squared_relu", False, (-1, 1), Residuals(2, 1), selects=True, torch=ANY_AT_NAN),
+    Activation(
+        "squared_relu", False, (-1, 1), Residuals(2, 1, kernels=Traffic(reads=1)),
+        selects=True, torch=ANY_AT_NAN,
+    ),
 )  # fmt: skip
 
 OPERATORS = (
@@ -201,11 +224,12 @@ def _composed(eager: Flavour, autograd: Flavour) -> Iterator[Variant]:
         "four operators",
         **_names(gradient, "inplace"),
         temporary=ONE + SCRATCH,
-        extra_traffic=NEW_PASS + PASS + PASS,
+        extra_traffic=NEW_PASS + PASS + PASS + Traffic(reads=1),
     )
     yield from autograd.roundtrip(
         "input", f"{REPLAYS}; two operators", fresh=f"{name}.autograd", autograd=True,
-        temporary=Size(arrays=3, scratch=True), extra_traffic=NEW_PASS + NEW_PASS + NEW_PASS,
+        temporary=Size(arrays=3, scratch=True),
+        extra_traffic=NEW_PASS + NEW_PASS + NEW_PASS + NEW_PASS + Traffic(reads=1),
     )  # fmt: skip
 
 
@@ -242,9 +266,8 @@ def _vjp(flavour: Flavour, each: Activation, semantics: Semantics) -> Rows:
         fresh=f"{each.name}.vjp",
         extra_saved=more,
         temporary=Size(arrays, masks, scratch=kept.scalars),
-        extra_traffic=Traffic(
-            reads=more.arrays, writes=arrays, write_allocate=arrays, mask_reads=masks, mask_writes=masks
-        ),
+        extra_traffic=kept.kernels
+        + Traffic(reads=more.arrays, writes=arrays, write_allocate=arrays, mask_reads=masks, mask_writes=masks),
         autograd=True,
         semantics=semantics,
     )
@@ -280,8 +303,11 @@ def _triton(each: Activation) -> Iterator[Variant]:
     yield from tuned.roundtrip(each.saved, "hand-written pair", **_names(f"roundtrip.{each.name}", *kept))
 
 
-def _prelu(name: str) -> Iterator[Variant]:
-    """The rows of a function with learnable slopes, whose gradients are sums over elements."""
+def _prelu(name: str, kernels: Traffic) -> Iterator[Variant]:
+    """The rows of a function with learnable slopes, whose gradients are sums over elements.
+
+    kernels: traffic of XLA's gradient beyond one pass.
+    """
     numpy = Framework(name, "numpy", f"{FOLDER}.numpy_", BLOCKS, DTYPES, threaded=False).flavour("numpy")
     yield from numpy.forward(fresh=name, out=f"{name}_out", inplace=f"{name}_inplace", temporary=SCRATCH)
     yield from numpy.backward(
@@ -305,7 +331,7 @@ def _prelu(name: str) -> Iterator[Variant]:
     flushes = Semantics(flushes_subnormals=DTYPES)
     jax = Framework(name, "jax", f"{FOLDER}.jax_", "jit", DTYPES, compiled=True, semantics=flushes).flavour("jax")
     yield from jax.forward(fresh=name, inplace=f"{name}_inplace")
-    yield from jax.backward("input", VJP, fresh=f"{name}_backward", temporary=SCRATCH)
+    yield from jax.backward("input", VJP, fresh=f"{name}_backward", temporary=SCRATCH, extra_traffic=kernels)
 
 
 def _names(name: str, *modes: str) -> dict[str, str]:
@@ -324,15 +350,23 @@ def _with_tolerance(row: Variant) -> Variant:
     return replace(row, tolerance_ulps=getattr(errors, kind), tolerance_floor=float(kind in errors.floored))
 
 
+PRELUS = ("prelu", "prelu_channels")
 CPU_ROWS = _tolerant(
     (
         *(row for rows in (_numpy, _numba, _torch, _jax) for each in ACTIVATIONS for row in rows(each)),
-        *_prelu("prelu"),
-        *_prelu("prelu_channels"),
+        *(row for name in PRELUS for row in _prelu(name, PRELU_KERNELS)),
+    )
+)
+# On a GPU, a kernel of XLA may have several results.
+FUSED = tuple(replace(each, residuals=replace(each.residuals, kernels=ONE_EACH)) for each in ACTIVATIONS)
+FUSED_ROWS = _tolerant(
+    (
+        *(row for rows in (_torch, _jax) for each in FUSED for row in rows(each)),
+        *(row for name in PRELUS for row in _prelu(name, ONE_EACH)),
     )
 )
 ROWS = (
     *CPU_ROWS,
-    *on_cuda(row for row in CPU_ROWS if row.framework in ("torch", "jax")),
+    *on_cuda(row for row in FUSED_ROWS if row.framework in ("torch", "jax")),
     *_tolerant(row for rows in (_numba_cuda, _triton) for each in ACTIVATIONS for row in rows(each)),
 )

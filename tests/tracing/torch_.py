@@ -21,8 +21,9 @@ from tests.conftest import results
 from tests.tracing import Moved, Span, Step, moved, positive
 
 ELEMENTS = 2**20
-# Operators that read the dtype and device of their argument, but no values.
+# Operators that read the dtype and device of their argument, but no values, and one that writes none either.
 READ_NOTHING = (torch.ops.aten.new_zeros.default,)
+ALLOCATE = (torch.ops.aten.empty_like.default,)
 # A kernel's declaration in C++: its parameters, and the type and use of each.
 KERNEL = re.compile(r'extern "C"\s+void\s+kernel\(([^)]*)\)')
 POINTER = re.compile(r"(\w+)\* (in|out|in_out)_ptr")
@@ -39,9 +40,9 @@ class Dispatched(TorchDispatchMode):
     def __torch_dispatch__(self, operator: Any, types: Any, inputs: Any = (), keywords: Any = None) -> Any:
         keywords = keywords or {}
         result = operator(*inputs, **keywords)
-        if not operator.is_view:
+        if not operator.is_view and operator not in ALLOCATE:
             read = [] if operator in READ_NOTHING else _read(operator._schema.arguments, inputs, keywords)
-            self.steps.append(Step(_spans(read), _spans([result])))
+            self.steps.append(Step(_spans(read), _spans(result if isinstance(result, tuple) else [result])))
         return result
 
 
