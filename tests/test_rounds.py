@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.harness.case import LoopCase, OperatorCase, ProductCase, Settings, StepCase
+from benchmarks.harness.case import DeviceLoopCase, LoopCase, OperatorCase, ProductCase, Settings, StepCase
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.machine import memory
 from benchmarks.harness.measurement import MEASURED, Measurement, Process, Slice
@@ -458,6 +458,18 @@ def test_a_roof_is_composed_of_the_fastest_loops(tmp_path):
     assert (roof.value, roof.to) == (pytest.approx(2.0), "copy.one")
     assert found[OUT].ratios["bus"].value == pytest.approx(2.0)
     assert not found[loops["copy.one"]].ratios
+
+
+def test_roofs_of_a_gpu_are_none_of_rows_of_the_processor(tmp_path):
+    """Neither is their failure."""
+    copy, of_gpu = LoopCase("time", "copy.all", 4096), DeviceLoopCase("time", "copy.torch", 4096)
+    journal = journal_of(tmp_path / "journal", [{OUT: [4.0] * 3, copy: [2.0] * 3, of_gpu: [1.0] * 3}])
+    block = blocks.Block("sweep", "block", (OUT,), (copy, of_gpu))
+    for failed in (False, True):
+        found = answers.of_block(block, journal)
+        assert {name: found[OUT].ratios[name].value for name in ("roof", "bus")} == {"roof": 2.0, "bus": 2.0}
+        assert found[of_gpu].value == (None if failed else 1.0)
+        journal.fail(1, of_gpu, Measurement("wrong", "no"))
 
 
 def test_a_round_in_which_the_fastest_loop_does_not_count_gives_no_ratio(tmp_path):
