@@ -18,6 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from numba import cuda, from_dtype, types
 
 from benchmarks.harness.case import OperatorCase
 from benchmarks.harness.frameworks import driver
@@ -25,6 +26,7 @@ from benchmarks.harness.truth import comparison, operators, training
 from benchmarks.harness.truth.calls import Calls
 from impls.catalog import find
 from impls.cnn.networks import Batch, Network, fused_saved_bytes, initial_parameters, random_batch
+from impls.cnn.numba_cuda import products
 from impls.cnn.numba_cuda import step as steps_cuda
 from impls.relu import triton_
 from impls.variant import Variant
@@ -316,12 +318,68 @@ def test_a_bug_in_a_kernel_is_detected(file, name, direction, old, new, tmp_path
 
 
 def test_an_unaligned_access_is_detected(tmp_path, monkeypatch):
-    old = "tiles = source.size // tile if cuda_vectors.aligned(source, *others) else 0"
+    old = "tiles = source.size // tile if aligned else 0"
     wrong = planted("impls.relu.numba_cuda", old, "tiles = source.size // tile", tmp_path, monkeypatch)
     _small_blocks(wrong, monkeypatch)
     x = driver("numba_cuda").array(np.ones(2 * TILE), "float32")
     with pytest.raises(ValueError, match="no multiple of 16"):
         wrong.forward_inplace(x[1:])
+
+
+def test_arguments_are_typed_at_the_first_launch_only(monkeypatch):
+    """Record what is specialised; in the simulator, nothing else depends on it."""
+    specialised = []
+    simulated_kernel = type(importlib.import_module("impls.relu.numba_cuda").kernels("float32").forward)
+    monkeypatch.setattr(
+        simulated_kernel, "specialize", lambda kernel, *arguments: specialised.append(arguments) or kernel
+    )
+    relu = importlib.import_module("impls.relu.numba_cuda")
+    values = np.ones((3, TILE), np.float32)
+    for shape in (values.shape, values.size, values.size):
+        x = driver("numba_cuda").array(values.reshape(shape), "float32")
+        out = driver("numba_cuda").array(np.zeros_like(values).reshape(shape), "float32")
+        np.testing.assert_array_equal(relu.forward_out(x, out).copy_to_host(), values.reshape(shape))
+    ((flat, _, tiles),) = specialised
+    assert (flat.shape, tiles) == ((values.size,), 3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
+def test_arguments_of_a_step_have_the_declared_types(network, dtype, monkeypatch):
+    """Kernels do not check what they are launched with. None is run."""
+    launched = []
+    monkeypatch.setattr(products.Kernel, "__call__", lambda *launch: launched.append(launch))
+    made = steps_cuda.Step(network, initial_parameters(network), 2, dtype, "inplace", side=SIDE)
+    made(made.put(random_batch(network, 2)))
+    assert {kernel.name for kernel, *_ in launched} == {kernel.name for kernel in made.kernels.listed()}
+    for kernel, *passed in launched:
+        assert tuple(map(numba_type, passed)) == kernel.types, kernel.name
+
+
+def numba_type(argument: Any) -> types.Type:
+    if isinstance(argument, tuple):
+        return types.BaseTuple.from_types(list(map(numba_type, argument)))
+    return types.Array(from_dtype(argument.dtype), argument.ndim, "C")
+
+
+def test_kernels_of_a_step_are_compiled_once_with_their_declared_types(monkeypatch):
+    signatures = []
+    jit = cuda.jit
+    monkeypatch.setattr(cuda, "jit", lambda signature: signatures.append(signature) or jit(signature))
+    out = driver("numba_cuda").array(np.zeros(5), "float32")
+    make = products.Maker("float32", SIDE)
+
+    @jit
+    def fill(arrays, scale):
+        for i in range(cuda.grid(1), 5, cuda.gridsize(1)):
+            arrays[0][i] += scale[0]
+
+    kernel = make.kernel("fill", fill, (2,), ("float32",), "float32")
+    for _ in range(3):
+        kernel((out,), driver("numba_cuda").array(np.ones(1), "float32"))
+    np.testing.assert_array_equal(out.copy_to_host(), np.full(5, 3, np.float32))
+    (signature,) = signatures
+    assert signature.args == kernel.types
 
 
 @pytest.mark.parametrize(

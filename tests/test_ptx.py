@@ -74,6 +74,9 @@ class Compiled:
     def __init__(self, program: ptx.Program) -> None:
         self.program = program
 
+    def specialize(self, *arguments: Any) -> "Compiled":
+        return self
+
     def __getitem__(self, launch: tuple[int, int]) -> Callable[..., None]:
         blocks, threads = launch
         return lambda *arguments: launched(self.program, (blocks,), threads, arguments)

@@ -269,12 +269,12 @@ class Forward:
     name: str
 
     def out(self, x: Array, out: Array) -> Array:
-        relu.require(x=x, out=out)
-        return relu.launch(forward_kernel(self.name, str(x.dtype)), x, out)
+        aligned = relu.require(x=x, out=out)
+        return relu.launch(forward_kernel(self.name, str(x.dtype)), aligned, x, out)
 
     def inplace(self, x: Array) -> Array:
-        relu.require(x=x)
-        return relu.launch(forward_kernel(self.name, str(x.dtype)), x, x)
+        aligned = relu.require(x=x)
+        return relu.launch(forward_kernel(self.name, str(x.dtype)), aligned, x, x)
 
 
 @dataclass(frozen=True)
@@ -284,12 +284,12 @@ class Backward:
     name: str
 
     def out(self, grad: Array, saved: Array, out: Array) -> Array:
-        relu.require(grad=grad, saved=saved, out=out)
-        return relu.launch(backward_kernel(self.name, str(grad.dtype)), grad, saved, out)
+        aligned = relu.require(grad=grad, saved=saved, out=out)
+        return relu.launch(backward_kernel(self.name, str(grad.dtype)), aligned, grad, saved, out)
 
     def inplace(self, grad: Array, saved: Array) -> Array:
-        relu.require(grad=grad, saved=saved)
-        return relu.launch(backward_kernel(self.name, str(grad.dtype)), grad, saved, grad)
+        aligned = relu.require(grad=grad, saved=saved)
+        return relu.launch(backward_kernel(self.name, str(grad.dtype)), aligned, grad, saved, grad)
 
 
 GRADIENTS = {each.gradient(saved) for each in ACTIVATIONS for saved in ("input", each.saved)}

@@ -34,6 +34,8 @@ THREADS = 256
 VECTORS = 4
 # Blocks on each multiprocessor; this leaves 64 registers per thread.
 BLOCKS_EACH = 4
+# Kernels as they are launched, by kernel.
+_SPECIALISED: dict[Any, Any] = {}
 
 
 class Kernels(NamedTuple):
@@ -138,35 +140,33 @@ def kernels(dtype: str) -> Kernels:
 
 
 def forward_out(x: Array, out: Array) -> Array:
-    require(x=x, out=out)
-    return launch(kernels(str(x.dtype)).forward, x, out)
+    aligned = require(x=x, out=out)
+    return launch(kernels(str(x.dtype)).forward, aligned, x, out)
 
 
 def forward_inplace(x: Array) -> Array:
-    require(x=x)
-    return launch(kernels(str(x.dtype)).forward, x, x)
+    aligned = require(x=x)
+    return launch(kernels(str(x.dtype)).forward, aligned, x, x)
 
 
 def backward_out(grad: Array, saved: Array, out: Array) -> Array:
-    require(grad=grad, saved=saved, out=out)
-    return launch(kernels(str(grad.dtype)).backward, grad, saved, out)
+    aligned = require(grad=grad, saved=saved, out=out)
+    return launch(kernels(str(grad.dtype)).backward, aligned, grad, saved, out)
 
 
 def backward_inplace(grad: Array, saved: Array) -> Array:
-    require(grad=grad, saved=saved)
-    return launch(kernels(str(grad.dtype)).backward, grad, saved, grad)
+    aligned = require(grad=grad, saved=saved)
+    return launch(kernels(str(grad.dtype)).backward, aligned, grad, saved, grad)
 
 
 def backward_bits_out(grad: Array, saved: Array, out: Array) -> Array:
-    require(grad=grad, out=out)
-    _require_bits(grad, saved, out)
-    return launch(kernels(str(grad.dtype)).backward_bits, grad, saved, out)
+    aligned = require(saved, grad=grad, out=out)
+    return launch(kernels(str(grad.dtype)).backward_bits, aligned, grad, saved, out)
 
 
 def backward_bits_inplace(grad: Array, saved: Array) -> Array:
-    require(grad=grad)
-    _require_bits(grad, saved, grad)
-    return launch(kernels(str(grad.dtype)).backward_bits, grad, saved, grad)
+    aligned = require(saved, grad=grad)
+    return launch(kernels(str(grad.dtype)).backward_bits, aligned, grad, saved, grad)
 
 
 def roundtrip_inplace(x: Array) -> tuple[Array, Backward]:
@@ -175,20 +175,31 @@ def roundtrip_inplace(x: Array) -> tuple[Array, Backward]:
 
 
 def roundtrip_bits_inplace(x: Array) -> tuple[Array, Backward]:
-    require(x=x)
+    aligned = require(x=x)
     bits = cuda.device_array(((x.size + 7) // 8,), np.uint8)
-    y = launch(kernels(str(x.dtype)).forward_bits, x, bits, x)
+    y = launch(kernels(str(x.dtype)).forward_bits, aligned, x, bits, x)
     return y, partial(backward_bits_inplace, saved=bits)
 
 
-def launch(kernel: Any, source: Array, *others: Array) -> Array:
-    """Run a kernel on the arrays; the last one is the result."""
+def launch(kernel: Any, aligned: bool, source: Array, *others: Array) -> Array:
+    """Run a kernel on the arrays, of which the last one is the result. aligned: all are aligned to 16 bytes."""
     if source.size:
         tile = tile_elements(str(source.dtype))
-        tiles = source.size // tile if cuda_vectors.aligned(source, *others) else 0
+        tiles = source.size // tile if aligned else 0
         blocks = min(-(-source.size // tile), BLOCKS_EACH * _multiprocessors())
-        kernel[blocks, THREADS](*(array.reshape(array.size) for array in (source, *others)), tiles)
+        arguments = *(array if array.ndim == 1 else array.reshape(array.size) for array in (source, *others)), tiles
+        _specialised(kernel, arguments)[blocks, THREADS](*arguments)
     return others[-1]
+
+
+def _specialised(kernel: Any, arguments: tuple[Any, ...]) -> Any:
+    """Return the kernel for arguments of these types, the only ones that it has.
+
+    Numba would otherwise determine the types at each launch. This one accepts any arguments, so callers check them.
+    """
+    if kernel not in _SPECIALISED:
+        _SPECIALISED[kernel] = kernel.specialize(*arguments)
+    return _SPECIALISED[kernel]
 
 
 @cache
@@ -196,10 +207,11 @@ def _multiprocessors() -> int:
     return cuda.get_current_device().MULTIPROCESSOR_COUNT if not cuda_vectors.SIMULATED else 1
 
 
-def require(**arrays: Array) -> None:
+def require(bits: Array | None = None, **arrays: Array) -> bool:
     """Raise unless the arrays are contiguous, floating, on the device, alike, and none overlaps the target in part.
 
-    The target is `out` if there is one, otherwise the first array.
+    The target is `out` if there is one, otherwise the first array. bits: packed bits, the argument `saved`.
+    Return True if all of them are aligned to 16 bytes. The address of each is read once, as that takes microseconds.
     """
     for name, array in arrays.items():
         _require_on_device(name, array)
@@ -207,15 +219,14 @@ def require(**arrays: Array) -> None:
     (first_name, first), *others = arrays.items()
     for name, array in others:
         checks.alike(first, array, first_name, name)
+    if bits is not None:
+        _require_on_device("saved", bits)
+        checks.bits(first, bits)
+        arrays["saved"] = bits
     target_name = "out" if "out" in arrays else first_name
     spans = {name: _span(array) for name, array in arrays.items()}
     checks.separate(target_name, spans[target_name], **spans)
-
-
-def _require_bits(grad: Array, saved: Array, target: Array) -> None:
-    _require_on_device("saved", saved)
-    checks.bits(grad, saved)
-    checks.separate("grad" if target is grad else "out", _span(target), saved=_span(saved))
+    return all(span[0] % cuda_vectors.BYTES == 0 for span in spans.values())
 
 
 def _require_on_device(name: str, array: Array) -> None:

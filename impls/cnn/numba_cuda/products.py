@@ -9,6 +9,7 @@ columns is a multiple of four is accessed 16 bytes at a time (`impls.cuda_vector
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,15 @@ class Kernel:
     types: tuple[Any, ...]
 
     def __call__(self, *arguments: Any) -> None:
-        self.function[self.blocks, self.threads](*arguments)
+        self._launch(*arguments)
+
+    @cached_property
+    def _launch(self) -> Any:
+        """The compiled function. With a signature, Numba does not determine the types of the arguments at each launch,
+        which takes longer than most kernels.
+        """
+        compiled = cuda.jit(types.void(*self.types))(self.function.py_func)
+        return compiled[self.blocks, self.threads]
 
 
 @dataclass(frozen=True)
