@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from impls.activations.rows import ACTIVATIONS
 from impls.cnn.networks import DTYPES
 from scripts.verify import gpu_code
 from scripts.verify.gpu_code import CompiledKernel, Source
@@ -21,6 +22,11 @@ WITHOUT = ("NUMBA_ENABLE_CUDASIM", "TRITON_INTERPRET")
 # Kernels whose rows are shorter than 16 bytes (logits), or whose threads process one element each.
 NARROW = ("dense2", "mnist_cnn.dense1", "loss", "statistics", "average", "rectify")
 PRODUCT = re.compile(r"\.(conv|dense)\d\.(forward|by_weight|by_image|by_input)\.")
+# Formulas of the other activations, and the dtypes that they are compiled in.
+FORMULAS = {each.name for each in ACTIVATIONS} | {
+    each.gradient(saved) for each in ACTIVATIONS for saved in ("input", each.saved)
+}
+COMPILED = (("numba", "float32"), ("numba", "float64"), ("triton", "float32"))
 # Kernels that reduce columns in shared memory, from which each thread stores one sum.
 NARROW_STORES = ("moments", "sums")
 
@@ -41,8 +47,12 @@ def kernels() -> list[CompiledKernel]:
 
 def test_every_kernel_is_compiled_for_every_architecture(kernels):
     names = {kernel.kernel for kernel in kernels}
+    family = {f"{framework}.{formula}.{dtype}" for framework, dtype in COMPILED for formula in FORMULAS}
+    assert family < names
     assert {(kernel.kernel, kernel.architecture) for kernel in kernels} == {
-        (name, architecture) for name in names for architecture in gpu_code.ARCHITECTURES
+        (name, architecture)
+        for name in names
+        for architecture in gpu_code.ARCHITECTURES[: 1 if name in family else None]
     }
     for expected in (
         "relu.forward_bits.float64",
@@ -75,7 +85,9 @@ def test_bytes_per_element_equal_those_of_the_catalog(kernels):
     declared = {kernel.kernel: kernel.declared_bytes for kernel in kernels if kernel.declared_bytes is not None}
     assert declared["relu.forward.float32"] == 8
     assert declared["relu.backward_bits.float32"] == declared["triton.backward_bits.float32"] == 8.125
-    assert len(declared) == 3 * (2 + 4)
+    assert declared["numba.gelu_backward.float64"] == 24
+    assert declared["triton.gelu.float32"] == 8
+    assert len(declared) == 3 * (2 + 4) + len(COMPILED) * len(FORMULAS)
 
 
 KERNEL = """
@@ -101,7 +113,7 @@ WIDENED = (
 
 
 def source(body: str, **changes: Any) -> Source:
-    default = Source("a kernel", 90, "float32", KERNEL.format(body=body), 256, 4, ("forward", "numba-cuda.out"))
+    default = Source("a kernel", 90, "float32", KERNEL.format(body=body), 256, 4, ("relu", "forward", "numba-cuda.out"))
     return replace(default, **changes)
 
 
@@ -116,7 +128,7 @@ def test_copy_kernels_have_no_fault():
     ("kernel_source", "fault"),
     [
         (source(WIDENED), "2 instructions of float64"),
-        (source(COPY, row=("backward", "numba-cuda.out")), "8.0 bytes an element, 12 declared"),
+        (source(COPY, row=("relu", "backward", "numba-cuda.out")), "8.0 bytes an element, 12 declared"),
         (source(COPY, threads=1024, resident=64), "registers, 1 are left"),
         (source(f"{COPY}\n st.local.f32 [%rd2], %f1;"), "1 accesses to local memory"),
     ],

@@ -1,9 +1,9 @@
 """Compile the GPU kernels for several architectures, which needs no GPU, and check the generated code.
 
 python -m scripts.verify.gpu_code [--architectures 80 90 100] [--json]: needs an environment with numba-cuda, NVIDIA's
-libNVVM and Triton (.venv/test). Fails if a kernel spills registers, computes in float64 although its arrays have
-another dtype, calls a function, needs more registers than its launch allows, or moves more or fewer bytes per element
-than its row of the catalog declares.
+libNVVM and Triton (.venv/test). Kernels of other activations than ReLU are compiled for the first architecture only.
+Fails if a kernel spills registers, computes in float64 although its arrays have another dtype, calls a function, needs
+more registers than its launch allows, or moves more or fewer bytes per element than its row of the catalog declares.
 """
 
 import argparse
@@ -25,14 +25,16 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from impls.catalog import find
+from impls.activations import rows as activations
+from impls.catalog import Key, find
 from impls.cnn.networks import DTYPES, RELU_NETWORKS, Network
-from impls.variant import ITEMSIZE_BYTES
+from impls.variant import ITEMSIZE_BYTES, Variant
 
 ARCHITECTURES = (80, 90, 100)
 BATCH = 64
 # Registers of a multiprocessor of each of these architectures.
 REGISTERS = 65536
+TRITON_POINTERS = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32", "float64": "*fp64"}
 _ACCESS = r"\b(ld|st)\.(?:\w+\.)*?{}\.(?:[\w:]+\.)*?(?:(v[248])\.)?[bfus](8|16|32|64)\b"
 _GLOBAL, _SHARED = (re.compile(_ACCESS.format(space)) for space in ("global", "shared"))
 _TARGET = re.compile(r"^\.target (sm_\w+)", re.MULTILINE)
@@ -45,7 +47,7 @@ class Source:
     """A kernel's PTX for an architecture.
 
     threads: of a block. resident: blocks that its launch wants on a multiprocessor at a time.
-    row: direction and name of the row of ReLU that declares its bytes.
+    row: operator, direction and name of the row that declares its bytes.
     shared: threads that read the same byte of a packed mask, in one access of the warp.
     """
 
@@ -55,7 +57,7 @@ class Source:
     ptx: str
     threads: int
     resident: int
-    row: tuple[str, str] | None = None
+    row: Key | None = None
     shared: int = 1
 
 
@@ -105,8 +107,14 @@ def main() -> int:
         numba_relu,
         triton_relu,
     ]
+    # Two kernels a formula take too long for every architecture.
+    once: list[Callable[..., Iterator[Source]]] = [
+        *(partial(numba_activations, dtype) for dtype in activations.DTYPES),
+        triton_activations,
+    ]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(examined, make, tuple(options.architectures)) for make in makers]
+        jobs = [pool.submit(examined, make, options.architectures[:1]) for make in once]
+        jobs += [pool.submit(examined, make, options.architectures) for make in makers]
         kernels = [kernel for job in jobs for kernel in job.result()]
     if options.json:
         print(json.dumps([asdict(kernel) for kernel in kernels]))
@@ -129,9 +137,9 @@ def numba_relu(architecture: int) -> Iterator[Source]:
     from impls.relu import numba_cuda
 
     rows = {
-        "forward": ("forward", "numba-cuda.out"),
-        "backward": ("backward", "numba-cuda.out"),
-        "backward_bits": ("backward", "numba-cuda-bits.out"),
+        "forward": ("relu", "forward", "numba-cuda.out"),
+        "backward": ("relu", "backward", "numba-cuda.out"),
+        "backward_bits": ("relu", "backward", "numba-cuda-bits.out"),
     }
     for dtype in numba_cuda.DTYPES:
         array, bits = types.Array(from_dtype(np.dtype(dtype)), 1, "C"), types.Array(types.uint8, 1, "C")
@@ -153,6 +161,44 @@ def numba_relu(architecture: int) -> Iterator[Source]:
                 # Neighbouring threads read bits of the same byte.
                 shared=8 // cuda_vectors.lanes(dtype) if name == "backward_bits" else 1,
             )
+
+
+def numba_activations(dtype: str, architecture: int) -> Iterator[Source]:
+    """Yield the kernels of the other activations in Numba."""
+    import numpy as np
+    from numba import from_dtype, types
+
+    from impls.activations import numba_cuda
+    from impls.relu.numba_cuda import BLOCKS_EACH, THREADS
+
+    array = types.Array(from_dtype(np.dtype(dtype)), 1, "C")
+    for row, launcher in _launchers("numba_cuda"):
+        is_forward = row.direction == "forward"
+        kernel = (numba_cuda.forward_kernel if is_forward else numba_cuda.backward_kernel)(launcher.name, dtype)
+        arrays = (array,) * (2 if is_forward else 3)
+        # Exponentials in float64 need up to 90 registers, and spill if they get 64: two of four blocks fit.
+        waiting = 2 if dtype == "float64" and not is_forward else 1
+        yield Source(
+            f"numba.{launcher.name}.{dtype}",
+            architecture,
+            dtype,
+            _numba_ptx(kernel, (*arrays, types.int64), architecture),
+            THREADS,
+            BLOCKS_EACH // waiting,
+            _key(row),
+        )
+
+
+def _launchers(framework: str) -> Iterator[tuple[Variant, Any]]:
+    """Yield the rows of the other activations that write to a given buffer, and the objects that launch kernels."""
+    for row in activations.ROWS:
+        if row.framework == framework and row.memory == "out":
+            function: Any = row.load()
+            yield row, function.__self__
+
+
+def _key(row: Variant) -> Key:
+    return row.operator, row.direction, row.name
 
 
 def numba_step(
@@ -202,39 +248,71 @@ def triton_relu(architecture: int, config: Any = None, addresses: bool = True, l
     config: block size and warps; by default the last of `triton_.CONFIGS`. addresses, length: compile for addresses and
     an array length that are multiples of 16, as a launch specialises kernels.
     """
-    import triton
-    from triton.backends.compiler import GPUTarget
-
     from impls.relu import triton_
 
-    kernels = {
-        "forward": (triton_.forward_kernel, ("x", "out"), None, ("forward", "triton-cuda.out")),
-        "backward": (triton_.backward_kernel, ("grad", "saved", "out"), None, ("backward", "triton-cuda.out")),
+    kernels: dict[str, tuple[Any, tuple[str, ...], str | None, Key | None]] = {
+        "forward": (triton_.forward_kernel, ("x", "out"), None, ("relu", "forward", "triton-cuda.out")),
+        "backward": (
+            triton_.backward_kernel,
+            ("grad", "saved", "out"),
+            None,
+            ("relu", "backward", "triton-cuda.out"),
+        ),
         "backward_bits": (
             triton_.backward_bits_kernel,
             ("grad", "saved", "out"),
             "saved",
-            ("backward", "triton-cuda-bits.out"),
+            ("relu", "backward", "triton-cuda-bits.out"),
         ),
         "forward_bits": (triton_.forward_bits_kernel, ("x", "bits", "out"), "bits", None),
     }
-    short = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
-    target, config = GPUTarget("cuda", architecture, 32), config or triton_.CONFIGS[-1]
+    config = config or triton_.CONFIGS[-1]
     for dtype in triton_.DTYPES:
         for name, (kernel, pointers, mask, row) in kernels.items():
-            types = {pointer: "*u8" if pointer == mask else f"*{short[dtype]}" for pointer in pointers}
-            signature = {**types, "n": "i64", "magnitude": "i32", "BLOCK": "constexpr"}
-            names = list(signature)
+            types = {pointer: "*u8" if pointer == mask else TRITON_POINTERS[dtype] for pointer in pointers}
             divisible = (*(pointers if addresses else ()), *(("n",) if length else ()))
-            source = triton.compiler.ASTSource(
-                kernel.fn,
-                signature,
-                {(names.index("BLOCK"),): config.kwargs["BLOCK"]},
-                {(names.index(argument),): [["tt.divisibility", 16]] for argument in divisible},
-            )
-            compiled = triton.compile(source, target=target, options={"num_warps": config.num_warps})
-            threads = 32 * config.num_warps
-            yield Source(f"triton.{name}.{dtype}", architecture, dtype, compiled.asm["ptx"], threads, 2, row)
+            ptx = _triton_ptx(kernel, types, {"BLOCK": config.kwargs["BLOCK"]}, divisible, config, architecture)
+            yield Source(f"triton.{name}.{dtype}", architecture, dtype, ptx, 32 * config.num_warps, 2, row)
+
+
+def triton_activations(architecture: int) -> Iterator[Source]:
+    """Yield the kernels of the other activations in Triton, as for addresses and lengths that are multiples of 16."""
+    from impls.activations import triton_
+    from impls.relu.triton_ import CONFIGS
+
+    config, (dtype,) = CONFIGS[-1], triton_.DTYPES
+    for row, launcher in _launchers("triton"):
+        is_forward = row.direction == "forward"
+        kernel = triton_.forward_kernel if is_forward else triton_.backward_kernel
+        types = dict.fromkeys(("x", "out") if is_forward else ("grad", "saved", "out"), TRITON_POINTERS[dtype])
+        constants = {"FORMULA": launcher.formula, "BLOCK": config.kwargs["BLOCK"]}
+        ptx = _triton_ptx(kernel, types, constants, (*types, "n"), config, architecture)
+        name = f"triton.{launcher.formula.__name__}.{dtype}"
+        yield Source(name, architecture, dtype, ptx, 32 * config.num_warps, 2, _key(row))
+
+
+def _triton_ptx(
+    kernel: Any,
+    types: dict[str, str],
+    constants: dict[str, Any],
+    divisible: Sequence[str],
+    config: Any,
+    architecture: int,
+) -> str:
+    """Return the PTX of a tuned Triton kernel. divisible: arguments that are multiples of 16."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    signature = {**types, "n": "i64", "magnitude": "i32", **dict.fromkeys(constants, "constexpr")}
+    names = list(signature)
+    source = triton.compiler.ASTSource(
+        kernel.fn,
+        signature,
+        {(names.index(name),): value for name, value in constants.items()},
+        {(names.index(name),): [["tt.divisibility", 16]] for name in divisible},
+    )
+    target = GPUTarget("cuda", architecture, 32)
+    return triton.compile(source, target=target, options={"num_warps": config.num_warps}).asm["ptx"]
 
 
 def examine(source: Source) -> CompiledKernel:
@@ -284,7 +362,7 @@ def _element_bytes(source: Source, accesses: list[tuple[str, int]], widest: dict
 def _declared_bytes(source: Source) -> float | None:
     if not source.row:
         return None
-    return find("relu", *source.row).traffic.algorithmic_bytes(1, ITEMSIZE_BYTES[source.dtype])
+    return find(*source.row).traffic.algorithmic_bytes(1, ITEMSIZE_BYTES[source.dtype])
 
 
 def _assembled(ptx: str) -> tuple[int, int]:
@@ -339,7 +417,11 @@ def _options() -> argparse.Namespace:
         prog="python -m scripts.verify.gpu_code", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument(
-        "--architectures", type=int, nargs="+", default=ARCHITECTURES, help="compute capabilities (default: 80 90 100)"
+        "--architectures",
+        type=int,
+        nargs="+",
+        default=ARCHITECTURES,
+        help="compute capabilities; kernels of other activations than ReLU: the first one (default: 80 90 100)",
     )
     parser.add_argument("--json", action="store_true", help="print the properties as JSON")
     return parser.parse_args()
