@@ -30,7 +30,8 @@ from benchmarks.harness.frameworks import DeviceDriver, device_clock, driver
 from benchmarks.harness.frameworks.numba_cuda_ import Live
 from benchmarks.harness.frameworks.numpy_ import NumpyDriver
 from benchmarks.harness.frameworks.torch_ import TorchDriver
-from benchmarks.harness.machine import gpu, linux
+from benchmarks.harness.machine import cuda_driver, gpu, linux
+from benchmarks.harness.machine.cuda_driver import Driver
 from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Slice
 from benchmarks.harness.processes import answers, blocks
 from benchmarks.harness.quantities import operator_row
@@ -86,33 +87,28 @@ def test_gpu_check_reports_a_missing_driver_and_imports_no_framework():
     code = "import sys; from scripts.verify import gpu_check; code = gpu_check.main(); "
     process = python("-c", f"{code} print(sorted({{'torch', 'numba', 'jax', 'triton'}} & set(sys.modules)), code)")
     first_line, last_line = process.stdout.splitlines()
-    assert first_line.startswith("gpu_check: no NVIDIA driver is loaded")
+    assert first_line.startswith("gpu_check: no NVIDIA driver")
     assert last_line == "[] 2"
     shell = subprocess.run([ROOT / "scripts" / "gpu_check"], cwd=ROOT, capture_output=True, text=True)
     assert (shell.returncode, shell.stdout.splitlines()) == (2, [first_line])
 
 
 @pytest.mark.parametrize(
-    ("loaded", "names", "visible", "words"),
+    ("driver", "words"),
     [
-        (None, "none", None, "no NVIDIA driver"),
-        ("Kernel Module  580.65.06", "", None, "no device"),
-        ("Kernel Module  580.65.06", "NVIDIA H200", "", "CUDA_VISIBLE_DEVICES is ''"),
-        ("Kernel Module  580.65.06", "NVIDIA H200", "-1", "CUDA_VISIBLE_DEVICES is '-1'"),
-        ("Kernel Module  550.54.15", "NVIDIA H200", None, "the NVIDIA driver is 550"),
-        ("Kernel Module  580.65.06", "NVIDIA H200", "1,0", ""),
-        ("Kernel Module  580.65.06", "NVIDIA H200", None, ""),
+        (Driver(problem="no NVIDIA driver"), "no NVIDIA driver: there is nothing to run"),
+        (Driver(13000, problem="CUDA_VISIBLE_DEVICES hides every one"), "hides every one: there is nothing to run"),
+        (Driver(11040, ("A100",), (80,)), "needs an NVIDIA driver of version 525 or newer"),
+        (Driver(12080, ("B200",), (100,)), "needs an NVIDIA driver of version 580 or newer"),
+        (Driver(12080, ("H200",), (90,)), ""),
+        (Driver(13000, ("H200", "H200"), (90, 90)), ""),
     ],
 )
-def test_gpu_check_reports_missing_requirements(loaded, names, visible, words, monkeypatch):
-    monkeypatch.setattr(linux, "gpu_driver", lambda: loaded)
-    monkeypatch.setattr(linux, "gpus", lambda: names)
-    if visible is None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    else:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    reasons = [*gpu_check.lacks(), *gpu_check.old_driver()]
+def test_gpu_check_reports_missing_requirements(driver, words, monkeypatch):
+    monkeypatch.setattr(cuda_driver, "query", lambda: driver)
+    reasons = [*gpu_check.lacks(), *gpu_check.without_builds()]
     assert (words in reasons[0]) if words else reasons == []
+    assert len(reasons) == bool(words)
 
 
 ROW = find("relu", "forward", "numpy.out")

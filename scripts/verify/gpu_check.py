@@ -12,9 +12,7 @@ can run.
 
 import argparse
 import importlib.util
-import os
 import platform
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 # Import other modules in the functions that use them, so that any Python can list what a machine lacks before packages
 # are installed.
 from benchmarks.harness.case import Case, DeviceLoopCase, OperatorCase, StepCase
-from benchmarks.harness.machine import gpu, linux
+from benchmarks.harness.machine import cuda_driver, gpu
 from scripts.arguments import positive, seconds
+from scripts.setup import accelerator
 from scripts.verify.gpu_document import Check, Failure, Target, Time
 
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ ELEMENTS = (2**20, 2**24, 2**28)
 CHECKED_ELEMENTS = 2**16 + 13
 BATCH = 64
 BUDGET_S, CHECKING_S, LIMIT_S = 1.0, 0.02, 600.0
-LEAST_DRIVER = 580
 FLOAT32_BYTES = 4
 # Percent of the bandwidth of streaming loops on the device, at the largest size.
 LEAST_PERCENT = 92.0
@@ -59,7 +57,7 @@ say = partial(print, flush=True)
 def main() -> int:
     options = _options()
     # Frameworks that are installed know themselves which driver they need.
-    problems = [*lacks(), *(old_driver() if options.lacks else uninstalled(options.frameworks))]
+    problems = [*lacks(), *(without_builds() if options.lacks else uninstalled(options.frameworks))]
     if not problems and not options.lacks:
         problems = list(unknown(options.operators))
     for problem in problems:
@@ -82,20 +80,16 @@ def main() -> int:
 
 
 def lacks() -> Iterator[str]:
-    """Yield a message for each thing that this machine lacks; nothing can run if there is one."""
-    if linux.gpu_driver() is None:
-        yield "no NVIDIA driver is loaded (/proc/driver/nvidia/version is missing): there is nothing to run"
-    elif not linux.gpus():
-        yield "an NVIDIA driver is loaded, but it has no device: there is nothing to run"
-    elif gpu.hidden():
-        yield f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, which hides every device: unset it"
+    """Yield a message if this machine has no GPU that can be used."""
+    if problem := cuda_driver.query().problem:
+        yield f"{problem}: there is nothing to run"
 
 
-def old_driver() -> Iterator[str]:
-    """Yield a message if the driver is too old for the packages that ./scripts/gpu_check installs."""
-    version = re.search(r"\b(\d{3,})\.\d", linux.gpu_driver() or "")
-    if version and int(version[1]) < LEAST_DRIVER:
-        yield f"the NVIDIA driver is {version[1]}; builds for CUDA 13 need {LEAST_DRIVER} or newer: update it"
+def without_builds() -> Iterator[str]:
+    """Yield a message if ./scripts/gpu_check has no packages to install for the GPU and its driver."""
+    driver = cuda_driver.query()
+    if not driver.problem and accelerator.chosen(driver) is None:
+        yield accelerator.described(driver)
 
 
 def uninstalled(frameworks: Sequence[str]) -> Iterator[str]:

@@ -73,12 +73,6 @@ STATE: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def hidden() -> bool:
-    """Return whether CUDA_VISIBLE_DEVICES hides every device: its first entry is neither a number nor a name."""
-    first = _first_visible()
-    return not first.isdigit() and not first.startswith(("GPU-", "MIG-"))
-
-
 def slowed_by(reasons: int) -> list[str]:
     """Return the names of the slowdowns in NVML's "clocks event reasons"."""
     return [name for bit, name in SLOWED.items() if reasons & bit]
