@@ -24,8 +24,8 @@ from scripts.arguments import positive
 
 # Multiples of the fastest eager row of PyTorch, on two cores.
 TARGETS = {
-    "mnist_cnn": {"numpy": 2.0, "numba": 0.8, "jax": 2.5},
-    "convnet_relu": {"numpy": 2.0, "numba": 1.2, "jax": 2.5},
+    "mnist_cnn": {"numpy": 1.1, "numba": 0.65, "jax": 1.1},
+    "convnet_relu": {"numpy": 1.2, "numba": 0.85, "jax": 1.7},
 }
 TARGET_BATCH = 64
 # Of a row in all passes.
