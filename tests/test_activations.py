@@ -294,3 +294,15 @@ def test_a_number_of_channels_that_does_not_divide_the_sizes_is_refused():
     assert all(elements % channels == 0 for elements in parameters.ELEMENTS for channels in CHANNELS)
     with pytest.raises(ValueError, match="slope: 3 initial values given; a power of two from 1 to 1024"):
         Learnable("slope", (0.1, 0.2, 0.3))
+
+
+@pytest.mark.parametrize("module", ["numpy_", "numba_cpu"])
+def test_slopes_are_not_overwritten_while_they_are_read(module):
+    functions = import_module(f"impls.activations.{module}")
+    x = np.linspace(-1, 1, 12)
+    for write in (
+        lambda: functions.prelu_channels_inplace(x, x[:3]),
+        lambda: functions.prelu_channels_backward_out(x.copy(), x.copy(), x[:3], x),
+    ):
+        with pytest.raises(ValueError, match="slope"):
+            write()

@@ -30,6 +30,7 @@ from impls.activations.roundtrip import Roundtrip
 from impls.activations.vector_math import exp, expm1, inlined, log1p, normal
 from impls.relu import checks
 from impls.relu.numba_checks import call, contiguous, require_backward, require_forward
+from impls.relu.numpy_checks import refuse_overlap
 
 Array = NDArray[Any]
 Formula = Callable[..., Any]
@@ -551,6 +552,7 @@ def prelu_channels(x: Array, slope: Array) -> Array:
 
 def prelu_channels_out(x: Array, slope: Array, out: Array) -> Array:
     checks.channels(x, slope)
+    refuse_overlap("out", out, slope=slope)
     call(_prelu_channels_threads, x, slope, out)
     return out
 
@@ -566,6 +568,7 @@ def prelu_channels_backward(grad: Array, saved: Array, slope: Array) -> tuple[Ar
 
 def prelu_channels_backward_out(grad: Array, saved: Array, slope: Array, out: Array) -> tuple[Array, Array]:
     checks.channels(grad, slope, "grad")
+    refuse_overlap("out", out, slope=slope)
     totals = np.empty((get_num_threads(), slope.size))
     call(_prelu_channels_backward_threads, grad, saved, slope, out, totals)
     with np.errstate(over="ignore", invalid="ignore"):

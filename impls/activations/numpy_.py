@@ -422,6 +422,7 @@ def prelu_channels(x: Array, slope: Array) -> Array:
 
 def prelu_channels_out(x: Array, slope: Array, out: Array) -> Array:
     checks.channels(x, slope)
+    refuse_overlap("out", out, slope=slope)
     slopes = _repeated(slope)
     blocks = partial(_row_blocks, slopes.size)
     return Forward(lambda x, *rest: _prelu(slopes[: x.size], x, *rest), blocks).out(x, out)
@@ -438,6 +439,7 @@ def prelu_channels_backward(grad: Array, saved: Array, slope: Array) -> tuple[Ar
 def prelu_channels_backward_out(grad: Array, saved: Array, slope: Array, out: Array) -> tuple[Array, Array]:
     checks.channels(grad, slope, "grad")
     checks.alike(grad, saved, "grad", "saved")
+    refuse_overlap("out", out, slope=slope)
     slopes = _repeated(slope)
     blocks, totals = partial(_row_blocks, slopes.size), np.zeros(slopes.size)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):

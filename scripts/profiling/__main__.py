@@ -46,6 +46,8 @@ WARM_UP = 5
 # The first steps under a profiler take longer.
 PROFILED_WARM_UP = 2
 INTERRUPTED = 130
+# What a signal to a process may mean.
+KILLED = {9: ", as where the machine lacks memory"}
 # Steps in a trace; more make it large and show nothing new.
 TRACED = 5
 
@@ -98,7 +100,7 @@ def _in_own_process(name: str, measured: document.Roofs, options: argparse.Names
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code < 0:
-        print(f"profile: {name}: its process was ended by signal {-code}", file=sys.stderr)
+        print(f"profile: {name}: its process was ended by signal {-code}{KILLED.get(-code, '')}", file=sys.stderr)
     return int(code != 0)
 
 
@@ -108,9 +110,9 @@ def _one(row: StepVariant, options: argparse.Namespace) -> int:
         found = profiled(row, options.network, options.batch, options.steps, options.roofs)
         print(text(found.profile))
         title = f"{options.network}, {row.name}, batch {options.batch}"
-        write(options.out / document.file(options.network, row.name), found.profile)
         traced = options.out / document.trace_file(options.network, row.name)
         write_bytes(traced, trace.dumped(title, found.steps[:TRACED], found.memory).encode())
+        write(options.out / document.file(options.network, row.name), found.profile)
         print(f"{traced}\n", flush=True)
     except Exception as error:
         print(f"profile: {row.name}: {type(error).__name__}: {error}", file=sys.stderr)
@@ -251,7 +253,7 @@ def text(profile: Profile) -> str:
     lines.append(f"Roofs: {profile.roofs.gemm_gflop_per_s:.0f} GFLOP/s of matrix products in NumPy; copying {reached}.")
     counted = profile.counters
     lines.append(
-        f"Counters of the processor: not available here ({counted.missing})."
+        f"Counters of the processor: not available here (perf events: {counted.missing})."
         if counted.missing
         else f"A step takes {counted.cycles:,} cycles and {counted.instructions:,} instructions of user code in all "
         f"threads, and misses the last cache {counted.cache_misses:,} times."
@@ -268,7 +270,7 @@ def _memory_lines(memory: Memory | None) -> list[str]:
         return []
     highest = max(memory.moments, key=lambda moment: moment.total_bytes)
     return [
-        f"Most bytes are alive in {highest.phase} {highest.layer}: {memory.peak_bytes:,}; as benchmarks measure them "
+        f"Most bytes are alive in {buffers.Place(highest.phase, highest.layer, 0).label}: {memory.peak_bytes:,}; as benchmarks measure them "
         f"{memory.measured_bytes:,}.",
         *(f"  {part.size_bytes:>13,}  {part.kind}: {part.name}" for part in memory.at_peak if part.size_bytes),
     ]
@@ -296,7 +298,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     # Set for the process of one row.
     parser.add_argument("--roofs", type=_roofs, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.batch > document.MOST_IMAGES:
+        parser.error(f"argument --batch: {options.batch} given, at most {document.MOST_IMAGES:,} accepted")
+    return options
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ SCHEMA: Literal[2] = 2
 # Beside the page of the report.
 FOLDER = "profiles"
 TRACE = ".trace.json"
+MOST_IMAGES = 10**6
 # More make no figure that can be read.
 MOST_FILES = 40
 
@@ -120,7 +121,7 @@ class Profile(Strict, frozen=True):
     network: FileLabel
     row: FileLabel
     framework: FileLabel
-    batch: Annotated[int, Meta(ge=1, le=10**6)]
+    batch: Annotated[int, Meta(ge=1, le=MOST_IMAGES)]
     steps: Annotated[int, Meta(ge=1, le=10**6)]
     step_ms: Milliseconds
     unprofiled_ms: Milliseconds
@@ -149,7 +150,7 @@ def of_folder(folder: Path) -> tuple[list[Profile], list[str]]:
         try:
             profiles.append(read_as(Profile, path))
         except (OSError, ValueError) as error:
-            problems.append(f"{path}: {error}")
+            problems.append(f"{path}: {error}; ./scripts/profile writes it again")
     if len(paths) > MOST_FILES:
         problems.append(f"{folder}: {len(paths)} profiles, of which {MOST_FILES} are read")
     return [profile for profile in profiles if profile], problems

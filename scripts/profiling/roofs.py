@@ -7,12 +7,12 @@ from collections.abc import Callable
 from benchmarks.harness.machine import linux
 from scripts.profiling.document import Bandwidth
 
-PRODUCT_ELEMENTS, TRIES = 2048, 5
+PRODUCT_ELEMENTS, TRIES = 2048, 20
 # Bytes of arrays that no cache holds, as a multiple of the last cache, and their most.
 BEYOND_CACHES, MOST_BYTES = 4, 256 * 2**20
 LINE_BYTES = 64
 # Bytes that are copied in one reading.
-COPIED_BYTES = 2**26
+COPIED_BYTES = 2**25
 
 
 def gemm_gflop_per_s() -> float:
@@ -30,10 +30,13 @@ def bandwidths() -> tuple[Bandwidth, ...]:
     from benchmarks.harness.roofline import streaming
 
     streaming.check("copy.all", passes=3)
-    return tuple(
-        Bandwidth(level, up_to_bytes, _copy_gb_per_s(both_bytes // 2 // LINE_BYTES * LINE_BYTES))
-        for level, up_to_bytes, both_bytes in levels()
-    )
+    found: list[Bandwidth] = []
+    for level, up_to_bytes, both_bytes in reversed(levels()):
+        gb_per_s = _copy_gb_per_s(both_bytes // 2 // LINE_BYTES * LINE_BYTES)
+        # What fits a level fits those behind it, so none is slower than they are.
+        slowest = found[0].gb_per_s if found else 0.0
+        found.insert(0, Bandwidth(level, up_to_bytes, max(gb_per_s, slowest)))
+    return tuple(found)
 
 
 def levels() -> list[tuple[str, int, int]]:

@@ -45,8 +45,7 @@ def _memory_events(memory: Recording) -> Iterable[dict[str, Any]]:
             yield {"name": "live bytes", "ph": "C", "pid": MEMORY_PROCESS, "ts": at_us, "args": live}
     for place in memory.places:
         at_us = round(1e6 * (place.start - origin_s), 3)
-        name = f"{place.phase} {place.layer}"
-        yield {"name": name, "ph": "i", "s": "p", "pid": MEMORY_PROCESS, "tid": 1, "ts": at_us}
+        yield {"name": place.label, "ph": "i", "s": "p", "pid": MEMORY_PROCESS, "tid": 1, "ts": at_us}
 
 
 def _events(step: Recorded, origin_s: float) -> Iterable[dict[str, Any]]:

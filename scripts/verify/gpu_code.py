@@ -31,6 +31,8 @@ from impls.cnn.networks import DTYPES, RELU_NETWORKS, Network
 from impls.variant import ITEMSIZE_BYTES, Variant
 
 ARCHITECTURES = (80, 90, 100)
+# Those that libNVVM of CUDA 13 and Triton compile for.
+SUPPORTED = (75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121)
 BATCH = 64
 # Registers of a multiprocessor of each of these architectures.
 REGISTERS = 65536
@@ -420,6 +422,7 @@ def _options() -> argparse.Namespace:
         "--architectures",
         type=int,
         nargs="+",
+        choices=SUPPORTED,
         default=ARCHITECTURES,
         help="compute capabilities; kernels of other activations than ReLU: the first one (default: 80 90 100)",
     )

@@ -32,6 +32,11 @@ class Place:
     layer: str
     start: float
 
+    @property
+    def label(self) -> str:
+        """Phase and layer; once where both are the same."""
+        return self.phase if self.phase == self.layer else f"{self.phase} {self.layer}"
+
 
 @dataclass(frozen=True)
 class Recording:

@@ -16,14 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from impls.cnn import PHASES
 from impls.cnn.architecture import Network
 from impls.cnn.networks import Array
 from scripts.profiling import layers
 from scripts.profiling.handwritten import METHODS, timed_methods
 from scripts.profiling.memory.buffers import Buffer, Kind, Place, Recording
+from scripts.profiling.spans import OTHER
 
 # tracemalloc's domain of NumPy's arrays.
 ARRAYS = np.lib.tracemalloc_domain
+FOLLOWING = dict(pairwise(PHASES))
 # More calls of methods than a step makes.
 MOST_CALLS = 100_000
 # A thread that holds the interpreter's lock keeps it between reading and resetting a peak.
@@ -60,8 +63,8 @@ def _held(step: Any, arrays: Any) -> list[Buffer]:
     by_purpose: list[tuple[str, Kind, list[Any]]] = [
         ("batch", "input", [images, labels, *masks]),
         ("parameters, velocities", "state", [step.parameters, step.memory.velocities, step.statistics]),
-        ("of parameters", "gradients", [step.memory.gradients]),
-        ("saved for backward", "saved", step.saved()),
+        ("of the parameters", "gradients", [step.memory.gradients]),
+        ("forward pass", "saved", step.saved()),
         *((f"{layer.name}: arrays that are kept", "temporary", [layer]) for layer in (*step.convs, *step.dense)),
         ("scratch memory", "temporary", [step]),
     ]
@@ -106,14 +109,14 @@ class _Recorder:
     """Writes the peaks between calls of methods to arrays that exist before, so that it allocates nothing itself."""
 
     def __init__(self, network: Network) -> None:
-        self.places = [*layers.places(network), *((phase, "other") for phase in ("forward", "loss", "backward"))]
+        self.places = [*layers.places(network), *((phase, OTHER) for phase in PHASES)]
         self.peaks_bytes, self.place = np.zeros(MOST_CALLS, np.int64), np.zeros(MOST_CALLS, np.int64)
         self.moments_s = np.zeros(MOST_CALLS)
         self.count, self.phase, self.current = 0, "forward", 0
 
     def start(self) -> None:
         self.moments_s[0], self.count = perf_counter(), 0
-        self.current = self.places.index(("forward", "other"))
+        self.current = self._place(OTHER)
         tracemalloc.reset_peak()
 
     def boundary(self) -> None:
@@ -127,7 +130,8 @@ class _Recorder:
     def mark(self, phase: str) -> None:
         """Note the end of a phase."""
         self.boundary()
-        self.phase = {"forward": "loss", "loss": "backward", "backward": "update"}.get(phase, phase)
+        self.phase = FOLLOWING.get(phase, phase)
+        self.current = self._place(OTHER)
 
     def timed(self, method: Callable[..., Any], operator: str, kinds: tuple[str, ...]) -> Callable[..., Any]:
         """The method, with a boundary before and after each call."""
@@ -154,7 +158,7 @@ class _Recorder:
             phase, layer = self.places[place]
             places.append(Place(phase, layer, start_s))
             size_bytes = max(0, int(peak_bytes) - base_bytes)
-            buffers.append(Buffer(f"{phase} {layer}", "temporary", size_bytes, start_s, end_s))
+            buffers.append(Buffer(places[-1].label, "temporary", size_bytes, start_s, end_s))
         return Recording(tuple(buffers), tuple(places), in_seconds=True)
 
 

@@ -132,7 +132,7 @@ def _named(buffer: Buffer, places: Sequence[Place]) -> Buffer:
     place = place_at(places, buffer.start)
     assert place is not None
     kind: Kind = kind_of(places, buffer.start, buffer.end - 1)
-    return replace(buffer, name=f"{place.phase} {place.layer}", kind=kind)
+    return replace(buffer, name=place.label, kind=kind)
 
 
 def _live(buffers: Iterable[Buffer]) -> Iterator[tuple[float, int]]:

@@ -42,7 +42,7 @@ def _purpose(start_s: float, end_s: float, places: tuple[Place, ...], put: tuple
     """Name and kind of a buffer. A gradient of the step before is freed by the backward pass of this one."""
     place = place_at(places, start_s)
     if place:
-        return f"{place.phase} {place.layer}", kind_of(places, start_s, end_s)
+        return place.label, kind_of(places, start_s, end_s)
     if put[0] <= start_s <= put[1]:
         return "batch", "input"
     return ("step before", "gradients") if end_s < inf else ("parameters, velocities", "state")

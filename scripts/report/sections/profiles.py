@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 
 from impls.cnn.architecture import NETWORKS
 from scripts.profiling import layers
-from scripts.profiling.document import FOLDER, Profile, trace_file
+from scripts.profiling.document import FOLDER, Moment, Profile, trace_file
 from scripts.profiling.layers import Layer, Place
 from scripts.profiling.spans import OTHER
 from scripts.report import drawing
@@ -24,7 +24,7 @@ WIDTH, BAR_HEIGHT, EDGES = 10.6, 0.16, 1.6
 PANEL_HEIGHT, ROOFLINE_HEIGHT, LEGEND_SHARE = 2.2, 4.6, 0.1
 KINDS = ("state", "input", "saved", "gradients", "temporary")
 # Of the kinds of memory, in the order of KINDS; in grey they differ in brightness.
-SHADES = ("#333333", "#999999", "#d55e00", "#f0e442", "#56b4e9")
+SHADES = ("#009e73", "#999999", "#d55e00", "#f0e442", "#56b4e9")
 # Operators with less than this share of a step are not listed.
 LEAST_SHARE = 0.005
 
@@ -104,24 +104,30 @@ def _memory(profiles: Sequence[Profile]) -> Figure:
         axis.set_axis_off()
     for row in axes:
         row[0].set_ylabel("MB alive")
+    for column in zip(*axes, strict=True):
+        lowest = [axis for axis in column if axis.has_data()][-1]
+        lowest.tick_params(labelbottom=True)
     title = f"{network.name}, batch {profiles[0].batch}: memory alive in each layer, by kind"
     return drawing.finished(figure, f"profile.{network.name}-{profiles[0].batch}-memory", title)
 
 
 def _stack(axis: Axes, profile: Profile, places: Sequence[Place]) -> None:
     """Draw the bytes of a row, and a line at its peak. Layers that its program lacks are left out."""
-    of_place = {(moment.phase, moment.layer): moment for moment in profile.memory.moments}
-    edges = np.arange(len(places) + 1) - 0.5
+    of_place: dict[Place, Moment] = {(moment.phase, moment.layer): moment for moment in profile.memory.moments}
+    others = [moment for place, moment in of_place.items() if place not in places]
+    shown = [of_place.get(place) for place in places]
+    shown.append(max(others, key=lambda moment: moment.total_bytes, default=None))
+    edges = np.arange(len(shown) + 1) - 0.5
     below = np.zeros(len(edges))
     for kind, shade in zip(KINDS, SHADES, strict=True):
-        sizes_bytes = [getattr(of_place[place], f"{kind}_bytes") if place in of_place else 0 for place in places]
+        sizes_bytes = [getattr(moment, f"{kind}_bytes") if moment else 0 for moment in shown]
         above = below + np.array([*sizes_bytes, sizes_bytes[-1]]) / 1e6
         axis.fill_between(edges, below, above, step="post", color=shade, linewidth=0)
         below = above
     peak_mb = profile.memory.peak_bytes / 1e6
     axis.axhline(peak_mb, color=drawing.INK, linewidth=0.8, linestyle="--")
     axis.set_title(f"{profile.row}: {peak_mb:.1f} MB", parse_math=False)
-    axis.set_xticks(range(len(places)), [_label(place) for place in places], rotation=90)
+    axis.set_xticks(range(len(shown)), [*(_label(place) for place in places), "between layers"], rotation=90)
     axis.grid(axis="x", visible=False)
 
 
