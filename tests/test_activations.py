@@ -3,6 +3,7 @@
 import re
 import warnings
 from functools import partial
+from importlib import import_module
 from itertools import pairwise
 
 import numpy as np

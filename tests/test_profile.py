@@ -279,11 +279,11 @@ def test_a_row_that_fails_does_not_stop_the_others(tmp_path, capfd, monkeypatch)
     assert [profile.row for profile in document.of_folder(tmp_path)[0]] == ["numpy.inplace"]
 
 
-def test_too_little_memory_is_a_message(tmp_path, capfd):
-    assert command.main(["numpy.inplace", "--batch", "99999999", "--out", str(tmp_path)]) == 1
-    error = capfd.readouterr().err
-    assert "profile: numpy.inplace: " in error
-    assert "Traceback" not in error
+def test_a_batch_that_no_file_can_hold_is_refused_before_measuring(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        command.main(["numpy.inplace", "--batch", "1000001", "--out", str(tmp_path)])
+    assert exit_.value.code == 2
+    assert "--batch: 1000001 given, at most 1,000,000 accepted" in capsys.readouterr().err
 
 
 @needs_compiler

@@ -269,9 +269,9 @@ def _memory_lines(memory: Memory | None) -> list[str]:
     if memory is None:
         return []
     highest = max(memory.moments, key=lambda moment: moment.total_bytes)
+    place = buffers.Place(highest.phase, highest.layer, 0).label
     return [
-        f"Most bytes are alive in {buffers.Place(highest.phase, highest.layer, 0).label}: {memory.peak_bytes:,}; as benchmarks measure them "
-        f"{memory.measured_bytes:,}.",
+        f"Most bytes are alive in {place}: {memory.peak_bytes:,}; as benchmarks measure them {memory.measured_bytes:,}.",
         *(f"  {part.size_bytes:>13,}  {part.kind}: {part.name}" for part in memory.at_peak if part.size_bytes),
     ]
 
