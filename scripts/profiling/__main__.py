@@ -265,13 +265,11 @@ def text(profile: Profile) -> str:
     return "\n".join([*lines, *_memory_lines(profile.memory)])
 
 
-def _memory_lines(memory: Memory | None) -> list[str]:
-    if memory is None:
-        return []
+def _memory_lines(memory: Memory) -> list[str]:
     highest = max(memory.moments, key=lambda moment: moment.total_bytes)
     place = buffers.Place(highest.phase, highest.layer, 0).label
     return [
-        f"Most bytes are alive in {place}: {memory.peak_bytes:,}; as benchmarks measure them {memory.measured_bytes:,}.",
+        f"Most bytes are alive in {place}: {memory.peak_bytes:,}; measured by benchmarks: {memory.measured_bytes:,}.",
         *(f"  {part.size_bytes:>13,}  {part.kind}: {part.name}" for part in memory.at_peak if part.size_bytes),
     ]
 
