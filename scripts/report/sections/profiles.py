@@ -21,7 +21,7 @@ from scripts.report.section import Context, Section, rendered
 
 NAME, TITLE = "profiles", "Where a step's time and memory go"
 WIDTH, BAR_HEIGHT, EDGES = 10.6, 0.16, 1.6
-PANEL_HEIGHT, ROOFLINE_HEIGHT, LEGEND_SHARE = 2.2, 4.6, 0.1
+PANEL_HEIGHT, ROOFLINE_HEIGHT, LEGEND_SHARE = 2.4, 4.6, 0.1
 KINDS = ("state", "input", "saved", "gradients", "temporary")
 # Of the kinds of memory, in the order of KINDS; in grey they differ in brightness.
 SHADES = ("#009e73", "#999999", "#d55e00", "#f0e442", "#56b4e9")
@@ -104,9 +104,6 @@ def _memory(profiles: Sequence[Profile]) -> Figure:
         axis.set_axis_off()
     for row in axes:
         row[0].set_ylabel("MB alive")
-    for column in zip(*axes, strict=True):
-        lowest = [axis for axis in column if axis.has_data()][-1]
-        lowest.tick_params(labelbottom=True)
     title = f"{network.name}, batch {profiles[0].batch}: memory alive in each layer, by kind"
     return drawing.finished(figure, f"profile.{network.name}-{profiles[0].batch}-memory", title)
 
