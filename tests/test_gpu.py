@@ -35,13 +35,14 @@ from benchmarks.harness.machine.cuda_driver import Driver
 from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Slice
 from benchmarks.harness.processes import answers, blocks
 from benchmarks.harness.quantities import operator_row
-from benchmarks.harness.roofline import ceilings, device_loops
+from benchmarks.harness.roofline import ceilings
 from benchmarks.harness.roofline.loops import DEVICE_LOOPS
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.timing.device import SPIN_UP_S, DeviceTimer
 from benchmarks.harness.truth.calls import Calls
 from benchmarks.harness.truth.comparison import WrongResult
+from impls import device_loops
 from impls.catalog import STEPS, VARIANTS, find, variants
 from impls.cnn.architecture import RELU_NETWORKS
 from scripts.report import metrics

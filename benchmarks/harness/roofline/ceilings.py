@@ -176,7 +176,7 @@ class TimedOnDevice:
 
 def _device_loop(case: DeviceLoopCase, framework: DeviceDriver, held: dict[tuple[Any, ...], Any]) -> DeviceWork:
     """Calls out of place share their arguments, and those in place have their own, as those of rows."""
-    from benchmarks.harness.roofline import device_loops
+    from impls import device_loops
 
     call, pattern, array_bytes = device_loops.CALLS[case.kernel], DEVICE_LOOPS[case.kernel], case.array_bytes
     x = np.arange(array_bytes // np.dtype(DTYPE).itemsize, dtype=np.float32)

@@ -77,7 +77,7 @@ NONTEMPORAL = {
 PATTERNS = ORDINARY | NONTEMPORAL
 _THREADS: tuple[Literal["one", "all"], ...] = ("one", "all")
 LOOPS = {loop.name: loop for loop in (Loop(pattern, threads) for pattern in PATTERNS.values() for threads in _THREADS)}
-# The patterns of a GPU's loops, by name: that before the dot, and after it who wrote the kernel (`device_loops`).
+# The patterns of a GPU's loops, by name: that before the dot, and after it who wrote the kernel (`impls.device_loops`).
 _KERNELS = {"copy": ("memcpy", "torch", "triton")} | dict.fromkeys(
     ("triad", "scale", "accumulate"), ("torch", "triton")
 )

@@ -1,6 +1,7 @@
 """The streaming loops of a GPU, on PyTorch tensors: the driver's copy, kernels of PyTorch, and kernels of Triton.
 
 None is the fastest everywhere: of one loop, drivers and libraries reach from two thirds to nine tenths of the peak.
+Not among the benchmarks, because asv imports every module there, also where Triton is not installed.
 """
 
 from collections.abc import Callable
