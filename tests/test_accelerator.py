@@ -15,7 +15,7 @@ from scripts.setup.accelerator import BUILDS
 
 ROOT = Path(__file__).resolve().parents[1]
 THIRTEEN, TWELVE = BUILDS
-# What drivers of these releases answer to cuDriverGetVersion.
+# The answer of cuDriverGetVersion, by release of the driver.
 VERSIONS = {"470": 11040, "535": 12020, "570": 12080, "580": 13000, "595": 13020}
 PRINTED = """
 from benchmarks.harness.machine import cuda_driver, linux

@@ -297,7 +297,7 @@ def test_loops_of_a_gpu_compute_what_they_are_named(monkeypatch):
     # Results in place take turns; of this size, one fits half the cache.
     assert sorted(name for *_, name, _ in held) == ["inplace", "out", "x", "y"]
     for case in cases:
-        # What the call before has left in the result does not count.
+        # The check must not accept a result that an earlier call has left.
         monkeypatch.setitem(device_loops.CALLS, case.kernel, lambda first, *others: first)
         with pytest.raises(WrongResult, match=f"roof {case.kernel}: its result on the device is wrong"):
             ceilings.TimedOnDevice(case, OnCpu(), held).prepare()

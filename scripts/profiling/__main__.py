@@ -46,7 +46,7 @@ WARM_UP = 5
 # The first steps under a profiler take longer.
 PROFILED_WARM_UP = 2
 INTERRUPTED = 130
-# What a signal to a process may mean.
+# The likely cause of a signal that ends a process.
 KILLED = {9: ", as where the machine lacks memory"}
 # Steps in a trace; more make it large and show nothing new.
 TRACED = 5

@@ -33,7 +33,7 @@ def bandwidths() -> tuple[Bandwidth, ...]:
     found: list[Bandwidth] = []
     for level, up_to_bytes, both_bytes in reversed(levels()):
         gb_per_s = _copy_gb_per_s(both_bytes // 2 // LINE_BYTES * LINE_BYTES)
-        # What fits a level fits those behind it, so none is slower than they are.
+        # A cache is at least as fast as the levels behind it; a lower reading is noise.
         slowest = found[0].gb_per_s if found else 0.0
         found.insert(0, Bandwidth(level, up_to_bytes, max(gb_per_s, slowest)))
     return tuple(found)

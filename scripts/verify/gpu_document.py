@@ -65,7 +65,7 @@ class Failure:
 
 @dataclass
 class Check:
-    """What has been found so far.
+    """The findings so far.
 
     facts: the machine, its software, and the options. sheet_gb_per_s: the datasheet's bandwidth, NaN if unknown.
     checked: rows and dtypes that were compared with the reference, of which `failures` failed.

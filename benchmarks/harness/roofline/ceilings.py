@@ -194,7 +194,7 @@ def _device_loop(case: DeviceLoopCase, framework: DeviceDriver, held: dict[tuple
         arguments = [(array(x, "inplace", number), *others) for number in pooled]
     else:
         arguments = [(array(np.zeros_like(x), "out"), array(x, "x"), *others)]
-    # What an earlier call has left in a result out of place would be right too.
+    # Zeros, so that a result of an earlier call does not pass for one of this call.
     before = x if pattern.inplace else np.zeros_like(x)
     expected = x - 1 if others else x if case.kernel == "copy.memcpy" else -x
 
