@@ -88,7 +88,7 @@ def test_device_time_is_unsupported_without_device_members():
         row, OperatorCase("time", row.operator, row.direction, row.name, 2**10, "float32"), NumpyDriver(), row.load()
     )
     with pytest.raises(Unsupported, match="NumpyDriver is no DeviceDriver"):
-        operator_row._device_timing(calls, None, calls.pool(1), {}, 1)
+        operator_row._device_timer(calls, None, calls.pool(1), {}, 1)
 
 
 def test_unsupported_members_give_an_unsupported_measurement(monkeypatch):

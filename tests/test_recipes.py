@@ -214,7 +214,12 @@ def test_packages_of_another_commit_are_uninstalled_first(tmp_path, monkeypatch)
     assert install_commit.ENTRY_POINTS == ENTRY_POINTS
     monkeypatch.syspath_prepend(install(tmp_path, "Broken", "broken"))
     commands = []
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command))
+
+    def run(command, **_):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
     install_commit.main("commit.whl")
     assert commands[0][-3:] == ["uninstall", "--yes", "Broken"]
     assert commands[1][-1] == "commit.whl"
