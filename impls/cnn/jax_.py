@@ -4,6 +4,8 @@ build           `lax.conv_general_dilated`, channels-last
 build_patches   each convolution as the product of a column matrix, made of nine slices, and the weight; its gradients
                 are products too, where XLA's own gradients of a convolution are slow on a CPU
 
+Batch norms and products have hand-written gradients, which read and write fewer arrays than JAX's.
+
 Named scopes tell profilers which layer an operation belongs to; they cost nothing.
 
 XLA decides what is written in place, so "fresh" and "inplace" do not differ: `relu` is "fresh" or "none". A step is
@@ -37,6 +39,10 @@ from impls.cnn.reference import State
 
 Arrays = dict[str, jax.Array]
 Convolve = Callable[[jax.Array, jax.Array, int], jax.Array]
+
+# Axes of a channel's elements, and positions in a filter.
+PIXELS = (0, 1, 2)
+TAPS = [(i, j) for i in range(KERNEL) for j in range(KERNEL)]
 
 
 def build(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> "Step":
@@ -121,14 +127,12 @@ def _loss(
             y = y if block.conv.norm else y + parameters[f"conv{number}.bias"]
         if block.conv.norm:
             with jax.named_scope(f"norm{number}"):
-                mean, variance = y.mean((0, 1, 2)), y.var((0, 1, 2))
+                y, mean, variance = normalise(y, parameters[f"norm{number}.scale"], parameters[f"norm{number}.shift"])
                 rows = y.size // y.shape[-1]
                 after[f"norm{number}.mean"] = _running(statistics[f"norm{number}.mean"], mean)
                 after[f"norm{number}.variance"] = _running(
                     statistics[f"norm{number}.variance"], variance * rows / (rows - 1)
                 )
-                factor = parameters[f"norm{number}.scale"] * lax.rsqrt(variance + NORM_EPSILON)
-                y = (y - mean) * factor + parameters[f"norm{number}.shift"]
         with jax.named_scope(f"conv{number}.{network.activation}"):
             y = activate(y)
         if block.conv.pool:
@@ -148,7 +152,37 @@ def _loss(
 
 
 def _running(statistic: jax.Array, value: jax.Array) -> jax.Array:
-    return (1 - NORM_MOMENTUM) * statistic + NORM_MOMENTUM * lax.stop_gradient(value)
+    return (1 - NORM_MOMENTUM) * statistic + NORM_MOMENTUM * value
+
+
+@jax.custom_vjp
+def normalise(x: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the batch norm of (n, h, w, c), and mean and variance of each channel, which have no gradient.
+
+    The backward pass reads x and its gradient twice; JAX's own, which differentiates the mean and the variance, writes
+    and reads five arrays of their size.
+    """
+    return _normalise_forward(x, scale, shift)[0]
+
+
+def _normalise_forward(
+    x: jax.Array, scale: jax.Array, shift: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Any]:
+    mean, variance = x.mean(PIXELS), x.var(PIXELS)
+    reciprocal = lax.rsqrt(variance + NORM_EPSILON)
+    return ((x - mean) * (scale * reciprocal) + shift, mean, variance), (x, mean, reciprocal, scale)
+
+
+def _normalise_backward(kept: Any, grads: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, mean, reciprocal, scale = kept
+    grad, rows = grads[0], x.size // x.shape[-1]
+    shift_grad = grad.sum(PIXELS)
+    scale_grad = (grad * (x - mean)).sum(PIXELS) * reciprocal
+    x_grad = scale * reciprocal * (grad - shift_grad / rows - (x - mean) * (reciprocal * scale_grad / rows))
+    return x_grad, scale_grad, shift_grad
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 def convolve(image: jax.Array, weight: jax.Array, padding: int) -> jax.Array:
@@ -158,12 +192,42 @@ def convolve(image: jax.Array, weight: jax.Array, padding: int) -> jax.Array:
     )
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve_patches(image: jax.Array, weight: jax.Array, padding: int) -> jax.Array:
-    """Compute `convolve` as a matrix product."""
+    """Compute `convolve` as a matrix product; its gradients are products too.
+
+    JAX's own gradient for the weight would transpose the result's gradient first, which XLA computes a second time.
+    """
+    return _patches_forward(image, weight, padding)[0]
+
+
+def _patches_forward(image: jax.Array, weight: jax.Array, padding: int) -> tuple[jax.Array, Any]:
     framed = jnp.pad(image, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     height, width = (size - KERNEL + 1 for size in framed.shape[1:3])
-    slices = [framed[:, i : i + height, j : j + width] for i in range(KERNEL) for j in range(KERNEL)]
-    return jnp.concatenate(slices, -1) @ weight.reshape(-1, weight.shape[-1])
+    slices = [framed[:, i : i + height, j : j + width] for i, j in TAPS]
+    # As a matrix: XLA would transpose an array of four dimensions before the product for the weight's gradient.
+    columns = jnp.concatenate(slices, -1).reshape(-1, weight[..., 0].size)
+    filters = weight.shape[-1]
+    y = (columns @ weight.reshape(-1, filters)).reshape(-1, height, width, filters)
+    # The backward pass needs only the shape of the image.
+    return y, (columns, weight, image[:0])
+
+
+def _patches_backward(padding: int, kept: Any, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    columns, weight, empty = kept
+    *pixels, filters = grad.shape
+    rows_grad = grad.reshape(-1, filters)
+    weight_grad = (columns.T @ rows_grad).reshape(weight.shape)
+    slices_grad = (rows_grad @ weight.reshape(-1, filters).T).reshape(*pixels, len(TAPS), -1)
+    framed_grad = jnp.zeros((), grad.dtype)
+    for number, (i, j) in enumerate(TAPS):
+        frame = ((0, 0), (i, KERNEL - 1 - i), (j, KERNEL - 1 - j), (0, 0))
+        framed_grad += jnp.pad(slices_grad[:, :, :, number], frame)
+    height, width = empty.shape[1:3]
+    return framed_grad[:, padding : padding + height, padding : padding + width], weight_grad
+
+
+convolve_patches.defvjp(_patches_forward, _patches_backward)
 
 
 @jax.custom_vjp
@@ -185,8 +249,19 @@ def _windows(x: jax.Array) -> jax.Array:
 
 def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     windows = _windows(x)
+    positions = lax.broadcasted_iota(jnp.uint8, windows.shape, 3)
+    start = np.array(-np.inf, x.dtype), np.uint8(0)
+    largest, winner = lax.reduce((windows, positions), start, _larger, (3,))
     # The backward pass needs only the shape of x.
-    return windows.max(3), (windows.argmax(3).astype(jnp.uint8), x[:0])
+    return largest, (winner, x[:0])
+
+
+def _larger(left: tuple[jax.Array, jax.Array], right: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Return the larger of two values, each with its position; the first of equal ones; NaN before numbers."""
+    (x, x_position), (y, y_position) = left, right
+    is_left = (x > y) | jnp.isnan(x)
+    is_first = is_left | ((x == y) & (x_position < y_position))
+    return jnp.where(is_left, x, y), jnp.where(is_first, x_position, y_position)
 
 
 def _max_pool_backward(kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array]:
