@@ -19,7 +19,7 @@ from benchmarks.harness.frameworks import driver
 from benchmarks.harness.truth import comparison, operators
 from benchmarks.harness.truth.calls import Calls
 from impls.activations import numba_cpu, reference
-from impls.activations.rows import ACTIVATIONS, SLOPES
+from impls.activations.rows import ACTIVATIONS, PRELUS, SLOPES
 from impls.catalog import OPERATORS, find, variants
 from impls.variant import CHANNELS, Learnable, Variant
 from scripts.verify import accuracy
@@ -189,6 +189,29 @@ def test_both_gradients_are_right_where_the_gradient_of_x_overwrites_grad(framew
     out, found = backward.load()(grad, x, slope, grad)
     np.testing.assert_allclose(out, gradient, rtol=1e-6)
     np.testing.assert_allclose(found, sums, rtol=1e-4, atol=1e-4)
+
+
+def check_any_slopes(row: Variant, dtype: str) -> None:
+    """Check slopes that are not finite where x is positive, and infinite x."""
+    channels = operators.channels(row)
+    slope = np.resize([np.inf, 0.25, np.nan, -np.inf], channels).astype(dtype)
+    x, grad = (abs(values[: 64 * channels].astype(dtype)) + 0.5 for values in comparison.ordinary(2**12))
+    x[3 * channels : 5 * channels] = np.inf
+    x[8 * channels + 1 :: channels] *= -1 if channels > 1 else 1
+    (terms,) = reference.prelu.learnable_terms(grad, x, slope)
+    both = [reference.prelu.backward(grad, x, slope), terms.reshape(-1, channels).sum(axis=0)]
+    y = [reference.prelu.forward(x, slope)]
+    values = {"forward": (x, slope), "backward": (grad, x, slope), "roundtrip": (x, grad, slope)}[row.direction]
+    expected = {"forward": y, "backward": both, "roundtrip": y + both}[row.direction]
+    assert all(np.isfinite(gradient).all() for gradient in both)
+    inputs = operators.Inputs(values, (dtype,) * len(values))
+    for result, wanted in zip(results(row, arguments(row, inputs)), expected, strict=True):
+        np.testing.assert_allclose(driver(row.framework).to_numpy(result), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("row", "dtype"), cases(lambda row: row.operator in PRELUS, family=True))
+def test_positive_x_needs_no_finite_slope_and_slopes_no_finite_x(row: Variant, dtype: str) -> None:
+    check_any_slopes(row, dtype)
 
 
 def test_the_gradient_of_prelu_can_have_another_layout():

@@ -102,9 +102,14 @@ tanh_backward_from_output = Backward(lambda grad, y: grad * ((1 - y) * (1 + y)))
 softplus_backward_from_output = Backward(lambda grad, y: grad * -jnp.expm1(-y))
 
 
+def _selected(x: Array, slope: Array) -> Array:
+    # Selects a factor: of where(x > 0, x, slope * x), jax.vjp would multiply an infinite x by 0 in the other branch.
+    return jnp.where(x > 0, 1, slope) * x
+
+
 def _prelu(x: Array, slope: Array) -> Array:
     checks.parameter(x, slope=slope)
-    return jnp.where(x > 0, x, slope * x)
+    return _selected(x, slope)
 
 
 def _prelu_backward(grad: Array, saved: Array, slope: Array) -> tuple[Array, Array]:
@@ -120,7 +125,7 @@ prelu_backward = jax.jit(_prelu_backward)
 def _prelu_channels(x: Array, slope: Array) -> Array:
     checks.channels(x, slope)
     # With x as rows, XLA could not work in place.
-    return jnp.where(x > 0, x, jnp.tile(slope, x.size // slope.size) * x)
+    return _selected(x, jnp.tile(slope, x.size // slope.size))
 
 
 def _prelu_channels_backward(grad: Array, saved: Array, slope: Array) -> tuple[Array, Array]:

@@ -18,7 +18,7 @@ Results are finite wherever the limit is; nothing warns. Where the derivative is
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from math import pi, sqrt
+from math import isfinite, pi, sqrt
 from threading import get_ident
 from typing import Any, Literal
 
@@ -395,7 +395,8 @@ def prelu(x: Array, slope: Array) -> Array:
 
 def prelu_out(x: Array, slope: Array, out: Array) -> Array:
     checks.parameter(x, slope=slope)
-    return Forward(partial(_prelu, slope[0])).out(x, out)
+    formula = _prelu if isfinite(slope[0]) else _prelu_selected
+    return Forward(partial(formula, slope[0])).out(x, out)
 
 
 def prelu_inplace(x: Array, slope: Array) -> Array:
@@ -423,9 +424,9 @@ def prelu_channels(x: Array, slope: Array) -> Array:
 def prelu_channels_out(x: Array, slope: Array, out: Array) -> Array:
     checks.channels(x, slope)
     refuse_overlap("out", out, slope=slope)
-    slopes = _repeated(slope)
+    slopes, formula = _repeated(slope), _prelu if np.isfinite(slope).all() else _prelu_selected
     blocks = partial(_row_blocks, slopes.size)
-    return Forward(lambda x, *rest: _prelu(slopes[: x.size], x, *rest), blocks).out(x, out)
+    return Forward(lambda x, *rest: formula(slopes[: x.size], x, *rest), blocks).out(x, out)
 
 
 def prelu_channels_inplace(x: Array, slope: Array) -> Array:
@@ -470,6 +471,13 @@ def _prelu(slope: Any, x: Array, out: Array, scratch: Array) -> None:
     np.multiply(scratch[0], slope, out=scratch[0])
     np.maximum(x, 0, out=out)
     np.add(out, scratch[0], out=out)
+
+
+def _prelu_selected(slope: Any, x: Array, out: Array, scratch: Array) -> None:
+    """For slopes that are not finite: `_prelu` would add their product with 0 to a positive x. Takes longer."""
+    np.multiply(x, slope, out=scratch[0])
+    np.copyto(scratch[0], x, where=x > 0)
+    out[:] = scratch[0]
 
 
 def _prelu_derivative(slope: Any, saved: Array, out: Array, scratch: Array) -> None:

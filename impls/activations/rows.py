@@ -40,7 +40,7 @@ RAW, REPLAYS = "raw operator", "autograd records and replays"
 PASS = Traffic(reads=1, writes=1)
 NEW_PASS = PASS + Traffic(write_allocate=1)
 # Traffic of XLA's kernels beyond one for each half of a round trip, or for a gradient.
-ONE_EACH, ELU_KERNELS, PRELU_KERNELS = Traffic(), Traffic(reads=3, writes=1, mask_reads=1), Traffic(reads=5, writes=1)
+ONE_EACH, ELU_KERNELS, PRELU_KERNELS = Traffic(), Traffic(reads=3, writes=1, mask_reads=1), NEW_PASS + Traffic(reads=2)
 
 
 @dataclass(frozen=True)
@@ -306,7 +306,7 @@ def _triton(each: Activation) -> Iterator[Variant]:
 def _prelu(name: str, kernels: Traffic) -> Iterator[Variant]:
     """The rows of a function with learnable slopes, whose gradients are sums over elements.
 
-    kernels: traffic of XLA's gradient beyond one pass.
+    kernels: traffic of XLA's gradient beyond one pass; what it writes are temporary arrays.
     """
     numpy = Framework(name, "numpy", f"{FOLDER}.numpy_", BLOCKS, DTYPES, threaded=False).flavour("numpy")
     yield from numpy.forward(fresh=name, out=f"{name}_out", inplace=f"{name}_inplace", temporary=SCRATCH)
@@ -331,7 +331,8 @@ def _prelu(name: str, kernels: Traffic) -> Iterator[Variant]:
     flushes = Semantics(flushes_subnormals=DTYPES)
     jax = Framework(name, "jax", f"{FOLDER}.jax_", "jit", DTYPES, compiled=True, semantics=flushes).flavour("jax")
     yield from jax.forward(fresh=name, inplace=f"{name}_inplace")
-    yield from jax.backward("input", VJP, fresh=f"{name}_backward", temporary=SCRATCH, extra_traffic=kernels)
+    written = Size(arrays=kernels.writes, scratch=True)
+    yield from jax.backward("input", VJP, fresh=f"{name}_backward", temporary=written, extra_traffic=kernels)
 
 
 def _names(name: str, *modes: str) -> dict[str, str]:

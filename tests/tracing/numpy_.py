@@ -49,9 +49,10 @@ class RecordingArray(np.ndarray):
         result = function(*map(_plain, inputs), **keywords)
         return self._record(inputs if function in READ_AND_WRITE else (), result)
 
-    def _record(self, read: Iterable[Any], written: np.ndarray) -> "RecordingArray":
+    def _record(self, read: Iterable[Any], written: Any) -> Any:
         self.steps.append(Step(_spans(read), _spans([written])))
-        return _recording(written, self.steps)
+        # A reduction returns a scalar.
+        return _recording(written, self.steps) if isinstance(written, np.ndarray) else written
 
 
 class RecordingBlock(np.ndarray):
