@@ -24,6 +24,8 @@ from benchmarks.harness.case import OperatorCase
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.truth import comparison, operators, training
 from benchmarks.harness.truth.calls import Calls
+from impls.activations.reference import prelu
+from impls.activations.rows import PRELUS
 from impls.catalog import find
 from impls.cnn.networks import Batch, Network, fused_saved_bytes, initial_parameters, random_batch
 from impls.cnn.numba_cuda import products
@@ -34,6 +36,7 @@ from scripts.training import parity
 from tests import simulator
 from tests.conftest import arguments, cases, results
 from tests.small import SIDE, SMALL, UNPOOLED
+from tests.test_activations import check_any_slopes
 from tests.test_implementations import LENGTHS, any_bits, bits, check, floats, host, special
 
 # Blocks are small, as the simulator runs every GPU thread as a Python thread.
@@ -116,6 +119,111 @@ def test_activations_pass_the_checks_of_a_measurement(row: Variant, dtype: str) 
     """On NaN, infinities, saturation, several tiles and a tail, within the errors that rows declare."""
     case = OperatorCase("time", row.operator, row.direction, row.name, TILES[row.framework], dtype)
     Calls(row, case, driver(row.framework), row.load()).verify()
+
+
+def slopes_and_gradients(elements: int, channels: int) -> tuple[np.ndarray, ...]:
+    """Gradient, input and slopes, and both gradients by the reference."""
+    x, grad = comparison.ordinary(elements)
+    slope = np.linspace(-1, 2, channels, dtype=np.float32)
+    (terms,) = prelu.learnable_terms(grad, x, slope)
+    return grad, x, slope, prelu.backward(grad, x, slope), terms.reshape(-1, channels).sum(axis=0)
+
+
+def of_prelu(framework: str, direction: str, operator: str = "prelu_channels", memory: str = "out") -> Variant:
+    flavour = {"numba_cuda": "numba-cuda", "triton": "triton-cuda"}[framework]
+    return find(operator, direction, f"{flavour}.{memory}")
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("channels", [3, 16, 200])
+@pytest.mark.parametrize("framework", ["numba_cuda", "triton"])
+def test_any_number_of_channels(framework, channels, aligned):
+    """Rows that fill no block, and rows that need more threads than a block has otherwise; views that begin anywhere."""
+    elements = channels * (TILES[framework] // channels + 1)
+    grad, x, slope, gradient, sums = slopes_and_gradients(elements, channels)
+    array, to_numpy = driver(framework).array, driver(framework).to_numpy
+    skipped = 0 if aligned else 1
+    arrays = [array(np.concatenate([np.zeros(skipped), values]), "float32")[skipped:] for values in (grad, x, grad)]
+    result = of_prelu(framework, "forward").load()(arrays[1], array(slope, "float32"), arrays[2])
+    np.testing.assert_allclose(to_numpy(result), prelu.forward(x, slope), rtol=1e-6)
+    # The gradient overwrites grad.
+    found = of_prelu(framework, "backward", memory="inplace").load()(*arrays[:2], array(slope, "float32"))
+    np.testing.assert_allclose(to_numpy(found[0]), gradient, rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(found[1]), sums, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("operator", ["prelu", "prelu_channels"])
+@pytest.mark.parametrize("framework", ["numba_cuda", "triton"])
+def test_slopes_of_empty_arrays_have_no_gradient(framework, operator):
+    row = of_prelu(framework, "backward", operator)
+    array, to_numpy = driver(framework).array, driver(framework).to_numpy
+    slope = array(np.ones(16 if operator == "prelu_channels" else 1), "float32")
+    out, sums = row.load()(*(array(np.ones(0), "float32") for _ in range(2)), slope, array(np.ones(0), "float32"))
+    assert to_numpy(out).size == 0
+    np.testing.assert_array_equal(to_numpy(sums), np.zeros(slope.shape[0]))
+
+
+@pytest.mark.parametrize(
+    ("row", "dtype"),
+    cases(lambda row: row.operator in PRELUS and row.framework in TILES, device="cuda", family=True),
+)
+def test_positive_x_needs_no_finite_slope_and_slopes_no_finite_x(row: Variant, dtype: str) -> None:
+    check_any_slopes(row, dtype)
+
+
+def test_thread_order_does_not_change_the_gradient_of_slopes():
+    grad, x, slope, *_ = slopes_and_gradients(16 * 512, 16)
+    found = []
+    for seed in (1, 2):
+        with simulator.shuffled(seed):
+            arrays = [driver("numba_cuda").array(values, "float32") for values in (grad, x, slope)]
+            found.append(of_prelu("numba_cuda", "backward", memory="inplace").load()(*arrays)[1].copy_to_host())
+    np.testing.assert_array_equal(bits(found[0]), bits(found[1]))
+
+
+@pytest.mark.parametrize("framework", ["numba_cuda", "triton"])
+def test_slopes_that_do_not_fit_are_refused(framework):
+    array = driver(framework).array
+    x, out = array(np.ones(2050), "float32"), array(np.ones(2050), "float32")
+    forward, one = of_prelu(framework, "forward").load(), of_prelu(framework, "forward", "prelu").load()
+    with pytest.raises(ValueError, match="slope: 1025 channels given, at most 1024"):
+        forward(x, array(np.ones(1025), "float32"), out)
+    with pytest.raises(ValueError, match=r"x: shape \(2050,\) given, \(n,\) needed, where n is a multiple of 16"):
+        forward(x, array(np.ones(16), "float32"), out)
+    with pytest.raises(ValueError, match=r"slope: shape \(2,\) given, \(1,\) needed"):
+        one(x, array(np.ones(2), "float32"), out)
+    with pytest.raises(TypeError, match="slope: ndarray given"):
+        forward(x, np.ones(2, np.float32), out)
+    with pytest.raises(ValueError, match="out: overlaps slope in part"):
+        forward(x, out[:2], out)
+    with pytest.raises(ValueError, match="out: overlaps slope in part"):
+        of_prelu(framework, "backward").load()(x, x, out[:2], out)
+
+
+PRELU_BUGS = [
+    ("numba_cuda", "forward", "k % lanes])\n            for k in range(vectors):\n                cuda_vectors.store(out, first + k * threads, values, k)\n        for i in range(tiles * tile + cuda.grid(1) * lanes, x.size", "0])\n            for k in range(vectors):\n                cuda_vectors.store(out, first + k * threads, values, k)\n        for i in range(tiles * tile + cuda.grid(1) * lanes, x.size"),
+    ("numba_cuda", "forward", "if i + lane < x.size:", "if i + lane < x.size - 1:"),
+    ("numba_cuda", "backward", "totals[k % lanes] += term(values[k], kept[k])", "totals[0] += term(values[k], kept[k])"),
+    ("numba_cuda", "backward", "                    totals[lane] += term(value, other)\n", ""),
+    ("numba_cuda", "backward", "        cuda.syncthreads()\n        rows = half", "        rows = half"),
+    ("numba_cuda", "backward", "    cuda.syncthreads()\n    while rows > 1:", "    while rows > 1:"),
+    ("numba_cuda", "backward", "sums[cuda.blockIdx.x * channels + channel]", "sums[channel]"),
+    ("numba_cuda", "backward", "sums.size, threads * channels", "sums.size - channels, threads * channels"),
+    ("triton_", "forward", "row * CHANNELS + column, (row * CHANNELS < n) & (column < CHANNELS)\n    value, factor", "row * CHANNELS + column, (row * CHANNELS < n - 16) & (column < CHANNELS)\n    value, factor"),
+    ("triton_", "backward", "totals += prelu_term(value, kept)", "totals = prelu_term(value, kept)"),
+    ("triton_", "backward", "sums += tl.program_id(0) * CHANNELS", "sums += 0"),
+    ("triton_", "backward", "(program < programs)", "(program < programs - 1)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "direction", "old", "new"), PRELU_BUGS)
+def test_a_bug_in_a_kernel_of_prelu_is_detected(file, direction, old, new, tmp_path, monkeypatch):
+    row = of_prelu(file.removesuffix("_"), direction)
+    row.load()
+    planted(f"impls.activations.{file}", old, new, tmp_path, monkeypatch)
+    case = OperatorCase("time", row.operator, direction, row.name, 16 * (TILES[row.framework] // 4), "float32")
+    with pytest.raises(comparison.WrongResult):
+        Calls(row, case, driver(row.framework), row.load()).verify()
 
 
 # Direction; suffix of the row; a function that spoils three arrays, of which the second is saved or `out`; the error and

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from impls.activations.rows import ACTIVATIONS
+from impls.activations.rows import ACTIVATIONS, PRELUS
 from impls.cnn.networks import DTYPES
 from scripts.verify import gpu_code
 from scripts.verify.gpu_code import CompiledKernel, Source
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Variables that enable the simulator and the interpreter, which compile nothing.
 WITHOUT = ("NUMBA_ENABLE_CUDASIM", "TRITON_INTERPRET")
 # Kernels whose rows are shorter than 16 bytes (logits), or whose threads process one element each.
-NARROW = ("dense2", "mnist_cnn.dense1", "loss", "statistics", "average", "rectify")
+NARROW = ("dense2", "mnist_cnn.dense1", "loss", "statistics", "average", "rectify", ".sum.")
 PRODUCT = re.compile(r"\.(conv|dense)\d\.(forward|by_weight|by_image|by_input)\.")
 # Formulas of the other activations, and the dtypes that they are compiled in.
 FORMULAS = {each.name for each in ACTIVATIONS} | {
@@ -47,7 +47,8 @@ def kernels() -> list[CompiledKernel]:
 
 def test_every_kernel_is_compiled_for_every_architecture(kernels):
     names = {kernel.kernel for kernel in kernels}
-    family = {f"{framework}.{formula}.{dtype}" for framework, dtype in COMPILED for formula in FORMULAS}
+    slopes = {f"{name}.{kind}" for name in PRELUS for kind in ("forward", "backward", "sum")}
+    family = {f"{framework}.{name}.{dtype}" for framework, dtype in COMPILED for name in FORMULAS | slopes}
     assert family < names
     assert {(kernel.kernel, kernel.architecture) for kernel in kernels} == {
         (name, architecture)
@@ -87,7 +88,8 @@ def test_bytes_per_element_equal_those_of_the_catalog(kernels):
     assert declared["relu.backward_bits.float32"] == declared["triton.backward_bits.float32"] == 8.125
     assert declared["numba.gelu_backward.float64"] == 24
     assert declared["triton.gelu.float32"] == 8
-    assert len(declared) == 3 * (2 + 4) + len(COMPILED) * len(FORMULAS)
+    assert declared["numba.prelu_channels.backward.float32"] == declared["triton.prelu.backward.float32"] == 12
+    assert len(declared) == 3 * (2 + 4) + len(COMPILED) * (len(FORMULAS) + 2 * len(PRELUS))
 
 
 KERNEL = """

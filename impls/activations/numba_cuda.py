@@ -4,10 +4,16 @@ and one for all gradients.
 forward       `device.NAME.out`, `.inplace`
 backward      `device.NAME_backward.out`, `.inplace`, from the input; `device.NAME_backward_from_output.out`, `.inplace`
 round trip    `roundtrip.NAME.inplace`, where the gradient follows from the output
+prelu         `device.prelu.out`, `device.prelu_backward.out` and so on, with a learnable slope; backward returns the
+              gradients of x and of the slope
+              `device.prelu_channels...`, with a slope per channel, channels last: x has the shape (rows * channels,)
 
 The formulas are those of `numba_cpu`, with the functions of CUDA's mathematical library. Kernels have the form of
 `impls.relu.numba_cuda`, which also says what arrays must be: a thread issues all its loads of 16 bytes before it uses
-the first, and there are no fresh forms. prelu is missing: its gradient of the slope needs a sum over all blocks.
+the first, and there are no fresh forms.
+
+A block of prelu has as many threads as make whole rows of channels, so that each lane of a thread stays in its channel.
+The gradient of the slope is summed in float64 and in a fixed order: by lane, by block, and by a kernel over all blocks.
 """
 
 import math
@@ -18,12 +24,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from numba import cuda, from_dtype
+from numba import cuda, from_dtype, types
 
 from impls import cuda_vectors
+from impls.activations import slopes
 from impls.activations.constants import CUBIC, LEAKY_SLOPE, SELU_ALPHA, SELU_SCALE, SQRT_2_OVER_PI
 from impls.activations.roundtrip import Roundtrip
 from impls.activations.rows import ACTIVATIONS
+from impls.relu import checks
 from impls.relu import numba_cuda as relu
 
 Array = Any
@@ -210,6 +218,18 @@ def formulas(dtype: str) -> dict[str, Formula]:
     def squared_relu_backward(grad, x):
         return grad * (two * x) if x > zero else zero
 
+    @add
+    def prelu(x, slope):
+        return x if x > zero else slope * x
+
+    @add
+    def prelu_backward(grad, x, slope):
+        return grad if x > zero else slope * grad
+
+    @add
+    def prelu_term(grad, x):
+        return 0.0 if x > zero else np.float64(grad) * x
+
     return found
 
 
@@ -262,6 +282,115 @@ def backward_kernel(name: str, dtype: str) -> Any:
     return backward
 
 
+def prelu_threads(dtype: str, channels: int) -> int:
+    """Return the threads of a block, whose vectors make whole rows of channels."""
+    least = channels // math.gcd(channels, cuda_vectors.lanes(dtype))
+    return least * max(1, relu.THREADS // least)
+
+
+@cache
+def prelu_forward_kernel(dtype: str, channels: int) -> Any:
+    """Return the kernel of prelu for a number of channels. Arguments: flat x, slope and out, and whole tiles."""
+    formula, lanes, element = formulas(dtype)["prelu"], cuda_vectors.lanes(dtype), from_dtype(np.dtype(dtype))
+    threads, vectors = prelu_threads(dtype, channels), relu.VECTORS
+    held, tile = vectors * lanes, relu.tile_elements(dtype, threads)
+
+    @cuda.jit
+    def forward(x, slope, out, tiles):
+        values, factors = cuda.local.array(held, element), cuda.local.array(lanes, element)
+        for lane in range(lanes):
+            factors[lane] = slope[(cuda.threadIdx.x * lanes + lane) % channels]
+        for tile_number in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
+            first = tile_number * vectors * threads + cuda.threadIdx.x
+            for k in range(vectors):
+                cuda_vectors.load(values, k, x, first + k * threads)
+            for k in range(held):
+                values[k] = formula(values[k], factors[k % lanes])
+            for k in range(vectors):
+                cuda_vectors.store(out, first + k * threads, values, k)
+        for i in range(tiles * tile + cuda.grid(1) * lanes, x.size, cuda.gridsize(1) * lanes):
+            for lane in range(lanes):
+                if i + lane < x.size:
+                    out[i + lane] = formula(x[i + lane], factors[lane])
+
+    return forward
+
+
+@cache
+def prelu_backward_kernel(dtype: str, channels: int) -> Any:
+    """Return the kernel of both gradients of prelu for a number of channels.
+
+    Arguments: flat grad, saved, slope and out, the sums of each block by channel, and whole tiles.
+    """
+    found, lanes, element = formulas(dtype), cuda_vectors.lanes(dtype), from_dtype(np.dtype(dtype))
+    formula, term = found["prelu_backward"], found["prelu_term"]
+    threads, vectors = prelu_threads(dtype, channels), relu.VECTORS
+    held, tile, positions = vectors * lanes, relu.tile_elements(dtype, threads), threads * lanes
+
+    @cuda.jit
+    def backward(grad, saved, slope, out, sums, tiles):
+        values, kept = cuda.local.array(held, element), cuda.local.array(held, element)
+        factors, totals = cuda.local.array(lanes, element), cuda.local.array(lanes, types.float64)
+        strip = cuda.shared.array(positions, types.float64)
+        for lane in range(lanes):
+            factors[lane] = slope[(cuda.threadIdx.x * lanes + lane) % channels]
+            totals[lane] = 0.0
+        for tile_number in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
+            first = tile_number * vectors * threads + cuda.threadIdx.x
+            for k in range(vectors):
+                cuda_vectors.load(values, k, grad, first + k * threads)
+                cuda_vectors.load(kept, k, saved, first + k * threads)
+            for k in range(held):
+                totals[k % lanes] += term(values[k], kept[k])
+                values[k] = formula(values[k], kept[k], factors[k % lanes])
+            for k in range(vectors):
+                cuda_vectors.store(out, first + k * threads, values, k)
+        for i in range(tiles * tile + cuda.grid(1) * lanes, grad.size, cuda.gridsize(1) * lanes):
+            for lane in range(lanes):
+                if i + lane < grad.size:
+                    value, other = grad[i + lane], saved[i + lane]
+                    totals[lane] += term(value, other)
+                    out[i + lane] = formula(value, other, factors[lane])
+        for lane in range(lanes):
+            strip[cuda.threadIdx.x * lanes + lane] = totals[lane]
+        _add_rows(strip, positions // channels, channels)
+        for channel in range(cuda.threadIdx.x, channels, threads):
+            sums[cuda.blockIdx.x * channels + channel] = strip[channel]
+
+    return backward
+
+
+@cache
+def prelu_sum_kernel(dtype: str, channels: int) -> Any:
+    """Return the kernel that sums over blocks, with a block for each channel. Arguments: flat sums, and the result."""
+    real, threads = np.dtype(dtype).type, relu.THREADS
+
+    @cuda.jit
+    def add(sums, total):
+        strip = cuda.shared.array(threads, types.float64)
+        part = 0.0
+        for i in range(cuda.threadIdx.x * channels + cuda.blockIdx.x, sums.size, threads * channels):
+            part += sums[i]
+        strip[cuda.threadIdx.x] = part
+        _add_rows(strip, threads, 1)
+        if cuda.threadIdx.x == 0:
+            total[cuda.blockIdx.x] = real(strip[0])
+
+    return add
+
+
+@cuda.jit(device=True)
+def _add_rows(strip, rows, columns):
+    """Overwrite the first row of shared memory with the sums of its columns, by all threads of the block."""
+    cuda.syncthreads()
+    while rows > 1:
+        half = (rows + 1) // 2
+        for i in range(cuda.threadIdx.x, (rows - half) * columns, cuda.blockDim.x):
+            strip[i] += strip[i + half * columns]
+        cuda.syncthreads()
+        rows = half
+
+
 @dataclass(frozen=True)
 class Forward:
     """A function, by the name of its formula."""
@@ -292,9 +421,70 @@ class Backward:
         return relu.launch(backward_kernel(self.name, str(grad.dtype)), aligned, grad, saved, grad)
 
 
+def prelu_grid(elements: int, channels: int, dtype: str, aligned: bool) -> tuple[int, int, int]:
+    """Return the blocks of prelu's kernels, their threads, and the number of whole tiles."""
+    threads = prelu_threads(dtype, channels)
+    tile = relu.tile_elements(dtype, threads)
+    return max(1, relu.block_count(elements, tile)), threads, elements // tile if aligned else 0
+
+
+@dataclass(frozen=True)
+class PreluForward:
+    """prelu. fits: raises unless the slope fits to x, given with its name."""
+
+    fits: Callable[[Array, Array, str], None]
+
+    def out(self, x: Array, slope: Array, out: Array) -> Array:
+        aligned = _require(self.fits, slope, x=x, out=out)
+        channels, dtype = slope.size, str(x.dtype)
+        blocks, threads, tiles = prelu_grid(x.size, channels, dtype, aligned)
+        relu.run(prelu_forward_kernel(dtype, channels), blocks, threads, x, slope, out, tiles)
+        return out
+
+    def inplace(self, x: Array, slope: Array) -> Array:
+        return self.out(x, slope, x)
+
+
+@dataclass(frozen=True)
+class PreluBackward:
+    """Both gradients of prelu. fits: raises unless the slope fits to grad, given with its name."""
+
+    fits: Callable[[Array, Array, str], None]
+
+    def out(self, grad: Array, saved: Array, slope: Array, out: Array) -> tuple[Array, Array]:
+        aligned = _require(self.fits, slope, grad=grad, saved=saved, out=out)
+        channels, dtype = slope.size, str(grad.dtype)
+        blocks, threads, tiles = prelu_grid(grad.size, channels, dtype, aligned)
+        sums, total = cuda.device_array(blocks * channels, np.float64), cuda.device_array(channels, grad.dtype)
+        relu.run(prelu_backward_kernel(dtype, channels), blocks, threads, grad, saved, slope, out, sums, tiles)
+        relu.run(prelu_sum_kernel(dtype, channels), channels, relu.THREADS, sums, total)
+        return out, total
+
+    def inplace(self, grad: Array, saved: Array, slope: Array) -> tuple[Array, Array]:
+        return self.out(grad, saved, slope, grad)
+
+
+def _require(fits: Callable[..., None], slope: Array, **arrays: Array) -> bool:
+    """Raise unless the arrays, of which the last one is `out`, and the slope are as `impls.relu.numba_cuda` needs.
+
+    Return True if all but the slope are aligned to 16 bytes.
+    """
+    (name, first), *_ = arrays.items()
+    aligned = relu.require(**arrays)
+    relu.require_on_device("slope", slope)
+    fits(first, slope, name)
+    checks.separate("out", relu.span(arrays["out"]), slope=relu.span(slope))
+    return aligned
+
+
 GRADIENTS = {each.gradient(saved) for each in ACTIVATIONS for saved in ("input", each.saved)}
 device = SimpleNamespace(
-    **{each.name: Forward(each.name) for each in ACTIVATIONS}, **{name: Backward(name) for name in GRADIENTS}
+    **{each.name: Forward(each.name) for each in ACTIVATIONS},
+    **{name: Backward(name) for name in GRADIENTS},
+    prelu=PreluForward(slopes.one),
+    prelu_backward=PreluBackward(slopes.one),
+    prelu_channels=PreluForward(slopes.per_channel),
+    prelu_channels_backward=PreluBackward(slopes.per_channel),
 )
 roundtrip = SimpleNamespace(
     **{

@@ -273,11 +273,22 @@ def _vjp(flavour: Flavour, each: Activation, semantics: Semantics) -> Rows:
     )
 
 
-def _numba_cuda(each: Activation) -> Iterator[Variant]:
-    numba = Framework(
-        each.name, "numba_cuda", f"{FOLDER}.numba_cuda", "16 bytes an access; no fast-math", DTYPES, device="cuda",
+def _on_numba_cuda(name: str) -> Framework:
+    return Framework(
+        name, "numba_cuda", f"{FOLDER}.numba_cuda", "16 bytes an access; no fast-math", DTYPES, device="cuda",
         threaded=False, compiled=True,
     )  # fmt: skip
+
+
+def _on_triton(name: str) -> Framework:
+    return Framework(
+        name, "triton", f"{FOLDER}.triton_", "block size tuned", ("float32",), device="cuda", threaded=False,
+        compiled=True,
+    )  # fmt: skip
+
+
+def _numba_cuda(each: Activation) -> Iterator[Variant]:
+    numba = _on_numba_cuda(each.name)
     kernel, from_input = numba.flavour("numba-cuda"), numba.flavour("numba-cuda-input")
     yield from kernel.forward(**_names(f"device.{each.name}", "out", "inplace"))
     yield from kernel.backward(each.saved, **_names(f"device.{each.gradient(each.saved)}", "out", "inplace"))
@@ -288,10 +299,7 @@ def _numba_cuda(each: Activation) -> Iterator[Variant]:
 
 
 def _triton(each: Activation) -> Iterator[Variant]:
-    triton = Framework(
-        each.name, "triton", f"{FOLDER}.triton_", "block size tuned", ("float32",), device="cuda", threaded=False,
-        compiled=True,
-    )  # fmt: skip
+    triton = _on_triton(each.name)
     tuned = triton.flavour("triton-cuda", needs=C_COMPILER)
     from_input = triton.flavour("triton-cuda-input", needs=C_COMPILER)
     modes = ("fresh", "out", "inplace")
@@ -335,6 +343,20 @@ def _prelu(name: str, kernels: Traffic) -> Iterator[Variant]:
     yield from jax.backward("input", VJP, fresh=f"{name}_backward", temporary=written, extra_traffic=kernels)
 
 
+def _prelu_cuda(name: str) -> Iterator[Variant]:
+    """The rows of a function with learnable slopes in Numba and Triton on CUDA."""
+    kernel = _on_numba_cuda(name).flavour("numba-cuda")
+    tuned = _on_triton(name).flavour("triton-cuda", needs=C_COMPILER)
+    for flavour, modes in ((kernel, ("out", "inplace")), (tuned, ("fresh", "out", "inplace"))):
+        yield from flavour.forward(**_names(f"device.{name}", *modes))
+        yield from flavour.backward(
+            "input",
+            "a second kernel sums over blocks",
+            **_names(f"device.{name}_backward", *modes),
+            temporary=SCRATCH,
+        )
+
+
 def _names(name: str, *modes: str) -> dict[str, str]:
     """Function names by memory mode."""
     return {mode: f"{name}.{mode}" for mode in modes}
@@ -370,4 +392,5 @@ ROWS = (
     *CPU_ROWS,
     *on_cuda(row for row in FUSED_ROWS if row.framework in ("torch", "jax")),
     *_tolerant(row for rows in (_numba_cuda, _triton) for each in ACTIVATIONS for row in rows(each)),
+    *_tolerant(row for name in PRELUS for row in _prelu_cuda(name)),
 )

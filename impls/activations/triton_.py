@@ -5,14 +5,20 @@ device.NAME.fresh, .out, .inplace               the function
 device.NAME_backward.fresh, .out, .inplace      the gradient from the input
 device.NAME_backward_from_output.fresh, ...     the gradient from the output
 roundtrip.NAME.fresh, .inplace                  forward and backward as a pair; in place from the output only
+device.prelu.fresh, device.prelu_backward.fresh and so on: with a learnable slope; backward returns both gradients
+device.prelu_channels...: with a slope per channel, channels last: x has the shape (rows * channels,)
 
 The formulas, and the polynomials that they are made of, are those of `numba_cpu` and `vector_math`: Triton's own exp is
 an approximation, and its interpreter, in which these are tested without a GPU, has no expm1 and no log1p. Kernels are
-tuned as in `impls.relu.triton_`, once for each formula. prelu is missing: its gradient of the slope needs a sum over
-all programs.
+tuned as in `impls.relu.triton_`, once for each formula.
+
+A program of prelu processes whole rows of channels, in columns, of which each is a channel. The gradient of the slope
+is summed in float64 and in an order that the block size fixes: by program, then by a kernel over all programs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,9 +27,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from impls.activations import constants
+from impls.activations import constants, slopes
 from impls.activations.roundtrip import Roundtrip
 from impls.activations.rows import ACTIVATIONS
+from impls.relu import checks
 from impls.relu import triton_ as relu
 
 DTYPES = ("float32",)
@@ -41,6 +48,8 @@ LOG_2_HIGH, LOG_2_LOW = tl.constexpr(0.693359375), tl.constexpr(-2.12194440e-4)
 LARGE = tl.constexpr(1e3)
 # exp is 0 below the first and infinite above the second; expm1 is -1 below the third.
 LEAST, MOST, LEAST_EXPM1 = tl.constexpr(-104.0), tl.constexpr(89.0), tl.constexpr(-30.0)
+# Programs on each multiprocessor that sum the gradient of a slope, and elements of a block that sums over programs.
+PROGRAMS_EACH, SUMMED = 4, 1024
 
 
 @triton.jit
@@ -303,6 +312,21 @@ def squared_relu_backward(grad, x):
     return tl.where(x > 0, grad * (2.0 * x), 0.0)
 
 
+@triton.jit
+def prelu(x, slope):
+    return tl.where(x > 0, x, slope * x)
+
+
+@triton.jit
+def prelu_backward(grad, x, slope):
+    return tl.where(x > 0, grad, slope * grad)
+
+
+@triton.jit
+def prelu_term(grad, x):
+    return tl.where(x > 0, 0.0, grad.to(tl.float64) * x.to(tl.float64))
+
+
 _tuned = relu.tuned(key=["magnitude", "FORMULA"])
 
 
@@ -320,6 +344,53 @@ def backward_kernel(grad, saved, out, n, magnitude, FORMULA: tl.constexpr, BLOCK
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     value, kept = tl.load(grad + i, mask=i < n, other=0.0), tl.load(saved + i, mask=i < n, other=0.0)
     tl.store(out + i, FORMULA(value, kept), mask=i < n)
+
+
+_tuned_by_channels = relu.tuned(key=["magnitude", "CHANNELS"])
+
+
+@_tuned_by_channels
+@triton.jit
+def prelu_forward_kernel(x, slope, out, n, magnitude, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+    columns: tl.constexpr = triton.next_power_of_2(CHANNELS)
+    rows: tl.constexpr = BLOCK // columns
+    column = tl.arange(0, columns)[None, :]
+    row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)[:, None]
+    i, inside = row * CHANNELS + column, (row * CHANNELS < n) & (column < CHANNELS)
+    value, factor = tl.load(x + i, mask=inside, other=0.0), tl.load(slope + column, mask=column < CHANNELS)
+    tl.store(out + i, prelu(value, factor), mask=inside)
+
+
+@_tuned_by_channels
+@triton.jit
+def prelu_backward_kernel(grad, saved, slope, sums, out, n, magnitude, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+    columns: tl.constexpr = triton.next_power_of_2(CHANNELS)
+    rows: tl.constexpr = BLOCK // columns
+    column = tl.arange(0, columns)[None, :]
+    factor = tl.load(slope + column, mask=column < CHANNELS)
+    totals = tl.zeros((rows, columns), tl.float64)
+    first = tl.program_id(0).to(tl.int64) * rows
+    for start in range(first, n // CHANNELS, tl.num_programs(0) * rows):
+        row = start + tl.arange(0, rows)[:, None]
+        i, inside = row * CHANNELS + column, (row * CHANNELS < n) & (column < CHANNELS)
+        value, kept = tl.load(grad + i, mask=inside, other=0.0), tl.load(saved + i, mask=inside, other=0.0)
+        totals += prelu_term(value, kept)
+        tl.store(out + i, prelu_backward(value, kept, factor), mask=inside)
+    sums += tl.program_id(0) * CHANNELS
+    tl.store(sums + column, tl.sum(totals, 0, keep_dims=True), mask=column < CHANNELS)
+
+
+@triton.jit
+def prelu_sum_kernel(sums, total, programs, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+    columns: tl.constexpr = triton.next_power_of_2(CHANNELS)
+    rows: tl.constexpr = BLOCK // columns
+    column = tl.arange(0, columns)[None, :]
+    totals = tl.zeros((rows, columns), tl.float64)
+    for start in range(0, programs, rows):
+        program = start + tl.arange(0, rows)[:, None]
+        inside = (program < programs) & (column < CHANNELS)
+        totals += tl.load(sums + program * CHANNELS + column, mask=inside, other=0.0)
+    tl.store(total + column, tl.sum(totals, 0, keep_dims=True), mask=column < CHANNELS)
 
 
 @dataclass(frozen=True)
@@ -360,10 +431,76 @@ class Backward:
         return relu.launch(backward_kernel, grad, saved, grad, FORMULA=self.formula)
 
 
+@dataclass(frozen=True)
+class PreluForward:
+    """prelu. fits: raises unless the slope fits to x, given with its name."""
+
+    fits: Callable[[Tensor, Tensor, str], None]
+
+    def fresh(self, x: Tensor, slope: Tensor) -> Tensor:
+        relu.require_on_device("x", x)
+        return self.out(x, slope, torch.empty_like(x))
+
+    def out(self, x: Tensor, slope: Tensor, out: Tensor) -> Tensor:
+        _require(self.fits, slope, x=x, out=out)
+        n, channels = x.numel(), slope.numel()
+        columns = triton.next_power_of_2(channels)
+        if n:
+            prelu_forward_kernel[lambda chosen: (triton.cdiv(n // channels, chosen["BLOCK"] // columns),)](
+                x, slope, out, n, n.bit_length(), CHANNELS=channels
+            )
+        return out
+
+    def inplace(self, x: Tensor, slope: Tensor) -> Tensor:
+        return self.out(x, slope, x)
+
+
+@dataclass(frozen=True)
+class PreluBackward:
+    """Both gradients of prelu. fits: raises unless the slope fits to grad, given with its name."""
+
+    fits: Callable[[Tensor, Tensor, str], None]
+
+    def fresh(self, grad: Tensor, saved: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        relu.require_on_device("grad", grad)
+        return self.out(grad, saved, slope, torch.empty_like(grad))
+
+    def out(self, grad: Tensor, saved: Tensor, slope: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        _require(self.fits, slope, grad=grad, saved=saved, out=out)
+        n, channels = grad.numel(), slope.numel()
+        programs = min(triton.cdiv(n, SUMMED), PROGRAMS_EACH * _multiprocessors(grad.device))
+        sums, total = grad.new_empty((programs, channels), dtype=torch.float64), torch.empty_like(slope)
+        if n:
+            prelu_backward_kernel[programs,](grad, saved, slope, sums, out, n, n.bit_length(), CHANNELS=channels)
+        prelu_sum_kernel[1,](sums, total, programs, CHANNELS=channels, BLOCK=SUMMED)
+        return out, total
+
+    def inplace(self, grad: Tensor, saved: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        return self.out(grad, saved, slope, grad)
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if not relu.INTERPRETED else 1
+
+
+def _require(fits: Callable[..., None], slope: Tensor, **tensors: Tensor) -> None:
+    """Raise unless the tensors, of which the last one is `out`, and the slope are as the kernels need."""
+    (name, first), *_ = tensors.items()
+    relu.require("out", DTYPES, **tensors)
+    relu.require_on_device("slope", slope)
+    fits(first, slope, name)
+    checks.separate("out", relu.span(tensors["out"]), slope=relu.span(slope))
+
+
 GRADIENTS = {each.gradient(saved) for each in ACTIVATIONS for saved in ("input", each.saved)}
 device = SimpleNamespace(
     **{each.name: Forward(globals()[each.name]) for each in ACTIVATIONS},
     **{name: Backward(globals()[name]) for name in GRADIENTS},
+    prelu=PreluForward(slopes.one),
+    prelu_backward=PreluBackward(slopes.one),
+    prelu_channels=PreluForward(slopes.per_channel),
+    prelu_channels_backward=PreluBackward(slopes.per_channel),
 )
 roundtrip = SimpleNamespace(
     **{

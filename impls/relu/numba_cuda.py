@@ -47,9 +47,9 @@ class Kernels(NamedTuple):
     forward_bits: Any
 
 
-def tile_elements(dtype: str) -> int:
-    """Return the number of elements of a tile."""
-    return THREADS * VECTORS * cuda_vectors.lanes(dtype)
+def tile_elements(dtype: str, threads: int | None = None) -> int:
+    """Return the number of elements of a tile. threads: of a block, THREADS by default."""
+    return (threads or THREADS) * VECTORS * cuda_vectors.lanes(dtype)
 
 
 @cache
@@ -186,10 +186,19 @@ def launch(kernel: Any, aligned: bool, source: Array, *others: Array) -> Array:
     if source.size:
         tile = tile_elements(str(source.dtype))
         tiles = source.size // tile if aligned else 0
-        blocks = min(-(-source.size // tile), BLOCKS_EACH * _multiprocessors())
-        arguments = *(array if array.ndim == 1 else array.reshape(array.size) for array in (source, *others)), tiles
-        _specialised(kernel, arguments)[blocks, THREADS](*arguments)
+        run(kernel, block_count(source.size, tile), THREADS, source, *others, tiles)
     return others[-1]
+
+
+def block_count(elements: int, tile: int) -> int:
+    """Return the number of blocks that process so many elements: at most those that the device holds at once."""
+    return min(-(-elements // tile), BLOCKS_EACH * _multiprocessors())
+
+
+def run(kernel: Any, blocks: int, threads: int, *arguments: Any) -> None:
+    """Run a kernel on its arguments, of which arrays become flat."""
+    flat = tuple(each.reshape(each.size) if getattr(each, "ndim", 1) != 1 else each for each in arguments)
+    _specialised(kernel, flat)[blocks, threads](*flat)
 
 
 def _specialised(kernel: Any, arguments: tuple[Any, ...]) -> Any:
@@ -214,22 +223,22 @@ def require(bits: Array | None = None, **arrays: Array) -> bool:
     Return True if all of them are aligned to 16 bytes. The address of each is read once, as that takes microseconds.
     """
     for name, array in arrays.items():
-        _require_on_device(name, array)
+        require_on_device(name, array)
     checks.floating(DTYPES, **arrays)
     (first_name, first), *others = arrays.items()
     for name, array in others:
         checks.alike(first, array, first_name, name)
     if bits is not None:
-        _require_on_device("saved", bits)
+        require_on_device("saved", bits)
         checks.bits(first, bits)
         arrays["saved"] = bits
     target_name = "out" if "out" in arrays else first_name
-    spans = {name: _span(array) for name, array in arrays.items()}
+    spans = {name: span(array) for name, array in arrays.items()}
     checks.separate(target_name, spans[target_name], **spans)
     return all(span[0] % cuda_vectors.BYTES == 0 for span in spans.values())
 
 
-def _require_on_device(name: str, array: Array) -> None:
+def require_on_device(name: str, array: Array) -> None:
     if not cuda.cudadrv.devicearray.is_cuda_ndarray(array):
         raise TypeError(
             f"{name}: {type(array).__name__} given, an array on the device needed; pass numba.cuda.to_device({name})"
@@ -238,6 +247,6 @@ def _require_on_device(name: str, array: Array) -> None:
         raise ValueError(f"{name}: strides {array.strides} given, a C-contiguous array needed")
 
 
-def _span(array: Array) -> checks.Span:
+def span(array: Array) -> checks.Span:
     start = cuda_vectors.address(array)
     return start, start + array.nbytes

@@ -160,7 +160,7 @@ def require(target_name: str, dtypes: Sequence[str] = DTYPES, **tensors: Tensor)
         checks.alike(first, tensor, first_name, name)
     if str(first.dtype).removeprefix("torch.") not in dtypes:
         raise TypeError(f"{first_name}: dtype {first.dtype} given, {' or '.join(dtypes)} needed")
-    spans = {name: _span(tensor) for name, tensor in tensors.items()}
+    spans = {name: span(tensor) for name, tensor in tensors.items()}
     checks.separate(target_name, spans[target_name], **spans)
 
 
@@ -171,7 +171,7 @@ def _require_bits(grad: Tensor, saved: Tensor, target_name: str, target: Tensor)
         raise ValueError(f"saved: shape {tuple(saved.shape)} given, {needed} needed: one bit for each element of grad")
     if saved.dtype != torch.uint8:
         raise TypeError(f"saved: dtype {saved.dtype} given, uint8 needed: packed bits")
-    checks.separate(target_name, _span(target), saved=_span(saved))
+    checks.separate(target_name, span(target), saved=span(saved))
 
 
 def require_on_device(name: str, tensor: Tensor) -> None:
@@ -189,6 +189,6 @@ def require_on_device(name: str, tensor: Tensor) -> None:
         raise ValueError(f"{name}: strides {tensor.stride()} given, a contiguous tensor needed")
 
 
-def _span(tensor: Tensor) -> checks.Span:
+def span(tensor: Tensor) -> checks.Span:
     start = tensor.data_ptr()
     return start, start + tensor.nbytes

@@ -2,8 +2,9 @@
 
 python -m scripts.verify.gpu_code [--architectures 80 90 100] [--json]: needs an environment with numba-cuda, NVIDIA's
 libNVVM and Triton (.venv/test). Kernels of other activations than ReLU are compiled for the first architecture only.
-Fails if a kernel spills registers, computes in float64 although its arrays have another dtype, calls a function, needs
-more registers than its launch allows, or moves more or fewer bytes per element than its row of the catalog declares.
+Fails if a kernel spills registers, computes in float64 although its arrays have another dtype (sums of slopes may),
+calls a function, needs more registers than its launch allows, or moves more or fewer bytes per element than its row of
+the catalog declares.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -25,8 +26,10 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+
 from impls.activations import rows as activations
-from impls.catalog import Key, find
+from impls.catalog import OPERATORS, Key, find
 from impls.cnn.networks import DTYPES, RELU_NETWORKS, Network
 from impls.variant import ITEMSIZE_BYTES, Variant
 
@@ -37,6 +40,7 @@ BATCH = 64
 # Registers of a multiprocessor of each of these architectures.
 REGISTERS = 65536
 TRITON_POINTERS = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32", "float64": "*fp64"}
+TRITON_SCALARS = {"n": "i64", "magnitude": "i32", "programs": "i32"}
 _ACCESS = r"\b(ld|st)\.(?:\w+\.)*?{}\.(?:[\w:]+\.)*?(?:(v[248])\.)?[bfus](8|16|32|64)\b"
 _GLOBAL, _SHARED = (re.compile(_ACCESS.format(space)) for space in ("global", "shared"))
 _TARGET = re.compile(r"^\.target (sm_\w+)", re.MULTILINE)
@@ -51,6 +55,7 @@ class Source:
     threads: of a block. resident: blocks that its launch wants on a multiprocessor at a time.
     row: operator, direction and name of the row that declares its bytes.
     shared: threads that read the same byte of a packed mask, in one access of the warp.
+    slope_loads: its widest loads that are of slopes, once in a thread. sums_in_float64: arrays of any dtype.
     """
 
     kernel: str
@@ -61,6 +66,8 @@ class Source:
     resident: int
     row: Key | None = None
     shared: int = 1
+    slope_loads: int = 0
+    sums_in_float64: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,8 +118,9 @@ def main() -> int:
     ]
     # Two kernels a formula take too long for every architecture.
     once: list[Callable[..., Iterator[Source]]] = [
-        *(partial(numba_activations, dtype) for dtype in activations.DTYPES),
+        *(partial(make, dtype) for make in (numba_activations, numba_prelu) for dtype in activations.DTYPES),
         triton_activations,
+        triton_prelu,
     ]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(examined, make, options.architectures[:1]) for make in once]
@@ -132,7 +140,6 @@ def examined(make: Callable[..., Iterator[Source]], architectures: Sequence[int]
 
 def numba_relu(architecture: int) -> Iterator[Source]:
     """Yield ReLU's kernels in Numba, in each dtype."""
-    import numpy as np
     from numba import from_dtype, types
 
     from impls import cuda_vectors
@@ -167,7 +174,6 @@ def numba_relu(architecture: int) -> Iterator[Source]:
 
 def numba_activations(dtype: str, architecture: int) -> Iterator[Source]:
     """Yield the kernels of the other activations in Numba."""
-    import numpy as np
     from numba import from_dtype, types
 
     from impls.activations import numba_cuda
@@ -194,9 +200,42 @@ def numba_activations(dtype: str, architecture: int) -> Iterator[Source]:
 def _launchers(framework: str) -> Iterator[tuple[Variant, Any]]:
     """Yield the rows of the other activations that write to a given buffer, and the objects that launch kernels."""
     for row in activations.ROWS:
-        if row.framework == framework and row.memory == "out":
+        if row.framework == framework and row.memory == "out" and row.operator not in activations.PRELUS:
             function: Any = row.load()
             yield row, function.__self__
+
+
+def numba_prelu(dtype: str, architecture: int) -> Iterator[Source]:
+    """Yield the kernels of prelu in Numba, for the channels of its rows."""
+    from numba import from_dtype, types
+
+    from impls.activations import numba_cuda
+    from impls.relu.numba_cuda import BLOCKS_EACH, THREADS
+
+    array, sums = types.Array(from_dtype(np.dtype(dtype)), 1, "C"), types.Array(types.float64, 1, "C")
+    kernels = {
+        "forward": (numba_cuda.prelu_forward_kernel, (array, array, array, types.int64)),
+        "backward": (numba_cuda.prelu_backward_kernel, (array, array, array, array, sums, types.int64)),
+        "sum": (numba_cuda.prelu_sum_kernel, (sums, array)),
+    }
+    for operator, channels in _slopes().items():
+        for name, (make, arguments) in kernels.items():
+            is_sum = name == "sum"
+            yield Source(
+                f"numba.{operator}.{name}.{dtype}",
+                architecture,
+                dtype,
+                _numba_ptx(make(dtype, channels), arguments, architecture),
+                THREADS if is_sum else numba_cuda.prelu_threads(dtype, channels),
+                1 if is_sum else BLOCKS_EACH,
+                None if is_sum else (operator, name, "numba-cuda.out"),
+                sums_in_float64=name != "forward",
+            )
+
+
+def _slopes() -> dict[str, int]:
+    """Return the channels of prelu's operators."""
+    return {name: np.size(OPERATORS[name].learnable[0].initial) for name in activations.PRELUS}
 
 
 def _key(row: Variant) -> Key:
@@ -293,23 +332,55 @@ def triton_activations(architecture: int) -> Iterator[Source]:
         yield Source(name, architecture, dtype, ptx, 32 * config.num_warps, 2, _key(row))
 
 
+def triton_prelu(architecture: int) -> Iterator[Source]:
+    """Yield the kernels of prelu in Triton, for the channels of its rows."""
+    from impls.activations import triton_
+    from impls.relu.triton_ import CONFIGS
+
+    config, (dtype,) = CONFIGS[-1], triton_.DTYPES
+    block, pointer, sums = config.kwargs["BLOCK"], TRITON_POINTERS[dtype], TRITON_POINTERS["float64"]
+    forward = {"x": pointer, "slope": pointer, "out": pointer}
+    backward = {"grad": pointer, "saved": pointer, "slope": pointer, "sums": sums, "out": pointer}
+    kernels: dict[str, tuple[Any, dict[str, str], int]] = {
+        "forward": (triton_.prelu_forward_kernel, forward, block),
+        "backward": (triton_.prelu_backward_kernel, backward, block),
+        "sum": (triton_.prelu_sum_kernel, {"sums": sums, "total": pointer}, triton_.SUMMED),
+    }
+    for operator, channels in _slopes().items():
+        for name, (kernel, types, size) in kernels.items():
+            constants = {"CHANNELS": channels, "BLOCK": size}
+            divisible = (*types, "n") if name != "sum" else types
+            yield Source(
+                f"triton.{operator}.{name}.{dtype}",
+                architecture,
+                dtype,
+                _triton_ptx(kernel, types, constants, divisible, config, architecture),
+                32 * config.num_warps,
+                2,
+                None if name == "sum" else (operator, name, "triton-cuda.out"),
+                # A slope for each channel of an access.
+                slope_loads=int(channels > 1),
+                sums_in_float64=name != "forward",
+            )
+
+
 def _triton_ptx(
     kernel: Any,
     types: dict[str, str],
     constants: dict[str, Any],
-    divisible: Sequence[str],
+    divisible: Iterable[str],
     config: Any,
     architecture: int,
 ) -> str:
-    """Return the PTX of a tuned Triton kernel. divisible: arguments that are multiples of 16."""
+    """Return the PTX of a Triton kernel. divisible: arguments that are multiples of 16."""
     import triton
     from triton.backends.compiler import GPUTarget
 
-    signature = {**types, "n": "i64", "magnitude": "i32", **dict.fromkeys(constants, "constexpr")}
-    names = list(signature)
+    names = kernel.arg_names
+    given = {**TRITON_SCALARS, **types, **dict.fromkeys(constants, "constexpr")}
     source = triton.compiler.ASTSource(
-        kernel.fn,
-        signature,
+        kernel.fn if isinstance(kernel, triton.runtime.Autotuner) else kernel,
+        {name: given[name] for name in names},
         {(names.index(name),): value for name, value in constants.items()},
         {(names.index(name),): [["tt.divisibility", 16]] for name in divisible},
     )
@@ -323,7 +394,7 @@ def examine(source: Source) -> CompiledKernel:
     accesses = _accesses(_GLOBAL, source.ptx)
     widest = {kind: max((size for other, size in accesses if other == kind), default=0) for kind in ("ld", "st")}
     shared = [size for kind, size in _accesses(_SHARED, source.ptx) if kind == "ld"]
-    is_float64 = source.dtype == "float64"
+    may_widen = source.dtype == "float64" or source.sums_in_float64
     return CompiledKernel(
         kernel=source.kernel,
         architecture=source.architecture,
@@ -331,7 +402,7 @@ def examine(source: Source) -> CompiledKernel:
         most_registers=min(255, REGISTERS // (source.threads * source.resident)),
         spilled_bytes=spilled_bytes,
         local_accesses=len(re.findall(r"\b(?:ld|st)\.local\b", source.ptx)),
-        float64_instructions=0 if is_float64 else len(re.findall(r"\.f64\b", source.ptx)),
+        float64_instructions=0 if may_widen else len(re.findall(r"\.f64\b", source.ptx)),
         calls=len(re.findall(r"^\s*call\b", source.ptx, re.MULTILINE)),
         load_bytes=widest["ld"],
         store_bytes=widest["st"],
@@ -354,6 +425,7 @@ def _element_bytes(source: Source, accesses: list[tuple[str, int]], widest: dict
     """
     stored = sum(size for kind, size in accesses if kind == "st" and size == widest["st"])
     loaded = sum(size for kind, size in accesses if kind == "ld" and size == widest["ld"])
+    loaded -= source.slope_loads * widest["ld"]
     itemsize_bytes = ITEMSIZE_BYTES[source.dtype]
     narrow = [size for kind, size in accesses if kind == "ld" and size < widest["ld"]]
     # The tail loads one byte of a mask for each element.
