@@ -19,6 +19,7 @@ from impls.cnn.networks import initial_parameters, random_batch
 from scripts.claims.document import write
 from scripts.profiling import __main__ as command
 from scripts.profiling import counters, document, handwritten, layers, spans, trace
+from scripts.profiling import steps as profiled_steps
 from scripts.profiling.document import Bandwidth, Counters, Held, Memory, Moment, Operator, Profile, Roofs
 from scripts.profiling.spans import Recorded, Span
 from tests.conftest import needs_compiler
@@ -43,7 +44,7 @@ def built(framework, network, n):
 def recorded(framework, network, n=4, count=STEPS):
     step, arrays = built(framework, network, n)
     step(arrays)
-    return step, command._record(framework, step, arrays, network, count)
+    return step, profiled_steps.record(framework, step, arrays, network, count)
 
 
 @st.composite
@@ -235,11 +236,11 @@ def test_the_command_writes_a_table_and_a_trace(tmp_path, capfd):
     assert "mnist_cnn, batch 4, numpy.inplace:" in printed
     assert "Furthest from their roof:" in printed
     assert "Most bytes are alive in " in printed
-    profiles, problems = document.of_folder(tmp_path)
+    profiles, problems = document.of_folder(tmp_path, Profile)
     assert not problems
     assert {profile.row for profile in profiles} == {"numpy.inplace", "torch.inplace"}
     for profile in profiles:
-        assert (tmp_path / document.trace_file(profile.network, profile.row)).exists()
+        assert (tmp_path / document.trace_of(document.file(profile.network, profile.row))).exists()
         assert profile.steps == 3
         assert profile.unprofiled_ms > 0
         assert profile.memory.peak_bytes > 0
@@ -264,6 +265,15 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_measuring(tmp_path
     assert f"--out: {taken} given, a folder to write to needed: " in capsys.readouterr().err
 
 
+def test_an_interrupted_command_leaves_no_folder(tmp_path, monkeypatch):
+    def interrupted(command, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "run", interrupted)
+    assert command.main(["numpy.inplace", "--out", str(tmp_path / "new" / "profiles")]) == command.INTERRUPTED
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_row_that_fails_does_not_stop_the_others(tmp_path, capfd, monkeypatch):
     """Of two processes the first is killed."""
     run = subprocess.run
@@ -276,7 +286,7 @@ def test_a_row_that_fails_does_not_stop_the_others(tmp_path, capfd, monkeypatch)
     arguments = ["numpy.fresh", "numpy.inplace", "--batch", "2", "--steps", "1", "--out", str(tmp_path)]
     assert command.main(arguments) == 1
     assert "profile: numpy.fresh: its process was ended by signal 9" in capfd.readouterr().err
-    assert [profile.row for profile in document.of_folder(tmp_path)[0]] == ["numpy.inplace"]
+    assert [profile.row for profile in document.of_folder(tmp_path, Profile)[0]] == ["numpy.inplace"]
 
 
 def test_a_batch_that_no_file_can_hold_is_refused_before_measuring(tmp_path, capsys):
@@ -289,7 +299,7 @@ def test_a_batch_that_no_file_can_hold_is_refused_before_measuring(tmp_path, cap
 @needs_compiler
 def test_phases_of_a_compiled_step_are_those_that_it_marks(tmp_path):
     assert command.main(["torch-compile.inplace", "--batch", "2", "--steps", "2", "--out", str(tmp_path)]) == 0
-    ((profile,), _) = document.of_folder(tmp_path)
+    ((profile,), _) = document.of_folder(tmp_path, Profile)
     phases = {each.operator: each.phase for each in profile.operators}
     assert phases["CompiledFunctionBackward"] == "backward"
     assert {name for name, phase in phases.items() if phase == "update"} == {"Optimizer.step#SGD.step"}
@@ -308,7 +318,7 @@ def test_a_broken_profile_is_named_and_the_rest_is_read(tmp_path, content):
     _, steps = recorded("numpy", NETWORKS["mnist_cnn"], count=1)
     write(tmp_path / document.file("mnist_cnn", "numpy.inplace"), profile_of(steps))
     (tmp_path / "broken.json").write_bytes(content)
-    profiles, problems = document.of_folder(tmp_path)
+    profiles, problems = document.of_folder(tmp_path, Profile)
     assert len(profiles) == 1
     assert len(problems) == 1
     assert "broken.json" in problems[0]

@@ -15,7 +15,7 @@ from benchmarks.harness.frameworks.torch_ import DRIVER as TORCH
 from impls.cnn.architecture import NETWORKS
 from impls.cnn.networks import autograd_saved_bytes, initial_parameters, inplace_bytes, random_batch
 from impls.variant import OBJECTS_BYTES
-from scripts.profiling import __main__ as command
+from scripts.profiling import steps as profiled_steps
 from scripts.profiling.memory import buffers
 from scripts.profiling.memory.buffers import Buffer, Place, Recording
 from tests.small import ACTIVATED, SMALL
@@ -50,7 +50,7 @@ def recorded_here(framework, network, relu, n):
         step = build()
         return step, step.put(batch)
 
-    recording = command._memory_recording(framework, build, batch, network)
+    recording = profiled_steps.memory_recording(framework, build, batch, network)
     return recording, step_driver(DRIVERS[framework]).step_peak_bytes(make)
 
 

@@ -4,18 +4,22 @@ Like `scripts.claims.document` it accepts nothing else: no unknown field, no num
 with control characters. Change SCHEMA when a field changes its meaning or goes.
 """
 
+from math import inf
 from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from scripts.claims.document import Label, Strict, Text, read_as
+from scripts.claims.document import Kind, Label, Strict, Text, read_as
 
 SCHEMA: Literal[2] = 2
-# Beside the page of the report.
-FOLDER = "profiles"
+CALL_SCHEMA: Literal[1] = 1
+# Beside the page of the report; in it, the folder of calls.
+FOLDER, CALLS_FOLDER = "profiles", "operators"
 TRACE = ".trace.json"
 MOST_IMAGES = 10**6
+# A call above it was faster than its roof at another moment, and says nothing.
+MOST_PERCENT = 105.0
 # More make no figure that can be read.
 MOST_FILES = 40
 
@@ -24,11 +28,11 @@ Bytes = Annotated[int, Meta(ge=0, le=2**53)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Milliseconds = Annotated[float, Meta(ge=0, le=1e9)]
 # Part of a name of a file: no separator of folders, no dot at its start.
-FileLabel = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,79}(?![\s\S])")]
+FileLabel = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}(?![\s\S])")]
 
 
 class Operator(Strict, frozen=True):
-    """An operator of a step: the median of its time over steps. covers: the operations that it computes, if known."""
+    """An operator of a step or call: the median of its time. covers: the operations that it computes, if known."""
 
     phase: Phase
     layer: Label
@@ -132,23 +136,82 @@ class Profile(Strict, frozen=True):
     memory: Memory
 
 
+class Roof(Strict, frozen=True):
+    """The time of the streaming loops that have the required traffic of a call, at its size. loops: their names."""
+
+    loops: Label
+    ms: Annotated[float, Meta(gt=0, le=1e9)]
+
+
+class CallProfile(Strict, frozen=True):
+    """The times of the operators of a row's call, and its memory.
+
+    calls: number of profiled ones. call_ms: the median of these; unprofiled_ms: of others, without the profiler.
+    flops: one for each element of each result, which no activation can do with fewer. moved_bytes: the required ones.
+    transient_bytes: allocated during a call, at their peak, results included. saved_bytes: kept by a round trip for its
+    backward half.
+    """
+
+    schema: Literal[1]
+    time_s: Annotated[float, Meta(ge=0, le=1e11)]
+    machine: Label
+    commit: Label
+    operator: FileLabel
+    direction: Literal["forward", "backward", "roundtrip"]
+    row: FileLabel
+    framework: FileLabel
+    elements: Annotated[int, Meta(ge=1, le=2**53)]
+    dtype: FileLabel
+    calls: Annotated[int, Meta(ge=1, le=10**6)]
+    call_ms: Milliseconds
+    unprofiled_ms: Milliseconds
+    unexplained_ms: Milliseconds
+    operators: Annotated[list[Operator], Meta(max_length=1000)]
+    flops: Annotated[float, Meta(ge=0, le=1e30)]
+    moved_bytes: Annotated[float, Meta(gt=0, le=1e30)]
+    roof: Roof
+    transient_bytes: Bytes
+    saved_bytes: Bytes
+
+    @property
+    def intensity(self) -> float:
+        """Operations for each byte that is moved. So few that memory is the roof that binds."""
+        return self.flops / self.moved_bytes
+
+    @property
+    def percent_of_roof(self) -> float | None:
+        """100 times the time of the loops by that of an unprofiled call; None where that cannot be right."""
+        percent = 100 * self.roof.ms / self.unprofiled_ms if self.unprofiled_ms else inf
+        return percent if percent <= MOST_PERCENT else None
+
+    @property
+    def overhead(self) -> float:
+        """The share by which a profiled call takes longer."""
+        return self.call_ms / self.unprofiled_ms - 1 if self.unprofiled_ms else 0.0
+
+
 def file(network: str, row: str) -> str:
     """The name of the file of a row."""
     return f"{network}.{row}.json"
 
 
-def trace_file(network: str, row: str) -> str:
-    """The name of the trace beside it."""
-    return f"{network}.{row}{TRACE}"
+def file_of_call(profile: CallProfile) -> str:
+    """The name of the file of an operator's row."""
+    return f"{profile.operator}.{profile.direction}.{profile.row}.json"
 
 
-def of_folder(folder: Path) -> tuple[list[Profile], list[str]]:
-    """The profiles in a folder, and a message for each file that cannot be read."""
+def trace_of(file: str) -> str:
+    """The name of the trace beside a file."""
+    return file.removesuffix(".json") + TRACE
+
+
+def of_folder(folder: Path, kind: type[Kind]) -> tuple[list[Kind], list[str]]:
+    """The profiles of steps or of calls in a folder, and a message for each file that cannot be read."""
     profiles, problems = [], []
     paths = sorted(path for path in folder.glob("*.json") if not path.name.endswith(TRACE))
     for path in paths[:MOST_FILES]:
         try:
-            profiles.append(read_as(Profile, path))
+            profiles.append(read_as(kind, path))
         except (OSError, ValueError) as error:
             problems.append(f"{path}: {error}; ./scripts/profile writes it again")
     if len(paths) > MOST_FILES:

@@ -1,4 +1,4 @@
-"""Spans of steps in JAX, from its profiler: the instructions of the compiled program.
+"""Spans of steps and calls in JAX, from its profiler: the instructions of the compiled programs.
 
 The program's text gives each instruction the path of the operation that it comes from, with the layer's named scope; a
 fusion has the paths of all that it fuses. JAX writes jvp(...) around the scope of a forward pass that is
@@ -7,7 +7,7 @@ differentiated, and transpose(...) around that of a backward pass.
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import jax
 from impls.cnn.architecture import Network
 from scripts.profiling.spans import OTHER, Recorded, Span, layer_of
 
-STEP = "relu-bench:step"
+STEP, HALF = "relu-bench:step", "relu-bench:half:"
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = ", re.MULTILINE)
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \([^\n]*\{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 _CALLS = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
@@ -39,13 +39,43 @@ class Instruction:
 def record(step: Any, arrays: Any, network: Network, count: int) -> list[Recorded]:
     """Record steps of a `Step` in JAX."""
     instructions = parse(step.step.lower(step.arrays, *arrays).compile().as_text())
+
+    def run() -> None:
+        for _ in range(count):
+            with jax.profiler.TraceAnnotation(STEP):
+                step(arrays)
+
+    return _recorded(_profile(run), instructions)
+
+
+def record_calls(
+    call: Callable[..., Any], supply: Callable[[], Sequence[Any]], layer: str, count: int
+) -> list[Recorded]:
+    """Record calls of an operator (`scripts.profiling.calls.Call`). layer: its name.
+
+    Each half is waited for, so that the instructions that run during it are its own.
+    """
+
+    def half(phase: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        with jax.profiler.TraceAnnotation(HALF + phase):
+            return jax.block_until_ready(function(*arguments))
+
+    def run() -> None:
+        for _ in range(count):
+            arguments = supply()
+            with jax.profiler.TraceAnnotation(STEP):
+                call(half, arguments)
+
+    return _recorded_calls(_profile(run), layer)
+
+
+def _profile(run: Callable[[], None]) -> Any:
+    """The data of JAX's profiler during `run()`."""
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            for _ in range(count):
-                with jax.profiler.TraceAnnotation(STEP):
-                    step(arrays)
+            run()
         (path,) = Path(folder).glob("**/*.xplane.pb")
-        return _recorded(jax.profiler.ProfileData.from_file(str(path)), instructions)
+        return jax.profiler.ProfileData.from_file(str(path))
 
 
 def parse(text: str) -> dict[str, Instruction]:
@@ -82,23 +112,52 @@ def _phase(path: str, layer: str) -> str:
 def _recorded(data: Any, instructions: dict[str, Instruction]) -> list[Recorded]:
     steps: list[tuple[float, float]] = []
     spans: list[Span] = []
-    for thread, (name, start_s, end_s) in _events(data):
-        if name == STEP:
+    for thread, event in _events(data):
+        start_s, end_s = _seconds(event)
+        if event.name == STEP:
             steps.append((start_s, end_s))
-        elif name in instructions:
-            found = instructions[name]
-            operator = _NUMBER.sub("", name).replace("_", " ")
-            spans.append(Span(operator, found.phase, found.layer, start_s, end_s, thread, found.covers))
+        elif event.name in instructions:
+            found = instructions[event.name]
+            spans.append(Span(_operator(event), found.phase, found.layer, start_s, end_s, thread, found.covers))
     return [
         Recorded(start_s, end_s, tuple(span for span in spans if start_s <= span.start_s < end_s))
         for start_s, end_s in sorted(steps)
     ]
 
 
-def _events(data: Any) -> Iterator[tuple[int, tuple[str, float, float]]]:
+def _recorded_calls(data: Any, layer: str) -> list[Recorded]:
+    events = list(_events(data))
+    halves = [(event.name.removeprefix(HALF), *_seconds(event)) for _, event in events if event.name.startswith(HALF)]
+    halves.sort(key=lambda half: half[1])
+    instructions = [each for each in events if any(name == "hlo_op" for name, _ in each[1].stats)]
+    return [
+        Recorded(
+            start_s,
+            end_s,
+            tuple(
+                Span(_operator(event), phase, layer, *_seconds(event), thread, (layer,))
+                for phase, half_start_s, half_end_s in halves
+                if start_s <= half_start_s < end_s
+                for thread, event in instructions
+                if half_start_s <= _seconds(event)[0] < half_end_s
+            ),
+            tuple((phase, half_end_s) for phase, half_start_s, half_end_s in halves if start_s <= half_start_s < end_s),
+        )
+        for start_s, end_s in sorted(_seconds(event) for _, event in events if event.name == STEP)
+    ]
+
+
+def _events(data: Any) -> Iterator[tuple[int, Any]]:
     """Yield the events of all threads of the host, with a number for each thread."""
     lines = [line for plane in data.planes if plane.name.startswith("/host:") for line in plane.lines]
     for thread, line in enumerate(lines):
         for event in line.events:
-            start_s = event.start_ns / 1e9
-            yield thread, (event.name, start_s, start_s + event.duration_ns / 1e9)
+            yield thread, event
+
+
+def _seconds(event: Any) -> tuple[float, float]:
+    return event.start_ns / 1e9, (event.start_ns + event.duration_ns) / 1e9
+
+
+def _operator(event: Any) -> str:
+    return _NUMBER.sub("", event.name).replace("_", " ")

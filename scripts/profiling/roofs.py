@@ -2,10 +2,14 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from benchmarks.harness.machine import linux
-from scripts.profiling.document import Bandwidth
+from benchmarks.harness.processes.blocks import loops
+from benchmarks.harness.roofline.loops import LOOPS, parts_of
+from impls.variant import ITEMSIZE_BYTES, Variant
+from scripts.profiling.document import Bandwidth, Roof
 
 PRODUCT_ELEMENTS, TRIES = 2048, 20
 # Bytes of arrays that no cache holds, as a multiple of the last cache, and their most.
@@ -37,6 +41,31 @@ def bandwidths() -> tuple[Bandwidth, ...]:
         slowest = found[0].gb_per_s if found else 0.0
         found.insert(0, Bandwidth(level, up_to_bytes, max(gb_per_s, slowest)))
     return tuple(found)
+
+
+def streaming(row: Variant, elements: int, dtype: str) -> Roof:
+    """The best time of the streaming loops that have the required traffic of a row, at its size and dtype.
+
+    Of the loops of one pattern, on one thread or all, with ordinary or non-temporal stores, the fastest counts.
+    """
+    itemsize_bytes = ITEMSIZE_BYTES[dtype]
+    array_bytes = -(-elements * itemsize_bytes // LINE_BYTES) * LINE_BYTES
+    parts = parts_of(row.required_traffic, row.memory == "inplace", itemsize_bytes)
+    best = {pattern: min(_loops_s(pattern, array_bytes)) for pattern in parts}
+    seconds = sum(factor * best[pattern][0] for pattern, factor in parts.items())
+    return Roof(" + ".join(name for _, name in best.values()), 1e3 * seconds)
+
+
+def _loops_s(pattern: str, array_bytes: int) -> Iterator[tuple[float, str]]:
+    """Yield the best time of a pass of each loop of a pattern, and its name."""
+    from benchmarks.harness.roofline import streaming
+
+    arrays, passes = streaming.arrays(array_bytes), max(1, COPIED_BYTES // array_bytes)
+    for name in loops(array_bytes):
+        if LOOPS[name].pattern.name == pattern:
+            streaming.check(name, passes=3)
+            streaming.run(name, arrays, passes)
+            yield _best_s(partial(streaming.run, name, arrays, passes)) / passes, name
 
 
 def levels() -> list[tuple[str, int, int]]:

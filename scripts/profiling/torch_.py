@@ -1,12 +1,13 @@
-"""Spans of steps in PyTorch, from its profiler.
+"""Spans of steps and calls in PyTorch, from its profiler.
 
 Modules mark their layers by hooks. A node of the backward pass belongs to the layer of the forward operator with the
 same sequence number, which autograd gives both. Programs of torch.compile have no modules: their operators belong to no
 layer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,6 +28,27 @@ def record(step: Any, arrays: Any, network: Network, count: int) -> list[Recorde
             with record_function(STEP):
                 step(arrays, mark)
     return [recorded(event) for event in profiler.events() if event.name == STEP]
+
+
+def record_calls(
+    call: Callable[..., Any], supply: Callable[[], Sequence[Any]], layer: str, count: int
+) -> list[Recorded]:
+    """Record calls of an operator (`scripts.profiling.calls.Call`). layer: its name."""
+
+    def half(phase: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        result = function(*arguments)
+        mark(phase)
+        return result
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(count):
+            arguments = supply()
+            with record_function(STEP):
+                call(half, arguments)
+    found = [recorded(event) for event in profiler.events() if event.name == STEP]
+    return [
+        replace(each, spans=tuple(replace(span, layer=layer, covers=(layer,)) for span in each.spans)) for each in found
+    ]
 
 
 def mark(phase: str) -> None:

@@ -16,15 +16,15 @@ MEMORY_PROCESS = 2
 PROCESS, STEPS_THREAD, PHASES_THREAD, FIRST_THREAD = 1, 1, 2, 3
 
 
-def dumped(title: str, steps: Sequence[Recorded], memory: Recording | None = None) -> str:
-    """The trace as JSON. title: names the process, for example by its row.
+def dumped(title: str, steps: Sequence[Recorded], memory: Recording | None = None, whole: str = "step") -> str:
+    """The trace as JSON. title: names the process, for example by its row. whole: what was recorded, "step" or "call".
 
     memory: of another step, whose layers and bytes are a second process; left out without a clock.
     """
     origin_s = min(step.start_s for step in steps)
-    events = [event for step in steps for event in _events(step, origin_s)]
+    events = [event for step in steps for event in _events(step, origin_s, whole)]
     threads = sorted({event["tid"] for event in events})
-    named = {STEPS_THREAD: "steps", PHASES_THREAD: "phases"}
+    named = {STEPS_THREAD: f"{whole}s", PHASES_THREAD: "phases"}
     names = [
         _metadata("process_name", 0, title),
         *(_metadata("thread_name", each, named.get(each, f"thread {each - FIRST_THREAD}")) for each in threads),
@@ -48,14 +48,14 @@ def _memory_events(memory: Recording) -> Iterable[dict[str, Any]]:
         yield {"name": place.label, "ph": "i", "s": "p", "pid": MEMORY_PROCESS, "tid": 1, "ts": at_us}
 
 
-def _events(step: Recorded, origin_s: float) -> Iterable[dict[str, Any]]:
+def _events(step: Recorded, origin_s: float, whole: str) -> Iterable[dict[str, Any]]:
     def complete(name: str, category: str, start_s: float, end_s: float, thread: int, **facts: str) -> dict[str, Any]:
         return {
             "name": name, "cat": category, "ph": "X", "pid": PROCESS, "tid": thread,
             "ts": round(1e6 * (start_s - origin_s), 3), "dur": round(1e6 * (end_s - start_s), 3), "args": facts,
         }  # fmt: skip
 
-    yield complete("step", "step", step.start_s, step.end_s, STEPS_THREAD)
+    yield complete(whole, whole, step.start_s, step.end_s, STEPS_THREAD)
     before_s = step.start_s
     for phase, end_s in step.phases:
         yield complete(phase, "phase", before_s, end_s, PHASES_THREAD)

@@ -118,9 +118,12 @@ def _write(options: argparse.Namespace, loaded: results.Results) -> None:
         print(f"report: {len(same_name)} different machines share the name {run.machine!r}", file=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
     claimed, worked = (_document(options.out / f"{kind}.json") for kind in (document.CLAIMS, document.EXAMPLES))
+    folder = options.out / profiling.FOLDER
     context = Context(
-        loaded, run, against, _comparisons(options.out), _asv_site(options), claimed, worked, _profiles(options.out)
-    )
+        loaded, run, against, _comparisons(options.out), _asv_site(options), claimed, worked,
+        _profiles(folder, profiling.Profile),
+        _profiles(folder / profiling.CALLS_FOLDER, profiling.CallProfile),
+    )  # fmt: skip
     for name, content in build(context).items():
         (options.out / name).write_bytes(content)
 
@@ -220,9 +223,9 @@ def _comparisons(folder: Path) -> list[tuple[str, comparison.Result]]:
     return found
 
 
-def _profiles(folder: Path) -> list[profiling.Profile]:
-    """The profiles beside the page that can be read."""
-    found, problems = profiling.of_folder(folder / profiling.FOLDER)
+def _profiles(folder: Path, kind: type[document.Kind]) -> list[document.Kind]:
+    """The profiles of steps or of calls in a folder that can be read."""
+    found, problems = profiling.of_folder(folder, kind)
     for problem in problems:
         print(f"report: skipped {document.printable(problem)}", file=sys.stderr)
     return found

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from impls.cnn.architecture import RELU_NETWORKS
 from scripts.claims.document import Document
-from scripts.profiling.document import Profile
+from scripts.profiling.document import CallProfile, Profile
 from scripts.report import fingerprints, metrics
 from scripts.report.comparison import Result as Comparison
 from scripts.report.drawing import Figure
@@ -24,7 +24,7 @@ class Context:
 
     run: that the page shows. against: another one to show beside it. comparisons: by the names of their files.
     asv_site: a link to asv's own site, or empty. claims, examples: of `scripts.claims`, where there are such files;
-    profiles: of `scripts.profiling`.
+    profiles, call_profiles: of `scripts.profiling`.
     """
 
     loaded: Results
@@ -35,6 +35,7 @@ class Context:
     claims: Document | None = None
     examples: Document | None = None
     profiles: Sequence[Profile] = ()
+    call_profiles: Sequence[CallProfile] = ()
 
     @cached_property
     def _numbered(self) -> pd.DataFrame:

@@ -5,7 +5,18 @@ import pytest
 from benchmarks.harness.case import StepCase
 from scripts.claims.document import write as write_document
 from scripts.profiling import document
-from scripts.profiling.document import Bandwidth, Counters, Held, Memory, Moment, Operator, Profile, Roofs
+from scripts.profiling.document import (
+    Bandwidth,
+    CallProfile,
+    Counters,
+    Held,
+    Memory,
+    Moment,
+    Operator,
+    Profile,
+    Roof,
+    Roofs,
+)
 from tests.report.pages import build
 from tests.synthetic import content, record, write, write_records
 
@@ -30,6 +41,17 @@ def profile(row, framework):
     )  # fmt: skip
 
 
+# Of the second the percentage cannot be right.
+CALLS = [
+    CallProfile(
+        document.CALL_SCHEMA, 0.0, "a processor", "abcdef12", "relu", "backward", row, "numpy", 1_000_000, "float32",
+        20, 2.2, 2.0, 0.4, [Operator("backward", "relu", "mul<b>tiply", 1.1)], 1e6, 12e6, Roof("triad.all", roof_ms),
+        4_000_000, 0,
+    )
+    for row, roof_ms in (("numpy.out", 0.9), ("numpy-bool.out", 2.4))
+]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("profiles")
@@ -40,6 +62,8 @@ def page(tmp_path_factory):
     for row, framework in (("numpy.inplace", "numpy"), ("torch.inplace", "torch")):
         write_document(out / document.FOLDER / document.file("mnist_cnn", row), profile(row, framework))
     (out / document.FOLDER / "broken.json").write_text("{}")
+    for each in CALLS:
+        write_document(out / document.FOLDER / document.CALLS_FOLDER / document.file_of_call(each), each)
     return build(folder)
 
 
@@ -84,6 +108,19 @@ def test_the_share_of_the_activation_is_shown_as_far_as_operators_tell(page):
         "relu: operators that compute nothing else take 0 % of the step, those that fuse it with other work 60 %"
         in html
     )
+
+
+def test_calls_of_operators_are_rows_of_a_table(page):
+    section = (page / "index.html").read_text().partition('id="profiles"')[2].partition("<section")[0]
+    (line,) = (line for line in section.splitlines() if "relu backward numpy.out" in line)
+    # The call takes 2 ms, under the profiler 2.2, and its roof 0.9.
+    for text in (
+        "1,000,000", "<td>float32</td>", ">+10.0 %<", "mul&lt;b&gt;tiply 1.1 (50 %)", ">12,000,000<", ">0.0833<",
+        ">45<", "triad.all", ">4,000,000<", 'href="profiles/operators/relu.backward.numpy.out.trace.json"',
+    ):  # fmt: skip
+        assert text in line
+    (above,) = (line for line in section.splitlines() if "relu backward numpy-bool.out" in line)
+    assert ">120<" not in above
 
 
 def test_without_profiles_there_is_no_section(tmp_path):

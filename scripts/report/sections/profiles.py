@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 
 from impls.cnn.architecture import NETWORKS
 from scripts.profiling import layers
-from scripts.profiling.document import FOLDER, Moment, Profile, trace_file
+from scripts.profiling.document import CALLS_FOLDER, FOLDER, CallProfile, Moment, Profile, file, file_of_call, trace_of
 from scripts.profiling.layers import Layer, Place
 from scripts.profiling.spans import OTHER
 from scripts.report import drawing
@@ -32,7 +32,7 @@ LEAST_SHARE = 0.005
 def section(context: Context) -> Section | None:
     """The section; None without profiles."""
     known = [profile for profile in context.profiles if profile.network in NETWORKS]
-    if not known:
+    if not known and not context.call_profiles:
         return None
     groups: dict[tuple[str, int], list[Profile]] = {}
     for profile in sorted(known, key=lambda each: (drawing.rank(each.framework), each.row)):
@@ -40,7 +40,8 @@ def section(context: Context) -> Section | None:
     figures = [figure for profiles in groups.values() for figure in _figures(profiles)]
     shares = _paired_shares(context)
     facts = [_facts(profile, shares.get(_key(profile))) for group in groups.values() for profile in _fastest(group)]
-    return rendered(NAME, TITLE, figures, profiles=facts)
+    calls = [_facts_of_call(profile) for profile in context.call_profiles]
+    return rendered(NAME, TITLE, figures, profiles=facts, calls=calls)
 
 
 def _figures(profiles: Sequence[Profile]) -> list[Figure]:
@@ -205,7 +206,7 @@ def _facts(profile: Profile, paired: dict[Hashable, Any] | None) -> dict[str, An
     return {
         "profile": profile,
         "overhead_percent": 100 * (profile.step_ms / profile.unprofiled_ms - 1) if profile.unprofiled_ms else 0.0,
-        "trace": f"{FOLDER}/{trace_file(profile.network, profile.row)}",
+        "trace": f"{FOLDER}/{trace_of(file(profile.network, profile.row))}",
         "operators": [each for each in operators if each.ms >= LEAST_SHARE * profile.step_ms],
         "layers": [each for each in layers.of_profile(profile, network) if each.layer != OTHER],
         "to_gain": layers.most_to_gain(profile, network),
@@ -213,4 +214,14 @@ def _facts(profile: Profile, paired: dict[Hashable, Any] | None) -> dict[str, An
         "alone_percent": 100 * alone_ms / profile.step_ms if profile.step_ms else 0.0,
         "fused_percent": 100 * fused_ms / profile.step_ms if profile.step_ms else 0.0,
         "paired": paired,
+    }
+
+
+def _facts_of_call(profile: CallProfile) -> dict[str, Any]:
+    """The facts of a profile of calls for the template."""
+    operators = sorted(profile.operators, key=lambda each: -each.ms)
+    return {
+        "profile": profile,
+        "trace": f"{FOLDER}/{CALLS_FOLDER}/{trace_of(file_of_call(profile))}",
+        "operators": [each for each in operators if each.ms >= LEAST_SHARE * profile.call_ms],
     }
