@@ -247,10 +247,11 @@ def test_the_command_writes_a_table_and_a_trace(tmp_path, capfd):
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("name", ["numpy.faster", "numba-cuda.inplace"])
-def test_rows_that_cannot_be_profiled_are_named(name, capsys):
-    assert command.main(["numpy.inplace", name]) == 2
-    assert f"ROW: {name!r} given; of rows that can be profiled, mnist_cnn has numpy.fresh," in capsys.readouterr().err
+def test_rows_that_cannot_be_profiled_are_named(capsys):
+    assert command.main(["numpy.inplace", "numpy.faster"]) == 2
+    assert (
+        "ROW: 'numpy.faster' given; of rows that can be profiled, mnist_cnn has numpy.fresh," in capsys.readouterr().err
+    )
 
 
 def test_a_network_with_another_activation_has_fewer_rows(capsys):

@@ -59,8 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.limits:
             ((name, row),) = rows.items()
             return _one(name, row, options)
-        measured = _roofs() if any(isinstance(row, StepVariant) for row in rows.values()) else None
-        return max([_in_own_process(name, row, measured, options) for name, row in rows.items()])
+        # Those of steps are measured once for each device.
+        of_device: dict[str, document.Roofs] = {}
+        return max([_in_own_process(name, row, of_device, options) for name, row in rows.items()])
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -72,19 +73,27 @@ def _row(name: str, options: argparse.Namespace) -> StepVariant | Variant:
         if name not in possible:
             known = f"{options.network} has {', '.join(possible)}; of operators, such as relu.forward.numpy.out"
             raise ValueError(f"ROW: {name!r} given; of rows that can be profiled, {known}")
-        return find_step(name)
+        step = find_step(name)
+        _require(name, step, "float32")
+        return step
     try:
         row = calls.find(name)
-        require(row, options.dtype)
+        _require(name, row, options.dtype)
         memory.require(needed_bytes(calls.case_of(row, options.elements, options.dtype)), memory.free_bytes())
-    except (LookupError, Unavailable, Unsupported, memory.NotEnough) as error:
+    except (LookupError, memory.NotEnough) as error:
         raise ValueError(f"ROW: {name!r} given; {error.args[0]}") from None
-    if row.device != "cpu" or row.framework not in steps.RECORDERS:
-        raise ValueError(f"ROW: {name!r} given; rows on a GPU have no profiler yet")
     if options.elements < operators.channels(row):
         least = operators.channels(row)
         raise ValueError(f"--elements: {options.elements} given; {name} needs {least}, one of each channel")
     return row
+
+
+def _require(name: str, row: StepVariant | Variant, dtype: str) -> None:
+    """Raise ValueError for a row that cannot run here."""
+    try:
+        require(row, dtype)
+    except (Unavailable, Unsupported) as error:
+        raise ValueError(f"ROW: {name!r} given; {error.args[0]}") from None
 
 
 def _require_writable(folder: Path) -> None:
@@ -96,15 +105,21 @@ def _require_writable(folder: Path) -> None:
         raise ValueError(f"--out: {folder} given, a folder to write to needed: {error.strerror}") from None
 
 
-def _roofs() -> document.Roofs:
-    return document.Roofs(roofs.gemm_gflop_per_s(), roofs.bandwidths())
-
-
 def _in_own_process(
-    name: str, row: StepVariant | Variant, measured: document.Roofs | None, options: argparse.Namespace
+    name: str, row: StepVariant | Variant, of_device: dict[str, document.Roofs], options: argparse.Namespace
 ) -> int:
-    """Profile a row in a process of its own; return 0, or 1 where it failed. measured: the roofs of steps."""
-    limits = measured if isinstance(row, StepVariant) else roofs.streaming(row, options.elements, options.dtype)
+    """Profile a row in a process of its own; return 0, or 1 where it failed. of_device: roofs that are known."""
+    limits: document.Roofs | document.Roof
+    try:
+        if isinstance(row, StepVariant):
+            if row.device not in of_device:
+                of_device[row.device] = roofs.on_cpu() if row.device == "cpu" else roofs.on_gpu()
+            limits = of_device[row.device]
+        else:
+            limits = roofs.streaming(row, options.elements, options.dtype)
+    except Unavailable as error:
+        print(f"profile: {name}: its roof cannot be measured: {error}", file=sys.stderr)
+        return 1
     command = [sys.executable, "-m", "scripts.profiling", name, "--limits", msgspec.json.encode(limits).decode()]
     command += ["--steps", str(options.steps), "--out", str(options.out.absolute())]
     for option in OF_STEPS if isinstance(row, StepVariant) else OF_CALLS:

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -128,10 +129,25 @@ def record(row: Variant, function: Callable[..., Any], supply: Supply, count: in
         from scripts.profiling import jax_
 
         return jax_.record_calls(call, supply, row.operator, count)
+    function_name = row.function.rpartition(":")[2]
+    if row.device == "cuda":
+        from scripts.profiling import device_events
+
+        return device_events.record_calls(call, supply, row.operator, function_name, count, _event_maker(row.framework))
     from scripts.profiling import array_calls
 
-    function_name = row.function.rpartition(":")[2]
     return array_calls.record(call, supply, row.operator, function_name, count, row.framework == "numpy")
+
+
+def _event_maker(framework: str) -> Callable[[], Any]:
+    """Makes events that a GPU records: Triton has those of PyTorch."""
+    if framework == "triton":
+        import torch
+
+        return partial(torch.cuda.Event, enable_timing=True)
+    from numba import cuda
+
+    return cuda.event
 
 
 def _saved_bytes(calls: Calls) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from impls.cnn.architecture import Network
+from impls.variant import DIRECTIONS
 from scripts.profiling.spans import OTHER, Recorded, Span, layer_of
 
 STEP, HALF = "relu-bench:step", "relu-bench:half:"
@@ -110,46 +111,60 @@ def _phase(path: str, layer: str) -> str:
 
 
 def _recorded(data: Any, instructions: dict[str, Instruction]) -> list[Recorded]:
-    steps: list[tuple[float, float]] = []
     spans: list[Span] = []
-    for thread, event in _events(data):
-        start_s, end_s = _seconds(event)
-        if event.name == STEP:
-            steps.append((start_s, end_s))
-        elif event.name in instructions:
-            found = instructions[event.name]
-            spans.append(Span(_operator(event), found.phase, found.layer, start_s, end_s, thread, found.covers))
+    for thread, event, name in _instruction_events(data):
+        if name in instructions:
+            found = instructions[name]
+            spans.append(Span(_operator(name), found.phase, found.layer, *_seconds(event), thread, found.covers))
     return [
         Recorded(start_s, end_s, tuple(span for span in spans if start_s <= span.start_s < end_s))
-        for start_s, end_s in sorted(steps)
+        for start_s, end_s in _ranges(data, STEP)
     ]
 
 
 def _recorded_calls(data: Any, layer: str) -> list[Recorded]:
-    events = list(_events(data))
-    halves = [(event.name.removeprefix(HALF), *_seconds(event)) for _, event in events if event.name.startswith(HALF)]
-    halves.sort(key=lambda half: half[1])
-    instructions = [each for each in events if any(name == "hlo_op" for name, _ in each[1].stats)]
-    return [
-        Recorded(
-            start_s,
-            end_s,
-            tuple(
-                Span(_operator(event), phase, layer, *_seconds(event), thread, (layer,))
-                for phase, half_start_s, half_end_s in halves
-                if start_s <= half_start_s < end_s
-                for thread, event in instructions
-                if half_start_s <= _seconds(event)[0] < half_end_s
-            ),
-            tuple((phase, half_end_s) for phase, half_start_s, half_end_s in halves if start_s <= half_start_s < end_s),
+    halves = sorted(
+        ((phase, *times) for phase in DIRECTIONS for times in _ranges(data, HALF + phase)), key=lambda half: half[1]
+    )
+    instructions = list(_instruction_events(data))
+
+    def recorded(start_s: float, end_s: float) -> Recorded:
+        own = [half for half in halves if start_s <= half[1] < end_s]
+        spans = tuple(
+            Span(_operator(name), phase, layer, *_seconds(event), thread, (layer,))
+            for phase, half_start_s, half_end_s in own
+            for thread, event, name in instructions
+            if half_start_s <= _seconds(event)[0] < half_end_s
         )
-        for start_s, end_s in sorted(_seconds(event) for _, event in events if event.name == STEP)
-    ]
+        return Recorded(start_s, end_s, spans, tuple((phase, half_end_s) for phase, _, half_end_s in own))
+
+    return [recorded(*times) for times in _ranges(data, STEP)]
 
 
-def _events(data: Any) -> Iterator[tuple[int, Any]]:
-    """Yield the events of all threads of the host, with a number for each thread."""
-    lines = [line for plane in data.planes if plane.name.startswith("/host:") for line in plane.lines]
+def _ranges(data: Any, name: str) -> list[tuple[float, float]]:
+    """Start and end of the ranges with a name, in their order."""
+    return sorted(_seconds(event) for _, event in _events(data, "/host:") if event.name == name)
+
+
+def _instruction_events(data: Any) -> Iterator[tuple[int, Any, str]]:
+    """Yield the events of instructions, each with its thread and name: those of a GPU, if it has some, or of the host.
+
+    A kernel of a GPU has a name of its own besides.
+    """
+    for device in ("/device:GPU", "/host:"):
+        found = [
+            (thread, event, name)
+            for thread, event in _events(data, device)
+            if (name := next((str(value) for key, value in event.stats if key == "hlo_op"), ""))
+        ]
+        if found:
+            yield from found
+            return
+
+
+def _events(data: Any, device: str) -> Iterator[tuple[int, Any]]:
+    """Yield the events of all threads of the host, or streams of a GPU, with a number for each."""
+    lines = [line for plane in data.planes if plane.name.startswith(device) for line in plane.lines]
     for thread, line in enumerate(lines):
         for event in line.events:
             yield thread, event
@@ -159,5 +174,5 @@ def _seconds(event: Any) -> tuple[float, float]:
     return event.start_ns / 1e9, (event.start_ns + event.duration_ns) / 1e9
 
 
-def _operator(event: Any) -> str:
-    return _NUMBER.sub("", event.name).replace("_", " ")
+def _operator(instruction: str) -> str:
+    return _NUMBER.sub("", instruction).replace("_", " ")

@@ -2,14 +2,16 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
+from benchmarks.harness.case import DeviceLoopCase, DeviceProductCase
 from benchmarks.harness.machine import linux
 from benchmarks.harness.processes.blocks import loops
-from benchmarks.harness.roofline.loops import LOOPS, parts_of
+from benchmarks.harness.roofline.loops import DEVICE_LOOPS, LOOPS, parts_of
 from impls.variant import ITEMSIZE_BYTES, Variant
-from scripts.profiling.document import Bandwidth, Roof
+from scripts.profiling.document import Bandwidth, Roof, Roofs
 
 PRODUCT_ELEMENTS, TRIES = 2048, 20
 # Bytes of arrays that no cache holds, as a multiple of the last cache, and their most.
@@ -17,6 +19,11 @@ BEYOND_CACHES, MOST_BYTES = 4, 256 * 2**20
 LINE_BYTES = 64
 # Bytes that are copied in one reading.
 COPIED_BYTES = 2**25
+
+
+def on_cpu() -> Roofs:
+    """The limits of the processor."""
+    return Roofs(gemm_gflop_per_s(), bandwidths())
 
 
 def gemm_gflop_per_s() -> float:
@@ -43,15 +50,43 @@ def bandwidths() -> tuple[Bandwidth, ...]:
     return tuple(found)
 
 
+def on_gpu() -> Roofs:
+    """The limits of the first GPU: PyTorch's product of two large matrices, and the fastest copy beyond its caches.
+
+    Raises Unavailable where the GPU cannot be measured.
+    """
+    product_s, _ = min(_on_gpu_s([DeviceProductCase("time", "torch", PRODUCT_ELEMENTS)]))
+    copies = [name for name, pattern in DEVICE_LOOPS.items() if pattern.name == "copy"]
+    copy_s, _ = min(_on_gpu_s([DeviceLoopCase("time", name, MOST_BYTES) for name in copies]))
+    bandwidth = Bandwidth("GPU memory", 2**53, 2 * MOST_BYTES / copy_s / 1e9)
+    return Roofs(2 * PRODUCT_ELEMENTS**3 / product_s / 1e9, (bandwidth,))
+
+
+def _on_gpu_s(cases: Sequence[DeviceLoopCase | DeviceProductCase]) -> Iterator[tuple[float, str]]:
+    """Yield the best device time of each case, and its name."""
+    from benchmarks.harness.frameworks import device_driver, started
+    from benchmarks.harness.roofline.ceilings import TimedOnDevice
+
+    held: dict[tuple[Any, ...], Any] = {}
+    with started("torch", "cuda") as framework:
+        for case in cases:
+            timed = TimedOnDevice(case, device_driver(framework), held)
+            timed.prepare()
+            name = case.kernel if isinstance(case, DeviceLoopCase) else case.library
+            yield min(second for number in range(TRIES) for second in timed.slice(number).samples_s), name
+
+
 def streaming(row: Variant, elements: int, dtype: str) -> Roof:
     """The best time of the streaming loops that have the required traffic of a row, at its size and dtype.
 
-    Of the loops of one pattern, on one thread or all, with ordinary or non-temporal stores, the fastest counts.
+    Of the loops of one pattern, on one thread or all, with ordinary or non-temporal stores, or on a GPU of several
+    kernels, the fastest counts. Raises Unavailable where the GPU cannot be measured.
     """
     itemsize_bytes = ITEMSIZE_BYTES[dtype]
     array_bytes = -(-elements * itemsize_bytes // LINE_BYTES) * LINE_BYTES
     parts = parts_of(row.required_traffic, row.memory == "inplace", itemsize_bytes)
-    best = {pattern: min(_loops_s(pattern, array_bytes)) for pattern in parts}
+    loops_s = _loops_s if row.device == "cpu" else _device_loops_s
+    best = {pattern: min(loops_s(pattern, array_bytes)) for pattern in parts}
     seconds = sum(factor * best[pattern][0] for pattern, factor in parts.items())
     return Roof(" + ".join(name for _, name in best.values()), 1e3 * seconds)
 
@@ -66,6 +101,12 @@ def _loops_s(pattern: str, array_bytes: int) -> Iterator[tuple[float, str]]:
             streaming.check(name, passes=3)
             streaming.run(name, arrays, passes)
             yield _best_s(partial(streaming.run, name, arrays, passes)) / passes, name
+
+
+def _device_loops_s(pattern: str, array_bytes: int) -> Iterator[tuple[float, str]]:
+    """Yield the best time of each loop of a pattern on the first GPU, and its name."""
+    names = [name for name, loop in DEVICE_LOOPS.items() if loop.name == pattern]
+    yield from _on_gpu_s([DeviceLoopCase("time", name, array_bytes) for name in names])
 
 
 def levels() -> list[tuple[str, int, int]]:

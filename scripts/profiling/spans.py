@@ -16,8 +16,8 @@ class Span:
     """An operator that ran on a thread. Spans of one thread are nested or apart.
 
     layer: a block of the network with all that follows its convolution ("conv1"), a dense layer, "loss", "update", or
-    OTHER. covers: the operations that it computes (`impls.cnn.operations`), as far as known. Times in seconds, of one
-    clock.
+    OTHER. covers: the operations that it computes (`impls.cnn.operations`), as far as known. kernel: the one of a GPU
+    that the operator launched, where that has a name of its own. Times in seconds, of one clock.
     """
 
     operator: str
@@ -27,6 +27,7 @@ class Span:
     end_s: float
     thread: int = 0
     covers: tuple[str, ...] = ()
+    kernel: str = ""
 
     @property
     def key(self) -> Key:
@@ -36,12 +37,16 @@ class Span:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A step, with the spans that it consists of, and the end of each phase that it marks."""
+    """A step, with the spans that it consists of, and the end of each phase that it marks.
+
+    host: what the host did meanwhile, where the spans are those of a GPU, whose streams are the threads.
+    """
 
     start_s: float
     end_s: float
     spans: tuple[Span, ...]
     phases: tuple[tuple[str, float], ...] = ()
+    host: tuple[Span, ...] = ()
 
     @property
     def seconds(self) -> float:

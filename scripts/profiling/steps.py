@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from statistics import median
 from typing import Any
 
@@ -14,10 +15,9 @@ from scripts.claims.document import printable
 from scripts.profiling import counters, document, layers, summary
 from scripts.profiling.document import Counters, Held, Memory, Moment, Profile
 from scripts.profiling.memory import buffers
-from scripts.profiling.memory.buffers import Recording
-from scripts.profiling.spans import Recorded, unexplained_s
+from scripts.profiling.memory.buffers import Buffer, Place, Recording
+from scripts.profiling.spans import OTHER, Recorded, unexplained_s
 
-RECORDERS = ("numpy", "numba", "torch", "jax")
 WARM_UP = 5
 # The first steps under a profiler take longer.
 PROFILED_WARM_UP = 2
@@ -33,8 +33,8 @@ class Profiled:
 
 
 def rows_of(network: str) -> list[StepVariant]:
-    """The rows of a network that can be profiled."""
-    return [row for row in cnn.of_network(NETWORKS[network]) if row.device == "cpu" and row.framework in RECORDERS]
+    """The rows of a network."""
+    return list(cnn.of_network(NETWORKS[network]))
 
 
 def profiled(row: StepVariant, network: str, batch: int, count: int, measured: document.Roofs) -> Profiled:
@@ -56,18 +56,22 @@ def profiled(row: StepVariant, network: str, batch: int, count: int, measured: d
         arrays = step.put(given_batch)
         for _ in range(WARM_UP):
             step(arrays)
-        unprofiled_s = _seconds(step, arrays, count)
+        call = framework.blocking(step)
+        unprofiled_s = _seconds(call, arrays, count)
         steps = record(row.framework, step, arrays, given, PROFILED_WARM_UP + count)[PROFILED_WARM_UP:]
-        unprofiled_s += _seconds(step, arrays, count)
-        counted = _counters(step, arrays, count)
-        del step, arrays
-        recording = memory_recording(row.framework, build, given_batch, given)
+        unprofiled_s += _seconds(call, arrays, count)
+        counted = _counters(call, arrays, count)
+        del step, call, arrays
 
         def make() -> tuple[Any, Any]:
             step = build()
             return step, step.put(given_batch)
 
         measured_bytes = step_driver(framework).step_peak_bytes(make)
+        if row.framework == "numba_cuda":
+            recording = undivided(measured_bytes)
+        else:
+            recording = memory_recording(row.framework, build, given_batch, given)
     profile = Profile(
         document.SCHEMA, time.time(), summary.machine(), summary.commit(), network, row.name, row.framework, batch,
         len(steps), 1e3 * median(each.seconds for each in steps), 1e3 * median(unprofiled_s),
@@ -98,6 +102,10 @@ def record(framework: str, step: Any, arrays: Any, network: Any, count: int) -> 
         from scripts.profiling import jax_
 
         return jax_.record(step, arrays, network, count)
+    if framework == "numba_cuda":
+        from scripts.profiling import device_events
+
+        return device_events.record_steps(step, arrays, count)
     from scripts.profiling import handwritten
 
     return handwritten.record(step, arrays, network, count, framework)
@@ -118,7 +126,13 @@ def memory_recording(framework: str, build: Callable[[], Any], batch: Any, netwo
     return handwritten.record(build, batch, network, framework)
 
 
-def _counters(step: Any, arrays: Any, count: int) -> Counters:
+def undivided(peak_bytes: int) -> Recording:
+    """The memory of a step that allocates all arrays before it starts, without what each is for."""
+    everything = Buffer("arrays of the step", "temporary", peak_bytes, -inf, inf)
+    return Recording((everything,), (Place("forward", OTHER, 0.0),), in_seconds=False)
+
+
+def _counters(step: Callable[[Any], Any], arrays: Any, count: int) -> Counters:
     """Count events of the processor in steps without a profiler."""
     try:
         found = counters.counted(lambda: _seconds(step, arrays, count))
@@ -128,7 +142,7 @@ def _counters(step: Any, arrays: Any, count: int) -> Counters:
                     cache_misses=found["cache misses"] // count)  # fmt: skip
 
 
-def _seconds(step: Any, arrays: Any, count: int) -> list[float]:
+def _seconds(step: Callable[[Any], Any], arrays: Any, count: int) -> list[float]:
     """Seconds of steps without a profiler."""
     found = []
     for _ in range(count):
@@ -149,7 +163,7 @@ def text(profile: Profile) -> str:
     ]
     lines.append("Operators below 0.1 % are left out. Medians need not add up to the median of the step.")
     reached = ", ".join(f"{each.gb_per_s:.0f} GB/s in {each.level}" for each in profile.roofs.bandwidths)
-    lines.append(f"Roofs: {profile.roofs.gemm_gflop_per_s:.0f} GFLOP/s of matrix products in NumPy; copying {reached}.")
+    lines.append(f"Roofs: {profile.roofs.gemm_gflop_per_s:.0f} GFLOP/s of matrix products; copying {reached}.")
     counted = profile.counters
     lines.append(
         f"Counters of the processor: not available here (perf events: {counted.missing})."

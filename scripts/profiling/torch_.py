@@ -2,15 +2,16 @@
 
 Modules mark their layers by hooks. A node of the backward pass belongs to the layer of the forward operator with the
 same sequence number, which autograd gives both. Programs of torch.compile have no modules: their operators belong to no
-layer.
+layer. On a GPU, a kernel belongs to the operator that launched it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from impls.cnn import operations
@@ -23,11 +24,12 @@ NODE = "autograd::engine::evaluate_function: "
 
 def record(step: Any, arrays: Any, network: Network, count: int) -> list[Recorded]:
     """Record steps of a `Step` in PyTorch, which is left as it was."""
-    with hooks(step.net, network), profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with hooks(step.net, network), profile(activities=activities()) as profiler:
         for _ in range(count):
             with record_function(STEP):
                 step(arrays, mark)
-    return [recorded(event) for event in profiler.events() if event.name == STEP]
+                wait()
+    return steps_of(profiler.events())
 
 
 def record_calls(
@@ -40,15 +42,41 @@ def record_calls(
         mark(phase)
         return result
 
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    with profile(activities=activities()) as profiler:
         for _ in range(count):
             arguments = supply()
             with record_function(STEP):
                 call(half, arguments)
-    found = [recorded(event) for event in profiler.events() if event.name == STEP]
+                wait()
+
+    def of_operator(spans: Iterable[Span]) -> tuple[Span, ...]:
+        return tuple(replace(span, layer=layer, covers=(layer,)) for span in spans)
+
     return [
-        replace(each, spans=tuple(replace(span, layer=layer, covers=(layer,)) for span in each.spans)) for each in found
+        replace(each, spans=of_operator(each.spans), host=of_operator(each.host))
+        for each in steps_of(profiler.events())
     ]
+
+
+def activities() -> list[ProfilerActivity]:
+    """The activities to profile: those of the GPU too in a process that uses one."""
+    return [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_initialized() else [])]
+
+
+def wait() -> None:
+    """Wait for the GPU, in a process that uses one."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def steps_of(events: Sequence[Any]) -> list[Recorded]:
+    """The steps among the events of a profiler. With a GPU their spans are its kernels."""
+    on_host = [event for event in events if event.device_type == DeviceType.CPU]
+    # The profiler repeats ranges of the host on the GPU.
+    kernels = [event for event in events if event.device_type == DeviceType.CUDA and not event.is_user_annotation]
+    # The backward pass has a thread of its own where there is a GPU.
+    others = [event for event in on_host if event.cpu_parent is None and event.name != STEP] if kernels else []
+    return [recorded(event, others, kernels) for event in on_host if event.name == STEP]
 
 
 def mark(phase: str) -> None:
@@ -92,29 +120,54 @@ def hooks(net: torch.nn.Module, network: Network) -> Iterator[None]:
             handle.remove()
 
 
-def recorded(event: Any) -> Recorded:
-    """The spans of one step: operators that no other operator called, in the phase at whose end they have run."""
+def recorded(event: Any, others: Sequence[Any] = (), kernels: Sequence[Any] = ()) -> Recorded:
+    """The spans of one step: operators that no other operator called, in the phase at whose end they have run.
+
+    others: events of other threads that no operator called. kernels: of a GPU; if there are any, the spans are those
+    that the step's operators launched.
+    """
+    start_s, end_s = _start_s(event), _end_s(event)
+    inside = [other for other in others if start_s <= _start_s(other) < end_s]
     spans: list[Span] = []
     ends: list[tuple[str, float]] = []
     # The operation of each forward operator, by its sequence number.
     operation_of: dict[int, str] = {}
+    # The span of each operator, by its number.
+    span_of: dict[int, Span] = {}
     waiting: list[Any] = []
-    for child in _in_order(event):
+    for child in _in_order([*event.cpu_children, *inside]):
         if not child.name.startswith(END):
             waiting.append(child)
             continue
         ends.append((child.name.removeprefix(END), _end_s(child)))
         for each in waiting:
-            _collect(each, ends[-1][0], "", spans, operation_of)
+            _collect(each, ends[-1][0], "", spans, operation_of, span_of)
         waiting = []
-    return Recorded(_start_s(event), _end_s(event), tuple(spans), tuple(ends))
+    if not kernels:
+        return Recorded(start_s, end_s, tuple(spans), tuple(ends))
+    launched = [(span_of[kernel.linked_correlation_id], kernel) for kernel in kernels
+                if kernel.linked_correlation_id in span_of]  # fmt: skip
+    streams = {stream: number for number, stream in enumerate(sorted({each.device_resource_id for each in kernels}))}
+    on_gpu = [
+        replace(span, start_s=_start_s(kernel), end_s=_end_s(kernel), thread=streams[kernel.device_resource_id],
+                kernel=kernel.name)
+        for span, kernel in launched
+    ]  # fmt: skip
+    return Recorded(start_s, end_s, tuple(on_gpu), tuple(ends), tuple(spans))
 
 
-def _collect(event: Any, phase: str, operation: str, spans: list[Span], operation_of: dict[int, str]) -> None:
+def _collect(
+    event: Any,
+    phase: str,
+    operation: str,
+    spans: list[Span],
+    operation_of: dict[int, str],
+    span_of: dict[int, Span],
+) -> None:
     """Add an operator, or those of a layer's range. operation: whose range it lies in."""
     if event.name.startswith(LAYER):
-        for child in _in_order(event):
-            _collect(child, phase, event.name.removeprefix(LAYER), spans, operation_of)
+        for child in _in_order(event.cpu_children):
+            _collect(child, phase, event.name.removeprefix(LAYER), spans, operation_of, span_of)
         return
     computed = operation_of.get(event.sequence_nr, "") if event.name.startswith(NODE) else operation
     for inner in _all(event):
@@ -125,10 +178,12 @@ def _collect(event: Any, phase: str, operation: str, spans: list[Span], operatio
     covers = (computed,) if computed else ()
     layer = layer_of(computed) if computed else own
     spans.append(Span(name, phase, layer, _start_s(event), _end_s(event), 0, covers))
+    # Calls of CUDA have numbers of their own, and name the operator that made them.
+    span_of.update((inner.id, spans[-1]) for inner in _all(event) if not inner.linked_correlation_id)
 
 
-def _in_order(event: Any) -> list[Any]:
-    return sorted(event.cpu_children, key=lambda child: child.time_range.start)
+def _in_order(events: Iterable[Any]) -> list[Any]:
+    return sorted(events, key=lambda child: child.time_range.start)
 
 
 def _all(event: Any) -> Iterator[Any]:

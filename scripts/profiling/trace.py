@@ -14,6 +14,8 @@ from scripts.profiling.spans import Recorded
 
 MEMORY_PROCESS = 2
 PROCESS, STEPS_THREAD, PHASES_THREAD, FIRST_THREAD = 1, 1, 2, 3
+# Streams of a GPU, behind all threads of the host.
+FIRST_STREAM = 1_000
 
 
 def dumped(title: str, steps: Sequence[Recorded], memory: Recording | None = None, whole: str = "step") -> str:
@@ -27,7 +29,7 @@ def dumped(title: str, steps: Sequence[Recorded], memory: Recording | None = Non
     named = {STEPS_THREAD: f"{whole}s", PHASES_THREAD: "phases"}
     names = [
         _metadata("process_name", 0, title),
-        *(_metadata("thread_name", each, named.get(each, f"thread {each - FIRST_THREAD}")) for each in threads),
+        *(_metadata("thread_name", each, named.get(each) or _track(each)) for each in threads),
     ]
     if memory and memory.in_seconds:
         names.append(_metadata("process_name", 0, "memory of another step", MEMORY_PROCESS))
@@ -60,10 +62,16 @@ def _events(step: Recorded, origin_s: float, whole: str) -> Iterable[dict[str, A
     for phase, end_s in step.phases:
         yield complete(phase, "phase", before_s, end_s, PHASES_THREAD)
         before_s = end_s
-    for span in step.spans:
-        name = f"{span.layer}: {span.operator}"
+    tracks = [(step.host, FIRST_THREAD), (step.spans, FIRST_STREAM if step.host else FIRST_THREAD)]
+    for span, first in ((span, first) for spans, first in tracks for span in spans):
+        name = f"{span.layer}: {span.kernel or span.operator}"
         facts = {"phase": span.phase, "layer": span.layer, "operator": span.operator, "covers": ", ".join(span.covers)}
-        yield complete(name, "operator", span.start_s, span.end_s, FIRST_THREAD + span.thread, **facts)
+        kind = "kernel" if first == FIRST_STREAM else "operator"
+        yield complete(name, kind, span.start_s, span.end_s, first + span.thread, **facts)
+
+
+def _track(thread: int) -> str:
+    return f"GPU stream {thread - FIRST_STREAM}" if thread >= FIRST_STREAM else f"thread {thread - FIRST_THREAD}"
 
 
 def _metadata(kind: str, thread: int, name: str, process: int = PROCESS) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any
 
+import torch
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -26,8 +27,11 @@ def record(build: Callable[[], Any], batch: Any, network: Network) -> Recording:
         step(arrays)
         with hooks(step.net, network), record_function(STEP):
             step(arrays, mark)
-    events = {event.name: event for event in profiler.events() if event.name in (STEP, INPUT)}
-    spans = sorted(recorded(events[STEP]).spans, key=lambda span: span.start_s)
+    found = profiler.events()
+    events = {event.name: event for event in found if event.name in (STEP, INPUT)}
+    # The backward pass has a thread of its own where there is a GPU.
+    others = [e for e in found if e.cpu_parent is None and e.name != STEP] if torch.cuda.is_initialized() else []
+    spans = sorted(recorded(events[STEP], others).spans, key=lambda span: span.start_s)
     places = tuple(Place(span.phase, span.layer, span.start_s) for span in spans)
     put = events[INPUT].time_range
     results = profiler.profiler.kineto_results
@@ -49,10 +53,12 @@ def _purpose(start_s: float, end_s: float, places: tuple[Place, ...], put: tuple
 
 
 def _allocations(results: Any) -> list[Any]:
-    """The events of the allocator in their order."""
+    """The events of the allocator in their order: that of the GPU, in a process that uses one."""
+    device = "cuda" if torch.cuda.is_initialized() else "cpu"
     found = [event for root in results.experimental_event_tree() for event in _all(root)]
     return sorted(
-        (event for event in found if event.typed[0] == _EventType.Allocation), key=lambda event: event.start_time_ns
+        (e for e in found if e.typed[0] == _EventType.Allocation and e.extra_fields.device.type == device),
+        key=lambda event: event.start_time_ns,
     )
 
 
