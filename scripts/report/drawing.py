@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -46,6 +47,8 @@ FONT_SIZE = re.compile(r"([\d.]+)px")
 FORBIDDEN = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 SVG = "{http://www.w3.org/2000/svg}"
 LINK = "{http://www.w3.org/1999/xlink}href"
+# Name of a group, before the text that is shown when the pointer rests on it.
+TITLED = "titled="
 # Names of groups that the page's script shows and hides, before the name of their row.
 SHOWN, HIDDEN = "shown=", "hidden="
 # Links of attributes to other elements.
@@ -125,13 +128,13 @@ def plain_ticks(axis: Axis, values: Sequence[float]) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def apart(ends: dict[str, float], axis: Axes) -> dict[str, float]:
-    """Heights for labels near the ends of their lines, by name, at some distance from each other on a log axis.
+def apart(ends: dict[str, float], axis: Axes, along: Literal["x", "y"] = "y") -> dict[str, float]:
+    """Places for labels near the ends of their lines, by name, at some distance from each other on a log axis.
 
-    As many as there is room for stay between its limits, which must have been set.
+    As many as there is room for stay between its limits, which must have been set. Labels along x are upright.
     """
-    low, high = np.log(axis.get_ylim())
-    step = APART_PX / axis.bbox.height * (high - low)
+    low, high = np.log(axis.get_ylim() if along == "y" else axis.get_xlim())
+    step = APART_PX / (axis.bbox.height if along == "y" else axis.bbox.width) * (high - low)
     heights: dict[str, float] = {}
     least = low
     for name, end in sorted(ends.items(), key=lambda item: item[1]):
@@ -160,14 +163,19 @@ def label(
 def _for_page(text: str, name: str, title: str) -> str:
     """matplotlib's SVG for use within a page: no styles, and no names but those of the figure's own parts.
 
-    Styles become attributes, so that a page may forbid styles. Groups named SHOWN and HIDDEN get data-row.
+    Styles become attributes, so that a page may forbid styles. Groups named SHOWN and HIDDEN get data-row, those named
+    TITLED a title.
     """
     root = ElementTree.fromstring(FORBIDDEN.sub("\ufffd", text))
     used = {match[1] or match[2] for e in root.iter() for v in e.attrib.values() if (match := LINKED.search(v))}
     for child in [*root.findall(f"{SVG}metadata"), *root.findall(f"{SVG}defs")]:
         if not used & {e.get("id") for e in child.iter()}:
             root.remove(child)
-    for element in root.iter():
+    for element in list(root.iter()):
+        if element.get("id", "").startswith(TITLED):
+            titled = ElementTree.Element("title")
+            titled.text = element.attrib.pop("id").removeprefix(TITLED)
+            element.insert(0, titled)
         element.tag = element.tag.removeprefix(SVG)
         attributes = dict(element.attrib)
         element.attrib.clear()

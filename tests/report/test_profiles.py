@@ -102,6 +102,18 @@ def test_layers_stand_below_the_roofs(page):
         assert f">{text}<" in figure
 
 
+def test_points_of_the_roofline_name_their_layers(page):
+    figure = (page / "profile.mnist_cnn-64-roofline.svg").read_text()
+    for layer in ("forward conv1", "forward conv2", "backward conv2"):
+        # One label for both rows, one above the other.
+        assert figure.count(f">{layer}<") == 1
+    # 2 ms of 64 images, 26 x 26 x 32 outputs of 9 products.
+    gflop_per_s = 64 * 2 * 26 * 26 * 32 * 9 / 2e-3 / 1e9
+    assert f"<title>torch.inplace, forward conv1: 2 ms, {gflop_per_s:.3g} GFLOP/s</title>" in figure
+    # Titles are within what they name; points only have some.
+    assert figure.count("<title>") == 2 * 3
+
+
 def test_the_share_of_the_activation_is_shown_as_far_as_operators_tell(page):
     html = (page / "index.html").read_text()
     assert (

@@ -21,7 +21,7 @@ from scripts.report.section import Context, Section, rendered
 
 NAME, TITLE = "profiles", "Where a step's time and memory go"
 WIDTH, BAR_HEIGHT, EDGES = 10.6, 0.16, 1.6
-PANEL_HEIGHT, ROOFLINE_HEIGHT, LEGEND_SHARE = 2.4, 4.6, 0.1
+PANEL_HEIGHT, ROOFLINE_HEIGHT, LEGEND_SHARE = 2.4, 6.0, 0.1
 KINDS = ("state", "input", "saved", "gradients", "temporary")
 # Of the kinds of memory, in the order of KINDS; in grey they differ in brightness.
 SHADES = ("#009e73", "#999999", "#d55e00", "#f0e442", "#56b4e9")
@@ -138,15 +138,24 @@ def _roofline(profiles: Sequence[Profile]) -> Figure:
     network = NETWORKS[profiles[0].network]
     figure, axis = plt.subplots(figsize=(WIDTH, ROOFLINE_HEIGHT))
     reached = []
+    # The layers of all rows have the same intensity: one above the other they share a label.
+    highest: dict[str, tuple[float, float]] = {}
     for profile in profiles:
         found = [layer for layer in layers.of_profile(profile, network) if layer.flops and layer.ms]
         for phase, marker in (("forward", "o"), ("backward", "D")):
             of_phase = [layer for layer in found if layer.phase == phase]
-            axis.scatter(
-                [layer.flops / layer.moved_bytes for layer in of_phase],
-                [layer.flops / layer.ms / 1e6 for layer in of_phase],
-                color=drawing.colour(profile.framework), marker=marker, s=36, label=f"{profile.row} {phase}", zorder=3,
-            )  # fmt: skip
+            label = f"{profile.row} {phase}"
+            for layer in of_phase:
+                name, intensity = _label((layer.phase, layer.layer)), layer.flops / layer.moved_bytes
+                layer_gflop_per_s = layer.flops / layer.ms / 1e6
+                axis.plot(
+                    intensity, layer_gflop_per_s, color=drawing.colour(profile.framework), marker=marker, markersize=6,
+                    linestyle="none", label=label, zorder=3,
+                    gid=f"{drawing.TITLED}{profile.row}, {name}: {layer.ms:.3g} ms, {layer_gflop_per_s:.3g} GFLOP/s",
+                )  # fmt: skip
+                highest[name] = max(highest.get(name, (intensity, 0.0)), (intensity, layer_gflop_per_s))
+                # One entry of the legend for all.
+                label = "_"
         reached += [layer.flops / layer.moved_bytes for layer in found]
     # All rows of a run have the same roofs; of several runs the highest count.
     gflop_per_s = max(profile.roofs.gemm_gflop_per_s for profile in profiles)
@@ -158,8 +167,8 @@ def _roofline(profiles: Sequence[Profile]) -> Figure:
     for gb_per_s in levels.values():
         axis.plot(intensities, np.minimum(gflop_per_s, gb_per_s * intensities), color=drawing.INK, linewidth=0.8)
     axis.annotate(
-        f"matrix products {gflop_per_s:.0f} GFLOP/s", (intensities[-1], gflop_per_s), xytext=(0, 4),
-        textcoords="offset points", color=drawing.INK, ha="right",
+        f"matrix products {gflop_per_s:.0f} GFLOP/s", (intensities[0] / 10, gflop_per_s), xytext=(6, 4),
+        textcoords="offset points", color=drawing.INK,
     )  # fmt: skip
     axis.set(xscale="log", xlabel="nominal operations per byte that a fused layer moves", ylabel="GFLOP/s")
     axis.set_xlim(intensities[0] / 10, intensities[-1])
@@ -168,6 +177,16 @@ def _roofline(profiles: Sequence[Profile]) -> Figure:
     for level, height in drawing.apart(starts, axis).items():
         text = f"{level} {levels[level]:.0f} GB/s"
         drawing.label(axis, text, (intensities[0], starts[level]), (intensities[0] / 1.3, height))
+    top = axis.get_ylim()[1]
+    for name, place in drawing.apart({name: at[0] for name, at in highest.items()}, axis, "x").items():
+        axis.plot(
+            [highest[name][0], place], [highest[name][1], top], color=drawing.INK, alpha=0.4, linewidth=0.8, zorder=1
+        )
+        axis.annotate(
+            name, (place, top), xytext=(0, 4), textcoords="offset points", color=drawing.INK, rotation=90, ha="center",
+            va="bottom", parse_math=False,
+        )  # fmt: skip
+    axis.set_ylim(top=top)
     axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     title = f"{network.name}, batch {profiles[0].batch}: layers against the roofs"
     return drawing.finished(figure, f"profile.{network.name}-{profiles[0].batch}-roofline", title)
