@@ -15,8 +15,10 @@ from impls.cnn.architecture import NETWORKS
 from impls.cnn.networks import initial_parameters, random_batch
 from impls.cnn.numba_cuda.products import Kernel
 from impls.cnn.numba_cuda.step import Step
+from impls.cnn.torch_ import build
 from scripts.profiling import __main__ as command
-from scripts.profiling import calls, device_events, jax_, layers, spans, torch_, trace
+from scripts.profiling import calls, device_events, jax_, layers, nvtx, spans, torch_, trace
+from scripts.profiling import steps as profiled_steps
 from tests.small import SMALL
 
 SIDE = 16
@@ -140,6 +142,46 @@ def test_each_half_of_a_call_in_numba_is_a_span(monkeypatch):
     (recorded,) = calls.record(row, row.load(), lambda: arrays, 1)
     assert [(span.phase, span.layer) for span in recorded.spans] == [("forward", "relu"), ("backward", "relu")]
     assert [phase for phase, _ in recorded.phases] == ["forward", "backward"]
+
+
+def pushed_names(framework, step, arrays, network):
+    """The paths of the ranges that a step opens; each is closed again."""
+    open_names, paths = [], []
+
+    def push(name):
+        open_names.append(name)
+        paths.append("/".join(open_names))
+
+    nvtx.run(framework, step, arrays, network, 1, push, open_names.pop)
+    assert not open_names
+    return paths
+
+
+@pytest.mark.parametrize("network", SMALL[:2], ids=lambda network: network.name)
+@pytest.mark.parametrize("framework", ["torch", "numba_cuda"])
+def test_ranges_of_nvtx_have_the_names_of_the_trace(monkeypatch, framework, network):
+    monkeypatch.setattr(cuda, "event", Event)
+    if framework == "torch":
+        step = build(network, initial_parameters(network), 2, "float32", "inplace")
+    else:
+        step = Step(network, initial_parameters(network), 2, "float32", "inplace", side=SIDE)
+    arrays = step.put(random_batch(network, 2))
+    paths = pushed_names(framework, step, arrays, network)
+    events = json.loads(trace.dumped("a row", profiled_steps.record(framework, step, arrays, network, 1)))[
+        "traceEvents"
+    ]
+    shown = {"step"} | {each["name"] for each in events} | {each["args"].get("layer") for each in events}
+    assert {path.rpartition("/")[2] for path in paths} <= shown
+    expected = [f"step/{phase}/{layer}" for phase, layer in layers.places(network) if phase in ("forward", "backward")]
+    assert set(expected) <= set(paths)
+    # Nothing stays in the way.
+    assert pushed_names("jax", lambda arrays: step(arrays), arrays, network) == ["step"]
+
+
+@pytest.mark.parametrize("name", ["torch.inplace", "relu.forward.numpy.out"])
+def test_ranges_of_nvtx_need_a_step_on_a_gpu(name, capsys):
+    assert command.main([name, "--nvtx"]) == 2
+    assert f"--nvtx: {name} given, training steps on a GPU accepted" in capsys.readouterr().err
 
 
 def jax_event(name, start, end, **stats):

@@ -9,6 +9,7 @@ array_calls.py   spans of calls in NumPy and Numba: arrays that report the funct
 torch_.py        spans from PyTorch's profiler
 jax_.py          spans from JAX's profiler; those of steps are mapped to layers by the names in the compiled program
 device_events.py spans of Triton and Numba on a GPU, between events that it records
+nvtx.py          ranges for Nsight's tools, with the names of the traces
 memory/          the arrays that are alive during a step
 layers.py        nominal work of each layer, and its distance from its roof
 roofs.py         the limits of the machine

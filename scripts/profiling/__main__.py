@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     default = OF_RELU if NETWORKS[options.network].activation == RELU else OF_OTHERS
     try:
         rows = {name: _row(name, options) for name in options.rows or default}
+        for name, row in rows.items():
+            if options.nvtx and not (isinstance(row, StepVariant) and row.device == "cuda"):
+                raise ValueError(f"--nvtx: {name} given, training steps on a GPU accepted, such as torch-cuda.inplace")
         _require_writable(options.out)
     except ValueError as error:
         print(f"profile: {error}", file=sys.stderr)
@@ -109,9 +112,11 @@ def _in_own_process(
     name: str, row: StepVariant | Variant, of_device: dict[str, document.Roofs], options: argparse.Namespace
 ) -> int:
     """Profile a row in a process of its own; return 0, or 1 where it failed. of_device: roofs that are known."""
-    limits: document.Roofs | document.Roof
+    limits: document.Roofs | document.Roof | None
     try:
-        if isinstance(row, StepVariant):
+        if options.nvtx:
+            limits = None
+        elif isinstance(row, StepVariant):
             if row.device not in of_device:
                 of_device[row.device] = roofs.on_cpu() if row.device == "cpu" else roofs.on_gpu()
             limits = of_device[row.device]
@@ -121,6 +126,7 @@ def _in_own_process(
         print(f"profile: {name}: its roof cannot be measured: {error}", file=sys.stderr)
         return 1
     command = [sys.executable, "-m", "scripts.profiling", name, "--limits", msgspec.json.encode(limits).decode()]
+    command += ["--nvtx"] if options.nvtx else []
     command += ["--steps", str(options.steps), "--out", str(options.out.absolute())]
     for option in OF_STEPS if isinstance(row, StepVariant) else OF_CALLS:
         command += [f"--{option}", str(getattr(options, option))]
@@ -137,8 +143,13 @@ def _one(name: str, row: StepVariant | Variant, options: argparse.Namespace) -> 
     # Its profiler prints to standard error otherwise.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     try:
-        traced = _step(row, options) if isinstance(row, StepVariant) else _call(row, options)
-        print(f"{traced}\n", flush=True)
+        if options.nvtx:
+            assert isinstance(row, StepVariant)
+            steps.run_with_ranges(row, options.network, options.batch, options.steps)
+            print(f"{name}: {options.steps} steps with ranges of NVTX", flush=True)
+        else:
+            traced = _step(row, options) if isinstance(row, StepVariant) else _call(row, options)
+            print(f"{traced}\n", flush=True)
     except Exception as error:
         print(f"profile: {name}: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -193,6 +204,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--elements", type=positive, help=f"of operators (default: {OF_CALLS['elements']})")
     parser.add_argument("--dtype", choices=DTYPES, help=f"of operators (default: {OF_CALLS['dtype']})")
     parser.add_argument("--steps", type=positive, default=30, help="steps or calls to profile (default: %(default)s)")
+    parser.add_argument(
+        "--nvtx", action="store_true",
+        help="make steps with ranges of NVTX, under Nsight's tools, instead of profiling them; write nothing",
+    )  # fmt: skip
     parser.add_argument(
         "--out", type=_folder, default=ROOT / "reports" / document.FOLDER, help="where to write (default: %(default)s)"
     )

@@ -64,8 +64,8 @@ def record_steps(step: Any, arrays: Any, count: int) -> list[Recorded]:
 
 
 @contextmanager
-def timed_kernels(kernels: Any, recorder: "Recorder") -> Iterator[None]:
-    """Replace the launch of a class of kernels by a timed one while the context is open."""
+def timed_kernels(kernels: Any, recorder: Any) -> Iterator[None]:
+    """Replace the launch of a class of kernels by one through `recorder.timed` while the context is open."""
     launch = kernels.__call__
 
     def timed(kernel: Any, *arguments: Any) -> None:

@@ -12,7 +12,7 @@ from impls.cnn import rows as cnn
 from impls.cnn.architecture import NETWORKS, Network
 from impls.variant import StepVariant
 from scripts.claims.document import printable
-from scripts.profiling import counters, document, layers, summary
+from scripts.profiling import counters, document, layers, nvtx, summary
 from scripts.profiling.document import Counters, Held, Memory, Moment, Profile
 from scripts.profiling.memory import buffers
 from scripts.profiling.memory.buffers import Buffer, Place, Recording
@@ -78,6 +78,25 @@ def profiled(row: StepVariant, network: str, batch: int, count: int, measured: d
         1e3 * unexplained_s(steps), counted, measured, summary.operators(steps), _memory(recording, measured_bytes),
     )  # fmt: skip
     return Profiled(profile, steps, recording)
+
+
+def run_with_ranges(row: StepVariant, network: str, batch: int, count: int) -> None:
+    """Make steps of a row with ranges of NVTX. This process must not have imported its framework.
+
+    Raises Unavailable where nothing can push ranges, and whatever its framework raises.
+    """
+    from benchmarks.harness.frameworks import started
+    from impls.cnn.networks import initial_parameters, random_batch
+
+    given = NETWORKS[network]
+    with started(row.framework, row.device, len(os.sched_getaffinity(0))) as framework:
+        push, pop = nvtx.functions()
+        step = row.load()(given, initial_parameters(given), batch, "float32", row.memory)
+        arrays = step.put(random_batch(given, batch))
+        for _ in range(WARM_UP):
+            step(arrays)
+        nvtx.run(row.framework, step, arrays, given, count, push, pop)
+        framework.blocking(lambda: None)()
 
 
 def _memory(recording: Recording, measured_bytes: int) -> Memory:

@@ -6,7 +6,7 @@ layer. On a GPU, a kernel belongs to the operator that launched it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -85,34 +85,56 @@ def mark(phase: str) -> None:
         pass
 
 
+def profiled_range(operation: str) -> AbstractContextManager[Any]:
+    """A range of the profiler around an operation."""
+    return record_function(LAYER + operation)
+
+
 @contextmanager
-def hooks(net: torch.nn.Module, network: Network) -> Iterator[None]:
-    """Mark the layer of each module call while the context is open."""
+def hooks(
+    net: torch.nn.Module,
+    network: Network,
+    opened: Callable[[str], AbstractContextManager[Any]] = profiled_range,
+    backward: bool = False,
+) -> Iterator[None]:
+    """Mark the operation of each module call while the context is open.
+
+    opened: returns the range of an operation. backward: also mark the node of the backward pass that belongs to a call.
+    """
     sequence = operations.operations(network)
     shared = {
         "activation": [operation.name for operation in sequence if operation.kind in ACTIVATIONS],
         "pool": [operation.name for operation in sequence if operation.kind == "pool"],
     }
     calls = dict.fromkeys(shared, 0)
-    ranges: list[record_function] = []
+    ranges: list[tuple[str, AbstractContextManager[Any]]] = []
 
-    def enter(name: str) -> None:
+    def enter(operation: str) -> None:
+        ranges.append((operation, opened(operation)))
+        ranges[-1][1].__enter__()
+
+    def leave() -> str:
+        operation, opened_range = ranges.pop()
+        opened_range.__exit__(None, None, None)
+        return operation
+
+    def enter_module(name: str) -> None:
         if name in shared:
             # One module serves all layers, in their order.
-            operation = shared[name][calls[name] % len(shared[name])]
             calls[name] += 1
-        else:
-            operation = name
-        ranges.append(record_function(LAYER + operation))
-        ranges[-1].__enter__()
+            name = shared[name][(calls[name] - 1) % len(shared[name])]
+        enter(name)
 
-    def leave() -> None:
-        ranges.pop().__exit__(None, None, None)
+    def leave_module(output: torch.Tensor) -> None:
+        operation = leave()
+        if backward and output.grad_fn:
+            output.grad_fn.register_prehook(lambda *_: enter(operation))
+            output.grad_fn.register_hook(lambda *_: leave() and None)
 
     handles = []
     for name, module in net.named_children():
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
-        handles.append(module.register_forward_hook(lambda *_: leave()))
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: enter_module(name)))
+        handles.append(module.register_forward_hook(lambda *given: leave_module(given[2])))
     try:
         yield
     finally:
