@@ -1,15 +1,18 @@
 """Test profiles of operators' calls: the spans of each framework, the roof, the command."""
 
 import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
 
 from benchmarks.harness.frameworks import driver
+from benchmarks.harness.truth import operators
 from benchmarks.harness.truth.calls import Calls
 from impls.catalog import VARIANTS
 from impls.catalog import find as find_row
-from impls.variant import ITEMSIZE_BYTES
+from impls.variant import ITEMSIZE_BYTES, OBJECTS_BYTES, SCRATCH_BYTES
 from scripts.profiling import __main__ as command
 from scripts.profiling import array_calls, calls, document, roofs, spans
 from scripts.profiling.document import CallProfile, Roof
@@ -129,6 +132,36 @@ def test_a_loop_takes_longer_for_more_bytes():
     assert large > 8 * small > 0
 
 
+def memory_of_a_call(name):
+    row = calls.find(name)
+    made = Calls(row, calls.case_of(row, ELEMENTS, "float32"), driver(row.framework), row.load())
+    return calls.memory_recording(row, made.function, made.make)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "relu.roundtrip.torch-autograd.fresh",
+        "gelu.forward.torch.fresh",
+        "relu.backward.numba.out",
+        "relu.roundtrip.numpy.fresh",
+        "relu.backward.numpy-where.fresh",
+    ],
+)
+def test_the_highest_moment_of_a_call_is_what_its_row_declares(name):
+    # tracemalloc counts allocations of every thread, of which this process may have many.
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        recording = pool.submit(memory_of_a_call, name).result()
+    row = calls.find(name)
+    arguments_bytes = 4 * ELEMENTS * (operators.input_count(row) + (row.memory == "out"))
+    transient_bytes, declared_bytes = recording.peak_bytes - arguments_bytes, row.transient.bytes(ELEMENTS, 4)
+    tolerance_bytes = 0 if row.framework == "torch" else OBJECTS_BYTES
+    scratch_bytes = SCRATCH_BYTES if row.transient.scratch else 0
+    assert declared_bytes - tolerance_bytes <= transient_bytes <= declared_bytes + tolerance_bytes + scratch_bytes
+    phases = ("forward", "backward") if row.direction == "roundtrip" else (row.direction,)
+    assert {(place.phase, place.layer) for place in recording.places} == {(phase, row.operator) for phase in phases}
+
+
 def profile(unprofiled_ms):
     return CallProfile(
         document.CALL_SCHEMA, 0.0, "a processor", "abcdef12", "relu", "forward", "numpy.out", "numpy", 1000, "float32",
@@ -161,7 +194,9 @@ def test_the_command_writes_a_table_and_a_trace_of_a_call(tmp_path, capfd, dtype
     assert of_numpy.transient_bytes >= 2 * array_bytes
     assert {each.operator for each in of_numpy.operators} >= {"maximum", "greater", "multiply"}
     events = json.loads((folder / "relu.roundtrip.numpy.fresh.trace.json").read_text())["traceEvents"]
-    assert {"call", "relu: maximum", "relu: multiply", "forward", "backward"} <= {event["name"] for event in events}
+    assert {"call", "relu: maximum", "relu: multiply", "forward", "backward", "live bytes"} <= {
+        event["name"] for event in events
+    }
     assert not list(tmp_path.glob("**/.*"))
 
 

@@ -173,7 +173,7 @@ def _call(row: Variant, options: argparse.Namespace) -> Path:
     print(calls.text(found.profile))
     title = f"{calls.name(row)}, {found.profile.elements:,} elements of {options.dtype}"
     folder = options.out / document.CALLS_FOLDER
-    traced = trace.dumped(title, found.calls[:TRACED], whole="call")
+    traced = trace.dumped(title, found.calls[:TRACED], found.memory, "call")
     return _write(folder, document.file_of_call(found.profile), found.profile, traced)
 
 

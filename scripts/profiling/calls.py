@@ -21,6 +21,7 @@ from impls import catalog
 from impls.variant import DIRECTIONS, ITEMSIZE_BYTES, Variant, results
 from scripts.profiling import document, summary
 from scripts.profiling.document import CallProfile, Roof
+from scripts.profiling.memory.buffers import Recording
 from scripts.profiling.spans import Recorded, unexplained_s
 
 WARM_UP = 5
@@ -38,10 +39,11 @@ Supply = Callable[[], Sequence[Any]]
 
 @dataclass(frozen=True)
 class Profiled:
-    """A row's profile, and the recorded calls that it was made from."""
+    """A row's profile, the recorded calls that it was made from, and the memory of another one, where it is known."""
 
     profile: CallProfile
     calls: list[Recorded]
+    memory: Recording | None
 
 
 def name(row: Variant) -> str:
@@ -93,6 +95,7 @@ def profiled(row: Variant, elements: int, dtype: str, count: int, roof: Roof) ->
         unprofiled_s += _seconds(calls.call, supply, count)
         calls.verify_on(calls.restored(arrays, calls.pristine()), calls.ordinary)
         transient_bytes = framework.transient_bytes(operators.call(row, calls.function), calls.function, calls.make)
+        recording = memory_recording(row, calls.function, calls.make)
         saved_bytes = _saved_bytes(calls) if row.direction == "roundtrip" else 0
     profile = CallProfile(
         document.CALL_SCHEMA, time.time(), summary.machine(), summary.commit(), row.operator, row.direction, row.name,
@@ -102,7 +105,7 @@ def profiled(row: Variant, elements: int, dtype: str, count: int, roof: Roof) ->
         row.required_traffic.algorithmic_bytes(calls.elements, ITEMSIZE_BYTES[dtype]), roof, transient_bytes,
         saved_bytes,
     )  # fmt: skip
-    return Profiled(profile, recorded)
+    return Profiled(profile, recorded, recording)
 
 
 def halves(row: Variant, function: Callable[..., Any]) -> Call:
@@ -137,6 +140,19 @@ def record(row: Variant, function: Callable[..., Any], supply: Supply, count: in
     from scripts.profiling import array_calls
 
     return array_calls.record(call, supply, row.operator, function_name, count, row.framework == "numpy")
+
+
+def memory_recording(row: Variant, function: Callable[..., Any], make: Callable[[], Sequence[Any]]) -> Recording | None:
+    """Record the memory of a call over time; None where nothing tells when it is allocated."""
+    if row.framework == "torch":
+        from scripts.profiling.memory import torch_
+
+        return torch_.record_call(halves(row, function), make, row.operator)
+    if row.framework in ("numpy", "numba"):
+        from scripts.profiling.memory import handwritten
+
+        return handwritten.record_call(halves(row, function), make, row.operator)
+    return None
 
 
 def _event_maker(framework: str) -> Callable[[], Any]:

@@ -36,12 +36,6 @@ def record_calls(
     call: Callable[..., Any], supply: Callable[[], Sequence[Any]], layer: str, count: int
 ) -> list[Recorded]:
     """Record calls of an operator (`scripts.profiling.calls.Call`). layer: its name."""
-
-    def half(phase: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        result = function(*arguments)
-        mark(phase)
-        return result
-
     with profile(activities=activities()) as profiler:
         for _ in range(count):
             arguments = supply()
@@ -56,6 +50,13 @@ def record_calls(
         replace(each, spans=of_operator(each.spans), host=of_operator(each.host))
         for each in steps_of(profiler.events())
     ]
+
+
+def half(phase: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a half of an operator's row, and mark its end."""
+    result = function(*arguments)
+    mark(phase)
+    return result
 
 
 def activities() -> list[ProfilerActivity]:

@@ -21,7 +21,7 @@ FIRST_STREAM = 1_000
 def dumped(title: str, steps: Sequence[Recorded], memory: Recording | None = None, whole: str = "step") -> str:
     """The trace as JSON. title: names the process, for example by its row. whole: what was recorded, "step" or "call".
 
-    memory: of another step, whose layers and bytes are a second process; left out without a clock.
+    memory: of another one, whose layers and bytes are a second process; left out without a clock.
     """
     origin_s = min(step.start_s for step in steps)
     events = [event for step in steps for event in _events(step, origin_s, whole)]
@@ -32,7 +32,7 @@ def dumped(title: str, steps: Sequence[Recorded], memory: Recording | None = Non
         *(_metadata("thread_name", each, named.get(each) or _track(each)) for each in threads),
     ]
     if memory and memory.in_seconds:
-        names.append(_metadata("process_name", 0, "memory of another step", MEMORY_PROCESS))
+        names.append(_metadata("process_name", 0, f"memory of another {whole}", MEMORY_PROCESS))
         events += _memory_events(memory)
     return json.dumps({"traceEvents": names + events, "displayTimeUnit": "ms"}, allow_nan=False)
 

@@ -1,4 +1,4 @@
-"""Memory of steps in NumPy and Numba, which allocate most arrays once.
+"""Memory of steps and calls in NumPy and Numba. Steps allocate most arrays once.
 
 The arrays that a step holds at its end have a kind each. Between two methods of a step, tracemalloc reports the most
 bytes that were alive; those beyond the held arrays are temporaries of the layer.
@@ -7,7 +7,7 @@ bytes that were alive; those beyond the held arrays are temporaries of the layer
 import gc
 import sys
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from math import inf
@@ -54,6 +54,31 @@ def record(build: Callable[[], Any], batch: Any, network: Network, framework: st
     other_bytes = traced_bytes - sum(buffer.size_bytes for buffer in held)
     held.append(Buffer("other arrays", "temporary", other_bytes, -inf, inf))
     return recorder.recording(held, current_bytes)
+
+
+def record_call(call: Callable[..., Any], make: Callable[[], Sequence[Any]], layer: str) -> Recording:
+    """Record a call (`scripts.profiling.calls.Call`), which another one has preceded. layer: the operator's name.
+
+    make: returns new arguments. Of each half only the most bytes are known.
+    """
+    places, buffers = list[Place](), list[Buffer]()
+
+    def half(phase: str, function: Callable[..., Any], *given: Any) -> Any:
+        places.append(Place(phase, layer, perf_counter()))
+        tracemalloc.reset_peak()
+        result = function(*given)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        size_bytes = max(0, peak_bytes - base_bytes)
+        buffers.append(Buffer(places[-1].label, "temporary", size_bytes, places[-1].start, perf_counter()))
+        return result
+
+    call(lambda phase, function, *given: function(*given), make())
+    with _tracing():
+        arguments = make()
+        base_bytes, _ = tracemalloc.get_traced_memory()
+        call(half, arguments)
+    held = Buffer("arguments", "input", sum(array.nbytes for array in arguments), -inf, inf)
+    return Recording((held, *buffers), tuple(places), in_seconds=True)
 
 
 def _held(step: Any, arrays: Any) -> list[Buffer]:

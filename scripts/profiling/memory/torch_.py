@@ -1,6 +1,6 @@
-"""Memory of steps in PyTorch, from the events of its allocator."""
+"""Memory of steps and calls in PyTorch, from the events of its allocator."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from impls.cnn.architecture import Network
 from scripts.profiling.memory.buffers import Buffer, Kind, Place, Recording, kind_of, place_at
-from scripts.profiling.torch_ import STEP, hooks, mark, recorded
+from scripts.profiling.torch_ import STEP, half, hooks, mark, recorded
 
 INPUT = "relu-bench:input"
 
@@ -27,12 +27,31 @@ def record(build: Callable[[], Any], batch: Any, network: Network) -> Recording:
         step(arrays)
         with hooks(step.net, network), record_function(STEP):
             step(arrays, mark)
+    return _recording(profiler)
+
+
+def record_call(call: Callable[..., Any], make: Callable[[], Sequence[Any]], layer: str) -> Recording:
+    """Record a call (`scripts.profiling.calls.Call`), which another one has preceded. layer: the operator's name.
+
+    make: returns new arguments.
+    """
+    call(half, make())
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        with record_function(INPUT):
+            arguments = make()
+        with record_function(STEP):
+            call(half, arguments)
+    return _recording(profiler, layer)
+
+
+def _recording(profiler: Any, layer: str = "") -> Recording:
+    """The recording of the step or call among the events of a profiler. layer: that of all places; empty for a step."""
     found = profiler.events()
     events = {event.name: event for event in found if event.name in (STEP, INPUT)}
     # The backward pass has a thread of its own where there is a GPU.
     others = [e for e in found if e.cpu_parent is None and e.name != STEP] if torch.cuda.is_initialized() else []
     spans = sorted(recorded(events[STEP], others).spans, key=lambda span: span.start_s)
-    places = tuple(Place(span.phase, span.layer, span.start_s) for span in spans)
+    places = tuple(Place(span.phase, layer or span.layer, span.start_s) for span in spans)
     put = events[INPUT].time_range
     results = profiler.profiler.kineto_results
     buffers = tuple(
