@@ -16,7 +16,7 @@ from impls.cnn.architecture import NETWORKS
 from impls.cnn.networks import autograd_saved_bytes, initial_parameters, inplace_bytes, random_batch
 from impls.variant import OBJECTS_BYTES
 from scripts.profiling import steps as profiled_steps
-from scripts.profiling.memory import buffers
+from scripts.profiling.memory import buffers, jax_
 from scripts.profiling.memory.buffers import Buffer, Place, Recording
 from tests.small import ACTIVATED, SMALL
 
@@ -69,6 +69,33 @@ def test_the_highest_moment_is_the_measured_peak(framework, name, n):
     assert recording.peak_bytes == pytest.approx(measured_bytes, rel=0, abs=tolerance_bytes)
     assert max(sum(live.values()) for live in buffers.by_place(recording).values()) == recording.peak_bytes
     assert sum(buffers.at_peak(recording).values()) == recording.peak_bytes
+
+
+def test_the_plan_of_jax_gets_the_times_of_a_step():
+    """The order of the schedule stays; what the profiler did not see follows at once."""
+    schedule = [
+        jax_.Scheduled(number, name, "fusion", ()) for number, name in enumerate(("a", "unseen", "c", "overtook"))
+    ]
+    places = (Place("forward", "conv1", 0), Place("backward", "conv1", 2))
+    drawn = (Buffer("x", "saved", 8, 1, 4), Buffer("y", "state", 16, float("-inf"), float("inf")))
+    recording = Recording(drawn, places, in_seconds=False)
+    found = jax_.timed(recording, schedule, {"a": 1.0, "c": 3.0, "overtook": 2.0})
+    assert [place.start for place in found.places] == pytest.approx([1.0, 3.0])
+    assert (found.buffers[0].start, found.buffers[0].end) == pytest.approx((1.0, 3.0))
+    assert found.buffers[0].start > found.places[0].start
+    assert found.buffers[1] == drawn[1]
+    assert [live for _, live in buffers.curve(found)] == [live for _, live in buffers.curve(recording)]
+    assert jax_.timed(recording, schedule, {}) == recording
+
+
+def test_the_live_bytes_of_a_step_in_jax_are_counters_in_seconds():
+    recording, _ = recorded("jax", NETWORK["mnist_cnn"], "fresh")
+    assert recording.in_seconds
+    starts_s = [place.start for place in recording.places]
+    assert starts_s == sorted(set(starts_s))
+    assert 0 < starts_s[-1] - starts_s[0] < 600
+    # More than the ends of instructions that the profiler did not see.
+    assert starts_s[-1] - starts_s[0] > 1e3 * jax_.LEAST_S * len(starts_s)
 
 
 @pytest.mark.parametrize("framework", ["numpy", "numba"])

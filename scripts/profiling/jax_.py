@@ -70,7 +70,16 @@ def record_calls(
     return _recorded_calls(_profile(run), layer)
 
 
-def _profile(run: Callable[[], None]) -> Any:
+def starts_s(run: Callable[[], object]) -> dict[str, float]:
+    """When each instruction first starts during `run()`, by name."""
+    found: dict[str, float] = {}
+    for _, event, name in _instruction_events(_profile(run)):
+        start_s, _ = _seconds(event)
+        found[name] = min(start_s, found.get(name, start_s))
+    return found
+
+
+def _profile(run: Callable[[], object]) -> Any:
     """The data of JAX's profiler during `run()`."""
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):

@@ -2,23 +2,27 @@
 
 The plan gives each buffer its place in one block of temporary memory, which is allocated for the whole step. A buffer
 is alive from its instruction to the last one that reads it, or until another takes its place. What no buffer uses at
-the moment when most are alive is shown as "gaps in the plan". Moments are numbers of instructions.
+the moment when most are alive is shown as "gaps in the plan". The plan has no clock: an instruction has the time at
+which the profiler saw it start in another step; one that it did not see, or that overtook others, follows the one
+before.
 Source: `hlo.proto` of XLA (`HloModuleProto`, `BufferAssignmentProto`).
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
 import jax
 
-from scripts.profiling.jax_ import Instruction, parse
+from scripts.profiling.jax_ import Instruction, parse, starts_s
 from scripts.profiling.memory.buffers import Buffer, Kind, Place, Recording, kind_of, place_at
 
 # Instructions that pass on buffers of their operands.
 FORWARDING = ("bitcast", "tuple", "get-tuple-element", "optimization-barrier", "while", "conditional", "call")
+# Between two instructions, so that their order shows: the resolution of a trace.
+LEAST_S = 1e-9
 # Name and kind of the arguments.
 STATE: tuple[str, Kind] = ("parameters, velocities", "state")
 BATCH: tuple[str, Kind] = ("batch", "input")
@@ -85,7 +89,31 @@ def record(build: Callable[[], Any], batch: Any) -> Recording:
             ]
             used_bytes = max(live for _, live in _live(inside))
             buffers += [*inside, Buffer("gaps in the plan", "temporary", each.size_bytes - used_bytes, -inf, inf)]
-    return Recording(tuple(buffers), places, in_seconds=False)
+    step(arrays)
+    return timed(Recording(tuple(buffers), places, in_seconds=False), schedule, starts_s(lambda: step(arrays)))
+
+
+def timed(recording: Recording, schedule: Sequence[Scheduled], starts_s: Mapping[str, float]) -> Recording:
+    """The recording with seconds instead of positions in the schedule, in the same order.
+
+    starts_s: of instructions by name; without any, the recording stays as it is.
+    """
+    if not starts_s:
+        return recording
+    before_s, moments_s = min(starts_s.values()), []
+    for each in schedule:
+        before_s = max(before_s + LEAST_S, starts_s.get(each.name, before_s))
+        moments_s.append(before_s)
+    moments_s.append(before_s + LEAST_S)
+
+    def seconds(moment: float) -> float:
+        return moments_s[int(moment)] if isfinite(moment) else moment
+
+    return Recording(
+        tuple(replace(each, start=seconds(each.start), end=seconds(each.end)) for each in recording.buffers),
+        tuple(replace(each, start=seconds(each.start)) for each in recording.places),
+        in_seconds=True,
+    )
 
 
 def _places(schedule: Sequence[Scheduled], instructions: dict[str, Instruction]) -> tuple[Place, ...]:
