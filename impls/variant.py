@@ -316,6 +316,8 @@ class Variant(Row):
 
 # How the saved bytes of a training step are predicted (`impls.cnn.networks`).
 SavedModel = Literal["hand-written", "eager autograd"]
+# Precisions of products below float32, "" for that of the dtype. TF32 has float16's mantissa and float32's exponent.
+Precision = Literal["", "tf32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,11 +328,14 @@ class StepVariant(Row):
     other_activations: it is measured for networks with another activation than ReLU too.
     winograd: convolutions may take 16 multiplications where the network's figures count 36.
     saved_model: how the bytes saved for backward are predicted; None: they are not.
+    precision: of the factors of products, where it is below the dtype, which parameters and updates have in any case.
+    Rows are ranked among those of their precision.
     """
 
     other_activations: bool = False
     winograd: bool = False
     saved_model: SavedModel | None = None
+    precision: Precision = ""
 
 
 def _loaded(path: str) -> Any:

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import cycle
 from math import isnan, nan
 from pathlib import Path
@@ -34,7 +35,7 @@ from benchmarks.harness.machine import cuda_driver, gpu, linux
 from benchmarks.harness.machine.cuda_driver import Driver
 from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Slice
 from benchmarks.harness.processes import answers, blocks
-from benchmarks.harness.quantities import operator_row
+from benchmarks.harness.quantities import dispatch, operator_row
 from benchmarks.harness.roofline import ceilings
 from benchmarks.harness.roofline.loops import DEVICE_LOOPS
 from benchmarks.harness.timing import sampler
@@ -171,10 +172,25 @@ def test_gpu_check_compares_steps_with_the_fastest_of_torch():
     ]
     assert [target.met for target in gpu_check.step_targets(times, FRAMEWORKS)] == [True, True]
     assert "2.90 x torch" in list(gpu_check.step_lines(times))[-1]
+    # Of rows with products of float32.
+    low = replace(check_time("torch", network, 1e-6), precision="bfloat16")
+    assert [target.met for target in gpu_check.step_targets([*times, low], FRAMEWORKS)] == [True, True]
     slow = [*times[:2], check_time("numba_cuda", network, 3.1e-3)]
     assert [target.met for target in gpu_check.step_targets(slow, FRAMEWORKS)] == [False, True]
     assert [target.met for target in gpu_check.step_targets(times[:2], FRAMEWORKS)] == [False, True]
     assert [target.met for target in gpu_check.step_targets(times[2:], ["numba_cuda"])] == [True]
+
+
+@pytest.mark.parametrize(("capability", "lacking"), [(75, {"tf32", "bfloat16"}), (80, set()), (90, set())])
+def test_a_precision_that_the_gpu_has_no_products_in_is_unavailable(capability, lacking, monkeypatch):
+    monkeypatch.setattr(linux, "gpu_driver", lambda: "580")
+    monkeypatch.setattr(cuda_driver, "query", lambda: Driver(13000, ("some GPU",), (capability,)))
+    for row in STEPS:
+        if row.device == "cuda" and not row.needs and row.precision not in lacking:
+            dispatch.require(row, "float32")
+        elif row.precision in lacking:
+            with pytest.raises(Unavailable, match=f"no products in {row.precision}: .* 7.5, 8.0 needed"):
+                dispatch.require(row, "float32")
 
 
 def test_gpu_check_covers_every_gpu_row():

@@ -228,6 +228,16 @@ def test_a_step_on_a_gpu_is_compared_with_the_product_of_the_run():
     assert row["impossible"]
 
 
+def test_a_step_of_a_lower_precision_is_ranked_by_itself_and_has_no_roof():
+    exact, low = (StepCase("time", "mnist_cnn", f"torch{name}-cuda.fresh", 64) for name in ("", "-bfloat16"))
+    ratios = {case: {"fastest": ratio(1.0, case.variant)} for case in (exact, low)}
+    rows = metrics.steps(table({DeviceProductCase("time", "torch", 1000): 1e-3, exact: 1e-3, low: 1e-6}, ratios))
+    rows = rows.set_index("variant")
+    assert rows["fastest_to"].to_dict() == {case.variant: case.variant for case in (exact, low)}
+    assert rows["percent_of_gemm"].isna().to_dict() == {exact.variant: False, low.variant: True}
+    assert not rows["impossible"].any()
+
+
 @pytest.mark.parametrize(
     ("low_percent", "impossible"),
     # Hand-written steps multiply less than the nominal operations.

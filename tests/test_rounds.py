@@ -541,6 +541,15 @@ def test_the_roof_of_a_step_is_the_fastest_product(tmp_path):
     assert found[step].ratios["roof"].value > 2
 
 
+def test_steps_are_compared_with_the_fastest_of_their_precision(tmp_path):
+    names = ("torch-cuda.fresh", "torch-graph-cuda.fresh", "torch-tf32-cuda.fresh")
+    eager, graph, tf32 = (StepCase("time", "mnist_cnn", name, 16) for name in names)
+    journal = journal_of(tmp_path / "journal", [{eager: [3.0] * 3, graph: [2.0] * 3, tf32: [1.0] * 3}])
+    found = answers.of_block(blocks.Block("sweep", "block", (eager, graph, tf32), ()), journal)
+    fastest = {case: (found[case].ratios["fastest"].value, found[case].ratios["fastest"].to) for case in found}
+    assert fastest == {eager: (1.5, graph.variant), graph: (1.0, graph.variant), tf32: (1.0, tf32.variant)}
+
+
 def test_the_first_failure_of_a_case_is_its_answer(tmp_path):
     journal = journal_of(tmp_path / "journal", [{OUT: [1.0]}])
     journal.fail(1, OUT, Measurement("wrong", "first \udcff"))

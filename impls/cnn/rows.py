@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from impls.cnn.architecture import RELU, Network
-from impls.variant import CPP_COMPILER, Memory, StepVariant
+from impls.variant import CPP_COMPILER, Memory, Precision, StepVariant
 
 DTYPES = ("float32", "float64")
 # Memory modes of ReLU where a framework has both.
@@ -49,6 +49,17 @@ def _on_cuda(rows: Iterable[StepVariant], function_suffix: str = "") -> tuple[St
     )
 
 
+def _torch_cuda(
+    flavour: str, function: str, notes: str, precision: Precision = "", needs: str | None = None
+) -> StepVariant:
+    """A way to run torch's step on CUDA alone, with fresh activations: each changes one thing of a row above."""
+    return StepVariant(
+        f"torch-{flavour}-cuda", "fresh", "torch", f"impls.cnn.torch_:{function}", notes, device="cuda",
+        dtypes=("float32",) if precision else DTYPES, threaded=False, precision=precision, compiled=needs is not None,
+        needs=needs,
+    )  # fmt: skip
+
+
 NUMPY = StepVariant(
     "numpy", "fresh", "numpy", "impls.cnn.numpy_:build", BY_HAND, dtypes=DTYPES,
     winograd=True, saved_model="hand-written", other_activations=True,
@@ -69,6 +80,15 @@ COMPILE = StepVariant(
     "torch-compile", "fresh", "torch", "impls.cnn.torch_:build_compile",
     "forward pass and loss compiled; fused SGD; activations {memory}", dtypes=DTYPES, compiled=True, needs=CPP_COMPILER,
 )  # fmt: skip
+TORCH_CUDA = (
+    _torch_cuda("float16", "build_float16", "autocast to float16, fixed GradScaler; channels last", "float16"),
+    _torch_cuda("bfloat16", "build_bfloat16", "autocast to bfloat16; channels last", "bfloat16"),
+    _torch_cuda("tf32", "build_tf32", "products in TF32; channels last", "tf32"),
+    _torch_cuda("graph", "build_graph", f"step replayed as one CUDA graph; copies its batch; usual layout; {NO_TF32}"),
+    _torch_cuda(
+        "max-autotune", "build_max_autotune", f"forward to update compiled, max-autotune; {NO_TF32}", needs=CPP_COMPILER
+    ),
+)
 JAX = StepVariant(
     "jax", "fresh", "jax", "impls.cnn.jax_:build", "one program, state donated; XLA's convolutions", dtypes=DTYPES,
     compiled=True,
@@ -92,6 +112,7 @@ ROWS = (
     *TORCH_ROWS,
     *JAX_ROWS,
     *_on_cuda(TORCH_ROWS, function_suffix="_cuda"),
+    *TORCH_CUDA,
     *_on_cuda(JAX_ROWS),
     NUMBA_CUDA,
 )

@@ -5,11 +5,21 @@ build_channels_last   eager, the same shapes with channels innermost in memory
 build_compile         `torch.compile` of forward pass and loss; autograd derives the backward pass
 build_*cuda           the same on CUDA
 
+On CUDA alone; the argument `device` is for tests:
+
+build_bfloat16        autocast: products and activations in bfloat16, parameters and updates in float32
+build_float16         the same in float16; GradScaler multiplies the loss, so that gradients do not vanish
+build_tf32            products of float32 with factors rounded to TF32
+build_graph           a whole eager step captured in a CUDA graph, which a call replays
+build_max_autotune    `torch.compile(mode="max-autotune")` of forward pass and loss with their backward pass, and of the
+                      update; on CUDA it replays CUDA graphs
+
 In-place ReLU is valid after a convolution, a batch norm and a dense layer: none of them saves its output. Other
 activations write to new memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -35,6 +45,11 @@ from impls.cnn.reference import State
 
 # torch's attributes for the kinds of a norm's parameters and statistics; other kinds have the same name.
 NORM_ATTRIBUTES = {"scale": "weight", "shift": "bias", "mean": "running_mean", "variance": "running_var"}
+# A power of two above float16's smallest gradients and far below its largest. It never grows: GradScaler finds the
+# largest scale by leaving out updates.
+LOSS_SCALE, NEVER = 2.0**12, 2**31 - 1
+# Eager steps before a capture: libraries choose and allocate in the first ones.
+WARM_UP_STEPS = 3
 # Activations besides ReLU.
 MODULES: dict[str, Callable[[], nn.Module]] = {
     "leaky_relu": partial(nn.LeakyReLU, LEAKY_SLOPE),
@@ -74,6 +89,40 @@ def build_compile(
 build_cuda, build_channels_last_cuda, build_compile_cuda = (
     partial(builder, device="cuda") for builder in (build, build_channels_last, build_compile)
 )
+
+
+def build_bfloat16(
+    network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, device: str = "cuda"
+) -> "Step":
+    step = Step(network, parameters, n, dtype, relu, torch.channels_last, device)
+    step.loss_of = torch.autocast(device, torch.bfloat16)(step.net.loss)
+    return step
+
+
+def build_float16(
+    network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, device: str = "cuda"
+) -> "ScaledStep":
+    step = ScaledStep(network, parameters, n, dtype, relu, torch.channels_last, device)
+    step.loss_of = torch.autocast(device, torch.float16)(step.net.loss)
+    return step
+
+
+def build_tf32(
+    network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, device: str = "cuda"
+) -> "TF32Step":
+    return TF32Step(network, parameters, n, dtype, relu, torch.channels_last, device)
+
+
+def build_graph(
+    network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, device: str = "cuda"
+) -> "GraphStep":
+    return GraphStep(network, parameters, n, dtype, relu, torch.contiguous_format, device)
+
+
+def build_max_autotune(
+    network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, device: str = "cuda"
+) -> "AutotunedStep":
+    return AutotunedStep(network, parameters, n, dtype, relu, torch.contiguous_format, device)
 
 
 class Net(nn.Module):
@@ -191,6 +240,112 @@ class Step:
     def _momentum(self, parameter: Variable) -> Tensor:
         tensor = self._tensor(parameter)
         return self.optimizer.state[tensor].get("momentum_buffer", torch.zeros_like(tensor))
+
+
+class ScaledStep(Step):
+    """A step that multiplies its loss by LOSS_SCALE before the backward pass, and divides the gradients by it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.scaler = torch.amp.GradScaler(self.device, init_scale=LOSS_SCALE, growth_interval=NEVER)
+
+    def backward(self, loss: Tensor) -> None:
+        super().backward(self.scaler.scale(loss))
+
+    def update(self) -> None:
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+class TF32Step(Step):
+    """A step whose products may round their factors to TF32; the process's settings are as before after each call."""
+
+    def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> Tensor:
+        with _tf32():
+            return super().__call__(given, mark)
+
+
+@contextmanager
+def _tf32() -> Iterator[None]:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+class GraphStep(Step):
+    """A step captured in a CUDA graph, on a batch at fixed addresses, to which each call copies its own."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        _start_velocities(self.optimizer)
+        network, n = self.network, self.n
+        zeros = Batch(
+            np.zeros((n, *network.image)),
+            np.zeros(n, np.int64),
+            tuple(np.zeros((n, dense.units)) for dense in network.hidden),
+        )
+        self.given = self.put(zeros)
+        self._warm_up()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.loss = super().__call__(self.given)
+
+    def _warm_up(self) -> None:
+        """Make steps on a stream of their own, as capturing requires, and take back what they changed."""
+        velocities = [state["momentum_buffer"] for state in self.optimizer.state.values()]
+        changed = [*self.net.parameters(), *self.net.buffers(), *velocities]
+        # On the host: they are no memory that training needs.
+        before = [tensor.detach().to("cpu", copy=True) for tensor in changed]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_STEPS):
+                super().__call__(self.given)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.no_grad():
+            for tensor, value in zip(changed, before, strict=True):
+                tensor.copy_(value)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> Tensor:
+        images, labels, masks = given
+        own_images, own_labels, own_masks = self.given
+        for own, tensor in zip((own_images, own_labels, *own_masks), (images, labels, *masks), strict=True):
+            own.copy_(tensor)
+        self.graph.replay()
+        # The next replay overwrites it.
+        return self.loss.clone()
+
+
+class AutotunedStep(Step):
+    """A step in two compiled programs, forward to backward pass, and update, whose kernels are chosen by time."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        compiled = partial(torch.compile, mode="max-autotune")
+        # A fused update is not compiled.
+        self.optimizer = torch.optim.SGD(self.net.parameters(), LEARNING_RATE, MOMENTUM, foreach=True)
+        _start_velocities(self.optimizer)
+        self.loss_of, self.update = compiled(self.net.loss), compiled(self.optimizer.step)  # type: ignore[method-assign]
+
+    def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> Tensor:
+        # What the graphs of the last step have returned may be overwritten.
+        torch.compiler.cudagraph_mark_step_begin()
+        loss = self.loss_of(*given)
+        self.backward(loss)
+        self.update()
+        return loss.detach().clone()
+
+
+def _start_velocities(optimizer: torch.optim.Optimizer) -> None:
+    """Make zero velocities: the optimizer would make them in the first step, in memory that belongs to a graph."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _to_torch(parameter: Variable, value: Array) -> Array:

@@ -25,7 +25,7 @@ DRAWN_FACTS = ["flavour"]
 ROW = ["operator", "direction", "variant"]
 # Rows that the fastest one is chosen from.
 OPERATOR_RIVALS = [*RUN, "quantity", "operator", "direction", "elements", "dtype", "threads", "device"]
-STEP_RIVALS = [*RUN, "network", "batch", "device"]
+STEP_RIVALS = [*RUN, "network", "batch", "device", "precision"]
 FASTEST = ["fastest_ratio", "fastest_low", "fastest_high"]
 STEP_BYTES = ("saved_bytes", "peak_bytes")
 STEP_FACTS = ["framework", "device", "memory", "winograd", "notes"]
@@ -141,14 +141,15 @@ def steps(table: pd.DataFrame) -> pd.DataFrame:
     """Training steps that have a time, with STEP_METRICS.
 
     FLOPs are the nominal ones of the network; the roof is the fastest library's product of two large matrices, in the
-    same rounds, or on a GPU in the same run. first_call_s: to build a step and make one, for the smallest batch.
+    same rounds, or on a GPU in the same run; steps of a lower precision have none. first_call_s: to build a step and
+    make one, for the smallest batch.
     impossible: all of the interval is above IMPOSSIBLE_PERCENT of the roof with the fewest FLOPs that the variant may
     take.
     """
     rows = numbered(table, "time", "step")
     rows = rows[rows["network"].isin(NETWORKS)]
     catalog = pd.DataFrame(
-        [{"variant": row.name, **{fact: getattr(row, fact) for fact in STEP_FACTS}} for row in STEPS]
+        [{"variant": row.name, **{fact: getattr(row, fact) for fact in (*STEP_FACTS, "precision")}} for row in STEPS]
     )
     rows = rows.merge(catalog, on="variant", how="inner")
     first = numbered(table, "first_call", "step").rename(columns={"value": "first_call_s"})
@@ -161,7 +162,8 @@ def steps(table: pd.DataFrame) -> pd.DataFrame:
     rows["images_per_s"] = rows["batch"] / rows["value"]
     rows["gflop_per_s"] = rows["images_per_s"] * nominal / 1e9
     paired, on_gpu = percent_of(rows, "roof"), rows["device"] == "cuda"
-    unpaired = 100 * rows["gflop_per_s"] / rows["gemm_gflop_per_s"]
+    # The products are those of float32.
+    unpaired = (100 * rows["gflop_per_s"] / rows["gemm_gflop_per_s"]).where(rows["precision"] == "")
     rows["percent_of_gemm"] = paired["value"].mask(on_gpu, unpaired)
     rows["percent_of_gemm_low"], rows["percent_of_gemm_high"] = paired["low"], paired["high"]
     least_percent = paired["low"].mask(on_gpu, unpaired) * (fewest / nominal).where(rows["winograd"], 1.0)

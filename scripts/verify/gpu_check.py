@@ -48,7 +48,7 @@ FLOAT32_BYTES = 4
 # Percent of the bandwidth of streaming loops on the device, at the largest size.
 LEAST_PERCENT = 92.0
 RELU_TARGETS = tuple(product(("numba_cuda", "triton"), ("forward", "backward")))
-# Largest multiple of the time of PyTorch's fastest row on CUDA.
+# Largest multiple of the time of PyTorch's fastest row on CUDA with products of float32.
 STEP_TARGETS = {("numba_cuda", "mnist_cnn"): 3.0}
 
 say = partial(print, flush=True)
@@ -268,7 +268,17 @@ def row_subject(case: OperatorCase) -> str:
 def step_time(row: Any, case: StepCase, measurement: "Measurement") -> Time:
     """Return the times of a training step."""
     times_s = _latency_s(measurement), _device_s(measurement)
-    return Time(row.framework, case.network, case.variant, case.batch, *times_s, nan, nan, _remark(measurement))
+    return Time(
+        row.framework,
+        case.network,
+        case.variant,
+        case.batch,
+        *times_s,
+        nan,
+        nan,
+        _remark(measurement),
+        row.precision,
+    )
 
 
 def _latency_s(measurement: "Measurement") -> float:
@@ -343,8 +353,9 @@ def _torch_s(times: Sequence[Time], network: str) -> float:
 
 
 def _fastest_s(times: Sequence[Time], framework: str, subject: str) -> float:
-    """Return the host latency in seconds of the fastest row of a framework; NaN if none has a time."""
-    latencies_s = (time.latency_s for time in times if (time.framework, time.subject) == (framework, subject))
+    """Return the host latency in seconds of a framework's fastest row with products of float32; NaN without a time."""
+    rows = [time for time in times if (time.framework, time.subject, time.precision) == (framework, subject, "")]
+    latencies_s = (time.latency_s for time in rows)
     return min((seconds for seconds in latencies_s if not isnan(seconds)), default=nan)
 
 

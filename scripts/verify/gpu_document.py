@@ -16,7 +16,7 @@ class Time:
     subject: the operator and direction, or the network. size: elements, or images of a batch.
     latency_s: host latency of a call. device_s: device time. moved_bytes: required traffic.
     roof_s: device time of streaming loops with the same traffic.
-    remark: the reason for a missing time, or what disturbed it.
+    remark: the reason for a missing time, or what disturbed it. precision: of a step's products, where below float32.
     """
 
     framework: str
@@ -28,6 +28,7 @@ class Time:
     moved_bytes: float
     roof_s: float
     remark: str
+    precision: str = ""
 
     @property
     def used_s(self) -> float:

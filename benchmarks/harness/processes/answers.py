@@ -209,14 +209,18 @@ def _row(case: Case) -> Variant | StepVariant | None:
 
 def _is_rival(case: Case, row: Variant | StepVariant, other: Case) -> bool:
     """Return whether the fastest row may be the other one: of its operator or network, on its device, with as many
-    threads.
+    threads, and as precise.
     """
     if type(other) is not type(case) or any(
         other.axes.get(axis) != case.axes.get(axis) for axis in ("operator", "network", "threads")
     ):
         return False
     rival = _row(other)
-    return rival is not None and rival.device == row.device
+    return rival is not None and rival.device == row.device and _precision(rival) == _precision(row)
+
+
+def _precision(row: Variant | StepVariant) -> str:
+    return row.precision if isinstance(row, StepVariant) else ""
 
 
 def _ratio(name: str, rounds: Rounds, other: Rounds, to: str) -> Iterator[tuple[str, Ratio]]:

@@ -23,7 +23,7 @@ from benchmarks.harness.case import (
     Unsupported,
 )
 from benchmarks.harness.frameworks import Driver, device_driver
-from benchmarks.harness.machine import linux, memory
+from benchmarks.harness.machine import cuda_driver, linux, memory
 from benchmarks.harness.measurement import Measurement, Process, Slice
 from benchmarks.harness.quantities import operator_row, training_step
 from benchmarks.harness.roofline import ceilings
@@ -31,7 +31,10 @@ from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth.calls import Calls, Held, shared_array_bytes
 from benchmarks.harness.truth.shared import Shared
 from impls.catalog import find, find_step
-from impls.variant import CPP_COMPILER, Row, StepVariant, Variant
+from impls.variant import CPP_COMPILER, Precision, Row, StepVariant, Variant
+
+# Compute capabilities from which on GPUs multiply in a precision. Source: CUDA C++ programming guide.
+LEAST_CAPABILITY: dict[Precision, int] = {"tf32": 80, "bfloat16": 80}
 
 
 class Timed(Protocol):
@@ -152,6 +155,8 @@ def require(row: Row, dtype: str) -> None:
         raise Unsupported(f"{row.framework} has no {dtype} here")
     if row.device == "cuda" and linux.gpu_driver() is None:
         raise Unavailable("no CUDA device: no NVIDIA driver is loaded")
+    if isinstance(row, StepVariant):
+        _require_products(row.precision)
     if row.needs == CPP_COMPILER and not shutil.which(_compiler()):
         raise Unavailable(f"no C++ compiler: {_compiler()!r} is not on the PATH")
     if row.needs and row.device == "cuda":
@@ -185,6 +190,15 @@ def _step(case: StepCase) -> StepVariant:
 
 def _compiler() -> str:
     return os.environ.get("CXX", "g++")
+
+
+def _require_products(precision: Precision) -> None:
+    """Raise Unavailable where the first GPU does not multiply in a precision."""
+    least = LEAST_CAPABILITY.get(precision, 0)
+    if least and (capability := next(iter(cuda_driver.query().capabilities), 0)) < least:
+        raise Unavailable(
+            f"no products in {precision}: the GPU has compute capability {capability / 10:.1f}, {least / 10:.1f} needed"
+        )
 
 
 def _require_launcher_tools() -> None:

@@ -17,6 +17,7 @@ from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth import training
 from benchmarks.harness.truth.comparison import WrongResult
 from benchmarks.harness.truth.shared import Shared
+from impls.catalog import find_step
 from impls.cnn import PHASES, operations
 from impls.cnn.networks import NETWORKS, Batch, Network, initial_parameters, random_batch, saved_bytes, work
 from impls.variant import ITEMSIZE_BYTES, StepVariant
@@ -176,11 +177,12 @@ def _verify_first(case: StepCase, step: Any, arrays: Any, shared: Shared) -> flo
     """Check the first step, on the first batch."""
     network, batch = network_of(case), _batch(case)
     wanted = training.expected_first(network, case.dtype, step.state(), batch, shared)
-    return training.verify(network, case.dtype, step, arrays, batch, wanted)
+    return training.verify(network, case.dtype, step, arrays, batch, wanted, find_step(case.variant).precision)
 
 
 def _verify(case: StepCase, step: Any, arrays: Any, batch: Batch) -> float:
-    return training.verify(network_of(case), case.dtype, step, arrays, batch)
+    precision = find_step(case.variant).precision
+    return training.verify(network_of(case), case.dtype, step, arrays, batch, precision=precision)
 
 
 # Quantities that are measured once, in one go.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -9,25 +10,68 @@ import numpy as np
 from benchmarks.harness.truth.comparison import WrongResult
 from benchmarks.harness.truth.shared import Shared
 from impls.cnn import operations, reference
+from impls.cnn.architecture import blocks, layers
 from impls.cnn.networks import LEARNING_RATE, MOMENTUM, NORM_MOMENTUM, Batch, Network
+from impls.variant import Precision
 
-# Relative error of the loss, and of gradients of the last layer: rounding, which a shorter mantissa anywhere
-# (bfloat16, TF32, float16) exceeds.
-TOLERANCE = {"float32": 5e-5, "float64": 1e-9}
-# The same for gradients through a ReLU or a max-pool, unless ties explain the error (Ties). Where a batch is learnt,
-# gradients are differences of numbers near 1: an error of 0.6 % was seen that ties do not explain.
-GRADIENT_TOLERANCE = {"float32": 2e-2, "float64": 1e-9}
-# To see the effect of ties, parameters change by up to ROUNDINGS times the dtype's epsilon, at most MOST_CHANGES times;
-# ties explain an error of up to EXPLAINED times the largest change of the gradient.
-ROUNDINGS, MOST_CHANGES, EXPLAINED = 8, 16, 2
-# The same for the batch's part of running statistics; n in place of n - 1 is further off in batches up to 256.
-STATISTIC_TOLERANCE = {"float32": 5e-5, "float64": 1e-9}
+# A gradient has ties explained by EXPLAINED times the largest change of it, among MOST_CHANGES changes of parameters.
+MOST_CHANGES, EXPLAINED = 16, 2
+# Unit roundoff of the factors of products: half the distance from 1 to the next number, 2^-t for a mantissa of t bits.
+ROUNDOFF: dict[Precision, float] = {"tf32": 2**-11, "float16": 2**-11, "bfloat16": 2**-8}
+# A product rounds its two factors and its result. Sums in float32 add nothing to that.
+PRODUCT_ROUNDINGS = 3
 # An update is two roundings of each element.
 UPDATE_ROUNDINGS = 4
 # Floors of norms, as values near zero have no relative error.
 LEAST_NORM = 1e-3
 # Floors for the loss and the last layer's gradients where a batch is learnt: they are differences of numbers near 1.
 LEARNT_LOSS, LEARNT_NORM = 0.04, 0.1
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The largest relative errors of a step, by the norms of arrays.
+
+    direct: of the loss, and of gradients of the last layer. tied: of gradients through a ReLU or a max-pool, unless
+    ties explain the error (`Ties`). statistic: of the batch's part of running statistics. change: the share by which
+    parameters change to see the effect of ties; 0: the step decides as the reference does.
+    """
+
+    direct: float
+    tied: float
+    statistic: float
+    change: float
+
+
+# direct: rounding, which a shorter mantissa anywhere (bfloat16, TF32, float16) exceeds. tied: where a batch is learnt,
+# gradients are differences of numbers near 1: an error of 0.6 % was seen that ties do not explain. statistic: n for
+# n - 1 is further off in batches up to 256. change: a few roundings.
+TOLERANCES = {
+    "float32": Tolerance(direct=5e-5, tied=2e-2, statistic=5e-5, change=8 * 2**-23),
+    "float64": Tolerance(direct=1e-9, tied=1e-9, statistic=1e-9, change=0.0),
+}
+
+
+def tolerance(network: Network, dtype: str, precision: Precision = "") -> Tolerance:
+    """The tolerance of a step with arrays of a dtype; with products of a lower precision, it follows from that.
+
+    With unit roundoff u, a product is off by up to 3 u (PRODUCT_ROUNDINGS). direct: the sum of all products from the
+    images to the logits. statistic: of one product; those before it are averaged over a batch's pixels. change: two
+    roundings, with a variance of 4/3 u^2, stand for the three of a product, 3 times 1/3 u^2.
+
+    tied: an element that is off by 2 u of the standard deviation decides otherwise with a probability of 2 u, at the
+    density of a normal distribution near 0, and takes a whole term of the gradient with it. Half of the elements have
+    such a term, so that one activation changes a squared norm by 4 u, and all of them by 4 u each: 2 sqrt(number * u).
+    """
+    if not precision:
+        return TOLERANCES[dtype]
+    u, products = ROUNDOFF[precision], len(blocks(network)) + len(layers(network))
+    return Tolerance(
+        direct=PRODUCT_ROUNDINGS * products * u,
+        tied=2 * sqrt((products - 1) * u),
+        statistic=PRODUCT_ROUNDINGS * u,
+        change=2 * u,
+    )
 
 
 @dataclass(frozen=True)
@@ -80,8 +124,8 @@ class Ties:
     7 % was seen in a batch of 64. The reference shows it too, when its parameters change by a few roundings.
     """
 
-    def __init__(self, network: Network, dtype: str, state: reference.State, batch: Batch, wanted: Expected) -> None:
-        self.network, self.dtype, self.state, self.batch, self.wanted = network, dtype, state, batch, wanted
+    def __init__(self, network: Network, change: float, state: reference.State, batch: Batch, wanted: Expected) -> None:
+        self.network, self.change, self.state, self.batch, self.wanted = network, change, state, batch, wanted
         self._largest: dict[str, float] = dict.fromkeys(wanted.gradients, 0.0)
         self._changes = 0
 
@@ -92,26 +136,34 @@ class Ties:
         return off <= EXPLAINED * self._largest[name]
 
     def _change(self) -> None:
-        """Change all parameters by a few roundings and see how much each gradient changes."""
+        """Change all parameters by up to a share and see how much each gradient changes."""
         generator = np.random.default_rng(self._changes)
         self._changes += 1
-        share = ROUNDINGS * np.finfo(self.dtype).eps
         changed = _wide(self.state)
         for name, value in changed.parameters.items():
-            changed.parameters[name] = value * (1 + share * generator.uniform(-1, 1, value.shape))
+            changed.parameters[name] = value * (1 + self.change * generator.uniform(-1, 1, value.shape))
         for name, gradient in expected(self.network, changed, self.batch).gradients.items():
             apart = float(np.linalg.norm(gradient - self.wanted.gradients[name]))
             self._largest[name] = max(self._largest[name], apart)
 
 
-def verify(network: Network, dtype: str, step: Any, arrays: Any, batch: Batch, wanted: Expected | None = None) -> float:
+def verify(
+    network: Network,
+    dtype: str,
+    step: Any,
+    arrays: Any,
+    batch: Batch,
+    wanted: Expected | None = None,
+    precision: Precision = "",
+) -> float:
     """Make one step and return the largest relative error of an array against the reference from the same state.
 
     arrays: what `step.put(batch)` returned. wanted: what the reference expects, computed here if it is not given.
+    precision: of the step's products (`StepVariant`).
     Raises WrongResult where the loss, a gradient or statistics are beyond their tolerances, or parameters do not
     follow their velocities.
     """
-    tolerance, learned = TOLERANCE[dtype], operations.parameters(network)
+    most, learned = tolerance(network, dtype, precision), operations.parameters(network)
     of_last_layer = {parameter.name for parameter in learned if parameter.operation == learned[-1].operation}
     before = step.state()
     wanted = wanted or expected(network, before, batch)
@@ -119,18 +171,17 @@ def verify(network: Network, dtype: str, step: Any, arrays: Any, batch: Batch, w
     step_loss = float(step(arrays))
     error = abs(step_loss - loss) / (abs(loss) + LEARNT_LOSS)
     # Written so that a NaN is wrong too.
-    if not error <= tolerance:
+    if not error <= most.direct:
         raise WrongResult(f"loss: {loss:.6g} expected, {step_loss:.6g} found")
     after = step.state()
     errors = [error]
-    ties = Ties(network, dtype, before, batch, wanted)
+    ties = Ties(network, most.change, before, batch, wanted)
     for name, gradient in gradients.items():
         velocity = MOMENTUM * before.velocities[name].astype(np.float64) + gradient
         off = float(np.linalg.norm(after.velocities[name] - velocity))
-        bound, floor = (tolerance, LEARNT_NORM) if name in of_last_layer else (GRADIENT_TOLERANCE[dtype], LEAST_NORM)
+        bound, floor = (most.direct, LEARNT_NORM) if name in of_last_layer else (most.tied, LEAST_NORM)
         norm = np.linalg.norm(gradient) + floor
-        # In float64 a step decides as the reference does.
-        may_be_tied = dtype == "float32" and name not in of_last_layer
+        may_be_tied = most.change > 0 and name not in of_last_layer
         if may_be_tied and not off <= bound * norm and ties.explain(name, off):
             bound = np.inf
         errors.append(_require_within(f"gradient of {name}", off, norm, bound))
@@ -139,7 +190,7 @@ def verify(network: Network, dtype: str, step: Any, arrays: Any, batch: Batch, w
         name, variance = statistic.name, statistics[f"{statistic.operation.name}.variance"]
         scale = np.sqrt(variance) if statistic.kind == "mean" else variance
         of_batch = np.linalg.norm(after.statistics[name] - statistics[name]) / NORM_MOMENTUM
-        errors.append(_require_within(name, of_batch, np.linalg.norm(scale), STATISTIC_TOLERANCE[dtype]))
+        errors.append(_require_within(name, of_batch, np.linalg.norm(scale), most.statistic))
     return max(errors)
 
 
