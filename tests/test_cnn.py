@@ -18,7 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.harness.case import Settings, StepCase
 from benchmarks.harness.measurement import Measurement
 from benchmarks.harness.processes import plan
+from benchmarks.harness.quantities import training_step
 from benchmarks.harness.truth import comparison, training
+from benchmarks.harness.truth.shared import Shared
 from impls.catalog import STEPS, find_step
 from impls.cnn import PHASES, operations, reference, rows, torch_
 from impls.cnn.networks import (
@@ -35,6 +37,7 @@ from impls.cnn.networks import (
     initial_parameters,
     inplace_bytes,
     random_batch,
+    repeated,
     saved_bytes,
 )
 from scripts.report.metrics import OBJECTS_BYTES
@@ -613,6 +616,34 @@ def test_saved_bytes_equal_the_prediction(network, variant):
     by_hand, eager = (predict(NETWORKS[network], 5, 4) for predict in (saved_bytes, autograd_saved_bytes))
     assert bytes_saved == {"numpy": by_hand, "numba": by_hand, "torch": eager}.get(row.framework, bytes_saved)
     assert bytes_saved > by_hand / 2
+
+
+@pytest.mark.parametrize("network", SMALL, ids=lambda network: network.name)
+def test_a_step_on_repeated_images_is_that_of_the_images(network):
+    state, images = started(network), random_batch(network, 6)
+    whole = training.expected(network, state, repeated(images, 5))
+    parts = training.expected(network, state, images, 5)
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-12)
+    for kind in ("gradients", "statistics"):
+        for name, value in getattr(whole, kind).items():
+            np.testing.assert_allclose(getattr(parts, kind)[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_a_large_batch_is_checked_by_its_distinct_images(monkeypatch):
+    """A step that takes an image at another place than its label is wrong, though the image occurs there too."""
+    monkeypatch.setattr(training_step, "LARGEST", 4)
+    monkeypatch.setattr(training_step, "DISTINCT", 4)
+    case = StepCase("time", "mnist_cnn", "torch.fresh", 12)
+    batch, sample = training_step._batch(case, 1), training_step._sample(case, 1)
+    assert (len(batch), len(sample)) == (12, 4)
+    step = find_step("torch.fresh").load()(
+        NETWORKS["mnist_cnn"], initial_parameters(NETWORKS["mnist_cnn"]), 12, "float32", "fresh"
+    )
+    training_step._verify_first(case, step, step.put(training_step._batch(case)), Shared())
+    training_step._verify(case, step, step.put(batch), 1)
+    wrapped = replace(batch, images=batch.images[np.arange(12) % 4])
+    with pytest.raises(comparison.WrongResult, match="loss"):
+        training_step._verify(case, step, step.put(wrapped), 1)
 
 
 class Faulty:

@@ -167,15 +167,18 @@ def test_gpu_check_targets_are_met_or_missed():
 def test_gpu_check_compares_steps_with_the_fastest_of_torch():
     network = "mnist_cnn"
     times = [
-        check_time(*row)
+        check_time(*row, size=gpu_check.BATCH)
         for row in (("torch", network, 2e-3), ("torch", network, 1e-3), ("numba_cuda", network, 2.9e-3))
     ]
     assert [target.met for target in gpu_check.step_targets(times, FRAMEWORKS)] == [True, True]
     assert "2.90 x torch" in list(gpu_check.step_lines(times))[-1]
     # Of rows with products of float32.
-    low = replace(check_time("torch", network, 1e-6), precision="bfloat16")
-    assert [target.met for target in gpu_check.step_targets([*times, low], FRAMEWORKS)] == [True, True]
-    slow = [*times[:2], check_time("numba_cuda", network, 3.1e-3)]
+    low = replace(check_time("torch", network, 1e-6, size=gpu_check.BATCH), precision="bfloat16")
+    # And of the batch that targets are for.
+    large = check_time("torch", network, 1e-6, size=4096)
+    assert [target.met for target in gpu_check.step_targets([*times, low, large], FRAMEWORKS)] == [True, True]
+    assert [target.met for target in gpu_check.step_targets([large], FRAMEWORKS)] == [True]
+    slow = [*times[:2], check_time("numba_cuda", network, 3.1e-3, size=gpu_check.BATCH)]
     assert [target.met for target in gpu_check.step_targets(slow, FRAMEWORKS)] == [False, True]
     assert [target.met for target in gpu_check.step_targets(times[:2], FRAMEWORKS)] == [False, True]
     assert [target.met for target in gpu_check.step_targets(times[2:], ["numba_cuda"])] == [True]
@@ -441,6 +444,16 @@ def test_gpu_check_runs_a_part_of_the_rows(monkeypatch, tmp_path):
     page = (tmp_path / "found.html").read_text()
     assert "Complete parts: operators" in page
     assert page.count("<td>gelu forward</td>") == sum(case.direction == "forward" for case in rows)
+
+
+def test_gpu_check_measures_steps_in_the_batches_given(monkeypatch, capsys, tmp_path):
+    selection = ("--parts", "steps", "--frameworks", "numba_cuda", "--batches", "64", "1024")
+    code, measured_cases, found = check_main(monkeypatch, tmp_path, *selection)
+    assert code == 0
+    assert {case.batch for case in measured_cases} == {time["size"] for time in found["steps"]} == {64, 1024}
+    assert "no target of time" not in capsys.readouterr().out
+    check_main(monkeypatch, tmp_path, *selection[:-2], "1024")
+    assert "no target of time applies: they are for batches of 64" in capsys.readouterr().out
 
 
 def test_gpu_check_keeps_the_parts_before_an_interrupt(monkeypatch, tmp_path):

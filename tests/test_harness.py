@@ -22,7 +22,8 @@ from benchmarks.harness.case import KINDS, OperatorCase, Settings, StepCase, Una
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.machine import linux, threads
 from benchmarks.harness.measurement import Measurement
-from benchmarks.harness.processes import isolation, plan, records
+from benchmarks.harness.parameters import BATCHES
+from benchmarks.harness.processes import blocks, isolation, plan, records
 from benchmarks.harness.profiles import PROFILES, cases
 from benchmarks.harness.quantities import dispatch, operator_row
 from benchmarks.harness.quantities.dispatch import Needs
@@ -30,7 +31,7 @@ from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth import comparison, operators
 from benchmarks.harness.truth.calls import Calls
-from impls.catalog import find
+from impls.catalog import find, find_step
 from impls.variant import Operator, Semantics
 from scripts.verify import restoring
 from tests.conftest import needs_two_cores
@@ -371,6 +372,20 @@ def test_smoke_measures_triton_but_nothing_that_is_compiled_in_cpp():
     flavours = {case.axes.get("variant", "").partition(".")[0] for case in cases(PROFILES["smoke"], gpu=True, cores=2)}
     assert "triton-cuda" in flavours
     assert "torch-compile-cuda" not in flavours
+
+
+def test_only_steps_on_a_gpu_have_large_batches():
+    large = [
+        case
+        for profile in PROFILES.values()
+        for case in cases(profile, gpu=True, cores=2)
+        if isinstance(case, StepCase) and case.batch > max(BATCHES)
+    ]
+    assert {case.batch for case in large} == {1024, 4096}
+    assert {case.quantity for case in large} == {"time"}
+    assert {find_step(case.variant).device for case in large} == {"cuda"}
+    # No product of the CPU is their roof.
+    assert {roof.kind for block in blocks.of(large) for roof in block.roofs} == {"device_product"}
 
 
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=needs_two_cores)])

@@ -12,6 +12,7 @@ from benchmarks.harness.parameters import (
     COLD_ELEMENTS,
     ELEMENTS,
     FIRST_CALL_ELEMENTS,
+    LARGE_BATCHES,
     SCALING_ELEMENTS,
     THREADS,
     is_timed_cold,
@@ -165,7 +166,8 @@ def of_operator(operator: str, module: str, prefix: str = "") -> dict[str, type[
 def of_network(network: str, module: str) -> type[Benchmark]:
     """The class of a network, named after it: MnistCnn for mnist_cnn."""
     rows = [row.name for row in cnn.of_network(NETWORKS[network])]
-    members = {"__module__": module, "fixed": {"network": network, "dtype": "float32"}, "params": (rows, BATCHES)}
+    axes = {"network": network, "dtype": "float32"}
+    members = {"__module__": module, "fixed": axes, "params": (rows, (*BATCHES, *LARGE_BATCHES))}
     return type(camel_case(network), (_Step,), members)
 
 

@@ -9,6 +9,8 @@ SCALING_ELEMENTS = (2**20, 2**25)
 FIRST_CALL_ELEMENTS = (2**10,)
 THREADS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 BATCHES = (16, 64, 256)
+# Of steps on a GPU only: smaller ones do not fill it.
+LARGE_BATCHES = (1024, 4096)
 # From a float16 array of the fewest elements to a float64 array of the most: four times a last-level cache of 64 MiB.
 ARRAY_BYTES = tuple(2**power for power in range(11, 29))
 # On a GPU also where bandwidth no longer rises.

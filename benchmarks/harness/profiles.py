@@ -13,6 +13,7 @@ from benchmarks.harness.parameters import (
     BATCHES,
     ELEMENTS,
     FIRST_CALL_ELEMENTS,
+    LARGE_BATCHES,
     THREADS,
     is_timed_cold,
 )
@@ -44,10 +45,11 @@ class Profile:
 
     elements: sizes of warm times. memory_elements: sizes of saved and transient bytes, which are exact and proportional
     to the size, so one is enough. cold_elements, scaling_elements: sizes of times with cold caches, and of times over
-    the number of threads, in float32. batches: of training steps. networks: those that are trained; None means all.
-    budget_s: sampling time of a case, shared by `passes` passes. first_call: measure first calls. without_cpp: leave
-    out rows that need a C++ compiler. family: the part of the activation family that is measured; None means all, as of
-    ReLU. loops, loop_bytes: streaming loops and array sizes to measure besides those that rows are compared with.
+    the number of threads, in float32. batches: of training steps; large_batches: further ones of steps on a GPU.
+    networks: those that are trained; None means all. budget_s: sampling time of a case, shared by `passes` passes.
+    first_call: measure first calls. without_cpp: leave out rows that need a C++ compiler. family: the part of the
+    activation family that is measured; None means all, as of ReLU. loops, loop_bytes: streaming loops and array sizes
+    to measure besides those that rows are compared with.
     """
 
     dtypes: tuple[str, ...]
@@ -64,6 +66,7 @@ class Profile:
     family: Family | None
     loops: tuple[str, ...] = ()
     loop_bytes: tuple[int, ...] = ()
+    large_batches: tuple[int, ...] = ()
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables that pass the profile's settings to the harness."""
@@ -96,6 +99,7 @@ PROFILES = {
     "full": Profile(
         DTYPES, ELEMENTS, (MIDDLE,), (SMALL, MIDDLE), (MIDDLE,), BATCHES, None, budget_s=0.2, passes=2,
         first_call=True, without_cpp=False, family=None, loops=tuple(LOOPS), loop_bytes=ARRAY_BYTES,
+        large_batches=LARGE_BATCHES,
     ),
 }  # fmt: skip
 
@@ -172,7 +176,7 @@ def _step_quantities(row: StepVariant, profile: Profile) -> Iterator[tuple[str, 
     Bytes are proportional to the batch: one is enough. A step in place compiles nearly what its fresh twin does.
     """
     smallest = profile.batches[:1]
-    yield "time", profile.batches
+    yield "time", profile.batches + (profile.large_batches if row.device == "cuda" else ())
     yield "saved_bytes", smallest
     yield "peak_bytes", smallest
     if profile.first_call and row.compiled and row.memory == "fresh":

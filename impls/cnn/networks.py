@@ -42,6 +42,7 @@ __all__ = [
     "layers",
     "random_batch",
     "random_masks",
+    "repeated",
     "require",
     "require_batch",
     "saved_bytes",
@@ -154,6 +155,15 @@ def random_batch(network: Network, n: int, seed: int = 0) -> Batch:
     images = _rounded_to_float32(rng.standard_normal((n, *network.image)))
     labels = rng.integers(0, network.classes, n)
     return Batch(images, labels, random_masks(network, n, rng))
+
+
+def repeated(batch: Batch, times: int, seed: int = 0) -> Batch:
+    """Return each image of a batch, with its label and masks, so many times, in random order.
+
+    Loss, gradients, means and variances of it are those of the batch.
+    """
+    order = np.random.default_rng([seed, len(batch), times]).permutation(np.repeat(np.arange(len(batch)), times))
+    return Batch(batch.images[order], batch.labels[order], tuple(mask[order] for mask in batch.masks))
 
 
 def random_masks(network: Network, n: int, rng: np.random.Generator) -> tuple[Array, ...]:

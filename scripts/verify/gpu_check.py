@@ -42,7 +42,7 @@ LEAST_PYTHON = (3, 11)
 FOREIGN = "torch"
 ELEMENTS = (2**20, 2**24, 2**28)
 CHECKED_ELEMENTS = 2**16 + 13
-BATCH = 64
+BATCH, BATCHES = 64, (64, 1024, 4096)
 BUDGET_S, CHECKING_S, LIMIT_S = 1.0, 0.02, 600.0
 FLOAT32_BYTES = 4
 # Percent of the bandwidth of streaming loops on the device, at the largest size.
@@ -197,12 +197,17 @@ def _operators(check: Check, options: argparse.Namespace) -> None:
 
 
 def _steps(check: Check, options: argparse.Namespace) -> None:
-    """Measure training steps in float32."""
-    rows = {StepCase("time", network, row.name, BATCH): row for network, row in step_rows(options.frameworks)}
-    measurements = measured(list(rows), options.budget)
-    check.steps += [step_time(row, case, measurements[case]) for case, row in rows.items()]
-    for line in step_lines(check.steps):
-        say(line)
+    """Measure training steps in float32, batch by batch."""
+    for batch in options.batches:
+        rows = {StepCase("time", network, row.name, batch): row for network, row in step_rows(options.frameworks)}
+        measurements = measured(list(rows), options.budget)
+        times = [step_time(row, case, measurements[case]) for case, row in rows.items()]
+        for line in step_lines(times):
+            say(line)
+        check.steps += times
+        check.write(options.out)
+    if BATCH not in options.batches:
+        say(f"no target of time applies: they are for batches of {BATCH}")
     check.targets += step_targets(check.steps, options.frameworks)
 
 
@@ -331,19 +336,21 @@ def step_lines(times: Sequence[Time]) -> Iterator[str]:
     for time in times:
         ratio = time.latency_s / _torch_s(times, time.subject)
         yield (
-            f"{time.subject:<18}{time.variant:<32}{1e3 * time.latency_s:>9.3f} ms{ratio:>7.2f} x torch   {time.remark}"
+            f"{time.subject:<18}{time.variant:<32}{time.size:>6}{1e3 * time.latency_s:>9.3f} ms{ratio:>7.2f} x torch   "
+            f"{time.remark}"
         ).rstrip()
 
 
 def step_targets(times: Sequence[Time], frameworks: Sequence[str]) -> list[Target]:
     """Return the targets of each framework's fastest training step, as multiples of PyTorch's fastest.
 
-    None without either of the two.
+    None without either of the two, or without their batch.
     """
     targets = []
+    rivals = [time for time in times if time.size == BATCH]
     for (framework, network), most in STEP_TARGETS.items():
-        if {framework, "torch"} <= set(frameworks):
-            ratio = _fastest_s(times, framework, network) / _torch_s(times, network)
+        if {framework, "torch"} <= set(frameworks) and rivals:
+            ratio = _fastest_s(rivals, framework, network) / _torch_s(rivals, network)
             targets.append(Target(f"{framework} {network}: {ratio:.2f} x torch, at most {most:g}", ratio <= most))
     return [*targets, _all_measured(times)]
 
@@ -391,6 +398,14 @@ def _options() -> argparse.Namespace:
         default=ELEMENTS,
         metavar="N",
         help="array sizes of operators (default: 2^20 2^24 2^28)",
+    )
+    parser.add_argument(
+        "--batches",
+        nargs="+",
+        type=positive,
+        default=BATCHES,
+        metavar="N",
+        help="images of a batch of training steps (default: 64 1024 4096)",
     )
     parser.add_argument(
         "--budget", type=seconds, default=BUDGET_S, metavar="TIME", help="time for each row to measure (default: 1s)"

@@ -139,8 +139,11 @@ def _exists(case: OperatorCase) -> bool:
 def _roofs(rows: Sequence[Case]) -> tuple[Case, ...]:
     """The roofs of rows of one block: streaming loops over arrays of their size, or matrix products."""
     if not isinstance(rows[0], OperatorCase):
-        products: list[Case] = [ProductCase("time", library, PRODUCT_ELEMENTS) for library in LIBRARIES]
-        if any(_is_on_gpu(case) for case in rows):
+        on_gpu = [_is_on_gpu(case) for case in rows]
+        products: list[Case] = []
+        if not all(on_gpu):
+            products += [ProductCase("time", library, PRODUCT_ELEMENTS) for library in LIBRARIES]
+        if any(on_gpu):
             products.append(DeviceProductCase("time", "torch", PRODUCT_ELEMENTS))
         return tuple(products)
     operator_rows = [row for row in rows if isinstance(row, OperatorCase)]

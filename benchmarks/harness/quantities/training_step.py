@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 from itertools import pairwise
-from math import isfinite, sqrt
+from math import isfinite, prod, sqrt
 from time import perf_counter
 from typing import Any
 
@@ -19,11 +19,13 @@ from benchmarks.harness.truth.comparison import WrongResult
 from benchmarks.harness.truth.shared import Shared
 from impls.catalog import find_step
 from impls.cnn import PHASES, operations
-from impls.cnn.networks import NETWORKS, Batch, Network, initial_parameters, random_batch, saved_bytes, work
+from impls.cnn.networks import NETWORKS, Batch, Network, initial_parameters, random_batch, repeated, saved_bytes, work
 from impls.variant import ITEMSIZE_BYTES, StepVariant
 
 # Batches that steps take in turn. Before the clock starts the first is checked, afterwards the others.
 BATCHES = 3
+# The reference takes seconds for so many images. Larger batches that are multiples repeat them, in random order.
+LARGEST, DISTINCT = 256, 64
 
 
 def network_of(case: StepCase) -> Network:
@@ -35,7 +37,8 @@ def needed_bytes(case: StepCase) -> int:
     """Estimated memory of a case: the reference keeps the most, in float64."""
     figures = work(network_of(case))
     kept = 4 * figures.activation_elements + 2 * figures.input_elements + figures.column_elements
-    return case.batch * kept * ITEMSIZE_BYTES["float64"]
+    images_bytes = BATCHES * case.batch * prod(network_of(case).image) * ITEMSIZE_BYTES["float64"]
+    return _distinct(case) * kept * ITEMSIZE_BYTES["float64"] + images_bytes
 
 
 class TimedStep:
@@ -48,9 +51,8 @@ class TimedStep:
 
     def __init__(self, variant: StepVariant, case: StepCase, framework: Driver, core: Core, shared: Shared) -> None:
         self.case, self.shared = case, shared
-        self.batches = [_batch(case, seed) for seed in range(BATCHES)]
         self.step, first = _built_with_batch(variant, case)
-        self.arrays = [first, *(self.step.put(batch) for batch in self.batches[1:])]
+        self.arrays = [first, *(self.step.put(_batch(case, seed)) for seed in range(1, BATCHES))]
         self.is_compared = bool(case.side)
         self.without_relu = None if self.is_compared else _built(variant, case, "none")
         self.wait = framework.blocking(_nothing)
@@ -93,9 +95,9 @@ class TimedStep:
 
     def finish(self) -> Process:
         """Check a step on each of the other batches, from the state that it has then. Raises WrongResult."""
-        others = list(zip(self.arrays, self.batches, strict=True))[1:]
-        for arrays, batch in random.sample(others, 1) if self.is_compared else others:
-            self.deviations.append(_verify(self.case, self.step, arrays, batch))
+        others = list(enumerate(self.arrays))[1:]
+        for seed, arrays in random.sample(others, 1) if self.is_compared else others:
+            self.deviations.append(_verify(self.case, self.step, arrays, seed))
         # The time of training that diverged means nothing.
         converged = self.without_relu and isfinite(float(self.without_relu(self.arrays[0])))
         return Process(
@@ -149,7 +151,7 @@ def _first_call(variant: StepVariant, case: StepCase, framework: Driver, shared:
     step, arrays = _built_with_batch(variant, case)
     framework.blocking(step)(arrays)
     first_s = perf_counter() - start_s
-    _verify(case, step, arrays, _batch(case))
+    _verify(case, step, arrays)
     return measurement.single(first_s)
 
 
@@ -169,20 +171,34 @@ def _built(variant: StepVariant, case: StepCase, relu: str) -> Any:
     return variant.load()(network, parameters, case.batch, case.dtype, relu)
 
 
+def _distinct(case: StepCase) -> int:
+    """The number of different images in a batch of a case."""
+    return DISTINCT if case.batch > LARGEST and case.batch % DISTINCT == 0 else case.batch
+
+
+def _sample(case: StepCase, seed: int) -> Batch:
+    """The different images of a batch."""
+    return random_batch(network_of(case), _distinct(case), seed)
+
+
 def _batch(case: StepCase, seed: int = 0) -> Batch:
-    return random_batch(network_of(case), case.batch, seed)
+    sample = _sample(case, seed)
+    times = case.batch // len(sample)
+    return repeated(sample, times, seed) if times > 1 else sample
 
 
 def _verify_first(case: StepCase, step: Any, arrays: Any, shared: Shared) -> float:
     """Check the first step, on the first batch."""
-    network, batch = network_of(case), _batch(case)
-    wanted = training.expected_first(network, case.dtype, step.state(), batch, shared)
-    return training.verify(network, case.dtype, step, arrays, batch, wanted, find_step(case.variant).precision)
+    batch, times = _sample(case, 0), case.batch // _distinct(case)
+    wanted = training.expected_first(network_of(case), case.dtype, step.state(), batch, shared, times)
+    return _verify(case, step, arrays, wanted=wanted)
 
 
-def _verify(case: StepCase, step: Any, arrays: Any, batch: Batch) -> float:
-    precision = find_step(case.variant).precision
-    return training.verify(network_of(case), case.dtype, step, arrays, batch, precision=precision)
+def _verify(case: StepCase, step: Any, arrays: Any, seed: int = 0, wanted: training.Expected | None = None) -> float:
+    """Check a step on the batch of a seed."""
+    batch, precision = _sample(case, seed), find_step(case.variant).precision
+    times = case.batch // len(batch)
+    return training.verify(network_of(case), case.dtype, step, arrays, batch, wanted, precision, times)
 
 
 # Quantities that are measured once, in one go.

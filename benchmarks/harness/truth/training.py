@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -83,27 +83,37 @@ class Expected:
     statistics: Mapping[str, np.ndarray]
 
 
-def expected(network: Network, state: reference.State, batch: Batch) -> Expected:
-    """One step of the reference in float64 from a state of any dtype."""
-    loss, gradients, statistics = reference.loss_and_gradients(network, _wide(state), batch)
+def expected(network: Network, state: reference.State, batch: Batch, times: int = 1) -> Expected:
+    """One step of the reference in float64 from a state of any dtype, on a batch that is repeated so many times."""
+    before = _wide(state)
+    loss, gradients, statistics = reference.loss_and_gradients(network, before, batch)
+    for number, block in enumerate(blocks(network), 1):
+        if block.conv.norm and times > 1:
+            # The sample variance divides by the number of values minus 1.
+            name, values = f"norm{number}.variance", len(batch) * prod(block.convolved[:2])
+            decayed = (1 - NORM_MOMENTUM) * before.statistics[name]
+            factor = times * (values - 1) / (times * values - 1)
+            statistics[name] = decayed + factor * (statistics[name] - decayed)
     return Expected(float(loss), gradients, statistics)
 
 
-def expected_first(network: Network, dtype: str, state: reference.State, batch: Batch, shared: Shared) -> Expected:
+def expected_first(
+    network: Network, dtype: str, state: reference.State, batch: Batch, shared: Shared, times: int = 1
+) -> Expected:
     """The same from the state that all rows of a network start from, computed once for all processes."""
 
     gradients = [parameter.name for parameter in operations.parameters(network)]
     statistics = [statistic.name for statistic in operations.statistics(network)]
 
     def make() -> list[np.ndarray]:
-        first = expected(network, state, batch)
+        first = expected(network, state, batch, times)
         return [
             np.array(first.loss),
             *(first.gradients[name] for name in gradients),
             *(first.statistics[name] for name in statistics),
         ]
 
-    loss, *arrays = shared.arrays(f"first-step-{network.name}-{len(batch)}-{dtype}", make)
+    loss, *arrays = shared.arrays(f"first-step-{network.name}-{times * len(batch)}-{dtype}", make)
     return Expected(
         float(loss),
         dict(zip(gradients, arrays, strict=False)),
@@ -155,18 +165,19 @@ def verify(
     batch: Batch,
     wanted: Expected | None = None,
     precision: Precision = "",
+    times: int = 1,
 ) -> float:
     """Make one step and return the largest relative error of an array against the reference from the same state.
 
-    arrays: what `step.put(batch)` returned. wanted: what the reference expects, computed here if it is not given.
-    precision: of the step's products (`StepVariant`).
+    arrays: what `step.put` returned for the batch, repeated so many times. wanted: what the reference expects, computed
+    here if it is not given. precision: of the step's products (`StepVariant`).
     Raises WrongResult where the loss, a gradient or statistics are beyond their tolerances, or parameters do not
     follow their velocities.
     """
     most, learned = tolerance(network, dtype, precision), operations.parameters(network)
     of_last_layer = {parameter.name for parameter in learned if parameter.operation == learned[-1].operation}
     before = step.state()
-    wanted = wanted or expected(network, before, batch)
+    wanted = wanted or expected(network, before, batch, times)
     loss, gradients, statistics = wanted.loss, wanted.gradients, wanted.statistics
     step_loss = float(step(arrays))
     error = abs(step_loss - loss) / (abs(loss) + LEARNT_LOSS)
