@@ -35,8 +35,10 @@ def aligned(*arrays: Any) -> bool:
 
 def _vector(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
     """Return a pointer to the 16-byte vector number `index` of a flat array."""
-    element = context.get_data_type(array_type.dtype)
-    vector = ir.VectorType(element, BYTES * 8 // array_type.dtype.bitwidth)
+    # LLVM makes two accesses of eight numbers of 16 bits, one of four words.
+    bits = max(array_type.dtype.bitwidth, 32)
+    element = context.get_data_type(array_type.dtype) if bits == array_type.dtype.bitwidth else ir.IntType(bits)
+    vector = ir.VectorType(element, BYTES * 8 // bits)
     start = context.make_array(array_type)(context, builder, array).data
     return builder.gep(builder.bitcast(start, vector.as_pointer()), [index])
 

@@ -19,7 +19,7 @@ The gradient of the slope is summed in float64 and in a fixed order: by lane, by
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,6 +36,8 @@ from impls.relu import numba_cuda as relu
 
 Array = Any
 Formula = Callable[..., Any]
+
+_require = partial(relu.require, dtypes=("float32", "float64"))
 
 
 @cache
@@ -398,11 +400,11 @@ class Forward:
     name: str
 
     def out(self, x: Array, out: Array) -> Array:
-        aligned = relu.require(x=x, out=out)
+        aligned = _require(x=x, out=out)
         return relu.launch(forward_kernel(self.name, str(x.dtype)), aligned, x, out)
 
     def inplace(self, x: Array) -> Array:
-        aligned = relu.require(x=x)
+        aligned = _require(x=x)
         return relu.launch(forward_kernel(self.name, str(x.dtype)), aligned, x, x)
 
 
@@ -413,11 +415,11 @@ class Backward:
     name: str
 
     def out(self, grad: Array, saved: Array, out: Array) -> Array:
-        aligned = relu.require(grad=grad, saved=saved, out=out)
+        aligned = _require(grad=grad, saved=saved, out=out)
         return relu.launch(backward_kernel(self.name, str(grad.dtype)), aligned, grad, saved, out)
 
     def inplace(self, grad: Array, saved: Array) -> Array:
-        aligned = relu.require(grad=grad, saved=saved)
+        aligned = _require(grad=grad, saved=saved)
         return relu.launch(backward_kernel(self.name, str(grad.dtype)), aligned, grad, saved, grad)
 
 
@@ -435,7 +437,7 @@ class PreluForward:
     fits: Callable[[Array, Array, str], None]
 
     def out(self, x: Array, slope: Array, out: Array) -> Array:
-        aligned = _require(self.fits, slope, x=x, out=out)
+        aligned = _require_with_slope(self.fits, slope, x=x, out=out)
         channels, dtype = slope.size, str(x.dtype)
         blocks, threads, tiles = prelu_grid(x.size, channels, dtype, aligned)
         relu.run(prelu_forward_kernel(dtype, channels), blocks, threads, x, slope, out, tiles)
@@ -452,7 +454,7 @@ class PreluBackward:
     fits: Callable[[Array, Array, str], None]
 
     def out(self, grad: Array, saved: Array, slope: Array, out: Array) -> tuple[Array, Array]:
-        aligned = _require(self.fits, slope, grad=grad, saved=saved, out=out)
+        aligned = _require_with_slope(self.fits, slope, grad=grad, saved=saved, out=out)
         channels, dtype = slope.size, str(grad.dtype)
         blocks, threads, tiles = prelu_grid(grad.size, channels, dtype, aligned)
         sums, total = cuda.device_array(blocks * channels, np.float64), cuda.device_array(channels, grad.dtype)
@@ -464,13 +466,13 @@ class PreluBackward:
         return self.out(grad, saved, slope, grad)
 
 
-def _require(fits: Callable[..., None], slope: Array, **arrays: Array) -> bool:
+def _require_with_slope(fits: Callable[..., None], slope: Array, **arrays: Array) -> bool:
     """Raise unless the arrays, of which the last one is `out`, and the slope are as `impls.relu.numba_cuda` needs.
 
     Return True if all but the slope are aligned to 16 bytes.
     """
     (name, first), *_ = arrays.items()
-    aligned = relu.require(**arrays)
+    aligned = _require(**arrays)
     relu.require_on_device("slope", slope)
     fits(first, slope, name)
     checks.separate("out", relu.span(arrays["out"]), slope=relu.span(slope))

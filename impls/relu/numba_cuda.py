@@ -10,8 +10,9 @@ A block processes tiles of `THREADS * VECTORS` vectors of 16 bytes. Elements aft
 aligned to 16 bytes, are processed one element at a time. The grid has as many blocks as the device can hold at once;
 blocks stride over the tiles. Indices have 64 bits, so any length works.
 
-Arrays are C-contiguous device arrays, float32 or float64. Host arrays are refused, because Numba would silently copy
-them to the device and back. There are no fresh forms: Numba allocates with `cudaMalloc`, which synchronises the device.
+Arrays are C-contiguous device arrays of floats. Those of 16 bits (bfloat16 is that of `ml_dtypes`) are processed as
+integers: ReLU needs their sign, and to tell NaN. Host arrays are refused, because Numba would silently copy them to the
+device and back. There are no fresh forms: Numba allocates with `cudaMalloc`, which synchronises the device.
 Calls return before the device has finished, as is usual on CUDA.
 """
 
@@ -28,7 +29,10 @@ from impls.relu import checks
 Array = Any
 Backward = Callable[[Array], Array]
 
-DTYPES = ("float32", "float64")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+# Bits of infinity in dtypes of 16 bits; those of NaN are above it. The sign is the highest bit.
+INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80}
+SIGN = 0x8000
 THREADS = 256
 # 64 bytes in flight per thread, 64 KiB per multiprocessor; 8 TB/s at a latency of 0.8 us need 43 KiB (Little's law).
 VECTORS = 4
@@ -47,15 +51,37 @@ class Kernels(NamedTuple):
     forward_bits: Any
 
 
+def processed(dtype: str) -> str:
+    """Return the dtype of the arrays that kernels for a dtype get."""
+    return "uint16" if dtype in INFINITY else dtype
+
+
 def tile_elements(dtype: str, threads: int | None = None) -> int:
     """Return the number of elements of a tile. threads: of a block, THREADS by default."""
-    return (threads or THREADS) * VECTORS * cuda_vectors.lanes(dtype)
+    return (threads or THREADS) * VECTORS * cuda_vectors.lanes(processed(dtype))
+
+
+def _signs(dtype: str) -> tuple[Any, Any]:
+    """Return two device functions of a value: is it 0 or less, and is it above 0? NaN is neither.
+
+    Of integers, the first takes +0 for what is above 0; a kernel that passes it returns 0 all the same.
+    """
+    if dtype not in INFINITY:
+        zero = np.dtype(dtype).type(0)
+        return cuda.jit(device=True)(lambda value: value <= zero), cuda.jit(device=True)(lambda value: value > zero)
+    infinity = INFINITY[dtype]
+    return (
+        cuda.jit(device=True)(lambda value: SIGN <= value <= SIGN | infinity),
+        cuda.jit(device=True)(lambda value: 0 < value <= infinity),
+    )
 
 
 @cache
 def kernels(dtype: str) -> Kernels:
     """Return the kernels for arrays of a dtype. They are compiled at their first call."""
-    lanes, tile, element = cuda_vectors.lanes(dtype), tile_elements(dtype), from_dtype(np.dtype(dtype))
+    is_blocked, is_positive = _signs(dtype)
+    tile, dtype = tile_elements(dtype), processed(dtype)
+    lanes, element = cuda_vectors.lanes(dtype), from_dtype(np.dtype(dtype))
     # Elements of a tile that a thread processes, and their bytes of packed bits.
     held = VECTORS * lanes
     groups = held // 8
@@ -70,12 +96,12 @@ def kernels(dtype: str) -> Kernels:
             for k in range(VECTORS):
                 cuda_vectors.load(values, k, x, first + k * THREADS)
             for k in range(held):
-                values[k] = zero if values[k] <= zero else values[k]
+                values[k] = zero if is_blocked(values[k]) else values[k]
             for k in range(VECTORS):
                 cuda_vectors.store(out, first + k * THREADS, values, k)
         for i in range(tiles * tile + cuda.grid(1), x.size, cuda.gridsize(1)):
             value = x[i]
-            out[i] = zero if value <= zero else value
+            out[i] = zero if is_blocked(value) else value
 
     @cuda.jit
     def backward(grad, saved, out, tiles):
@@ -86,11 +112,11 @@ def kernels(dtype: str) -> Kernels:
                 cuda_vectors.load(values, k, grad, first + k * THREADS)
                 cuda_vectors.load(kept, k, saved, first + k * THREADS)
             for k in range(held):
-                values[k] = values[k] if kept[k] > zero else zero
+                values[k] = values[k] if is_positive(kept[k]) else zero
             for k in range(VECTORS):
                 cuda_vectors.store(out, first + k * THREADS, values, k)
         for i in range(tiles * tile + cuda.grid(1), grad.size, cuda.gridsize(1)):
-            out[i] = grad[i] if saved[i] > zero else zero
+            out[i] = grad[i] if is_positive(saved[i]) else zero
 
     @cuda.jit
     def backward_bits(grad, saved, out, tiles):
@@ -122,8 +148,8 @@ def kernels(dtype: str) -> Kernels:
                 kept = 0
                 for k in range(8):
                     value = values[group * 8 + k]
-                    kept |= (1 if value > zero else 0) << k
-                    values[group * 8 + k] = zero if value <= zero else value
+                    kept |= (1 if is_positive(value) else 0) << k
+                    values[group * 8 + k] = zero if is_blocked(value) else value
                 bits[first + group * THREADS] = kept
             for group in range(groups):
                 for k in range(wide):
@@ -132,8 +158,8 @@ def kernels(dtype: str) -> Kernels:
             kept = 0
             for i in range(8 * byte, min(8 * byte + 8, x.size)):
                 value = x[i]
-                kept |= (1 if value > zero else 0) << (i - 8 * byte)
-                out[i] = zero if value <= zero else value
+                kept |= (1 if is_positive(value) else 0) << (i - 8 * byte)
+                out[i] = zero if is_blocked(value) else value
             bits[byte] = kept
 
     return Kernels(forward, backward, backward_bits, forward_bits)
@@ -197,8 +223,14 @@ def block_count(elements: int, tile: int) -> int:
 
 def run(kernel: Any, blocks: int, threads: int, *arguments: Any) -> None:
     """Run a kernel on its arguments, of which arrays become flat."""
-    flat = tuple(each.reshape(each.size) if getattr(each, "ndim", 1) != 1 else each for each in arguments)
+    flat = tuple(_flat(each) if hasattr(each, "ndim") else each for each in arguments)
     _specialised(kernel, flat)[blocks, threads](*flat)
+
+
+def _flat(array: Array) -> Array:
+    """Return an array in one dimension, as kernels get it; as it is where it can be, as a view takes microseconds."""
+    flat = array if array.ndim == 1 else array.reshape(array.size)
+    return flat.view(np.uint16) if str(array.dtype) in INFINITY else flat
 
 
 def _specialised(kernel: Any, arguments: tuple[Any, ...]) -> Any:
@@ -216,15 +248,16 @@ def _multiprocessors() -> int:
     return cuda.get_current_device().MULTIPROCESSOR_COUNT if not cuda_vectors.SIMULATED else 1
 
 
-def require(bits: Array | None = None, **arrays: Array) -> bool:
-    """Raise unless the arrays are contiguous, floating, on the device, alike, and none overlaps the target in part.
+def require(bits: Array | None = None, dtypes: tuple[str, ...] = DTYPES, **arrays: Array) -> bool:
+    """Raise unless the arrays are contiguous, on the device, alike, and none overlaps the target in part.
 
-    The target is `out` if there is one, otherwise the first array. bits: packed bits, the argument `saved`.
+    The target is `out` if there is one, otherwise the first array. bits: packed bits, the argument `saved`. dtypes: of
+    the other arrays.
     Return True if all of them are aligned to 16 bytes. The address of each is read once, as that takes microseconds.
     """
     for name, array in arrays.items():
         require_on_device(name, array)
-    checks.floating(DTYPES, **arrays)
+    checks.floating(dtypes, **arrays)
     (first_name, first), *others = arrays.items()
     for name, array in others:
         checks.alike(first, array, first_name, name)

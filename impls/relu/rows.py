@@ -251,7 +251,6 @@ NUMBA_CUDA = Framework(
     "relu",
     "numba_cuda",
     "impls.relu.numba_cuda",
-    dtypes=("float32", "float64"),
     device="cuda",
     threaded=False,
     compiled=True,

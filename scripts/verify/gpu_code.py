@@ -151,7 +151,8 @@ def numba_relu(architecture: int) -> Iterator[Source]:
         "backward_bits": ("relu", "backward", "numba-cuda-bits.out"),
     }
     for dtype in numba_cuda.DTYPES:
-        array, bits = types.Array(from_dtype(np.dtype(dtype)), 1, "C"), types.Array(types.uint8, 1, "C")
+        element = from_dtype(np.dtype(numba_cuda.processed(dtype)))
+        array, bits = types.Array(element, 1, "C"), types.Array(types.uint8, 1, "C")
         arguments = {
             "forward": (array, array),
             "backward": (array, array, array),
@@ -168,7 +169,7 @@ def numba_relu(architecture: int) -> Iterator[Source]:
                 numba_cuda.BLOCKS_EACH,
                 rows.get(name),
                 # Neighbouring threads read bits of the same byte.
-                shared=8 // cuda_vectors.lanes(dtype) if name == "backward_bits" else 1,
+                shared=8 // cuda_vectors.lanes(element.name) if name == "backward_bits" else 1,
             )
 
 

@@ -56,13 +56,14 @@ class NumbaCudaDriver(DeviceDriver, StepDriver):
     def array(self, values: np.ndarray, dtype: str) -> Any:
         from numba import cuda
 
-        return cuda.to_device(np.array(values, dtype=dtype))
+        return cuda.to_device(np.array(values, dtype=_numpy_dtype(dtype)))
 
     def dtype(self, array: Any) -> str:
         return str(array.dtype)
 
     def to_numpy(self, array: Any) -> np.ndarray:
-        return array.copy_to_host()
+        values = array.copy_to_host()
+        return values.astype(np.float32) if str(values.dtype) in ("float16", "bfloat16") else values
 
     def restore(self, target: Any, pristine: Any) -> Any:
         target.copy_to_device(pristine)
@@ -124,6 +125,15 @@ class NumbaCudaDriver(DeviceDriver, StepDriver):
         step(batch)
         step(batch)
         return self._live.peak_bytes - before_bytes
+
+
+def _numpy_dtype(dtype: str) -> np.dtype:
+    """NumPy's dtype, or that of `ml_dtypes`, which Numba knows too."""
+    if dtype != "bfloat16":
+        return np.dtype(dtype)
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
 
 
 def _counting_manager(live: Live) -> type:
