@@ -103,11 +103,13 @@ def test_unaligned_arrays_give_the_reference_result(row: Variant, dtype: str) ->
 
 @numba_cases
 def test_numba_equals_numpy_bitwise(row: Variant, dtype: str) -> None:
-    x, grad = (any_bits(dtype, TILE + 21, seed) for seed in (1, 2))
+    framework = driver(row.framework)
+    to_numpy = framework.to_numpy
+    # A driver's arrays of 16 bits have NaN with other bits.
+    x, grad = (to_numpy(framework.array(any_bits(host(dtype), TILE + 21, seed), dtype)) for seed in (1, 2))
     inputs = operators.inputs(row, x, grad, dtype)
     y, gradient = np.where((x > 0) | np.isnan(x), x, 0), np.where(x > 0, grad, 0)
     expected = {"forward": (y,), "backward": (gradient,), "roundtrip": (y, gradient)}[row.direction]
-    to_numpy = driver(row.framework).to_numpy
     for result, values in zip(results(row, arguments(row, inputs)), expected, strict=True):
         np.testing.assert_array_equal(bits(to_numpy(result)), bits(values))
 

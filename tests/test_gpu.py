@@ -35,7 +35,7 @@ from benchmarks.harness.machine import cuda_driver, gpu, linux
 from benchmarks.harness.machine.cuda_driver import Driver
 from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Slice
 from benchmarks.harness.processes import answers, blocks
-from benchmarks.harness.quantities import dispatch, operator_row
+from benchmarks.harness.quantities import dispatch, operator_row, training_step
 from benchmarks.harness.roofline import ceilings
 from benchmarks.harness.roofline.loops import DEVICE_LOOPS
 from benchmarks.harness.timing import sampler
@@ -43,8 +43,9 @@ from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.timing.device import SPIN_UP_S, DeviceTimer
 from benchmarks.harness.truth.calls import Calls
 from benchmarks.harness.truth.comparison import WrongResult
+from benchmarks.harness.truth.shared import Shared
 from impls import device_loops
-from impls.catalog import STEPS, VARIANTS, find, variants
+from impls.catalog import STEPS, VARIANTS, find, find_step, variants
 from impls.cnn.architecture import RELU_NETWORKS
 from scripts.report import metrics
 from scripts.verify import gpu_check, gpu_document
@@ -492,6 +493,55 @@ def test_a_missing_gpu_has_no_state_and_no_bandwidth():
     assert gpu.Device().state() == {}
     assert gpu.Device().slowed_by() == []
     assert gpu.Device().bandwidth_gb_per_s() is None
+    assert gpu.Device().energy_j() is None
+
+
+class Nvml:
+    """NVIDIA's library for a GPU that reports nothing, or its energy alone: 3 J more whenever it is read."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, counts):
+        if counts:
+            readings = iter((3000, 6000))
+            self.nvmlDeviceGetTotalEnergyConsumption = lambda handle: next(readings)
+
+    def __getattr__(self, name):
+        raise self.NVMLError(name)
+
+
+def timed_step(monkeypatch, counts):
+    """A step of PyTorch's row for GPUs, made on the CPU, after one round, and its slice."""
+    monkeypatch.setattr(gpu, "_opened", lambda: (Nvml(counts), None))
+    # One round of the batches.
+    monkeypatch.setattr(training_step, "ENERGY_S", 1e-9)
+    row, case = find_step("torch-cuda.fresh"), StepCase("time", "mnist_cnn", "torch-cuda.fresh", 2)
+    timed = training_step.TimedStep(replace(row, function="impls.cnn.torch_:build"), case, OnCpu(), Core(), Shared())
+    timed.prepare()
+    return timed, timed.slice(0)
+
+
+def test_a_step_on_a_gpu_has_device_time_and_energy(monkeypatch):
+    timed, taken = timed_step(monkeypatch, counts=True)
+    process = timed.finish()
+    assert process.device.samples_s == [pytest.approx(1e-6)]
+    assert taken.warmup_s > SPIN_UP_S
+    # 3 J for three batches.
+    assert process.step.energy_j == pytest.approx(1.0)
+
+
+def test_a_gpu_without_an_energy_counter_has_no_energy(monkeypatch):
+    timed, _ = timed_step(monkeypatch, counts=False)
+    assert timed.finish().step.energy_j is None
+
+
+def test_pytorch_reports_what_its_allocator_gave_out(monkeypatch):
+    framework = TorchDriver()
+    assert framework.step_allocated_bytes() is None
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 512)
+    assert framework.step_allocated_bytes() == 512
 
 
 def test_throttle_reasons_are_named():

@@ -69,7 +69,7 @@ def status_and_reason(folders: tuple[Path, Path]) -> dict[tuple[str, ...], tuple
 def test_a_number_becomes_a_row_with_all_columns(folders):
     write(folders[0], content({FORWARD: 2e-3}))
     ratios = {"fastest": ratio(1.5, "numba.out"), "roof": ratio(2.0, "copy.all"), "bus": ratio(1.25, "scale.one")}
-    step = StepTiming(1e-6, {phase: [3e-4, 4e-4, 9e-4] for phase in PHASES}, [-1.0, 2.0, 12.5])
+    step = StepTiming(1e-6, {phase: [3e-4, 4e-4, 9e-4] for phase in PHASES}, [-1.0, 2.0, 12.5], 0.25)
     first = process(
         20, preempted=2, throttled=3, steady=False, probes_s=[1.1e-5, 1.4e-5], empty_call_s=3e-8,
         device=DeviceTiming(device_s=1e-3), step=step,
@@ -83,7 +83,8 @@ def test_a_number_becomes_a_row_with_all_columns(folders):
     share = intervals.of([step.relu_percent])
     row = only_row(folders)
     parts = ("ratio", "low", "high")
-    nothing = {name: row.pop(name) for name in (f"{to}_{part}" for to in ("fresh", "relu") for part in parts)}
+    absent = ["allocated_bytes", *(f"{to}_{part}" for to in ("fresh", "relu") for part in parts)]
+    nothing = {name: row.pop(name) for name in absent}
     assert all(map(math.isnan, nothing.values()))
     assert row == {
         "machine": "box", "fingerprint": "unknown", "commit": COMMIT, "env": ENV,
@@ -102,7 +103,7 @@ def test_a_number_becomes_a_row_with_all_columns(folders):
         "relu_to": "",
         "forward_s": 4e-4, "loss_s": 4e-4, "backward_s": 4e-4, "update_s": 4e-4,
         "relu_percent": 2.0, "relu_percent_low": share.low, "relu_percent_high": share.high,
-        results.ROUNDS: array("d", [1e-3] * 32), results.PROFILE: "core",
+        "energy_j": 0.25, results.ROUNDS: array("d", [1e-3] * 32), results.PROFILE: "core",
     }  # fmt: skip
 
 

@@ -83,11 +83,13 @@ class StepTiming:
     deviation: the largest relative error of an array against the reference.
     phases_s: seconds of each phase that the step marks, one of each round.
     relu_percent: ReLU's share of the step in each round; empty where the network without ReLU diverged.
+    energy_j: joules that the GPU's board takes for a step, its idle power included; None where it does not report them.
     """
 
     deviation: float
     phases_s: dict[str, list[float]] = field(default_factory=dict)
     relu_percent: list[float] = field(default_factory=list)
+    energy_j: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Process:
 
     number: calls in a sample, as last counted. threads: read back from the framework. import_s: seconds to import the
     framework and the row. empty_call_s: the time of an empty call, which every time contains.
+    allocated_bytes: of a peak of requested bytes, the peak of the allocator's blocks; None where it reports none.
     """
 
     number: int | None = None
@@ -105,6 +108,7 @@ class Process:
     slices: list[Slice] = field(default_factory=list)
     device: DeviceTiming | None = None
     step: StepTiming | None = None
+    allocated_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -167,9 +171,9 @@ def digest_of(samples_s: Sequence[float]) -> str:
     return sha256(json.dumps(list(samples_s)).encode()).hexdigest()[:12]
 
 
-def exact(value: int) -> Measurement:
+def exact(value: int, allocated_bytes: int | None = None) -> Measurement:
     """A number that does not vary: bytes."""
-    return Measurement("ok", value=value, processes=[Process()])
+    return Measurement("ok", value=value, processes=[Process(allocated_bytes=allocated_bytes)])
 
 
 def single(seconds: float) -> Measurement:

@@ -27,7 +27,7 @@ ROW = ["operator", "direction", "variant"]
 OPERATOR_RIVALS = [*RUN, "quantity", "operator", "direction", "elements", "dtype", "threads", "device"]
 STEP_RIVALS = [*RUN, "network", "batch", "device", "precision"]
 FASTEST = ["fastest_ratio", "fastest_low", "fastest_high"]
-STEP_BYTES = ("saved_bytes", "peak_bytes")
+STEP_BYTES, ALLOCATED = ("saved_bytes", "peak_bytes"), "allocated_bytes"
 STEP_FACTS = ["framework", "device", "memory", "winograd", "notes"]
 STEP_METRICS = [
     *STEP_FACTS, "images_per_s", "gflop_per_s", "percent_of_gemm", "percent_of_gemm_low", "percent_of_gemm_high",
@@ -198,9 +198,9 @@ def _to_impossible(rows: pd.DataFrame, name: str, rivals: list[str]) -> pd.Serie
 def step_memory(table: pd.DataFrame) -> pd.DataFrame:
     """The bytes of training steps of ReLU networks, fresh and in place side by side: a row for each STEP_MEMORY_KEY.
 
-    Columns such as saved_bytes_fresh; spared_bytes: what in place takes off the peak; predicted_saved_bytes and
-    predicted_spared_bytes: the prediction of the network's table for hand-written steps, and for eager autograd;
-    differs: whether a measurement is not the prediction.
+    Columns such as saved_bytes_fresh; allocated_bytes_fresh: the peak in the allocator's blocks; spared_bytes: what in
+    place takes off the peak; predicted_saved_bytes and predicted_spared_bytes: the prediction of the network's table
+    for hand-written steps, and for eager autograd; differs: whether a measurement is not the prediction.
     """
     rows = table[(table["kind"] == "step") & table["quantity"].isin(STEP_BYTES) & table["value"].notna()]
     rows = rows[rows["network"].isin(RELU_NETWORKS)]
@@ -211,12 +211,13 @@ def step_memory(table: pd.DataFrame) -> pd.DataFrame:
         ]
     )
     rows = rows.merge(catalog, on="variant", how="inner")
-    columns = [f"{quantity}_{memory}" for quantity in STEP_BYTES for memory in ("fresh", "inplace")]
+    columns = [f"{quantity}_{memory}" for quantity in (*STEP_BYTES, ALLOCATED) for memory in ("fresh", "inplace")]
     if rows.empty:
         return pd.DataFrame(columns=[*STEP_MEMORY_KEY, *columns, *PREDICTED, "differs"])
     models = dict(zip(catalog["flavour"], catalog["saved_model"], strict=True))
     rows = rows.assign(column=rows["quantity"] + "_" + rows["memory"])
-    wide = rows.pivot_table(index=STEP_MEMORY_KEY, columns="column", values="value")
+    allocated = rows.assign(column=f"{ALLOCATED}_" + rows["memory"], value=rows[ALLOCATED]).dropna(subset=["value"])
+    wide = pd.concat([rows, allocated]).pivot_table(index=STEP_MEMORY_KEY, columns="column", values="value")
     wide = wide.reindex(columns=columns).reset_index()
     wide["spared_bytes"] = wide["peak_bytes_fresh"] - wide["peak_bytes_inplace"]
     sizes = list(zip(wide["network"], wide["batch"], [models[flavour] for flavour in wide["flavour"]], strict=True))

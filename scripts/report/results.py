@@ -65,8 +65,10 @@ COLUMNS = [
     "throttled", *RATIO_NUMBERS, *RATIO_TEXTS,
 ]  # fmt: skip
 RELU_SHARE = ["relu_percent", "relu_percent_low", "relu_percent_high"]
+# Of training steps on a GPU: joules, and of a peak the bytes of the allocator's blocks. Earlier files lack these.
+OF_GPU_STEPS = ["energy_j", "allocated_bytes"]
 # Further columns of training steps: seconds of phases, and the percentage that ReLUs take, with its 95 % interval.
-STEP_COLUMNS = [*(f"{phase}_s" for phase in PHASES), *RELU_SHARE]
+STEP_COLUMNS = [*(f"{phase}_s" for phase in PHASES), *RELU_SHARE, *OF_GPU_STEPS]
 # The times of all rounds, and the name of the profile that was measured, or empty: no file of a report has them.
 ROUNDS, PROFILE = "rounds_s", "profile"
 DATES = ["date", "measured"]
@@ -163,7 +165,9 @@ def from_parquet(path: Path) -> Results:
     """
     columns = [*COLUMNS, *STEP_COLUMNS]
     try:
-        table = pd.read_parquet(path, columns=columns).astype({name: TYPES.get(name, "str") for name in columns})
+        table = pd.read_parquet(path)
+        lacking = dict.fromkeys(set(OF_GPU_STEPS) - set(table.columns), float("nan"))
+        table = table.assign(**lacking)[columns].astype({name: TYPES.get(name, "str") for name in columns})
     except (*asv_files.DAMAGE, ImportError) as error:
         raise NoResults(f"{path} is no results.parquet of a report: {error}") from None
     return Results(table.assign(**{ROUNDS: None, PROFILE: ""}), [], {})
@@ -276,7 +280,9 @@ def _columns(row: dict[str, Any], same_case: list[_Recorded]) -> dict[str, Any]:
     if not own:
         return {}
     circumstances = own[-1].circumstances
-    contended = {"contended": circumstances["rounds"] - row["counted"]} if circumstances and row["counted"] else {}
+    contended = (
+        {"contended": circumstances["rounds"] - row["counted"]} if "rounds" in circumstances and row["counted"] else {}
+    )
     return {**_recorded_columns(own[-1]), **contended}
 
 
@@ -319,10 +325,10 @@ def _ratios(ratios: Mapping[str, Ratio]) -> dict[str, Any]:
 
 
 def _circumstances(processes: Sequence[Process]) -> dict[str, Any]:
-    """The circumstances of a time that was measured in rounds."""
+    """The circumstances of a time that was measured in rounds, and of bytes what the allocator adds."""
     slices = [taken for process in processes for taken in process.slices]
     if not slices:
-        return {}
+        return {"allocated_bytes": _reduced(max, (process.allocated_bytes for process in processes))}
     steps = [process.step for process in processes if process.step]
     return {
         "passes": sum(bool(process.slices) for process in processes),
@@ -335,6 +341,7 @@ def _circumstances(processes: Sequence[Process]) -> dict[str, Any]:
         "device_s": _reduced(median, (process.device.device_s for process in processes if process.device)),
         "throttled": sum(taken.throttled for taken in slices),
         ROUNDS: array("d", (median(taken.samples_s) for taken in slices if taken.samples_s)),
+        "energy_j": _reduced(median, (step.energy_j for step in steps)),
         **_relu_share(steps),
         **{f"{phase}_s": _reduced(median, _rounds(phase, steps)) for phase in PHASES},
     }

@@ -336,7 +336,8 @@ def step_lines(times: Sequence[Time]) -> Iterator[str]:
     for time in times:
         ratio = time.latency_s / _torch_s(times, time.subject)
         yield (
-            f"{time.subject:<18}{time.variant:<32}{time.size:>6}{1e3 * time.latency_s:>9.3f} ms{ratio:>7.2f} x torch   "
+            f"{time.subject:<18}{time.variant:<32}{time.size:>6}{1e3 * time.latency_s:>9.3f} ms{ratio:>7.2f} x torch"
+            f"{1e3 * time.device_s:>9.3f} ms on the device   "
             f"{time.remark}"
         ).rstrip()
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.harness.case import ProductCase, StepCase
-from benchmarks.harness.measurement import Ratio, StepTiming
+from benchmarks.harness.measurement import DeviceTiming, Process, Ratio, StepTiming
 from benchmarks.harness.timing import intervals
 from scripts.report.sections import answers as answers_section
 from scripts.report.text import number_text
@@ -36,7 +36,7 @@ def test_training_steps_are_shown_with_phases_and_memory(tmp_path):
     # Seconds of phases in three rounds; the second pass is slower.
     phases = {"forward": 6e-3, "loss": 1e-3, "backward": 8e-3, "update": 1e-3}
     passes = [
-        StepTiming(1e-6, {name: [scale * seconds for scale in scales] for name, seconds in phases.items()}, share)
+        StepTiming(1e-6, {name: [scale * seconds for scale in scales] for name, seconds in phases.items()}, share, 0.25)
         for scales, share in (((1, 1.1, 2), [-0.5, 3.0, 7.25]), ((1.1, 1.2), [3.0, 4.0]))
     ]
     of_numpy = {"fastest": ratio(1.0, "numpy.inplace", 0), "fresh": ratio(0.9, "numpy.fresh")}
@@ -45,7 +45,7 @@ def test_training_steps_are_shown_with_phases_and_memory(tmp_path):
     lines = [
         record(
             StepCase("time", "mnist_cnn", "numpy.inplace", 64), value=0.016, interval=(0.015, 0.017), ratios=of_numpy,
-            processes=[process(step=step) for step in passes],
+            processes=[process(step=step, device=DeviceTiming(device_s=0.012)) for step in passes],
         ),
         record(
             StepCase("time", "mnist_cnn", "jax.fresh", 64), value=0.032,
@@ -55,6 +55,10 @@ def test_training_steps_are_shown_with_phases_and_memory(tmp_path):
             StepCase("time", "mnist_cnn", "torch.fresh", 64), value=1e-6,
             ratios={"roof": Ratio(0.01, 0.005, 0.02, "torch"), "fastest": ratio(1.0, "torch.fresh")},
         ),
+        record(
+            StepCase("peak_bytes", "mnist_cnn", "torch.fresh", 16), value=9_000_000,
+            processes=[Process(allocated_bytes=9_437_184)],
+        ),
     ]  # fmt: skip
     write_records(tmp_path / "outcomes", lines)
     out = build(tmp_path)
@@ -63,16 +67,18 @@ def test_training_steps_are_shown_with_phases_and_memory(tmp_path):
     cells = {row[0]: row for row in (re.findall(r"<td[^>]*>(.*?)</td>", line) for line in lines)}
     share = intervals.of([step.relu_percent for step in passes])
     shown = f"{number_text(share.low, 2)} … {number_text(share.high, 2)}"
-    assert cells["numpy.inplace"][1:7] == ["64", "16 ms", "15 ms … 17 ms", "fastest", "0.9", "4,000"]
-    assert cells["numpy.inplace"][8:14] == ["25", "6.6 ms", "1.1 ms", "8.8 ms", "1.1 ms", shown]
+    assert cells["numpy.inplace"][1:5] == ["64", "16 ms", "15 ms … 17 ms", "12 ms"]
+    assert cells["numpy.inplace"][5:9] == ["0.25", "fastest", "0.9", "4,000"]
+    assert cells["numpy.inplace"][10:16] == ["25", "6.6 ms", "1.1 ms", "8.8 ms", "1.1 ms", shown]
     assert 'title="20 … 31.2">25<' in page
     assert 'title="1.99 … 2.01 times numpy.inplace">2<' in page
-    assert cells["jax.fresh"][4:6] == ["2", "–"]
-    assert cells["jax.fresh"][8:15] == ["–", *["–"] * 4, "– … –", "2.5 s"]
+    assert cells["jax.fresh"][4:8] == ["–", "–", "2", "–"]
+    assert cells["jax.fresh"][10:17] == ["–", *["–"] * 4, "– … –", "2.5 s"]
     assert cells["torch.fresh"][2] == "impossible"
-    assert cells["torch.fresh"][8] == "10,000"
-    assert {len(cells[name]) for name in ("numpy.inplace", "jax.fresh", "torch.fresh")} == {16}
-    assert cells["torch"][2:9] == ["4,000,000", "4,000,000", "3,276,548", "9,000,000", "6,750,000", "2,250,000", "–"]
+    assert cells["torch.fresh"][10] == "10,000"
+    assert {len(cells[name]) for name in ("numpy.inplace", "jax.fresh", "torch.fresh")} == {18}
+    assert cells["torch"][2:7] == ["4,000,000", "4,000,000", "3,276,548", "9,000,000", "6,750,000"]
+    assert cells["torch"][7:11] == ["9,437,184", "–", "2,250,000", "–"]
     assert "mnist_cnn in torch: <b>2.146 MiB</b> of 8.583 MiB (25 %), 0 B of what is saved for backward." in page
     assert f"<b>{number_text(share.value, 2)} %</b> ({shown}) of mnist_cnn in numpy.inplace." in page
     assert (out / "cnn.mnist_cnn-64.svg").exists()

@@ -93,3 +93,7 @@ class StepDriver(Driver):
     @abstractmethod
     def step_peak_bytes(self, make: Callable[[], tuple[Any, Any]]) -> int:
         """Peak of bytes allocated while `make() -> (step, batch)` builds a training step that then runs twice."""
+
+    def step_allocated_bytes(self) -> int | None:
+        """The peak of the last `step_peak_bytes` in the allocator's blocks; None where it does not report them."""
+        return None

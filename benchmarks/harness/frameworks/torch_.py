@@ -140,6 +140,11 @@ class TorchDriver(DeviceDriver, StepDriver):
 
         return _peak_bytes(make_and_run)
 
+    def step_allocated_bytes(self) -> int | None:
+        import torch
+
+        return torch.cuda.max_memory_allocated() if _device() == "cuda" else None
+
 
 class _Storages:
     """The distinct storages behind tensors, by address."""

@@ -39,6 +39,10 @@ class Device:
         """Return the reasons of current slowdowns. An idle device reports none."""
         return self._query(lambda nvml, handle: slowed_by(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)), [])
 
+    def energy_j(self) -> float | None:
+        """Return the energy that the board has taken since the driver was loaded, in joules; None if not reported."""
+        return self._query(lambda nvml, handle: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, None)
+
     def bandwidth_gb_per_s(self) -> float | None:
         """Return the datasheet's bandwidth, at two transfers per cycle of the highest memory clock; None if unknown."""
         return self._query(

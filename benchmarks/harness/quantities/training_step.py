@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from math import isfinite, prod, sqrt
 from time import perf_counter
@@ -9,11 +10,12 @@ from typing import Any
 
 from benchmarks.harness import measurement
 from benchmarks.harness.case import StepCase
-from benchmarks.harness.frameworks import Driver, step_driver
+from benchmarks.harness.frameworks import Driver, device_driver, step_driver
 from benchmarks.harness.machine import gpu
-from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Slice, StepTiming
+from benchmarks.harness.measurement import Measurement, Process, Slice, StepTiming
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
+from benchmarks.harness.timing.device import DeviceTimer
 from benchmarks.harness.truth import training
 from benchmarks.harness.truth.comparison import WrongResult
 from benchmarks.harness.truth.shared import Shared
@@ -26,6 +28,8 @@ from impls.variant import ITEMSIZE_BYTES, StepVariant
 BATCHES = 3
 # The reference takes seconds for so many images. Larger batches that are multiples repeat them, in random order.
 LARGEST, DISTINCT = 256, 64
+# A GPU's energy counter advances about every 0.1 s.
+ENERGY_S = 2.0
 
 
 def network_of(case: StepCase) -> Network:
@@ -64,9 +68,14 @@ class TimedStep:
             throttled_by=self.device.slowed_by if self.device else list,
             pace=sampler.BRIEF if self.is_compared else sampler.USUAL,
         )
+        self.device_timer = self._device_timer(framework, self.device) if self.device else None
         self.deviations: list[float] = []
         self.phases_s: dict[str, list[float]] = {}
         self.relu_percent: list[float] = []
+
+    def _device_timer(self, framework: Driver, device: gpu.Device) -> DeviceTimer:
+        supply = sampler.in_turn([(arrays,) for arrays in self.arrays])
+        return DeviceTimer(device_driver(framework), self.step, lambda calls: list(supply(calls)), device)
 
     def prepare(self) -> None:
         """Check the first step. Raises WrongResult."""
@@ -76,11 +85,15 @@ class TimedStep:
                 _marked(each, self.arrays[0], self.wait)
 
     def slice(self, round_number: int) -> Slice:
-        """One slice, and one round of phases and ReLU's share."""
+        """One slice, and one round of phases and ReLU's share. Before it, on a GPU, a reading of device time."""
+        start_s = perf_counter()
+        if self.device_timer:
+            self.device_timer.read()
+        device_s = perf_counter() - start_s
         taken = self.timer.slice(round_number)
         if self.without_relu:
             self._mark(self.without_relu, round_number)
-        return taken
+        return replace(taken, warmup_s=taken.warmup_s + device_s)
 
     def _mark(self, without_relu: Any, round_number: int) -> None:
         batch = self.arrays[round_number % len(self.arrays)]
@@ -94,7 +107,11 @@ class TimedStep:
         self.relu_percent.append(100 * share)
 
     def finish(self) -> Process:
-        """Check a step on each of the other batches, from the state that it has then. Raises WrongResult."""
+        """Measure energy, then check a step on each of the other batches, from the state that it has then.
+
+        Raises WrongResult.
+        """
+        energy_j = self._energy_j(self.device) if self.device and not self.is_compared else None
         others = list(enumerate(self.arrays))[1:]
         for seed, arrays in random.sample(others, 1) if self.is_compared else others:
             self.deviations.append(_verify(self.case, self.step, arrays, seed))
@@ -103,10 +120,23 @@ class TimedStep:
         return Process(
             number=self.timer.number or None,
             empty_call_s=sampler.empty_call_s((self.arrays[0],), self.timer.number or 1),
-            # A step has no device time of its own.
-            device=DeviceTiming(state=self.device.state()) if self.device else None,
-            step=StepTiming(max(self.deviations), self.phases_s, self.relu_percent if converged else []),
+            device=self.device_timer.timing() if self.device_timer else None,
+            step=StepTiming(max(self.deviations), self.phases_s, self.relu_percent if converged else [], energy_j),
         )
+
+    def _energy_j(self, device: gpu.Device) -> float | None:
+        """Joules of a step, of as many as fit ENERGY_S, one after the other."""
+        self.wait()
+        start_s, start_j, steps = perf_counter(), device.energy_j(), 0
+        if start_j is None:
+            return None
+        while not steps or perf_counter() - start_s < ENERGY_S:
+            for arrays in self.arrays:
+                self.step(arrays)
+            steps += len(self.arrays)
+            self.wait()
+        end_j = device.energy_j()
+        return None if end_j is None else (end_j - start_j) / steps
 
 
 def _marked(step: Any, arrays: Any, wait: Callable[[], None]) -> dict[str, float]:
@@ -142,7 +172,9 @@ def _peak_bytes(variant: StepVariant, case: StepCase, framework: Driver, shared:
     step, arrays = _built_with_batch(variant, case)
     _verify_first(case, step, arrays, shared)
     del step, arrays
-    return measurement.exact(step_driver(framework).step_peak_bytes(lambda: _built_with_batch(variant, case)))
+    memory = step_driver(framework)
+    peak_bytes = memory.step_peak_bytes(lambda: _built_with_batch(variant, case))
+    return measurement.exact(peak_bytes, memory.step_allocated_bytes())
 
 
 def _first_call(variant: StepVariant, case: StepCase, framework: Driver, shared: Shared) -> Measurement:
