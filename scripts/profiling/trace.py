@@ -1,4 +1,4 @@
-"""Write recorded steps as a trace that Perfetto (ui.perfetto.dev) and Chrome (chrome://tracing) open.
+"""Write recorded steps as a trace that Perfetto (ui.perfetto.dev) opens.
 
 Source: Google, "Trace Event Format", 2016.
 """
