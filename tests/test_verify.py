@@ -12,8 +12,9 @@ import pytest
 
 from benchmarks.harness.case import OperatorCase
 from benchmarks.harness.frameworks import driver
+from benchmarks.harness.measurement import Measurement, Ratio
 from benchmarks.harness.truth.calls import Calls
-from scripts.verify import call_overhead, continuous, extra_work, false_alarms, power, streaming
+from scripts.verify import activation_times, call_overhead, continuous, extra_work, false_alarms, power, streaming
 from scripts.verify.continuous import Trial
 from tests.checkout import ROOT
 
@@ -144,3 +145,16 @@ def test_the_cost_of_a_call_and_of_its_parts_is_printed(capsys, monkeypatch):
     assert ratios.count("1.00 (1.00 to 1.00)") == 2
     expected = [[row.name, part] for row in rows for part in ("call", "dispatch", "checks", "work", "all")]
     assert sorted(line.split()[:2] for line in parts.splitlines()[1:]) == sorted(expected)
+
+
+def test_times_of_activations_have_their_ratio_to_relu_and_the_reason_of_what_is_missing():
+    cases = {
+        ("gelu", elements): OperatorCase("time", "gelu", "forward", "numpy.out", elements, "float32")
+        for elements in (2, 1000)
+    }
+    ratios = {"relu": Ratio(2.0, 1.5, 2.5, "numpy.out")}
+    measured = Measurement("wrong", "2 differ"), Measurement("unstable", "noise", 1e-6, ratios=ratios)
+    found = dict(zip(cases.values(), measured, strict=True))
+    _, line, reason = activation_times.table("forward", cases, found)
+    assert line.split() == ["gelu", "wrong", "~1.000", "ns", "2.00", "(1.50-2.50)"]
+    assert reason == "  2 elements: wrong: 2 differ"

@@ -2,10 +2,10 @@
 
 ./scripts/profile [ROW ...] [--network mnist_cnn] [--batch 64] [--elements 1048576] [--dtype float32] [--steps 30]
 ROW: of training steps, as numpy.inplace, or of an operator, as relu.forward.numpy.out; by default steps of one flavour
-of each framework. Writes two files for each row to reports/profiles: a trace for Perfetto (ui.perfetto.dev),
-and a table, from which the report lays the layers of all frameworks side by side, and lists the operators. Each row
-runs in a process of its own; one that fails does not stop the others. Exit code: 0; 1 if a row failed; 2 for arguments
-that are not accepted; 130 after Ctrl-C.
+of each framework. Writes two files for each row to reports/profiles: a trace for Perfetto (ui.perfetto.dev), and a
+table, from which the report lays the layers of all frameworks side by side, and lists the operators. Each row runs in a
+process of its own; one that fails does not stop the others. Exit code: 0; 1 if a row failed; 2 for arguments that are
+not accepted; 130 after Ctrl-C.
 """
 
 import argparse
