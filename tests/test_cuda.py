@@ -4,9 +4,11 @@ Each row equals the float64 reference, and the training step follows the referen
 that these tests detect them. `test_kernels.py` checks the compiled kernels.
 """
 
+import gc
 import importlib.util
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -15,23 +17,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cuda.bindings import driver as cuda_driver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numba import cuda, from_dtype, types
+from numba.cuda.cudadrv import devicearray
 
-from benchmarks.harness.case import OperatorCase
+from benchmarks.harness.case import OperatorCase, StepCase, Unsupported
 from benchmarks.harness.frameworks import driver
+from benchmarks.harness.quantities import training_step
 from benchmarks.harness.truth import comparison, operators, training
 from benchmarks.harness.truth.calls import Calls
 from impls.activations.reference import prelu
 from impls.activations.rows import PRELUS
-from impls.catalog import find
+from impls.catalog import find, find_step
 from impls.cnn.networks import Batch, Network, fused_saved_bytes, initial_parameters, random_batch
+from impls.cnn.numba_cuda import graph as graphs
 from impls.cnn.numba_cuda import products
 from impls.cnn.numba_cuda import step as steps_cuda
 from impls.relu import triton_
 from impls.variant import Variant
+from scripts.profiling import device_events
 from scripts.training import parity
 from tests import simulator
 from tests.conftest import arguments, cases, results
@@ -361,6 +368,169 @@ def test_saved_bytes_of_a_step_equal_the_prediction(network: Network) -> None:
 def test_fresh_relu_is_refused():
     with pytest.raises(ValueError, match=r"relu: 'fresh' given, one of 'inplace', 'none' needed"):
         step(SMALL[0], 2, "float32", "fresh")
+
+
+SUCCESS = cuda_driver.CUresult.CUDA_SUCCESS
+
+
+class CapturingDriver:
+    """A simulated driver with one stream. Kernels that the stream captures do not run; a launched graph runs them.
+
+    calls: what the driver and Numba were asked for, in order. fails: the function that fails.
+    """
+
+    CUresult, CUstreamCaptureMode = cuda_driver.CUresult, cuda_driver.CUstreamCaptureMode
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, version: int = 13000, fails: str = "") -> None:
+        self.version, self.fails = version, fails
+        self.calls = list[str]()
+        self.launched = list[products.Kernel]()
+        self.captured: list[Any] | None = None
+        self.run = products.Kernel.__call__
+        monkeypatch.setattr(graphs, "SIMULATED", False)
+        monkeypatch.setattr(graphs, "driver", self)
+        monkeypatch.setattr(cuda, "defer_cleanup", self.defer_cleanup)
+        monkeypatch.setattr(type(cuda.stream()), "handle", 7, raising=False)
+        monkeypatch.setattr(products.Kernel, "__call__", lambda *launch: self.launch(*launch))
+        for owner, name in (
+            (cuda, "to_device"), (cuda, "device_array"), (cuda, "synchronize"), (graphs, "device_to_device"),
+            (devicearray.FakeCUDAArray, "copy_to_host"), (devicearray.FakeCUDAArray, "copy_to_device"),
+        ):  # fmt: skip
+            monkeypatch.setattr(owner, name, self._noted(name, getattr(owner, name)))
+
+    def _noted(self, name: str, function: Any) -> Any:
+        def noted(*passed: Any, **options: Any) -> Any:
+            self.calls.append(name)
+            return function(*passed, **options)
+
+        return noted
+
+    @contextmanager
+    def defer_cleanup(self) -> Iterator[None]:
+        self.calls.append("defer cleanup")
+        yield
+        self.calls.append("clean up")
+
+    def launch(self, kernel: products.Kernel, *passed: Any) -> None:
+        self.calls.append("launch")
+        self.launched.append(kernel)
+        if self.captured is None:
+            self.run(kernel, *passed)
+        else:
+            self.captured.append((kernel, passed))
+
+    def _result(self, name: str) -> Any:
+        self.calls.append(name)
+        return self.CUresult.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED if name == self.fails else SUCCESS
+
+    def cuDriverGetVersion(self) -> Any:  # noqa: N802
+        return SUCCESS, self.version
+
+    def cuStreamBeginCapture(self, stream: int, mode: Any) -> Any:  # noqa: N802
+        assert (stream, self.captured) == (7, None)
+        self.captured = []
+        return (self._result("begin"),)
+
+    def cuStreamEndCapture(self, stream: int) -> Any:  # noqa: N802
+        assert stream == 7
+        graph, self.captured = self.captured, None
+        return self._result("end"), graph
+
+    def cuGraphInstantiate(self, graph: list[Any], flags: int) -> Any:  # noqa: N802
+        return self._result("instantiate"), tuple(graph)
+
+    def cuGraphDestroy(self, graph: list[Any]) -> Any:  # noqa: N802
+        graph.clear()
+        return (self._result("destroy"),)
+
+    def cuGraphLaunch(self, executable: tuple[Any, ...], stream: int) -> Any:  # noqa: N802
+        assert stream == 7
+        for kernel, passed in executable:
+            self.run(kernel, *passed)
+        return (self._result("replay"),)
+
+    def cuGraphExecDestroy(self, executable: tuple[Any, ...]) -> Any:  # noqa: N802
+        return (self._result("destroy executable"),)
+
+
+def graph_step(network: Network, n: int, dtype: str = "float32") -> graphs.GraphStep:
+    return graphs.GraphStep(network, initial_parameters(network), n, dtype, "inplace", side=SIDE)
+
+
+def test_a_step_is_captured_once_and_replayed_at_each_call(monkeypatch):
+    """During a capture nothing is allocated, copied or waited for."""
+    capturing, network = CapturingDriver(monkeypatch), SMALL[1]
+    made = graph_step(network, 2)
+    begin, end = capturing.calls.index("begin"), capturing.calls.index("end")
+    launches = capturing.calls[begin + 1 : end]
+    assert set(launches) == {"launch"}
+    assert capturing.calls[begin - 1] == "defer cleanup"
+    assert capturing.calls[end:] == ["end", "clean up", "instantiate", "destroy"]
+    # The warm-up and the capture launch the same kernels, on the step's stream.
+    warm, captured = capturing.launched[: len(launches)], capturing.launched[len(launches) :]
+    assert warm == captured
+    assert {kernel.name for kernel in captured} == {kernel.name for kernel in made.kernels.listed()}
+    assert all(kernel.stream is made.stream for kernel in captured)
+    for _ in range(2):
+        capturing.calls.clear()
+        batch = made.put(random_batch(network, 2))
+        assert set(capturing.calls) == {"to_device"}
+        capturing.calls.clear()
+        made(batch)
+        # Images, labels and one mask.
+        assert capturing.calls == ["device_to_device"] * 3 + ["replay", "copy_to_host"]
+    capturing.calls.clear()
+    del made
+    gc.collect()
+    assert capturing.calls == ["destroy executable"]
+
+
+@pytest.mark.parametrize("network", SMALL[:2], ids=lambda network: network.name)
+def test_a_replayed_step_follows_the_reference(network, monkeypatch):
+    CapturingDriver(monkeypatch)
+    deviations = parity.deviations(graph_step(network, 3, "float64"), network, 3, FOLLOWED)
+    assert deviations.within("float64"), deviations
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [("begin", "cuStreamBeginCapture"), ("end", "cuStreamEndCapture"), ("instantiate", "cuGraphInstantiate")],
+)
+def test_a_capture_that_the_driver_refuses_is_an_error(function, name, monkeypatch):
+    CapturingDriver(monkeypatch, fails=function)
+    with pytest.raises(RuntimeError, match=f"CUDA graph: {name} returns CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"):
+        graph_step(SMALL[0], 2)
+
+
+def test_a_launch_that_fails_ends_the_capture(monkeypatch):
+    capturing = CapturingDriver(monkeypatch)
+
+    def launch():
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        graphs.Graph(cuda.stream(), launch)
+    assert capturing.calls == ["defer cleanup", "begin", "end"]
+
+
+def test_without_graphs_their_row_is_refused_with_the_reason(monkeypatch):
+    row, case = find_step("numba-cuda-graph.inplace"), StepCase("time", "mnist_cnn", "numba-cuda-graph.inplace", 2)
+    reason = "CUDA graph: NUMBA_ENABLE_CUDASIM is set, and the simulator has no graphs; unset it"
+    with pytest.raises(Unsupported, match=reason):
+        training_step._built(row, case, "inplace")
+    capturing = CapturingDriver(monkeypatch, version=11080)
+    with pytest.raises(
+        Unsupported, match=r"CUDA graph: the driver supports CUDA 11\.8, 12\.0 needed; update the driver"
+    ):
+        training_step._built(row, case, "inplace")
+    assert capturing.calls == []
+
+
+def test_a_replayed_step_has_no_kernels_to_profile(monkeypatch):
+    CapturingDriver(monkeypatch)
+    made = graph_step(SMALL[0], 2)
+    with pytest.raises(Unsupported, match="a CUDA graph launches all kernels at once"):
+        device_events.record_steps(made, made.put(random_batch(SMALL[0], 2)), 1)
 
 
 def planted(name: str, old: str, new: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -3,7 +3,8 @@
 Interface of every file
 -----------------------
 `build(network, parameters, n, dtype, relu) -> step` makes a step of SGD with momentum for batches of n images. `build`
-and `put` raise ValueError, which says what was given and what is accepted.
+and `put` raise ValueError, which says what was given and what is accepted. `build` raises NotImplementedError where
+the framework cannot make such a step here, with the reason.
 
 network     a row of `architecture.NETWORKS`, which describes it and the layout of all arrays
 parameters  the initial parameters by name, float64 (`networks.initial_parameters`)

@@ -103,6 +103,10 @@ NUMBA_CUDA = StepVariant(
     "written by hand; implicit tiled products in float32; ReLU in registers, after pooling", device="cuda",
     dtypes=DTYPES, threaded=False, compiled=True,
 )  # fmt: skip
+NUMBA_CUDA_GRAPH = replace(
+    NUMBA_CUDA, flavour="numba-cuda-graph", function="impls.cnn.numba_cuda:build_graph",
+    notes=f"{NUMBA_CUDA.notes}; replayed as one CUDA graph; copies its batch",
+)  # fmt: skip
 
 TORCH_ROWS = (*_modes(TORCH), *_modes(CHANNELS_LAST), *_modes(COMPILE))
 JAX_ROWS = (JAX, PATCHES)
@@ -115,6 +119,7 @@ ROWS = (
     *TORCH_CUDA,
     *_on_cuda(JAX_ROWS),
     NUMBA_CUDA,
+    NUMBA_CUDA_GRAPH,
 )
 
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 from time import perf_counter
 from typing import Any
 
+from benchmarks.harness.case import Unsupported
 from impls.cnn import PHASES
 from scripts.profiling.spans import Recorded, Span, layer_of
 
@@ -44,7 +45,10 @@ def record_calls(
 
 
 def record_steps(step: Any, arrays: Any, count: int) -> list[Recorded]:
-    """Record steps of a `Step` in Numba on CUDA, which is left as it was."""
+    """Record steps of a `Step` in Numba on CUDA, which is left as it was.
+
+    Raises Unsupported for steps that launch no kernel by itself.
+    """
     from numba import cuda
 
     from impls.cnn.numba_cuda.products import Kernel
@@ -60,7 +64,12 @@ def record_steps(step: Any, arrays: Any, count: int) -> list[Recorded]:
         step(arrays, mark)
 
     with timed_kernels(Kernel, recorder):
-        return [recorder.recorded(run) for _ in range(count)]
+        found = [recorder.recorded(run) for _ in range(count)]
+    if not all(recorded.spans for recorded in found):
+        raise Unsupported(
+            "a CUDA graph launches all kernels at once, which leaves none to time; profile numba-cuda.inplace"
+        )
+    return found
 
 
 @contextmanager

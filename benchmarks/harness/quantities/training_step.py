@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.harness import measurement
-from benchmarks.harness.case import StepCase
+from benchmarks.harness.case import StepCase, Unsupported
 from benchmarks.harness.frameworks import Driver, device_driver, step_driver
 from benchmarks.harness.machine import gpu
 from benchmarks.harness.measurement import Measurement, Process, Slice, StepTiming
@@ -193,6 +193,7 @@ def _built_with_batch(variant: StepVariant, case: StepCase) -> tuple[Any, Any]:
 
 
 def _built(variant: StepVariant, case: StepCase, relu: str) -> Any:
+    """The step of a row. Raises Unsupported where its framework cannot make it here."""
     network = network_of(case)
     # Without ReLU, half the variance keeps the scale of what passes through the network.
     gain = sqrt(0.5) if relu == "none" else 1.0
@@ -200,7 +201,10 @@ def _built(variant: StepVariant, case: StepCase, relu: str) -> Any:
     parameters = {
         name: gain * value if name in weights else value for name, value in initial_parameters(network).items()
     }
-    return variant.load()(network, parameters, case.batch, case.dtype, relu)
+    try:
+        return variant.load()(network, parameters, case.batch, case.dtype, relu)
+    except NotImplementedError as error:
+        raise Unsupported(str(error)) from error
 
 
 def _distinct(case: StepCase) -> int:

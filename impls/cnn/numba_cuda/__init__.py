@@ -1,7 +1,7 @@
 """A training step in Numba on CUDA, written by hand, in memory that is allocated once.
 
 Read step.py first: it has the memory and the order of the kernels, which products.py, convolution.py, norm.py and
-dense.py define.
+dense.py define. `build_graph` makes a step that replays its kernels as one CUDA graph (graph.py).
 
 - Each convolution, each dense layer and each of their gradients is one implicit GEMM (`products`): it reads the 3 x 3
   windows and the gradients of pooled images in place, and never materialises them.
@@ -17,8 +17,13 @@ ReLU is always in place, in registers: `relu` is "inplace" or "none". Calls retu
 
 from impls.cnn.architecture import Network
 from impls.cnn.networks import Array
+from impls.cnn.numba_cuda.graph import GraphStep
 from impls.cnn.numba_cuda.step import Step
 
 
 def build(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> Step:
     return Step(network, parameters, n, dtype, relu)
+
+
+def build_graph(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> GraphStep:
+    return GraphStep(network, parameters, n, dtype, relu)

@@ -38,6 +38,7 @@ class Kernel:
     blocks: tuple[int, ...]
     threads: int
     types: tuple[Any, ...]
+    stream: Any = 0
 
     def __call__(self, *arguments: Any) -> None:
         self._launch(*arguments)
@@ -48,7 +49,7 @@ class Kernel:
         which takes longer than most kernels.
         """
         compiled = cuda.jit(types.void(*self.types))(self.function.py_func)
-        return compiled[self.blocks, self.threads]
+        return compiled[self.blocks, self.threads, self.stream]
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,17 @@ class Operand:
 
 
 class Maker:
-    """Makes kernels for one dtype. side: rows of a square, 16, 32 or 64; small squares are for the simulator."""
+    """Makes kernels for one dtype.
 
-    def __init__(self, dtype: str, side: int = SIDE) -> None:
+    side: rows of a square, 16, 32 or 64; small squares are for the simulator. stream: that kernels are launched on, 0
+    for the default one.
+    """
+
+    def __init__(self, dtype: str, side: int = SIDE, stream: Any = 0) -> None:
         # The loss kernel's reduction halves the number of threads, so it is a power of two.
         if side not in (16, 32, 64):
             raise ValueError(f"side: {side} given, 16, 32 or 64 needed")
-        self.dtype, self.side = dtype, side
+        self.dtype, self.side, self.stream = dtype, side, stream
         # The strip of one turn has four elements per thread.
         self.depth, self.threads = side // WINDOW, (side // WINDOW) ** 2
         # Four more columns spread stores down a column over the banks.
@@ -84,7 +89,7 @@ class Maker:
 
     def kernel(self, name: str, function: Any, blocks: tuple[int, ...], *arguments: tuple[str, ...] | str) -> Kernel:
         """Make a kernel. arguments: for each, the dtype of an array or the dtypes of a tuple of arrays."""
-        return Kernel(name, function, blocks, self.threads, tuple(map(_type_of, arguments)))
+        return Kernel(name, function, blocks, self.threads, tuple(map(_type_of, arguments)), self.stream)
 
     def loader(self, at: Any, wide: bool, sparse: bool = False, ones: tuple[int, int] = (0, -1)) -> Any:
         """Return the `load` of an operand whose elements are in arrays[0].

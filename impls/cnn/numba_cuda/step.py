@@ -46,8 +46,8 @@ def _update(make: Maker, name: str, size: int, splits: int) -> Kernel:
 class Kernels:
     """The kernels of a step on n images, independent of its memory. They are compiled at their first call."""
 
-    def __init__(self, network: Network, n: int, dtype: str, relu: bool, side: int = SIDE) -> None:
-        make = Maker(dtype, side)
+    def __init__(self, network: Network, n: int, dtype: str, relu: bool, side: int = SIDE, stream: Any = 0) -> None:
+        make = Maker(dtype, side, stream)
         sized, dense = blocks(network), layers(network)
         self.convs = [Convolution(make, number, block, n, relu) for number, block in enumerate(sized, 1)]
         self.norms = [
@@ -78,14 +78,21 @@ class Kernels:
 
 
 class Step:
-    """A step on the current device (`impls.cnn`). side: rows of the products' squares."""
+    """A step on the current device (`impls.cnn`). side: rows of the products' squares. stream: of its kernels."""
 
     def __init__(
-        self, network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, side: int = SIDE
+        self,
+        network: Network,
+        parameters: dict[str, Array],
+        n: int,
+        dtype: str,
+        relu: str,
+        side: int = SIDE,
+        stream: Any = 0,
     ) -> None:
         require(network, parameters, n, dtype, relu, ("inplace", "none"))
         self.network, self.n, self.dtype = network, n, np.dtype(dtype)
-        self.kernels = Kernels(network, n, dtype, relu != "none", side)
+        self.kernels = Kernels(network, n, dtype, relu != "none", side, stream)
         self.parameters = {group: self._grouped(group, parameters) for group in self.kernels.sizes}
         zeros = {name: np.zeros_like(value) for name, value in parameters.items()}
         self.velocities = {group: self._grouped(group, zeros) for group in self.kernels.sizes}
@@ -143,6 +150,11 @@ class Step:
         return images, cuda.to_device(batch.labels.astype(np.int64)), masks
 
     def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> float:
+        self.launch(given, mark)
+        return float(self.loss.copy_to_host()[0])
+
+    def launch(self, given: Any, mark: Callable[[str], None] = unmarked) -> None:
+        """Launch every kernel of a step."""
         self.forward(given)
         mark("forward")
         self.kernels.loss(self.scores[-1], given[1], self.logits_grad, self.loss)
@@ -152,7 +164,6 @@ class Step:
         for group, update in self.kernels.updates.items():
             update(self.parts[group], self.velocities[group], self.parameters[group])
         mark("update")
-        return float(self.loss.copy_to_host()[0])
 
     def forward(self, given: Any) -> None:
         """Run the forward pass up to the parts of the logits."""
