@@ -330,3 +330,12 @@ def test_slopes_are_not_overwritten_while_they_are_read(module):
     ):
         with pytest.raises(ValueError, match="slope"):
             write()
+
+
+@pytest.mark.parametrize("operator", ["gelu", "prelu", "prelu_channels"])
+@pytest.mark.parametrize("name", ["numpy.fresh", "numba-threads.fresh"])
+def test_a_mask_is_no_saved_value(operator, name):
+    grad = np.ones(32, np.float32)
+    slopes = {"gelu": [], "prelu": [np.ones(1, np.float32)], "prelu_channels": [np.ones(16, np.float32)]}[operator]
+    with pytest.raises(TypeError, match="saved: dtype bool given, float32 needed"):
+        find(operator, "backward", name).load()(grad, grad > 0, *slopes)

@@ -242,6 +242,15 @@ def test_invalid_step_arguments_are_refused(builder, n, dtype, relu, message):
         loaded(builder)(network, initial_parameters(network), n, dtype, relu)
 
 
+def test_max_pool_of_jax_keeps_nan():
+    from impls.cnn.jax_ import max_pool
+
+    x = np.random.default_rng(0).standard_normal((64, 26, 26, 32)).astype(np.float32)
+    x[np.random.default_rng(1).random(x.shape) < 0.05] = np.nan
+    windows = x.reshape(64, 13, 2, 13, 2, 32)
+    np.testing.assert_array_equal(max_pool(x), windows.max((2, 4)))
+
+
 def test_jax_refuses_inplace_relu():
     network = NETWORKS["mnist_cnn"]
     with pytest.raises(ValueError, match="relu: 'inplace' given"):

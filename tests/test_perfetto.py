@@ -34,7 +34,7 @@ def profiles(tmp_path_factory):
     steps, calls = ([row for row in ROWS if row.startswith("relu.") == is_call] for is_call in (False, True))
     assert command.main([*steps, "--batch", "8", "--steps", "20", "--out", str(folder)]) == 0
     assert command.main([*calls, "--elements", "4096", "--steps", "20", "--out", str(folder)]) == 0
-    return {path.name.removesuffix(".trace.json"): path for path in folder.rglob("*.trace.json")}
+    return {row: next(folder.rglob(f"*{row}.*trace.json")) for row in ROWS}
 
 
 @contextmanager
@@ -76,12 +76,11 @@ def query(browser, text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("row", ROWS)
 def test_perfetto_shows_every_event_of_a_trace(row, profiles, tmp_path):
-    name = row if row.startswith("relu.") else f"mnist_cnn.{row}"
-    events = json.loads(profiles[name].read_text())["traceEvents"]
+    events = json.loads(profiles[row].read_text())["traceEvents"]
     slices = [event for event in events if event["ph"] in "Xi"]
     counted = sum(len(event["args"]) for event in events if event["ph"] == "C")
     try:
-        with served(profiles[name]) as address, chromium(tmp_path / "browser") as browser:
+        with served(profiles[row]) as address, chromium(tmp_path / "browser") as browser:
             browser.get(address)
             browser.set_script_timeout(OPEN_S)
             WebDriverWait(browser, OPEN_S).until(lambda b: b.execute_script("return !!(self.app && app.trace)"))

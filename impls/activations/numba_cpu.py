@@ -29,7 +29,7 @@ from impls.activations.constants import CUBIC, LEAKY_SLOPE, SELU_ALPHA, SELU_SCA
 from impls.activations.roundtrip import Roundtrip
 from impls.activations.vector_math import exp, expm1, inlined, log1p, normal
 from impls.relu import checks
-from impls.relu.numba_checks import call, contiguous, require_backward, require_forward
+from impls.relu.numba_checks import call, contiguous, require_backward_values, require_forward
 from impls.relu.numpy_checks import refuse_overlap
 
 Array = NDArray[Any]
@@ -312,7 +312,7 @@ def _forward_threads_inplace(formula: Formula) -> Any:
 def _backward(formula: Formula) -> Any:
     @njit(**OPTIONS)
     def backward(grad, saved, out):
-        require_backward(grad, saved, out)
+        require_backward_values(grad, saved, out)
         gradient, kept, target = grad.reshape(grad.size), saved.reshape(saved.size), out.reshape(out.size)
         for i in range(gradient.size):
             target[i] = formula(gradient[i], kept[i])
@@ -323,7 +323,7 @@ def _backward(formula: Formula) -> Any:
 def _backward_inplace(formula: Formula) -> Any:
     @njit(**OPTIONS)
     def backward_inplace(grad, saved):
-        require_backward(grad, saved, grad)
+        require_backward_values(grad, saved, grad)
         target, kept = grad.reshape(grad.size), saved.reshape(saved.size)
         zero = grad.dtype.type(0)
         for i in range(target.size):
@@ -335,7 +335,7 @@ def _backward_inplace(formula: Formula) -> Any:
 def _backward_threads(formula: Formula) -> Any:
     @njit(**OPTIONS, parallel=True)
     def backward_threads(grad, saved, out):
-        require_backward(grad, saved, out)
+        require_backward_values(grad, saved, out)
         gradient, kept, target = grad.reshape(grad.size), saved.reshape(saved.size), out.reshape(out.size)
         for i in prange(gradient.size):
             target[i] = formula(gradient[i], kept[i])
@@ -346,7 +346,7 @@ def _backward_threads(formula: Formula) -> Any:
 def _backward_threads_inplace(formula: Formula) -> Any:
     @njit(**OPTIONS, parallel=True)
     def backward_threads_inplace(grad, saved):
-        require_backward(grad, saved, grad)
+        require_backward_values(grad, saved, grad)
         target, kept = grad.reshape(grad.size), saved.reshape(saved.size)
         zero = grad.dtype.type(0)
         for i in prange(target.size):
@@ -411,11 +411,11 @@ class Backward:
         return _backward(self.formula), _backward_inplace(self.formula)
 
     def out(self, grad: Array, saved: Array, out: Array) -> Array:
-        call(self.kernels[0], grad, saved, out)
+        call(self.kernels[0], grad, saved, out, masks=False)
         return out
 
     def inplace(self, grad: Array, saved: Array) -> Array:
-        call(self.kernels[1], grad, saved)
+        call(self.kernels[1], grad, saved, masks=False)
         return grad
 
 
@@ -435,11 +435,11 @@ class BackwardThreads:
         return self.out(grad, contiguous(saved), np.empty_like(grad))
 
     def out(self, grad: Array, saved: Array, out: Array) -> Array:
-        call(self.kernels[0], grad, saved, out)
+        call(self.kernels[0], grad, saved, out, masks=False)
         return out
 
     def inplace(self, grad: Array, saved: Array) -> Array:
-        call(self.kernels[1], grad, saved)
+        call(self.kernels[1], grad, saved, masks=False)
         return grad
 
 
@@ -478,7 +478,7 @@ def _prelu_threads(x, slope, out):
 
 @njit(**OPTIONS, parallel=True)
 def _prelu_backward_threads(grad, saved, slope, out):
-    require_backward(grad, saved, out)
+    require_backward_values(grad, saved, out)
     gradient, kept, target = grad.reshape(grad.size), saved.reshape(saved.size), out.reshape(out.size)
     # Apart from the line above: with arrays and a scalar in one assignment, Numba 0.68 drops the stores to target.
     factor = slope[0]
@@ -511,7 +511,7 @@ def prelu_backward(grad: Array, saved: Array, slope: Array) -> tuple[Array, Arra
 
 def prelu_backward_out(grad: Array, saved: Array, slope: Array, out: Array) -> tuple[Array, Array]:
     checks.parameter(grad, slope=slope)
-    total = call(_prelu_backward_threads, grad, saved, slope, out)
+    total = call(_prelu_backward_threads, grad, saved, slope, out, masks=False)
     with np.errstate(over="ignore"):
         return out, np.array([total], slope.dtype)
 
@@ -530,7 +530,7 @@ def _prelu_channels_threads(x, slope, out):
 
 @njit(**OPTIONS, parallel=True)
 def _prelu_channels_backward_threads(grad, saved, slope, out, totals):
-    require_backward(grad, saved, out)
+    require_backward_values(grad, saved, out)
     parts, channels = totals.shape
     rows = grad.size // channels
     shape = (rows, channels)
@@ -570,6 +570,6 @@ def prelu_channels_backward_out(grad: Array, saved: Array, slope: Array, out: Ar
     checks.channels(grad, slope, "grad")
     refuse_overlap("out", out, slope=slope)
     totals = np.empty((get_num_threads(), slope.size))
-    call(_prelu_channels_backward_threads, grad, saved, slope, out, totals)
+    call(_prelu_channels_backward_threads, grad, saved, slope, out, totals, masks=False)
     with np.errstate(over="ignore", invalid="ignore"):
         return out, totals.sum(axis=0).astype(slope.dtype)

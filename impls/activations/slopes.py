@@ -9,7 +9,7 @@ Array = Any
 
 
 def one(x: Array, slope: Array, name: str) -> None:
-    """Raise unless the slope has the shape (1,) and the dtype of x. name: of x, for the message.
+    """Raise unless the slope has the shape (1,) and the dtype of x. name: of x; messages are about the slope only.
 
     Raises ValueError for another shape, TypeError for another dtype.
     """
@@ -19,7 +19,7 @@ def one(x: Array, slope: Array, name: str) -> None:
 def per_channel(x: Array, slope: Array, name: str) -> None:
     """Raise unless x, in one dimension, consists of rows with an element for each slope, and their dtypes are equal.
 
-    A block of threads processes whole rows, so that it has room for 1,024 channels. name: of x, for the message.
+    At most 1,024 channels, as a block of threads processes whole rows. name: of x, for the message.
     Raises ValueError for another shape or more channels, TypeError for another dtype.
     """
     checks.channels(x, slope, name)

@@ -235,9 +235,10 @@ def max_pool(x: jax.Array) -> jax.Array:
     """Return the maximum of each 2 x 2 window; a last odd row or column is dropped.
 
     JAX's gradient of a maximum selects the elements equal to it. XLA may compute those elements twice with different
-    roundings, so that none is equal and the gradient is lost. This function saves the position instead, as a byte.
+    roundings, so that none is equal and the gradient is lost. This function saves the position instead, as a byte. It
+    does not use `jnp.max`, in which XLA may lose NaN on a processor.
     """
-    return _windows(x).max(3)
+    return _max_pool_forward(x)[0]
 
 
 def _windows(x: jax.Array) -> jax.Array:

@@ -62,6 +62,14 @@ def require_backward(grad: Array, saved: Array, out: Array) -> None:
 
 
 @njit(cache=True)
+def require_backward_values(grad: Array, saved: Array, out: Array) -> None:
+    """Raise ValueError unless `out` can take the gradient from a saved input or output, of the dtype of `grad`."""
+    if not saved.dtype == grad.dtype:
+        raise ValueError
+    require_backward(grad, saved, out)
+
+
+@njit(cache=True)
 def require_backward_bits(grad: Array, saved: Array, out: Array) -> None:
     """Raise ValueError unless `out` can take the gradient from packed bits."""
     # Numba's dtypes have no `!=`.
@@ -75,22 +83,22 @@ def contiguous(array: Array) -> Array:
     return array if array.flags.c_contiguous else np.asarray(array, order="C")
 
 
-def call(kernel: Callable[..., Result], *arrays: Array) -> Result:
+def call(kernel: Callable[..., Result], *arrays: Array, masks: bool = True) -> Result:
     """Call a compiled function, and return what it returns.
 
     kernel: its parameters are x or grad, saved and out, as far as it has them; where its name contains "bits", `saved`
-    is packed bits.
+    is packed bits. masks: `saved` may be a mask of bool.
     Raises TypeError or ValueError that names the argument.
     """
     try:
         return kernel(*arrays)
     # The compiler of parallel loops raises AssertionError for arrays with different numbers of dimensions.
     except (NumbaError, NotImplementedError, AssertionError, ValueError):
-        _explain(kernel, arrays)
+        _explain(kernel, arrays, masks)
         raise
 
 
-def _explain(kernel: Any, arrays: tuple[Array, ...]) -> None:
+def _explain(kernel: Any, arrays: tuple[Array, ...], masks: bool) -> None:
     """Raise the error that names the invalid argument of `kernel`, if there is one."""
     named: dict[str, Array] = dict(zip(kernel.py_func.__code__.co_varnames, arrays, strict=False))
     source_name = "x" if "x" in named else "grad"
@@ -101,7 +109,7 @@ def _explain(kernel: Any, arrays: tuple[Array, ...]) -> None:
     checks.contiguous(**named)
     if saved is not None and "bits" in kernel.py_func.__name__:
         checks.bits(source, saved)
-    elif saved is not None and saved.dtype == BOOL:
+    elif saved is not None and masks and saved.dtype == BOOL:
         checks.mask(source, saved)
     elif saved is not None:
         checks.alike(source, saved, source_name, "saved")

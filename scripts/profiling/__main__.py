@@ -168,7 +168,7 @@ def _step(row: StepVariant, options: argparse.Namespace) -> Path:
 
 def _call(row: Variant, options: argparse.Namespace) -> Path:
     """Profile calls of a row; return the path of the trace."""
-    roof = msgspec.json.decode(options.limits, type=document.Roof)
+    roof = msgspec.json.decode(options.limits, type=document.Roof | None)
     found = calls.profiled(row, options.elements, options.dtype, options.steps, roof)
     print(calls.text(found.profile))
     title = f"{calls.name(row)}, {found.profile.elements:,} elements of {options.dtype}"

@@ -28,7 +28,7 @@ WARM_UP = 5
 # The first calls under a profiler take longer.
 PROFILED_WARM_UP = 2
 # Instead of a percentage that cannot be right.
-ABOVE = "more than the call, as it was measured at another moment."
+ABOVE = "{loops} takes longer than the call, which cannot be right."
 # Calls a half of a row: half(phase, function, *arguments) returns what the function returns.
 Half = Callable[..., Any]
 # Calls a row with its arguments.
@@ -69,7 +69,7 @@ def case_of(row: Variant, elements: int, dtype: str) -> OperatorCase:
     return OperatorCase("time", row.operator, row.direction, row.name, elements, dtype)
 
 
-def profiled(row: Variant, elements: int, dtype: str, count: int, roof: Roof) -> Profiled:
+def profiled(row: Variant, elements: int, dtype: str, count: int, roof: Roof | None) -> Profiled:
     """Profile calls of a row, and check them before and after. This process must not have imported its framework.
 
     elements: of an array; where learnable parameters have channels, the whole rows of channels among them.
@@ -189,9 +189,20 @@ def text(profile: CallProfile) -> str:
         f"{profile.call_ms:.4f} ms a call, median of {profile.calls}; {profile.unprofiled_ms:.4f} ms without the "
         f"profiler ({profile.overhead:+.1%})",
         *summary.lines(profile.operators, profile.call_ms, profile.unexplained_ms),
-        f"It moves at least {profile.moved_bytes:,.0f} bytes with {profile.flops:,.0f} operations "
-        f"({profile.intensity:.3f} FLOP/byte). {profile.roof.loops} takes {profile.roof.ms:.4f} ms for them: "
-        + (f"{profile.percent_of_roof:.0f} % of the roof." if profile.percent_of_roof else ABOVE),
-        f"It allocates {profile.transient_bytes:,} bytes at their peak, results included"
-        + (f", and keeps {profile.saved_bytes:,} for backward." if profile.direction == "roundtrip" else "."),
+        f"It moves at least {profile.moved_bytes:,.0f} bytes with at least {profile.flops:,.0f} operations "
+        f"({profile.intensity:.3f} FLOP/byte). {_distance(profile.roof)}",
+        f"It allocates {profile.transient_bytes:,} bytes at their peak, results included, without constant scratch"
+        + (f"; it keeps {profile.saved_bytes:,} for backward." if profile.direction == "roundtrip" else "."),
     ])  # fmt: skip
+
+
+def _distance(roof: Roof | None) -> str:
+    """The distance of a call from its roof."""
+    if roof is None:
+        return "No roof: loops need arrays of whole cache lines, and ./scripts/gpu_check has those of a GPU."
+    if not roof.is_possible:
+        return ABOVE.format(loops=roof.loops)
+    return (
+        f"As benchmarked, {roof.call_ms:.4f} ms, it reaches {roof.percent:.0f} % ({roof.low:.0f} to {roof.high:.0f}) "
+        f"of the speed of {roof.loops} in the same rounds."
+    )

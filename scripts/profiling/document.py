@@ -4,7 +4,6 @@ Like `scripts.claims.document` it accepts nothing else: no unknown field, no num
 with control characters. Change SCHEMA when a field changes its meaning or goes.
 """
 
-from math import inf
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -137,19 +136,30 @@ class Profile(Strict, frozen=True):
 
 
 class Roof(Strict, frozen=True):
-    """The time of the streaming loops that have the required traffic of a call, at its size. loops: their names."""
+    """The streaming loops that have the required traffic of a call, at its size and in the same rounds.
+
+    loops: their names. call_ms: the time of the call in these rounds. percent: 100 times the time of the loops by that
+    of the call; low, high: its 95 % interval.
+    """
 
     loops: Label
-    ms: Annotated[float, Meta(gt=0, le=1e9)]
+    call_ms: Annotated[float, Meta(gt=0, le=1e9)]
+    percent: Annotated[float, Meta(gt=0, le=1e9)]
+    low: Annotated[float, Meta(ge=0, le=1e9)]
+    high: Annotated[float, Meta(ge=0, le=1e9)]
+
+    @property
+    def is_possible(self) -> bool:
+        return self.percent <= MOST_PERCENT
 
 
 class CallProfile(Strict, frozen=True):
     """The times of the operators of a row's call, and its memory.
 
     calls: number of profiled ones. call_ms: the median of these; unprofiled_ms: of others, without the profiler.
-    flops: one for each element of each result, which no activation can do with fewer. moved_bytes: the required ones.
-    transient_bytes: allocated during a call, at their peak, results included. saved_bytes: kept by a round trip for its
-    backward half.
+    flops: the fewest, one for each element of each result. moved_bytes: the required ones. roof: if there is one.
+    transient_bytes: allocated during a call, at their peak, with results, without scratch memory of a constant size.
+    saved_bytes: kept by a round trip for its backward half.
     """
 
     schema: Literal[1]
@@ -169,20 +179,14 @@ class CallProfile(Strict, frozen=True):
     operators: Annotated[list[Operator], Meta(max_length=1000)]
     flops: Annotated[float, Meta(ge=0, le=1e30)]
     moved_bytes: Annotated[float, Meta(gt=0, le=1e30)]
-    roof: Roof
+    roof: Roof | None
     transient_bytes: Bytes
     saved_bytes: Bytes
 
     @property
     def intensity(self) -> float:
-        """Operations for each byte that is moved. So few that memory is the roof that binds."""
+        """The fewest operations for each byte that is moved."""
         return self.flops / self.moved_bytes
-
-    @property
-    def percent_of_roof(self) -> float | None:
-        """100 times the time of the loops by that of an unprofiled call; None where that cannot be right."""
-        percent = 100 * self.roof.ms / self.unprofiled_ms if self.unprofiled_ms else inf
-        return percent if percent <= MOST_PERCENT else None
 
     @property
     def overhead(self) -> float:
@@ -197,7 +201,7 @@ def file(network: str, row: str) -> str:
 
 def file_of_call(profile: CallProfile) -> str:
     """The name of the file of an operator's row."""
-    return f"{profile.operator}.{profile.direction}.{profile.row}.json"
+    return f"{profile.operator}.{profile.direction}.{profile.row}.{profile.elements}.{profile.dtype}.json"
 
 
 def trace_of(file: str) -> str:

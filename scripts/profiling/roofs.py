@@ -3,13 +3,13 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
-from benchmarks.harness.case import DeviceLoopCase, DeviceProductCase
+from benchmarks.harness.case import DeviceLoopCase, DeviceProductCase, OperatorCase, Settings, Unavailable
 from benchmarks.harness.machine import linux
-from benchmarks.harness.processes.blocks import loops
-from benchmarks.harness.roofline.loops import DEVICE_LOOPS, LOOPS, parts_of
+from benchmarks.harness.processes import plan
+from benchmarks.harness.roofline.loops import DEVICE_LOOPS
 from impls.variant import ITEMSIZE_BYTES, Variant
 from scripts.profiling.document import Bandwidth, Roof, Roofs
 
@@ -17,6 +17,8 @@ PRODUCT_ELEMENTS, TRIES = 2048, 20
 # Bytes of arrays that no cache holds, as a multiple of the last cache, and their most.
 BEYOND_CACHES, MOST_BYTES = 4, 256 * 2**20
 LINE_BYTES = 64
+# Of the benchmark of a row.
+BUDGET_S = 0.4
 # Bytes that are copied in one reading.
 COPIED_BYTES = 2**25
 
@@ -76,37 +78,22 @@ def _on_gpu_s(cases: Sequence[DeviceLoopCase | DeviceProductCase]) -> Iterator[t
             yield min(second for number in range(TRIES) for second in timed.slice(number).samples_s), name
 
 
-def streaming(row: Variant, elements: int, dtype: str) -> Roof:
-    """The best time of the streaming loops that have the required traffic of a row, at its size and dtype.
+def streaming(row: Variant, elements: int, dtype: str) -> Roof | None:
+    """The streaming loops that have the required traffic of a row, and its distance from them, as the benchmark
+    measures both: in the same rounds. None for a row on a GPU, and for arrays that are no whole cache lines.
 
-    Of the loops of one pattern, on one thread or all, with ordinary or non-temporal stores, or on a GPU of several
-    kernels, the fastest counts. Raises Unavailable where the GPU cannot be measured.
+    Raises Unavailable where the row has no time.
     """
-    itemsize_bytes = ITEMSIZE_BYTES[dtype]
-    array_bytes = -(-elements * itemsize_bytes // LINE_BYTES) * LINE_BYTES
-    parts = parts_of(row.required_traffic, row.memory == "inplace", itemsize_bytes)
-    loops_s = _loops_s if row.device == "cpu" else _device_loops_s
-    best = {pattern: min(loops_s(pattern, array_bytes)) for pattern in parts}
-    seconds = sum(factor * best[pattern][0] for pattern, factor in parts.items())
-    return Roof(" + ".join(name for _, name in best.values()), 1e3 * seconds)
-
-
-def _loops_s(pattern: str, array_bytes: int) -> Iterator[tuple[float, str]]:
-    """Yield the best time of a pass of each loop of a pattern, and its name."""
-    from benchmarks.harness.roofline import streaming
-
-    arrays, passes = streaming.arrays(array_bytes), max(1, COPIED_BYTES // array_bytes)
-    for name in loops(array_bytes):
-        if LOOPS[name].pattern.name == pattern:
-            streaming.check(name, passes=3)
-            streaming.run(name, arrays, passes)
-            yield _best_s(partial(streaming.run, name, arrays, passes)) / passes, name
-
-
-def _device_loops_s(pattern: str, array_bytes: int) -> Iterator[tuple[float, str]]:
-    """Yield the best time of each loop of a pattern on the first GPU, and its name."""
-    names = [name for name, loop in DEVICE_LOOPS.items() if loop.name == pattern]
-    yield from _on_gpu_s([DeviceLoopCase("time", name, array_bytes) for name in names])
+    if row.device != "cpu" or elements * ITEMSIZE_BYTES[dtype] % LINE_BYTES:
+        return None
+    case = OperatorCase("time", row.operator, row.direction, row.name, elements, dtype)
+    settings = replace(Settings.from_environment(), budget_s=BUDGET_S)
+    found = plan.measured([case], settings, with_roofs=True)[case]
+    if found.value is None:
+        raise Unavailable(f"{found.status}: {found.reason}")
+    if not (ratio := found.ratios.get("roof")):
+        raise Unavailable("no loop was timed in its rounds")
+    return Roof(ratio.to, 1e3 * found.value, 100 / ratio.value, 100 / ratio.high, 100 / ratio.low)
 
 
 def levels() -> list[tuple[str, int, int]]:

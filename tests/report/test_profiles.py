@@ -45,10 +45,10 @@ def profile(row, framework):
 CALLS = [
     CallProfile(
         document.CALL_SCHEMA, 0.0, "a processor", "abcdef12", "relu", "backward", row, "numpy", 1_000_000, "float32",
-        20, 2.2, 2.0, 0.4, [Operator("backward", "relu", "mul<b>tiply", 1.1)], 1e6, 12e6, Roof("triad.all", roof_ms),
-        4_000_000, 0,
+        20, 2.2, 2.0, 0.4, [Operator("backward", "relu", "mul<b>tiply", 1.1)], 1e6, 12e6,
+        Roof("triad.all", 2.0, percent, percent - 5, percent + 5), 4_000_000, 0,
     )
-    for row, roof_ms in (("numpy.out", 0.9), ("numpy-bool.out", 2.4))
+    for row, percent in (("numpy.out", 45), ("numpy-bool.out", 120))
 ]  # fmt: skip
 
 
@@ -125,14 +125,15 @@ def test_the_share_of_the_activation_is_shown_as_far_as_operators_tell(page):
 def test_calls_of_operators_are_rows_of_a_table(page):
     section = (page / "index.html").read_text().partition('id="profiles"')[2].partition("<section")[0]
     (line,) = (line for line in section.splitlines() if "relu backward numpy.out" in line)
-    # The call takes 2 ms, under the profiler 2.2, and its roof 0.9.
+    # The call takes 2 ms, under the profiler 2.2.
     for text in (
         "1,000,000", "<td>float32</td>", ">+10.0 %<", "mul&lt;b&gt;tiply 1.1 (50 %)", ">12,000,000<", ">0.0833<",
-        ">45<", "triad.all", ">4,000,000<", 'href="profiles/operators/relu.backward.numpy.out.trace.json"',
+        ">45 (40 … 50)<", "triad.all", ">4,000,000<", ">abcdef12, a processor<",
+        'href="profiles/operators/relu.backward.numpy.out.1000000.float32.trace.json"',
     ):  # fmt: skip
         assert text in line
     (above,) = (line for line in section.splitlines() if "relu backward numpy-bool.out" in line)
-    assert ">120<" not in above
+    assert ">120 " not in above
 
 
 def test_without_profiles_there_is_no_section(tmp_path):
