@@ -175,7 +175,15 @@ def test_ranges_of_nvtx_have_the_names_of_the_trace(monkeypatch, framework, netw
     expected = [f"step/{phase}/{layer}" for phase, layer in layers.places(network) if phase in ("forward", "backward")]
     assert set(expected) <= set(paths)
     # Nothing stays in the way.
-    assert pushed_names("jax", lambda arrays: step(arrays), arrays, network) == ["step"]
+    assert pushed_names("jax", lambda arrays, mark: step(arrays), arrays, network) == ["step"]
+
+
+def test_ranges_of_nvtx_are_those_of_the_phases_that_a_step_marks():
+    def step(arrays, mark):
+        mark("forward")
+        mark("backward")
+
+    assert pushed_names("jax", step, None, SMALL[0]) == ["step", "step/forward", "step/backward"]
 
 
 @pytest.mark.parametrize("name", ["torch.inplace", "relu.forward.numpy.out"])

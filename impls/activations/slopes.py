@@ -9,7 +9,7 @@ Array = Any
 
 
 def one(x: Array, slope: Array, name: str) -> None:
-    """Raise unless the slope has the shape (1,) and the dtype of x. name: of x; messages are about the slope only.
+    """Raise unless the slope has the shape (1,) and the dtype of x. name: not used; `per_channel` needs it.
 
     Raises ValueError for another shape, TypeError for another dtype.
     """

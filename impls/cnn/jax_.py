@@ -159,8 +159,8 @@ def _running(statistic: jax.Array, value: jax.Array) -> jax.Array:
 def normalise(x: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return the batch norm of (n, h, w, c), and mean and variance of each channel, which have no gradient.
 
-    The backward pass reads x and its gradient twice; JAX's own, which differentiates the mean and the variance, writes
-    and reads five arrays of their size.
+    The backward pass reads x and the result's gradient twice. JAX's own also differentiates the mean and the variance,
+    and XLA writes further arrays of their size for it.
     """
     return _normalise_forward(x, scale, shift)[0]
 
@@ -236,7 +236,7 @@ def max_pool(x: jax.Array) -> jax.Array:
 
     JAX's gradient of a maximum selects the elements equal to it. XLA may compute those elements twice with different
     roundings, so that none is equal and the gradient is lost. This function saves the position instead, as a byte. It
-    does not use `jnp.max`, in which XLA may lose NaN on a processor.
+    does not use `jnp.max`, which may lose NaN on a CPU.
     """
     return _max_pool_forward(x)[0]
 

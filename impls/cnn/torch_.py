@@ -37,6 +37,7 @@ from impls.cnn.networks import (
     NORM_MOMENTUM,
     Array,
     Batch,
+    random_batch,
     require,
     require_batch,
 )
@@ -282,13 +283,7 @@ class GraphStep(Step):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         _start_velocities(self.optimizer)
-        network, n = self.network, self.n
-        zeros = Batch(
-            np.zeros((n, *network.image)),
-            np.zeros(n, np.int64),
-            tuple(np.zeros((n, dense.units)) for dense in network.hidden),
-        )
-        self.given = self.put(zeros)
+        self.given = self.put(random_batch(self.network, self.n))
         self._warm_up()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
@@ -333,7 +328,7 @@ class AutotunedStep(Step):
         self.loss_of, self.update = compiled(self.net.loss), compiled(self.optimizer.step)  # type: ignore[method-assign]
 
     def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> Tensor:
-        # What the graphs of the last step have returned may be overwritten.
+        # Allows the graphs of this step to overwrite what those of the last one returned.
         torch.compiler.cudagraph_mark_step_begin()
         loss = self.loss_of(*given)
         self.backward(loss)

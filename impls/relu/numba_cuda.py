@@ -62,9 +62,9 @@ def tile_elements(dtype: str, threads: int | None = None) -> int:
 
 
 def _signs(dtype: str) -> tuple[Any, Any]:
-    """Return two device functions of a value: is it 0 or less, and is it above 0? NaN is neither.
+    """Return two device functions: is a value 0 or less, and is it above 0? NaN is neither.
 
-    Of integers, the first takes +0 for what is above 0; a kernel that passes it returns 0 all the same.
+    Of 16 bits, +0 is neither, too: forward kernels return it as it is.
     """
     if dtype not in INFINITY:
         zero = np.dtype(dtype).type(0)

@@ -1,7 +1,7 @@
 """Spans of calls in NumPy and Numba: each half, and inside of it what can be seen.
 
-NumPy tells arrays of a subclass each function that is called with them. The blocks of an `nditer` are ordinary arrays,
-and compiled functions are closed: what happens there is time of the half.
+NumPy calls a method of a subclass of its arrays instead of each function that is called with them. The blocks of an
+`nditer` are ordinary arrays, and compiled functions call nothing of NumPy: their time is that of the half.
 Source: NEP 13 (`__array_ufunc__`) and NEP 18 (`__array_function__`).
 """
 

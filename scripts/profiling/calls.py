@@ -23,10 +23,8 @@ from scripts.profiling import document, summary
 from scripts.profiling.document import CallProfile, Roof
 from scripts.profiling.memory.buffers import Recording
 from scripts.profiling.spans import Recorded, unexplained_s
+from scripts.profiling.summary import PROFILED_WARM_UP, WARM_UP
 
-WARM_UP = 5
-# The first calls under a profiler take longer.
-PROFILED_WARM_UP = 2
 # Instead of a percentage that cannot be right.
 ABOVE = "{loops} takes longer than the call, which cannot be right."
 # Calls a half of a row: half(phase, function, *arguments) returns what the function returns.
@@ -89,10 +87,10 @@ def profiled(row: Variant, elements: int, dtype: str, count: int, roof: Roof | N
             calls.wait()
             return restored
 
-        _seconds(calls.call, supply, WARM_UP)
-        unprofiled_s = _seconds(calls.call, supply, count)
+        summary.seconds(calls.call, supply, WARM_UP)
+        unprofiled_s = summary.seconds(calls.call, supply, count)
         recorded = record(row, calls.function, supply, PROFILED_WARM_UP + count)[PROFILED_WARM_UP:]
-        unprofiled_s += _seconds(calls.call, supply, count)
+        unprofiled_s += summary.seconds(calls.call, supply, count)
         calls.verify_on(calls.restored(arrays, calls.pristine()), calls.ordinary)
         transient_bytes = framework.transient_bytes(operators.call(row, calls.function), calls.function, calls.make)
         recording = memory_recording(row, calls.function, calls.make)
@@ -169,17 +167,6 @@ def _event_maker(framework: str) -> Callable[[], Any]:
 def _saved_bytes(calls: Calls) -> int:
     x, _, *learnable = calls.make()
     return calls.framework.saved_bytes(lambda x: calls.function(x, *learnable), x)
-
-
-def _seconds(call: Callable[..., Any], supply: Supply, count: int) -> list[float]:
-    """Seconds of calls without a profiler."""
-    found = []
-    for _ in range(count):
-        arguments = supply()
-        start_s = time.perf_counter()
-        call(*arguments)
-        found.append(time.perf_counter() - start_s)
-    return found
 
 
 def text(profile: CallProfile) -> str:

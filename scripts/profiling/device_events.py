@@ -7,17 +7,15 @@ beside them.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import pairwise
 from time import perf_counter
 from typing import Any
 
 from benchmarks.harness.case import Unsupported
 from impls.cnn import PHASES
-from scripts.profiling.spans import Recorded, Span, layer_of
+from scripts.profiling.spans import FOLLOWING, Recorded, Span, layer_of
 
 # Makes an event with record, synchronize and elapsed_time in milliseconds, as in PyTorch and Numba.
 MakeEvent = Callable[[], Any]
-FOLLOWING = dict(pairwise(PHASES))
 
 
 def record_calls(

@@ -6,19 +6,17 @@ Source: NVIDIA, "NVTX C API reference", push and pop of ranges.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
 from benchmarks.harness.case import Unavailable
-from impls.cnn import PHASES
 from impls.cnn.architecture import Network
 from scripts.profiling.spans import layer_of
 
 Push = Callable[[str], Any]
 Pop = Callable[[], Any]
-FOLLOWING = dict(pairwise(PHASES))
 
 
 def functions() -> tuple[Push, Pop]:
@@ -35,34 +33,39 @@ def functions() -> tuple[Push, Pop]:
 
 
 def run(framework: str, step: Any, arrays: Any, network: Network, count: int, push: Push, pop: Pop) -> None:
-    """Make steps with a range for each of them, each phase and each layer. The step is left as it was."""
-    ranges = _Ranges(push, pop)
-    # JAX's programs have no phases.
-    has_phases = framework != "jax"
+    """Make a step, and then steps with a range for each of them, each phase and each layer.
+
+    The step is left as it was.
+    """
+    # A compiled step has no end of the loss; JAX's programs and CUDA graphs mark no phases.
+    phases: list[str] = []
+    step(arrays, phases.append)
+    ranges = _Ranges(push, pop, phases)
     with _layers(framework, step, network, ranges):
         for _ in range(count):
             push("step")
-            if has_phases:
-                ranges.start(PHASES[0])
-            step(arrays, *([ranges.end] if has_phases else []))
+            ranges.start_after("")
+            step(arrays, ranges.end)
             pop()
 
 
 class _Ranges:
-    """Opens and closes ranges. phase: the one that is open."""
+    """Opens and closes ranges. phases: those that the step marks, in their order. phase: the one that is open."""
 
-    def __init__(self, push: Push, pop: Pop) -> None:
+    def __init__(self, push: Push, pop: Pop, phases: Sequence[str]) -> None:
         self.push, self.pop, self.phase = push, pop, ""
+        self.following = dict(pairwise(["", *phases]))
 
-    def start(self, phase: str) -> None:
-        self.phase = phase
-        self.push(phase)
+    def start_after(self, phase: str) -> None:
+        """Start the phase that follows another one, or the first one after "", if there is one."""
+        if phase in self.following:
+            self.phase = self.following[phase]
+            self.push(self.phase)
 
     def end(self, phase: str) -> None:
-        """End a phase, and start the one that follows, if any."""
+        """End a phase, and start the one that follows."""
         self.pop()
-        if phase in FOLLOWING:
-            self.start(FOLLOWING[phase])
+        self.start_after(phase)
 
     @contextmanager
     def opened(self, operation: str) -> Iterator[None]:

@@ -3,12 +3,17 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
+
+from impls.cnn import PHASES
 
 # Phase, layer and name of an operator.
 Key = tuple[str, str, str]
 # The layer of what belongs to none.
 OTHER = "other"
+# The phase after each.
+FOLLOWING = dict(pairwise(PHASES))
 
 
 @dataclass(frozen=True)

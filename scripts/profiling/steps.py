@@ -17,10 +17,7 @@ from scripts.profiling.document import Counters, Held, Memory, Moment, Profile
 from scripts.profiling.memory import buffers
 from scripts.profiling.memory.buffers import Buffer, Place, Recording
 from scripts.profiling.spans import OTHER, Recorded, unexplained_s
-
-WARM_UP = 5
-# The first steps under a profiler take longer.
-PROFILED_WARM_UP = 2
+from scripts.profiling.summary import PROFILED_WARM_UP, WARM_UP
 
 
 @dataclass(frozen=True)
@@ -162,13 +159,7 @@ def _counters(step: Callable[[Any], Any], arrays: Any, count: int) -> Counters:
 
 
 def _seconds(step: Callable[[Any], Any], arrays: Any, count: int) -> list[float]:
-    """Seconds of steps without a profiler."""
-    found = []
-    for _ in range(count):
-        start_s = time.perf_counter()
-        step(arrays)
-        found.append(time.perf_counter() - start_s)
-    return found
+    return summary.seconds(step, lambda: [arrays], count)
 
 
 def text(profile: Profile) -> str:

@@ -1,12 +1,29 @@
-"""Parts that profiles of steps and of calls share: the operators, and where and of which code they were measured."""
+"""Parts that profiles of steps and of calls share: times without a profiler, the operators, machine and commit."""
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from benchmarks.harness.machine import linux, software
 from scripts.claims.document import LONGEST_LABEL, printable
 from scripts.profiling.document import Operator
 from scripts.profiling.spans import Recorded, covered, medians_s
+
+WARM_UP = 5
+# The first steps or calls under a profiler take longer.
+PROFILED_WARM_UP = 2
+
+
+def seconds(call: Callable[..., Any], supply: Callable[[], Sequence[Any]], count: int) -> list[float]:
+    """Seconds of calls without a profiler. supply: returns the arguments of the next one."""
+    found = []
+    for _ in range(count):
+        arguments = supply()
+        start_s = time.perf_counter()
+        call(*arguments)
+        found.append(time.perf_counter() - start_s)
+    return found
 
 
 def operators(recorded: Sequence[Recorded]) -> list[Operator]:

@@ -17,7 +17,7 @@ from benchmarks.harness.parameters import ELEMENTS
 from benchmarks.harness.processes import plan
 from benchmarks.harness.processes.answers import BASELINE
 from benchmarks.harness.profiles import COMPARED, FAMILY
-from impls.catalog import find
+from impls.catalog import VARIANTS, find
 from scripts.arguments import positive, seconds
 
 FRAMEWORKS = ("numpy", "numba", "torch", "jax")
@@ -36,8 +36,8 @@ def main() -> int:
         for direction in options.directions:
             cases = {
                 (operator, elements): OperatorCase("time", operator, direction, row, elements, DTYPE)
-                for operator in options.operators
-                if _exists(operator, direction, row)
+                for operator in (each.operator for each in VARIANTS if (each.direction, each.name) == (direction, row))
+                if operator in options.operators
                 for elements in options.elements
             }
             found = plan.measured(list(cases.values()), settings, with_roofs=True)
@@ -67,14 +67,6 @@ def _cell(time: Measurement, elements: int) -> str:
     taken = f"{'' if time.status == 'ok' else '~'}{1e9 * time.value / elements:.3f} ns"
     ratio = time.ratios.get(BASELINE)
     return f"{taken} {ratio.value:.2f} ({ratio.low:.2f}-{ratio.high:.2f})" if ratio else taken
-
-
-def _exists(operator: str, direction: str, row: str) -> bool:
-    try:
-        find(operator, direction, row)
-    except LookupError:
-        return False
-    return True
 
 
 def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:

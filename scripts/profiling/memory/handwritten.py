@@ -22,11 +22,10 @@ from impls.cnn.networks import Array
 from scripts.profiling import layers
 from scripts.profiling.handwritten import METHODS, timed_methods
 from scripts.profiling.memory.buffers import Buffer, Kind, Place, Recording
-from scripts.profiling.spans import OTHER
+from scripts.profiling.spans import FOLLOWING, OTHER
 
 # tracemalloc's domain of NumPy's arrays.
 ARRAYS = np.lib.tracemalloc_domain
-FOLLOWING = dict(pairwise(PHASES))
 # More calls of methods than a step makes.
 MOST_CALLS = 100_000
 # A thread that holds the interpreter's lock keeps it between reading and resetting a peak.
