@@ -449,6 +449,16 @@ def test_rows_that_share_no_round_that_counts_are_compared_in_all_rounds(tmp_pat
     assert (found[OUT].ratios["fresh"].value, found[OUT].ratios["fresh"].to) == (1.0, "numpy.fresh")
 
 
+def test_one_round_is_too_few_to_compare_two_rows(tmp_path):
+    for count in (1, 2):
+        found = answers.of_block(
+            blocks.Block("sweep", "block", (OUT, FRESH), ()),
+            journal_of(tmp_path / str(count), [{OUT: [1.0] * count, FRESH: [2.0] * count}]),
+        )
+        assert set(found[OUT].ratios) == ({"fastest"} if count == 1 else {"fastest", "fresh"})
+        assert set(found[FRESH].ratios) == (set() if count == 1 else {"fastest"})
+
+
 def test_a_roof_is_composed_of_the_fastest_loops(tmp_path):
     loops = {name: LoopCase("time", name, 4096) for name in ("copy.one", "copy.all")}
     passes = [{OUT: [4.0, 4.0, 4.4], loops["copy.one"]: [2.0, 2.0, 2.2], loops["copy.all"]: [3.0, 3.0, 3.3]}]

@@ -36,6 +36,8 @@ from impls.variant import ITEMSIZE_BYTES, StepVariant, Variant
 Rounds = Mapping[tuple[int, int], float]
 # The rows of a GPU are compared with its roofs in the report (`metrics.device_roofs`).
 CPU_ROOFS = ("loop", "product")
+# Rounds in which two rows are compared: the interval of one round would have no width.
+LEAST_PAIRED = 2
 # Tells the passes of one block from those of another.
 MOST_PASSES = 1000
 
@@ -191,9 +193,10 @@ def _ratios(case: Case, times: Mapping[Case, Rounds], every: Mapping[Case, Round
         *((BASELINE, each) for each in of_relu),
     ]
     for name, other in others:
-        # All rounds where none counts for both.
-        seconds = times if times[case].keys() & times[other].keys() else every
-        yield from _ratio(name, seconds[case], seconds[other], other.axes["variant"])
+        # All rounds where too few count for both.
+        seconds = times if len(times[case].keys() & times[other].keys()) >= LEAST_PAIRED else every
+        if other == case or len(seconds[case].keys() & seconds[other].keys()) >= LEAST_PAIRED:
+            yield from _ratio(name, seconds[case], seconds[other], other.axes["variant"])
     if row.device == "cpu":
         roofs = _operator_roofs(case, row, times) if isinstance(row, Variant) else _step_roofs(case, times)
         for name, rounds, to in roofs:
