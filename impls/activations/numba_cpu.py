@@ -46,6 +46,8 @@ ROOT_2_PI_INVERSE = 0.3989422804014327
 SELU_NEGATIVE = SELU_ALPHA * SELU_SCALE
 # Beyond this, the logistic and the normal distribution are 0 or 1. Factors are limited to it: infinity times 0 is NaN.
 LARGE = 1e3
+# Sums of a thread in float64 that fill the widest vectors, several times.
+LANES = 16
 
 
 def forward(formula: Formula) -> Formula:
@@ -477,16 +479,26 @@ def _prelu_threads(x, slope, out):
 
 
 @njit(**OPTIONS, parallel=True)
-def _prelu_backward_threads(grad, saved, slope, out):
+def _prelu_backward_threads(grad, saved, slope, out, totals):
     require_backward_values(grad, saved, out)
     gradient, kept, target = grad.reshape(grad.size), saved.reshape(saved.size), out.reshape(out.size)
     # Apart from the line above: with arrays and a scalar in one assignment, Numba 0.68 drops the stores to target.
     factor = slope[0]
-    total = 0.0
-    for i in prange(gradient.size):
-        total += 0.0 if kept[i] > 0 else np.float64(gradient[i]) * kept[i]
-        target[i] = gradient[i] if kept[i] > 0 else factor * gradient[i]
-    return total
+    parts, lanes = totals.shape
+    rows = gradient.size // lanes
+    for part in prange(parts):
+        # A sum for each lane, because additions to one sum would wait for each other.
+        total = np.zeros(lanes)
+        for row in range(part * rows // parts, (part + 1) * rows // parts):
+            for lane in range(lanes):
+                i = row * lanes + lane
+                total[lane] += 0.0 if kept[i] > 0 else np.float64(gradient[i]) * kept[i]
+                target[i] = gradient[i] if kept[i] > 0 else factor * gradient[i]
+        if part == parts - 1:
+            for i in range(rows * lanes, gradient.size):
+                total[0] += 0.0 if kept[i] > 0 else np.float64(gradient[i]) * kept[i]
+                target[i] = gradient[i] if kept[i] > 0 else factor * gradient[i]
+        totals[part] = total
 
 
 def prelu(x: Array, slope: Array) -> Array:
@@ -511,9 +523,10 @@ def prelu_backward(grad: Array, saved: Array, slope: Array) -> tuple[Array, Arra
 
 def prelu_backward_out(grad: Array, saved: Array, slope: Array, out: Array) -> tuple[Array, Array]:
     checks.parameter(grad, slope=slope)
-    total = call(_prelu_backward_threads, grad, saved, slope, out, masks=False)
-    with np.errstate(over="ignore"):
-        return out, np.array([total], slope.dtype)
+    totals = np.empty((get_num_threads(), LANES))
+    call(_prelu_backward_threads, grad, saved, slope, out, totals, masks=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return out, totals.sum(keepdims=True)[0].astype(slope.dtype)
 
 
 @njit(**OPTIONS, parallel=True)
