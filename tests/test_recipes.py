@@ -138,7 +138,8 @@ def test_a_wrong_operator_is_refused(checkout, name, old, new, reason):
     assert path.read_text().count(old) == 1
     path.write_text(path.read_text().replace(old, new))
     checkout.commit("wrong")
-    checkout.measure(r"activations\.\w+(Forward|Backward)\.track_time\(.*, 32768, 'float32'\)")
+    class_name = name.title().replace("_", "")
+    checkout.measure(rf"activations\.{class_name}(Forward|Backward)\.track_time\(.*, 32768, 'float32'\)")
     reasons = [record.measurement.reason for record in checkout.records() if record.measurement.status == "wrong"]
     assert reasons
     assert all(reason in text for text in reasons)
