@@ -9,11 +9,13 @@ import platform
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from itertools import cycle
 from math import isnan, nan
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -27,7 +29,7 @@ from benchmarks.harness.case import (
     StepCase,
     Unavailable,
 )
-from benchmarks.harness.frameworks import DeviceDriver, device_clock, driver
+from benchmarks.harness.frameworks import DeviceDriver, device_clock, driver, jax_events
 from benchmarks.harness.frameworks.numba_cuda_ import Live
 from benchmarks.harness.frameworks.numpy_ import NumpyDriver
 from benchmarks.harness.frameworks.torch_ import TorchDriver
@@ -280,15 +282,70 @@ def test_device_time_without_a_valid_try_is_none():
 
 
 @pytest.mark.parametrize(
-    ("restored_bytes", "pooled", "expected_calls"),
-    [(2**18, 1, 100), (2**22, 1, 6), (2**10, 1, 256), (2**18, 128, 128), (2**27, 1, 8), (2**31, 1, 1)],
+    ("restored_bytes", "pooled", "queued", "expected_calls"),
+    [
+        (2**18, 1, 256, 100), (2**22, 1, 256, 6), (2**10, 1, 256, 256), (2**18, 128, 256, 128), (2**27, 1, 256, 8),
+        (2**31, 1, 256, 1), (2**10, 1, 12, 12),
+    ],
+)  # fmt: skip
+def test_device_pool_fits_the_cache_unless_arrays_are_large(restored_bytes, pooled, queued, expected_calls):
+    calls_stub = SimpleNamespace(mutated_args=(0,), restored_bytes=restored_bytes, pool=lambda calls: [[]] * calls)
+    driver_stub = SimpleNamespace(cache_bytes=lambda: 50 * 2**20, most_queued=queued)
+    assert len(operator_row._device_pool(calls_stub, [[]] * pooled, driver_stub)) == expected_calls
+
+
+def jax_kernel(start_us, end_us):
+    return SimpleNamespace(start_ns=1e3 * start_us, duration_ns=1e3 * (end_us - start_us))
+
+
+@pytest.mark.parametrize(
+    ("kernels", "was_ahead", "device_s"),
+    [
+        # Two products of matrices, then two kernels of each of two calls, on two streams.
+        ([(0, 900), (900, 1000), (1002, 1010), (1012, 1020), (1024, 1030), (1031, 1050)], True, 48e-6),
+        ([(0, 900), (900, 1000), (1002, 1010)], False, None),
+        ([(0, 900), (900, 1000)], True, None),
+    ],
 )
-def test_device_pool_fits_the_cache_unless_arrays_are_large(restored_bytes, pooled, expected_calls):
-    calls_stub = SimpleNamespace(
-        mutated_args=(0,), restored_bytes=restored_bytes, framework=SimpleNamespace(cache_bytes=lambda: 50 * 2**20),
-        pool=lambda calls: [[]] * calls,
-    )  # fmt: skip
-    assert len(operator_row._device_pool(calls_stub, [[]] * pooled)) == expected_calls
+def test_device_time_of_jax_is_from_the_first_kernel_of_the_calls_to_the_last(
+    kernels, was_ahead, device_s, monkeypatch
+):
+    """Simulate the profiler, whose events of a GPU are in no order, and whether the products have ended."""
+    streams = [SimpleNamespace(events=[jax_kernel(*kernel) for kernel in kernels[i::2]]) for i in (1, 0)]
+    planes = [SimpleNamespace(name="/device:GPU:0", lines=streams)]
+    ran, waited = [], []
+
+    def profiled(run):
+        run()
+        return SimpleNamespace(planes=planes)
+
+    monkeypatch.setattr(jax_events, "profiled", profiled)
+    monkeypatch.setattr(jax_events, "_kernels_before", lambda: 2)
+    monkeypatch.setattr(jax_events, "_occupy", lambda: SimpleNamespace(is_ready=lambda: not was_ahead))
+    calls = [(1,), (2,)]
+    elapsed_s = driver("jax").device_s(ran.append, lambda: calls, lambda: waited.append(list(ran)))
+    assert elapsed_s == (device_s and pytest.approx(device_s))
+    assert (ran, waited) == ([1, 2], [[1, 2]])
+
+
+def test_the_kernels_that_occupy_a_gpu_are_counted_after_they_were_compiled(monkeypatch):
+    """The products run on the CPU; the kernels that a profiler would report are added."""
+    kernels = SimpleNamespace(events=[jax_kernel(i, i + 1) for i in range(5)])
+    compiled = []
+
+    def profiled(run):
+        compiled.append(jax_events._products()[0]._cache_size())
+        run()
+        return SimpleNamespace(planes=[SimpleNamespace(name="/device:GPU:0", lines=[kernels])])
+
+    monkeypatch.setattr(jax_events, "profiled", profiled)
+    monkeypatch.setattr(jax_events, "SIDE", 8)
+    for name in ("_products", "_kernels_before"):
+        monkeypatch.setattr(jax_events, name, cache(getattr(jax_events, name).__wrapped__))
+    assert jax_events._kernels_before() == 5
+    assert compiled == [1]
+    program, matrix = jax_events._products()
+    np.testing.assert_array_equal(program(matrix), np.eye(8))
 
 
 class OnCpu(TorchDriver):

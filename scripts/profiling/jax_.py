@@ -6,14 +6,13 @@ differentiated, and transpose(...) around that of a backward pass.
 """
 
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 
+from benchmarks.harness.frameworks.jax_events import GPU, HOST, events, profiled, seconds
 from impls.cnn.architecture import Network
 from impls.variant import DIRECTIONS
 from scripts.profiling.spans import OTHER, Recorded, Span, layer_of
@@ -46,7 +45,7 @@ def record(step: Any, arrays: Any, network: Network, count: int) -> list[Recorde
             with jax.profiler.TraceAnnotation(STEP):
                 step(arrays)
 
-    return _recorded(_profile(run), instructions)
+    return _recorded(profiled(run), instructions)
 
 
 def record_calls(
@@ -67,25 +66,16 @@ def record_calls(
             with jax.profiler.TraceAnnotation(STEP):
                 call(half, arguments)
 
-    return _recorded_calls(_profile(run), layer)
+    return _recorded_calls(profiled(run), layer)
 
 
 def starts_s(run: Callable[[], object]) -> dict[str, float]:
     """When each instruction first starts during `run()`, by name."""
     found: dict[str, float] = {}
-    for _, event, name in _instruction_events(_profile(run)):
-        start_s, _ = _seconds(event)
+    for _, event, name in _instruction_events(profiled(run)):
+        start_s, _ = seconds(event)
         found[name] = min(start_s, found.get(name, start_s))
     return found
-
-
-def _profile(run: Callable[[], object]) -> Any:
-    """The data of JAX's profiler during `run()`."""
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            run()
-        (path,) = Path(folder).glob("**/*.xplane.pb")
-        return jax.profiler.ProfileData.from_file(str(path))
 
 
 def parse(text: str) -> dict[str, Instruction]:
@@ -124,7 +114,7 @@ def _recorded(data: Any, instructions: dict[str, Instruction]) -> list[Recorded]
     for thread, event, name in _instruction_events(data):
         if name in instructions:
             found = instructions[name]
-            spans.append(Span(_operator(name), found.phase, found.layer, *_seconds(event), thread, found.covers))
+            spans.append(Span(_operator(name), found.phase, found.layer, *seconds(event), thread, found.covers))
     return [
         Recorded(start_s, end_s, tuple(span for span in spans if start_s <= span.start_s < end_s))
         for start_s, end_s in _ranges(data, STEP)
@@ -140,10 +130,10 @@ def _recorded_calls(data: Any, layer: str) -> list[Recorded]:
     def recorded(start_s: float, end_s: float) -> Recorded:
         own = [half for half in halves if start_s <= half[1] < end_s]
         spans = tuple(
-            Span(_operator(name), phase, layer, *_seconds(event), thread, (layer,))
+            Span(_operator(name), phase, layer, *seconds(event), thread, (layer,))
             for phase, half_start_s, half_end_s in own
             for thread, event, name in instructions
-            if half_start_s <= _seconds(event)[0] < half_end_s
+            if half_start_s <= seconds(event)[0] < half_end_s
         )
         return Recorded(start_s, end_s, spans, tuple((phase, half_end_s) for phase, _, half_end_s in own))
 
@@ -152,7 +142,7 @@ def _recorded_calls(data: Any, layer: str) -> list[Recorded]:
 
 def _ranges(data: Any, name: str) -> list[tuple[float, float]]:
     """Start and end of the ranges with a name, in their order."""
-    return sorted(_seconds(event) for _, event in _events(data, "/host:") if event.name == name)
+    return sorted(seconds(event) for _, event in events(data, HOST) if event.name == name)
 
 
 def _instruction_events(data: Any) -> Iterator[tuple[int, Any, str]]:
@@ -160,27 +150,15 @@ def _instruction_events(data: Any) -> Iterator[tuple[int, Any, str]]:
 
     A kernel of a GPU has a name of its own besides.
     """
-    for device in ("/device:GPU", "/host:"):
+    for device in (GPU, HOST):
         found = [
             (thread, event, name)
-            for thread, event in _events(data, device)
+            for thread, event in events(data, device)
             if (name := next((str(value) for key, value in event.stats if key == "hlo_op"), ""))
         ]
         if found:
             yield from found
             return
-
-
-def _events(data: Any, device: str) -> Iterator[tuple[int, Any]]:
-    """Yield the events of all threads of the host, or streams of a GPU, with a number for each."""
-    lines = [line for plane in data.planes if plane.name.startswith(device) for line in plane.lines]
-    for thread, line in enumerate(lines):
-        for event in line.events:
-            yield thread, event
-
-
-def _seconds(event: Any) -> tuple[float, float]:
-    return event.start_ns / 1e9, (event.start_ns + event.duration_ns) / 1e9
 
 
 def _operator(instruction: str) -> str:

@@ -1,4 +1,6 @@
-"""Drivers: one file for each framework, named after it and "_"; `traced` and `device_clock` serve several of them.
+"""Drivers: one file for each framework, named after it and "_".
+
+`traced` and `device_clock` serve several of them; `jax_events` reads JAX's profiler.
 
 The catalog's `framework` names the file, so adding a framework adds a file here; `base` describes its contents.
 """

@@ -67,7 +67,9 @@ class Driver(ABC):
 
 
 class DeviceDriver(Driver):
-    """A driver of a framework that runs on a GPU."""
+    """A driver of a framework that runs on a GPU. most_queued: calls that the host queues without a wait."""
+
+    most_queued = 256
 
     @abstractmethod
     def device_s(
@@ -76,7 +78,7 @@ class DeviceDriver(Driver):
         arguments: Callable[[], Sequence[tuple[Any, ...]]],
         meanwhile: Callable[[], None],
     ) -> float | None:
-        """Device time in seconds of consecutive calls; None if it cannot be measured (see device_clock.elapsed_s)."""
+        """Device time in seconds of consecutive calls; None if unknown, as where the host is not ahead."""
 
     @abstractmethod
     def free_bytes(self) -> int:

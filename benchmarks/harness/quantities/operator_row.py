@@ -9,12 +9,12 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks.harness import measurement
-from benchmarks.harness.frameworks import device_driver
+from benchmarks.harness.frameworks import DeviceDriver, device_driver
 from benchmarks.harness.machine import gpu
 from benchmarks.harness.measurement import Measurement, Process, Slice
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
-from benchmarks.harness.timing.device import MOST_QUEUED, DeviceTimer, pooled_calls
+from benchmarks.harness.timing.device import DeviceTimer, pooled_calls
 from benchmarks.harness.truth import operators
 from benchmarks.harness.truth.calls import Calls
 from benchmarks.harness.truth.comparison import WrongResult
@@ -55,7 +55,6 @@ class TimedRow:
             self.firsts = [pool[0] for pool in self.pools]
         self.device = gpu.Device() if calls.variant.device == "cuda" else None
         self.timers = [self._timer(pool, core) for pool in self.pools]
-        # JAX has no events.
         self.device_timer = self._device_timer(self.device) if self.device else None
         self.number = 0
 
@@ -120,7 +119,8 @@ class TimedRow:
     def _device_timer(self, device: gpu.Device) -> DeviceTimer:
         # A pool larger than a sample uses keeps the caches cold.
         is_cold = len(self.pools[0]) > self.most_restored
-        pool = self.pools[0] if is_cold else _device_pool(self.calls, self.pools[0])
+        driver = device_driver(self.calls.framework)
+        pool = self.pools[0] if is_cold else _device_pool(self.calls, self.pools[0], driver)
         most_restored = self.most_restored if is_cold else len(pool)
         return _device_timer(self.calls, device, pool, self.pristine, most_restored)
 
@@ -143,14 +143,14 @@ def _device_timer(calls: Calls, device: gpu.Device, pool: Pool, pristine: dict[i
         return [tuple(arrays) for arrays in islice(turns, count)]
 
     driver = device_driver(calls.framework)
-    return DeviceTimer(driver, call, arguments, device, most if calls.mutated_args else MOST_QUEUED)
+    return DeviceTimer(driver, call, arguments, device, most if calls.mutated_args else None)
 
 
-def _device_pool(calls: Calls, pool: Pool) -> Pool:
+def _device_pool(calls: Calls, pool: Pool, driver: DeviceDriver) -> Pool:
     """Arguments for calls in a row: a pool of in-place calls may be too small for a device's clock."""
     if not calls.mutated_args:
         return pool
-    wanted = pooled_calls(calls.restored_bytes, calls.framework.cache_bytes())
+    wanted = pooled_calls(calls.restored_bytes, driver.cache_bytes(), driver.most_queued)
     return pool if wanted <= len(pool) else calls.pool(wanted)
 
 

@@ -190,7 +190,7 @@ def _device_loop(case: DeviceLoopCase, framework: DeviceDriver, held: dict[tuple
 
     others = [array(np.ones_like(x), "y")] * (pattern.reads - 1)
     if pattern.inplace:
-        pooled = range(pooled_calls(array_bytes, framework.cache_bytes()))
+        pooled = range(pooled_calls(array_bytes, framework.cache_bytes(), framework.most_queued))
         arguments = [(array(x, "inplace", number), *others) for number in pooled]
     else:
         arguments = [(array(np.zeros_like(x), "out"), array(x, "x"), *others)]

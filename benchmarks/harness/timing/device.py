@@ -11,8 +11,6 @@ from benchmarks.harness.measurement import DeviceTiming
 
 # Events have a resolution of 0.5 us, 0.25 % of a reading.
 READING_S = 2e-4
-# A driver queues about a thousand calls.
-MOST_QUEUED = 256
 # An idle GPU takes some ten milliseconds to raise its clocks.
 SPIN_UP_S = 0.05
 # Arguments of calls that overwrite them, where one call does not fit the cache.
@@ -29,7 +27,8 @@ class State(Protocol):
 class DeviceTimer:
     """Takes readings of the device time of a call.
 
-    arguments(k): the arguments of k calls in a row. most_calls: the most that it can supply at a time.
+    arguments(k): the arguments of k calls in a row. most_calls: the most that it can supply at a time, by default as
+    many as the driver queues.
     calls: how many a reading takes; 0 before the first one, which finds it.
     """
 
@@ -39,10 +38,10 @@ class DeviceTimer:
         call: Callable[..., Any],
         arguments: Callable[[int], Sequence[tuple[Any, ...]]],
         device: State,
-        most_calls: int = MOST_QUEUED,
+        most_calls: int | None = None,
     ) -> None:
         self.driver, self.call, self.arguments, self.device = driver, call, arguments, device
-        self.most_calls = min(most_calls, MOST_QUEUED)
+        self.most_calls = min(most_calls or driver.most_queued, driver.most_queued)
         self.calls = 0
         self.was_late = False
         self._samples_s: list[float] = []
@@ -78,7 +77,7 @@ class DeviceTimer:
             if call_s is None:
                 self.was_late = True
                 return
-            self.calls = max(1, min(self.most_calls, ceil(READING_S / max(call_s, READING_S / MOST_QUEUED))))
+            self.calls = min(self.most_calls, ceil(READING_S / max(call_s, READING_S / self.most_calls)))
             if perf_counter() - start_s > SPIN_UP_S:
                 return
 
@@ -95,10 +94,11 @@ class DeviceTimer:
         return elapsed_s / calls
 
 
-def pooled_calls(overwritten_bytes: int, cache_bytes: int) -> int:
+def pooled_calls(overwritten_bytes: int, cache_bytes: int, most: int) -> int:
     """The number of calls in a row whose overwritten arguments are apart, for readings of READING_S.
 
     As many as fit half of the device's cache; where one call does not fit, as many as MOST_POOL_BYTES allow.
+    most: calls that the driver queues.
     """
     room_bytes = cache_bytes // 2 if overwritten_bytes <= cache_bytes // 2 else MOST_POOL_BYTES
-    return max(1, min(MOST_QUEUED, room_bytes // overwritten_bytes))
+    return max(1, min(most, room_bytes // overwritten_bytes))
