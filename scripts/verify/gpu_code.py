@@ -1,7 +1,8 @@
 """Compile the GPU kernels for several architectures, which needs no GPU, and check the generated code.
 
 python -m scripts.verify.gpu_code [--architectures 80 90 100] [--json]: needs an environment with numba-cuda, NVIDIA's
-libNVVM and Triton (.venv/test). Kernels of other activations than ReLU are compiled for the first architecture only.
+libNVVM and Triton (.venv/test). Kernels of other activations than ReLU, and those of steps in float64, are compiled
+for the first architecture only.
 Fails if a kernel spills registers, computes in float64 although its arrays have another dtype (sums of slopes may),
 calls a function, needs more registers than its launch allows, or moves more or fewer bytes per element than its row of
 the catalog declares.
@@ -19,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ import numpy as np
 
 from impls.activations import rows as activations
 from impls.catalog import OPERATORS, Key, find
-from impls.cnn.networks import DTYPES, RELU_NETWORKS, Network
+from impls.cnn.networks import RELU_NETWORKS, Network
 from impls.variant import ITEMSIZE_BYTES, Variant
 
 ARCHITECTURES = (80, 90, 100)
@@ -77,7 +77,8 @@ class CompiledKernel:
     registers: of a thread; most_registers: as its launch allows. load_bytes, store_bytes: size of its widest access to
     global memory. shared_bytes: size of its narrowest load from shared memory; 0 without one. element_bytes: bytes that
     its widest accesses and those of masks move for each stored element. declared_bytes: the same by the catalog; both
-    are None for a kernel without a row.
+    are None for a kernel without a row. fma_percent: of the instructions of the innermost loop with most
+    multiply-adds, those that are one; 0 without such a loop.
     """
 
     kernel: str
@@ -93,6 +94,7 @@ class CompiledKernel:
     shared_bytes: int
     element_bytes: float | None
     declared_bytes: float | None
+    fma_percent: float
 
     @property
     def faults(self) -> list[str]:
@@ -112,12 +114,13 @@ class CompiledKernel:
 def main() -> int:
     options = _options()
     makers: list[Callable[..., Iterator[Source]]] = [
-        *(partial(numba_step, network, BATCH, dtype) for network, dtype in product(RELU_NETWORKS.values(), DTYPES)),
+        *(partial(numba_step, network, BATCH, "float32") for network in RELU_NETWORKS.values()),
         numba_relu,
         triton_relu,
     ]
-    # Two kernels a formula take too long for every architecture.
+    # These would take too long for every architecture.
     once: list[Callable[..., Iterator[Source]]] = [
+        *(partial(numba_step, network, BATCH, "float64") for network in RELU_NETWORKS.values()),
         *(partial(make, dtype) for make in (numba_activations, numba_prelu) for dtype in activations.DTYPES),
         triton_activations,
         triton_prelu,
@@ -410,7 +413,23 @@ def examine(source: Source) -> CompiledKernel:
         shared_bytes=min(shared, default=0),
         element_bytes=_element_bytes(source, accesses, widest) if source.row else None,
         declared_bytes=_declared_bytes(source),
+        fma_percent=max(map(_fma_percent, _innermost_loops(source.ptx)), default=0.0),
     )
+
+
+def _innermost_loops(ptx: str) -> list[list[str]]:
+    """Return the instructions of each loop that consists of one basic block."""
+    found = []
+    for label, block in re.findall(r"^(\$\w+):\n((?:(?!\$).*\n)*)", ptx, re.MULTILINE):
+        instructions = [line.strip() for line in block.splitlines() if line.strip().endswith(";")]
+        jumps = [number for number, text in enumerate(instructions) if re.search(rf"bra\s+{re.escape(label)};", text)]
+        if jumps:
+            found.append(instructions[: jumps[0] + 1])
+    return found
+
+
+def _fma_percent(instructions: list[str]) -> float:
+    return 100 * sum(text.startswith("fma.") for text in instructions) / len(instructions)
 
 
 def _accesses(pattern: re.Pattern[str], ptx: str) -> list[tuple[str, int]]:
@@ -476,14 +495,14 @@ def _assembler() -> str:
 def _print(kernels: list[CompiledKernel]) -> None:
     print(
         f"{'kernel':<42} {'sm':>4} {'registers':>9} {'of':>4} {'spills':>6} {'load':>5} {'store':>5} "
-        f"{'shared':>6} {'B/element':>9}"
+        f"{'shared':>6} {'FMA %':>5} {'B/element':>9}"
     )
     for kernel in sorted(kernels, key=lambda kernel: (kernel.kernel, kernel.architecture)):
         moved = "" if kernel.element_bytes is None else f"{kernel.element_bytes:.3f}"
         print(
             f"{kernel.kernel:<42} {kernel.architecture:>4} {kernel.registers:>9} {kernel.most_registers:>4} "
             f"{kernel.spilled_bytes:>6} {kernel.load_bytes:>5} {kernel.store_bytes:>5} {kernel.shared_bytes:>6} "
-            f"{moved:>9}   {'; '.join(kernel.faults)}".rstrip()
+            f"{kernel.fma_percent:>5.0f} {moved:>9}   {'; '.join(kernel.faults)}".rstrip()
         )
 
 

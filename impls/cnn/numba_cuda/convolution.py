@@ -10,6 +10,7 @@ from numba import cuda
 
 from impls.cnn.architecture import KERNEL, Block
 from impls.cnn.numba_cuda.products import WINDOW, Kernel, Maker, Operand
+from impls.cuda_integers import LIMIT, quotient, remainder
 
 TAPS = KERNEL**2
 
@@ -30,46 +31,56 @@ class Geometry(NamedTuple):
 
 
 def geometry(block: Block, n: int, sparse: bool) -> Geometry:
-    """Return the index functions. sparse: the gradient is of a pooled image, and belongs to one row of four."""
+    """Return the index functions. sparse: the gradient is of a pooled image, and belongs to one row of four.
+
+    Raises ValueError where the number of a row or pixel does not fit 32 bits.
+    """
     (height, width, channels), filters, padding = block.image, block.conv.filters, block.conv.padding
     step = 2 if block.conv.pool else 1
     phases, (high, wide) = step**2, block.output[:2]
-    rows, group = n * high * wide * phases, phases if sparse else 1
+    rows, pixels, group = n * high * wide * phases, n * height * width, phases if sparse else 1
+    if max(rows, pixels) >= LIMIT:
+        most = LIMIT // max(high * wide * phases, height * width)
+        raise ValueError(f"n: {n} images of {height} x {width} given, at most {most} needed")
 
     @cuda.jit(device=True)
     def patches(row, column):
         if row >= rows or column >= TAPS * channels:
             return -1, 0
-        tap, phase, pixel = column // channels, row % phases, row // phases
-        y = pixel // wide % high * step + phase // step + tap // KERNEL - padding
-        x = pixel % wide * step + phase % step + tap % KERNEL - padding
+        tap, phase, pixel = quotient(column, channels), remainder(row, phases), quotient(row, phases)
+        line, image = quotient(pixel, wide), quotient(pixel, wide * high)
+        y = remainder(line, high) * step + quotient(phase, step) + quotient(tap, KERNEL) - padding
+        x = remainder(pixel, wide) * step + remainder(phase, step) + remainder(tap, KERNEL) - padding
         if y < 0 or y >= height or x < 0 or x >= width:
             return -1, 0
-        return ((pixel // (wide * high) * height + y) * width + x) * channels + column % channels, 0
+        return ((image * height + y) * width + x) * channels + remainder(column, channels), 0
 
     @cuda.jit(device=True)
     def gradient(row, column):
         if row >= rows or column >= filters:
             return -1, 0
-        return row // group * filters + column, row % group
+        return quotient(row, group) * filters + column, remainder(row, group)
 
     @cuda.jit(device=True)
     def gradient_patches(pixel, column):
-        if pixel >= n * height * width or column >= TAPS * filters:
+        if pixel >= pixels or column >= TAPS * filters:
             return -1, 0
-        tap = column // filters
-        y = pixel // width % height + padding - tap // KERNEL
-        x = pixel % width + padding - tap % KERNEL
+        tap = quotient(column, filters)
+        line, image = quotient(pixel, width), quotient(pixel, width * height)
+        y = remainder(line, height) + padding - quotient(tap, KERNEL)
+        x = remainder(pixel, width) + padding - remainder(tap, KERNEL)
         if y < 0 or y >= high * step or x < 0 or x >= wide * step:
             return -1, 0
-        row = (pixel // (width * height) * high + y // step) * wide + x // step
-        return gradient(row * phases + y % step * step + x % step, column % filters)
+        row = (image * high + quotient(y, step)) * wide + quotient(x, step)
+        phase = remainder(y, step) * step + remainder(x, step)
+        return gradient(row * phases + phase, remainder(column, filters))
 
     @cuda.jit(device=True)
     def turned(channel, column):
         if channel >= channels or column >= TAPS * filters:
             return -1, 0
-        return (column // filters * channels + channel) * filters + column % filters, 0
+        tap = quotient(column, filters)
+        return (tap * channels + channel) * filters + remainder(column, filters), 0
 
     return Geometry(rows, patches, gradient, gradient_patches, turned)
 

@@ -1,8 +1,8 @@
 """Implicit GEMM in Numba on CUDA: index functions supply the operands, which are never materialised.
 
-A block of threads computes a square of the result. In each turn it loads a strip of either operand to shared memory,
-and each thread accumulates 4 x 4 elements in registers. A long sum is split into parts to occupy the whole device; the
-reader adds them in a fixed order, so results are identical to the bit each time.
+A block of threads computes a square of the result. In each turn it stores a strip of either operand to shared memory,
+loads the next strips to registers, and each thread accumulates 4 x 4 elements in registers. A long sum is split into
+parts to occupy the whole device; the reader adds them in a fixed order, so results are identical to the bit each time.
 
 Kernels are compiled for each shape, so that index arithmetic uses constants. Arrays are flat. A matrix whose number of
 columns is a multiple of four is accessed 16 bytes at a time (`impls.cuda_vectors`).
@@ -16,17 +16,22 @@ import numpy as np
 from numba import cuda, from_dtype, types
 
 from impls import cuda_vectors
+from impls.cuda_integers import quotient, remainder, unsigned
 
 # Rows and columns of a block's square, and of a thread's part of it.
 SIDE = 64
 WINDOW = 4
 SQUARE = WINDOW * WINDOW
+# A row and a column of a window.
+BOTH = 2 * WINDOW
 # Blocks that occupy the multiprocessors of a large device.
 BLOCKS = 256
 # Blocks resident on a multiprocessor at a time; this leaves 128 registers for each of 256 threads.
 RESIDENT = 2
 # Least number of turns in a part of a sum.
 TURNS = 4
+# Terms of each sum between two jumps of a loop.
+UNROLLED = 4
 
 
 @dataclass(frozen=True)
@@ -79,11 +84,11 @@ class Maker:
         self.dtype, self.side, self.stream = dtype, side, stream
         # The strip of one turn has four elements per thread.
         self.depth, self.threads = side // WINDOW, (side // WINDOW) ** 2
-        # Four more columns spread stores down a column over the banks.
-        self.pitch = side + WINDOW
         self.element = from_dtype(np.dtype(dtype))
         # 16-byte accesses for four elements.
         self.accesses = WINDOW // cuda_vectors.lanes(dtype)
+        # 16-byte vectors of a strip's row; four more columns spread stores down a column over the banks.
+        self.pitch = (side // WINDOW + 1) * self.accesses
         # A literal 0 is an integer, and combining an integer with a float32 gives float64.
         self.zero, self.one = np.dtype(dtype).type(0), np.dtype(dtype).type(1)
 
@@ -101,6 +106,7 @@ class Maker:
         """
         zero, one, accesses = self.zero, self.one, self.accesses
         rows_of_ones, column_of_ones = ones
+        has_ones = rows_of_ones > 0
 
         @cuda.jit(device=True)
         def load(four, arrays, row, column):
@@ -121,9 +127,10 @@ class Maker:
                         four[i] = arrays[0][index]
                         if sparse:
                             four[i] = four[i] if arrays[1][index] == phase else zero
-            for i in range(WINDOW):
-                if row < rows_of_ones and column + i == column_of_ones:
-                    four[i] = one
+            if has_ones and row < rows_of_ones:
+                for i in range(WINDOW):
+                    if column + i == column_of_ones:
+                        four[i] = one
 
         return load
 
@@ -231,66 +238,89 @@ class Maker:
         rows, columns, summed = sizes
         side, depth, pitch, across = self.side, self.depth, self.pitch, self.side // WINDOW
         element, zero, accesses = self.element, self.zero, self.accesses
-        strip = self.depth * self.pitch
-        both = 2 * strip
-        fetch_left, fetch_right = self._fetcher(left), self._fetcher(right)
+        # In 16-byte vectors, as all positions in shared memory.
+        strip = depth * pitch
+        both, elements = 2 * strip, 4 * strip * cuda_vectors.lanes(self.dtype)
+        load_left, store_left = self._mover(left)
+        load_right, store_right = self._mover(right)
         # Whole turns, so that no turn belongs to two parts.
         each = -(-summed // (splits * depth)) * depth
 
+        @cuda.jit(device=True)
+        def add_term(sums, factors, strips, at_left, at_right):
+            for i in range(accesses):
+                cuda_vectors.load(factors, i, strips, at_left + i)
+                cuda_vectors.load(factors, accesses + i, strips, at_right + i)
+            for i in range(WINDOW):
+                for j in range(WINDOW):
+                    sums[i * WINDOW + j] += factors[i] * factors[WINDOW + j]
+
         @cuda.jit
         def multiply(left_arrays, right_arrays, output_arrays):
-            strips = cuda_vectors.shared(both, element)
-            left_strip, right_strip = strips[:strip], strips[strip:]
+            # Two buffers: threads that are still reading one do not delay those that fill the other.
+            strips = cuda_vectors.shared(elements, element)
             sums = cuda.local.array(SQUARE, element)
-            of_left = cuda.local.array(WINDOW, element)
-            of_right = cuda.local.array(WINDOW, element)
+            factors = cuda.local.array(BOTH, element)
+            next_left, next_right = cuda.local.array(WINDOW, element), cuda.local.array(WINDOW, element)
             thread, part = cuda.threadIdx.x, cuda.blockIdx.z
             row, column = cuda.blockIdx.x * side, cuda.blockIdx.y * side
-            y, x = thread // across * WINDOW, thread % across * WINDOW
+            y, x = quotient(thread, across), remainder(thread, across)
             for i in range(SQUARE):
                 sums[i] = zero
-            for turn in range(part * each, min((part + 1) * each, summed), depth):
-                fetch_left(left_strip, left_arrays, row, turn, thread)
-                fetch_right(right_strip, right_arrays, column, turn, thread)
+            first, end, buffer = part * each, min((part + 1) * each, summed), 0
+            load_left(next_left, left_arrays, row, first, thread)
+            load_right(next_right, right_arrays, column, first, thread)
+            for turn in range(first, end, depth):
+                store_left(strips, buffer, next_left, thread)
+                store_right(strips, buffer + strip, next_right, thread)
                 cuda.syncthreads()
-                for k in range(depth):
-                    for i in range(accesses):
-                        cuda_vectors.load(of_left, i, left_strip, (k * pitch + y) * accesses // WINDOW + i)
-                        cuda_vectors.load(of_right, i, right_strip, (k * pitch + x) * accesses // WINDOW + i)
-                    for i in range(WINDOW):
-                        for j in range(WINDOW):
-                            sums[i * WINDOW + j] += of_left[i] * of_right[j]
-                # Slower threads must finish reading before the next turn overwrites the strips.
-                cuda.syncthreads()
-            finish(sums, output_arrays, row + y, column + x, part)
+                # The next turn's elements arrive while this turn computes.
+                if turn + depth < end:
+                    load_left(next_left, left_arrays, row, turn + depth, thread)
+                    load_right(next_right, right_arrays, column, turn + depth, thread)
+                at_left, at_right = buffer + y * accesses, buffer + strip + x * accesses
+                # Four terms between two jumps, written out: for newer GPUs, libNVVM unrolls no loop of Numba.
+                for k in range(0, depth, UNROLLED):
+                    add_term(sums, factors, strips, at_left + k * pitch, at_right + k * pitch)
+                    add_term(sums, factors, strips, at_left + (k + 1) * pitch, at_right + (k + 1) * pitch)
+                    add_term(sums, factors, strips, at_left + (k + 2) * pitch, at_right + (k + 2) * pitch)
+                    add_term(sums, factors, strips, at_left + (k + 3) * pitch, at_right + (k + 3) * pitch)
+                buffer = both - buffer
+            finish(sums, output_arrays, row + y * WINDOW, column + x * WINDOW, part)
 
         grid = -(-rows // side), -(-columns // side), splits
         return self.kernel(name, multiply, grid, left.arrays, right.arrays, outputs)
 
-    def _fetcher(self, operand: Operand) -> Any:
-        """Return the function that copies one turn's strip of an operand, (depth, side), to shared memory.
+    def _mover(self, operand: Operand) -> tuple[Any, Any]:
+        """Return the functions that move a thread's four elements of a turn's strip, (depth, side), of an operand.
 
-        The strip is flat, and its rows are `pitch` elements apart.
+        load(four, arrays, first, turn, thread): from the operand's arrays, whose row or column `first` is the strip's
+        first. store(strips, start, four, thread): to shared memory from vector `start` on, rows `pitch` vectors apart.
         """
-        load, along_sum, element, pitch = operand.load, operand.along_sum, self.element, self.pitch
-        accesses = self.accesses
-        down, across = self.depth // WINDOW, self.side // WINDOW
+        load, along_sum, pitch, accesses = operand.load, operand.along_sum, self.pitch, self.accesses
+        down, across, lanes = self.depth // WINDOW, self.side // WINDOW, cuda_vectors.lanes(self.dtype)
 
         @cuda.jit(device=True)
-        def fetch(strip, arrays, first, turn, thread):
-            four = cuda.local.array(WINDOW, element)
-            if along_sum:
-                row, k = thread // down, thread % down * WINDOW
-                load(four, arrays, first + row, turn + k)
-                for i in range(WINDOW):
-                    strip[(k + i) * pitch + row] = four[i]
-            else:
-                k, column = thread // across, thread % across * WINDOW
-                load(four, arrays, turn + k, first + column)
-                for i in range(accesses):
-                    cuda_vectors.store(strip, (k * pitch + column) * accesses // WINDOW + i, four, i)
+        def load_along(four, arrays, first, turn, thread):
+            load(four, arrays, first + quotient(thread, down), turn + remainder(thread, down) * WINDOW)
 
-        return fetch
+        @cuda.jit(device=True)
+        def store_along(strips, start, four, thread):
+            row, k = quotient(thread, down), remainder(thread, down) * WINDOW
+            for i in range(WINDOW):
+                strips[unsigned((start + (k + i) * pitch) * lanes + row)] = four[i]
+
+        @cuda.jit(device=True)
+        def load_across(four, arrays, first, turn, thread):
+            load(four, arrays, turn + quotient(thread, across), first + remainder(thread, across) * WINDOW)
+
+        @cuda.jit(device=True)
+        def store_across(strips, start, four, thread):
+            k, column = quotient(thread, across), remainder(thread, across)
+            for i in range(accesses):
+                cuda_vectors.store(strips, start + k * pitch + column * accesses + i, four, i)
+
+        return (load_along, store_along) if along_sum else (load_across, store_across)
 
     def items(self, name: str, function: Any, count: int, *arguments: tuple[str, ...] | str) -> Kernel:
         """Make a kernel whose threads stride over `count` items."""
