@@ -486,19 +486,25 @@ def _prelu_backward_threads(grad, saved, slope, out, totals):
     factor = slope[0]
     parts, lanes = totals.shape
     rows = gradient.size // lanes
+    whole = rows * lanes
+    shape = (rows, lanes)
+    gradients, keeps, targets = (
+        gradient[:whole].reshape(shape),
+        kept[:whole].reshape(shape),
+        target[:whole].reshape(shape),
+    )
     for part in prange(parts):
         # A sum for each lane, because additions to one sum would wait for each other.
         total = np.zeros(lanes)
         for row in range(part * rows // parts, (part + 1) * rows // parts):
             for lane in range(lanes):
-                i = row * lanes + lane
-                total[lane] += 0.0 if kept[i] > 0 else np.float64(gradient[i]) * kept[i]
-                target[i] = gradient[i] if kept[i] > 0 else factor * gradient[i]
-        if part == parts - 1:
-            for i in range(rows * lanes, gradient.size):
-                total[0] += 0.0 if kept[i] > 0 else np.float64(gradient[i]) * kept[i]
-                target[i] = gradient[i] if kept[i] > 0 else factor * gradient[i]
+                value, grad_value = keeps[row, lane], gradients[row, lane]
+                total[lane] += 0.0 if value > 0 else np.float64(grad_value) * value
+                targets[row, lane] = grad_value if value > 0 else factor * grad_value
         totals[part] = total
+    for i in range(whole, gradient.size):
+        totals[0, 0] += 0.0 if kept[i] > 0 else np.float64(gradient[i]) * kept[i]
+        target[i] = gradient[i] if kept[i] > 0 else factor * gradient[i]
 
 
 def prelu(x: Array, slope: Array) -> Array:
