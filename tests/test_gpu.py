@@ -15,6 +15,7 @@ from math import isnan, nan
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -305,6 +306,8 @@ def jax_kernel(start_us, end_us):
         ([(0, 900), (900, 1000), (1002, 1010), (1012, 1020), (1024, 1030), (1031, 1050)], True, 48e-6),
         ([(0, 900), (900, 1000), (1002, 1010)], False, None),
         ([(0, 900), (900, 1000)], True, None),
+        # A kernel too few.
+        ([(0, 900), (900, 1000), (1002, 1010), (1012, 1020), (1024, 1030)], True, None),
     ],
 )
 def test_device_time_of_jax_is_from_the_first_kernel_of_the_calls_to_the_last(
@@ -315,17 +318,22 @@ def test_device_time_of_jax_is_from_the_first_kernel_of_the_calls_to_the_last(
     planes = [SimpleNamespace(name="/device:GPU:0", lines=streams)]
     ran, waited = [], []
 
-    def profiled(run):
+    def profiled(run, of_host):
         run()
         return SimpleNamespace(planes=planes)
 
     monkeypatch.setattr(jax_events, "profiled", profiled)
-    monkeypatch.setattr(jax_events, "_kernels_before", lambda: 2)
-    monkeypatch.setattr(jax_events, "_occupy", lambda: SimpleNamespace(is_ready=lambda: not was_ahead))
-    calls = [(1,), (2,)]
-    elapsed_s = driver("jax").device_s(ran.append, lambda: calls, lambda: waited.append(list(ran)))
+    monkeypatch.setattr(jax_events, "_kernels_before", lambda factor: 2)
+    monkeypatch.setattr(jax_events, "_occupy", lambda factor: SimpleNamespace(is_ready=lambda: not was_ahead))
+    elapsed_s = driver("jax").device_s(ran.append, lambda: [(1,), (2,)], lambda: waited.append(len(ran)))
     assert elapsed_s == (device_s and pytest.approx(device_s))
-    assert (ran, waited) == ([1, 2], [[1, 2]])
+    tries = 1 if was_ahead else len(jax_events.TRIES)
+    assert (ran, waited) == (tries * [1, 2], [2 * i for i in range(1, tries + 1)])
+
+
+def test_a_profiler_that_cannot_run_leaves_device_time_unknown(tmp_path):
+    with jax.profiler.trace(str(tmp_path)), pytest.warns(UserWarning, match="no device time: .*[Oo]nly one profile"):
+        assert driver("jax").device_s(print, lambda: [()], print) is None
 
 
 def test_the_kernels_that_occupy_a_gpu_are_counted_after_they_were_compiled(monkeypatch):
@@ -333,8 +341,8 @@ def test_the_kernels_that_occupy_a_gpu_are_counted_after_they_were_compiled(monk
     kernels = SimpleNamespace(events=[jax_kernel(i, i + 1) for i in range(5)])
     compiled = []
 
-    def profiled(run):
-        compiled.append(jax_events._products()[0]._cache_size())
+    def profiled(run, of_host):
+        compiled.append(jax_events._products(4)[0]._cache_size())
         run()
         return SimpleNamespace(planes=[SimpleNamespace(name="/device:GPU:0", lines=[kernels])])
 
@@ -342,9 +350,9 @@ def test_the_kernels_that_occupy_a_gpu_are_counted_after_they_were_compiled(monk
     monkeypatch.setattr(jax_events, "SIDE", 8)
     for name in ("_products", "_kernels_before"):
         monkeypatch.setattr(jax_events, name, cache(getattr(jax_events, name).__wrapped__))
-    assert jax_events._kernels_before() == 5
+    assert jax_events._kernels_before(4) == 5
     assert compiled == [1]
-    program, matrix = jax_events._products()
+    program, matrix = jax_events._products(4)
     np.testing.assert_array_equal(program(matrix), np.eye(8))
 
 

@@ -32,7 +32,7 @@ class Time:
 
     @property
     def used_s(self) -> float:
-        """Device time; host latency for JAX, which has no events."""
+        """Device time; host latency where it is unknown."""
         return self.latency_s if isnan(self.device_s) else self.device_s
 
     @property

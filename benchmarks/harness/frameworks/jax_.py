@@ -13,7 +13,7 @@ from benchmarks.harness.machine import gpu, linux
 
 
 class JaxDriver(DeviceDriver, StepDriver):
-    # XLA queues 32 programs on a GPU, two of a round trip.
+    # XLA queues at most 32 programs on a GPU. A round trip is two, and the products that occupy the GPU are one.
     most_queued = 12
 
     def environment(self, cache_dir: str | None) -> dict[str, str]:
@@ -95,7 +95,7 @@ class JaxDriver(DeviceDriver, StepDriver):
     ) -> float | None:
         from benchmarks.harness.frameworks import jax_events
 
-        return jax_events.elapsed_s(function, arguments(), meanwhile)
+        return jax_events.elapsed_s(function, arguments, meanwhile)
 
     def free_bytes(self) -> int:
         import jax
