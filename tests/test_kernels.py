@@ -122,9 +122,13 @@ LOOP = f"""{COPY}
 $before:
 $loop:
     fma.rn.f32 %f1, %f1, %f2, %f3;
+    fma.rn.f32 %f4, %f1, %f2, %f3;
     add.u64 %rd1, %rd1, 4;
     setp.lt.u64 %p1, %rd1, %rd2;
     @%p1 bra $loop;
+$short:
+    fma.rn.f32 %f1, %f1, %f2, %f3;
+    @%p1 bra $short;
     st.global.v4.f32 [%rd2], {{%f1, %f2, %f3, %f4}};
 """
 WIDENED = (
@@ -146,7 +150,7 @@ def test_copy_kernels_have_no_fault():
 
 
 def test_multiply_adds_of_a_loop_are_counted():
-    assert gpu_code.examine(source(LOOP)).fma_percent == 25
+    assert gpu_code.examine(source(LOOP)).fma_percent == 40
 
 
 @pytest.mark.parametrize(

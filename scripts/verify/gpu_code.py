@@ -77,8 +77,8 @@ class CompiledKernel:
     registers: of a thread; most_registers: as its launch allows. load_bytes, store_bytes: size of its widest access to
     global memory. shared_bytes: size of its narrowest load from shared memory; 0 without one. element_bytes: bytes that
     its widest accesses and those of masks move for each stored element. declared_bytes: the same by the catalog; both
-    are None for a kernel without a row. fma_percent: of the instructions of the innermost loop with most
-    multiply-adds, those that are one; 0 without such a loop.
+    are None for a kernel without a row. fma_percent: percentage of multiply-adds among the instructions of the
+    innermost loop that has most of them; 0 without one.
     """
 
     kernel: str
@@ -413,7 +413,7 @@ def examine(source: Source) -> CompiledKernel:
         shared_bytes=min(shared, default=0),
         element_bytes=_element_bytes(source, accesses, widest) if source.row else None,
         declared_bytes=_declared_bytes(source),
-        fma_percent=max(map(_fma_percent, _innermost_loops(source.ptx)), default=0.0),
+        fma_percent=_fma_percent(_innermost_loops(source.ptx)),
     )
 
 
@@ -428,8 +428,10 @@ def _innermost_loops(ptx: str) -> list[list[str]]:
     return found
 
 
-def _fma_percent(instructions: list[str]) -> float:
-    return 100 * sum(text.startswith("fma.") for text in instructions) / len(instructions)
+def _fma_percent(loops: list[list[str]]) -> float:
+    counts = [(sum(text.startswith("fma.") for text in loop), len(loop)) for loop in loops]
+    multiply_adds, instructions = max(counts, default=(0, 1))
+    return 100 * multiply_adds / instructions
 
 
 def _accesses(pattern: re.Pattern[str], ptx: str) -> list[tuple[str, int]]:

@@ -39,9 +39,9 @@ def geometry(block: Block, n: int, sparse: bool) -> Geometry:
     step = 2 if block.conv.pool else 1
     phases, (high, wide) = step**2, block.output[:2]
     rows, pixels, group = n * high * wide * phases, n * height * width, phases if sparse else 1
-    if max(rows, pixels) >= LIMIT:
+    if max(rows, pixels) > LIMIT:
         most = LIMIT // max(high * wide * phases, height * width)
-        raise ValueError(f"n: {n} images of {height} x {width} given, at most {most} needed")
+        raise ValueError(f"n: {n} images of {height} x {width} given, at most {most} have indices of 32 bits")
 
     @cuda.jit(device=True)
     def patches(row, column):

@@ -30,7 +30,7 @@ BLOCKS = 256
 RESIDENT = 2
 # Least number of turns in a part of a sum.
 TURNS = 4
-# Terms of each sum between two jumps of a loop.
+# Terms of each sum in an iteration of the loop over them.
 UNROLLED = 4
 
 
@@ -238,9 +238,10 @@ class Maker:
         rows, columns, summed = sizes
         side, depth, pitch, across = self.side, self.depth, self.pitch, self.side // WINDOW
         element, zero, accesses = self.element, self.zero, self.accesses
-        # In 16-byte vectors, as all positions in shared memory.
+        # Positions in shared memory count 16-byte vectors.
         strip = depth * pitch
-        both, elements = 2 * strip, 4 * strip * cuda_vectors.lanes(self.dtype)
+        both = 2 * strip
+        elements = 2 * both * cuda_vectors.lanes(self.dtype)
         load_left, store_left = self._mover(left)
         load_right, store_right = self._mover(right)
         # Whole turns, so that no turn belongs to two parts.
@@ -279,7 +280,7 @@ class Maker:
                     load_left(next_left, left_arrays, row, turn + depth, thread)
                     load_right(next_right, right_arrays, column, turn + depth, thread)
                 at_left, at_right = buffer + y * accesses, buffer + strip + x * accesses
-                # Four terms between two jumps, written out: for newer GPUs, libNVVM unrolls no loop of Numba.
+                # Written out, because libNVVM does not unroll Numba's loops for newer GPUs.
                 for k in range(0, depth, UNROLLED):
                     add_term(sums, factors, strips, at_left + k * pitch, at_right + k * pitch)
                     add_term(sums, factors, strips, at_left + (k + 1) * pitch, at_right + (k + 1) * pitch)
@@ -294,8 +295,8 @@ class Maker:
     def _mover(self, operand: Operand) -> tuple[Any, Any]:
         """Return the functions that move a thread's four elements of a turn's strip, (depth, side), of an operand.
 
-        load(four, arrays, first, turn, thread): from the operand's arrays, whose row or column `first` is the strip's
-        first. store(strips, start, four, thread): to shared memory from vector `start` on, rows `pitch` vectors apart.
+        load(four, arrays, first, turn, thread): from the operand's arrays; `first` is the first row or column of the
+        strip. store(strips, start, four, thread): to shared memory from vector `start` on, rows `pitch` vectors apart.
         """
         load, along_sum, pitch, accesses = operand.load, operand.along_sum, self.pitch, self.accesses
         down, across, lanes = self.depth // WINDOW, self.side // WINDOW, cuda_vectors.lanes(self.dtype)
