@@ -46,7 +46,7 @@ ROOT_2_PI_INVERSE = 0.3989422804014327
 SELU_NEGATIVE = SELU_ALPHA * SELU_SCALE
 # Beyond this, the logistic and the normal distribution are 0 or 1. Factors are limited to it: infinity times 0 is NaN.
 LARGE = 1e3
-# Sums of a thread in float64 that fill the widest vectors, several times.
+# Sums of a thread in float64, which fill the widest vectors.
 LANES = 16
 
 
@@ -478,35 +478,6 @@ def _prelu_threads(x, slope, out):
         target[i] = value if value > 0 else factor * value
 
 
-@njit(**OPTIONS, parallel=True)
-def _prelu_backward_threads(grad, saved, slope, out, totals):
-    require_backward_values(grad, saved, out)
-    gradient, kept, target = grad.reshape(grad.size), saved.reshape(saved.size), out.reshape(out.size)
-    # Apart from the line above: with arrays and a scalar in one assignment, Numba 0.68 drops the stores to target.
-    factor = slope[0]
-    parts, lanes = totals.shape
-    rows = gradient.size // lanes
-    whole = rows * lanes
-    shape = (rows, lanes)
-    gradients, keeps, targets = (
-        gradient[:whole].reshape(shape),
-        kept[:whole].reshape(shape),
-        target[:whole].reshape(shape),
-    )
-    for part in prange(parts):
-        # A sum for each lane, because additions to one sum would wait for each other.
-        total = np.zeros(lanes)
-        for row in range(part * rows // parts, (part + 1) * rows // parts):
-            for lane in range(lanes):
-                value, grad_value = keeps[row, lane], gradients[row, lane]
-                total[lane] += 0.0 if value > 0 else np.float64(grad_value) * value
-                targets[row, lane] = grad_value if value > 0 else factor * grad_value
-        totals[part] = total
-    for i in range(whole, gradient.size):
-        totals[0, 0] += 0.0 if kept[i] > 0 else np.float64(gradient[i]) * kept[i]
-        target[i] = gradient[i] if kept[i] > 0 else factor * gradient[i]
-
-
 def prelu(x: Array, slope: Array) -> Array:
     x = contiguous(x)
     return prelu_out(x, slope, np.empty_like(x))
@@ -529,8 +500,9 @@ def prelu_backward(grad: Array, saved: Array, slope: Array) -> tuple[Array, Arra
 
 def prelu_backward_out(grad: Array, saved: Array, slope: Array, out: Array) -> tuple[Array, Array]:
     checks.parameter(grad, slope=slope)
-    totals = np.empty((get_num_threads(), LANES))
-    call(_prelu_backward_threads, grad, saved, slope, out, totals, masks=False)
+    # Lanes as channels that share the slope: additions to one sum would wait for each other.
+    slopes, totals = np.full(LANES, slope[0]), np.empty((get_num_threads(), LANES))
+    call(_prelu_channels_backward_threads, grad, saved, slopes, out, totals, masks=False)
     with np.errstate(over="ignore", invalid="ignore"):
         return out, totals.sum(keepdims=True)[0].astype(slope.dtype)
 
@@ -550,10 +522,13 @@ def _prelu_channels_threads(x, slope, out):
 @njit(**OPTIONS, parallel=True)
 def _prelu_channels_backward_threads(grad, saved, slope, out, totals):
     require_backward_values(grad, saved, out)
+    flat_grad, flat_saved, flat_out = grad.reshape(grad.size), saved.reshape(saved.size), out.reshape(out.size)
     parts, channels = totals.shape
     rows = grad.size // channels
+    whole = rows * channels
     shape = (rows, channels)
-    gradient, kept, target = grad.reshape(shape), saved.reshape(shape), out.reshape(shape)
+    gradient, kept = flat_grad[:whole].reshape(shape), flat_saved[:whole].reshape(shape)
+    target = flat_out[:whole].reshape(shape)
     for part in prange(parts):
         total = np.zeros(channels)
         for row in range(part * rows // parts, (part + 1) * rows // parts):
@@ -562,6 +537,11 @@ def _prelu_channels_backward_threads(grad, saved, slope, out, totals):
                 total[channel] += 0.0 if value > 0 else np.float64(factor) * value
                 target[row, channel] = factor if value > 0 else slope[channel] * factor
         totals[part] = total
+    # A last row that is not whole: only prelu has one.
+    for channel in range(grad.size - whole):
+        value, factor = flat_saved[whole + channel], flat_grad[whole + channel]
+        totals[0, channel] += 0.0 if value > 0 else np.float64(factor) * value
+        flat_out[whole + channel] = factor if value > 0 else slope[channel] * factor
 
 
 def prelu_channels(x: Array, slope: Array) -> Array:
