@@ -1,4 +1,4 @@
-"""Unsigned 32-bit arithmetic in Numba's CUDA kernels.
+"""Unsigned division and indices in Numba's CUDA kernels.
 
 Numba computes indices with 64 bits and a sign, rounds quotients down, and takes an index below 0 from the end. GPUs do
 none of these in one instruction.

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness import measurement
+from benchmarks.harness.asv_classes import camel_case
 from impls.catalog import ENTRY_POINTS, VARIANTS
 from scripts.setup import install_commit
 from tests.checkout import ROOT, Checkout
@@ -138,8 +139,7 @@ def test_a_wrong_operator_is_refused(checkout, name, old, new, reason):
     assert path.read_text().count(old) == 1
     path.write_text(path.read_text().replace(old, new))
     checkout.commit("wrong")
-    class_name = name.title().replace("_", "")
-    checkout.measure(rf"activations\.{class_name}(Forward|Backward)\.track_time\(.*, 32768, 'float32'\)")
+    checkout.measure(rf"activations\.{camel_case(name)}(Forward|Backward)\.track_time\(.*, 32768, 'float32'\)")
     reasons = [record.measurement.reason for record in checkout.records() if record.measurement.status == "wrong"]
     assert reasons
     assert all(reason in text for text in reasons)
