@@ -128,6 +128,7 @@ class Semantics:
     nan: forward of NaN. minus_infinity: forward of -inf; "0" is that of the reference.
     gradient_at_nan: gradient where the saved value is NaN; "any": it depends on the position in the array.
     blocked_infinity: gradient where an infinite or NaN grad is blocked.
+    infinity: forward of inf; "any": the limit or NaN, depending on the processor.
     nan_outside: inputs that are not between these give NaN, though the limit is finite.
     gradient_nan_outside: the same of saved values and gradients.
     derivative_at: the derivative at saved values where it is not the reference's, as at a kink.
@@ -137,6 +138,7 @@ class Semantics:
 
     nan: Literal["nan", "0"] = "nan"
     minus_infinity: Literal["0", "nan"] = "0"
+    infinity: Literal["limit", "any"] = "limit"
     gradient_at_nan: Literal["0", "grad", "any"] = "0"
     blocked_infinity: Literal["0", "nan"] = "0"
     nan_outside: tuple[float, float] | None = None

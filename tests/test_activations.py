@@ -81,6 +81,16 @@ def test_any_floats(row: Variant, x: np.ndarray) -> None:
     comparison.check(row, "float32", (driver(row.framework).to_numpy(result),), expected, (x,))
 
 
+def test_gelu_of_pytorch_may_be_nan_at_infinity_and_nowhere_else():
+    """Which it is depends on the processor."""
+    row, x = find("gelu", "forward", "torch.out"), np.array([np.inf, 100], np.float32)
+    for at_infinity in (np.inf, np.nan):
+        comparison.check(row, "float32", (np.array([at_infinity, 100]),), (x,), (x,))
+    for wrong in ([1, 100], [-np.inf, 100], [np.inf, np.nan]):
+        with pytest.raises(comparison.WrongResult, match="1 of 2 elements"):
+            comparison.check(row, "float32", (np.array(wrong, np.float32),), (x,), (x,))
+
+
 def test_functions_are_finite_where_their_limits_are():
     ends = np.array([-np.inf, -1e308, -1e4, 1e4, 1e308, np.inf])
     for name in OPERATORS:

@@ -1,9 +1,9 @@
 """The largest errors of the activation family, which rows declare as tolerances, in units in the last place.
 
-Twice what `python -m scripts.verify.accuracy` measured on an AMD EPYC, rounded up: NumPy and PyTorch have other vector
-functions on other processors. On a GPU nothing was measured of Numba and Triton: their formulas are Numba's on the CPU.
-Of Numba on CUDA gelu has twice that, as CUDA's erfc is documented within 4 ulps (CUDA C++ Programming Guide,
-"Mathematical functions").
+Twice the largest that `python -m scripts.verify.accuracy` measured on an AMD EPYC, with AVX-512 and without, rounded
+up: NumPy, PyTorch and LLVM have other vector functions for other processors. On a GPU nothing was measured of Numba and
+Triton: their formulas are Numba's on the CPU. Of Numba on CUDA gelu has twice that, as CUDA's erfc is documented within
+4 ulps (CUDA C++ Programming Guide, "Mathematical functions").
 """
 
 from dataclasses import dataclass
@@ -30,14 +30,14 @@ ERRORS: dict[str, dict[str, Errors]] = {
     "numpy": {
         "leaky_relu": Errors(forward=2, output=2, roundtrip=2),
         "relu6": Errors(),
-        "elu": Errors(forward=2, input=5, output=3, roundtrip=3, floored=("input", "roundtrip")),
-        "selu": Errors(forward=3, input=5, output=4, roundtrip=6, floored=("input", "output", "roundtrip")),
+        "elu": Errors(forward=5, input=5, output=3, roundtrip=5, floored=("input", "roundtrip")),
+        "selu": Errors(forward=7, input=5, output=4, roundtrip=7, floored=("input", "output", "roundtrip")),
         "gelu": Errors(forward=15, input=5, roundtrip=5, floored=("input", "roundtrip")),
         "gelu_tanh": Errors(forward=4, input=8, roundtrip=8, floored=("forward", "input", "roundtrip")),
-        "silu": Errors(forward=4, input=7, roundtrip=7, floored=("forward", "input", "roundtrip")),
+        "silu": Errors(forward=4, input=8, roundtrip=8, floored=("forward", "input", "roundtrip")),
         "sigmoid": Errors(forward=6, input=2, output=4, roundtrip=6, floored=("forward", "input", "roundtrip")),
         "tanh": Errors(forward=3, input=5, output=4, roundtrip=6, floored=("input", "roundtrip")),
-        "softplus": Errors(forward=5, input=4, output=3, roundtrip=5, floored=("input", "roundtrip")),
+        "softplus": Errors(forward=6, input=4, output=7, roundtrip=5, floored=("input", "roundtrip")),
         "hardswish": Errors(forward=4, input=4, roundtrip=4),
         "squared_relu": Errors(forward=1, input=1, roundtrip=1),
         "prelu": Errors(forward=1, input=1, roundtrip=1),
@@ -47,13 +47,13 @@ ERRORS: dict[str, dict[str, Errors]] = {
         "leaky_relu": Errors(forward=2, output=2, roundtrip=2),
         "relu6": Errors(),
         "elu": Errors(forward=2, input=3, output=3, roundtrip=3, floored=("input", "roundtrip")),
-        "selu": Errors(forward=3, input=5, output=4, roundtrip=6, floored=("input", "output", "roundtrip")),
+        "selu": Errors(forward=6, input=5, output=4, roundtrip=6, floored=("input", "output", "roundtrip")),
         "gelu": Errors(forward=6, input=8, roundtrip=8, floored=("forward", "input", "roundtrip")),
         "gelu_tanh": Errors(forward=4, input=8, roundtrip=8, floored=("forward", "input", "roundtrip")),
         "silu": Errors(forward=4, input=7, roundtrip=7, floored=("forward", "input", "roundtrip")),
         "sigmoid": Errors(forward=6, input=2, output=4, roundtrip=6, floored=("forward", "input", "roundtrip")),
         "tanh": Errors(forward=6, input=8, output=4, roundtrip=10, floored=("input", "roundtrip")),
-        "softplus": Errors(forward=5, input=4, output=3, roundtrip=5, floored=("input", "roundtrip")),
+        "softplus": Errors(forward=5, input=4, output=4, roundtrip=5, floored=("input", "roundtrip")),
         "hardswish": Errors(forward=5, input=5, roundtrip=5),
         "squared_relu": Errors(forward=1, input=1, roundtrip=1),
         "prelu": Errors(forward=1, input=1, roundtrip=1),
@@ -64,7 +64,7 @@ ERRORS: dict[str, dict[str, Errors]] = {
         "relu6": Errors(),
         "elu": Errors(forward=2, input=3, output=3, roundtrip=3, floored=("input", "roundtrip")),
         "selu": Errors(forward=4, input=4, output=4, roundtrip=4, floored=("input", "output", "roundtrip")),
-        "gelu": Errors(forward=9, input=8, roundtrip=9, floored=("forward", "input", "roundtrip")),
+        "gelu": Errors(forward=10, input=8, roundtrip=10, floored=("forward", "input", "roundtrip")),
         "gelu_tanh": Errors(forward=4, input=86, roundtrip=86, floored=("forward", "input", "roundtrip")),
         "silu": Errors(forward=4, input=72, roundtrip=72, floored=("forward", "input", "roundtrip")),
         "sigmoid": Errors(forward=4, output=4, roundtrip=4, floored=("forward", "roundtrip")),
