@@ -7,22 +7,39 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import NamedTuple
 
 from impls.cnn.networks import RELU_NETWORKS, Network
-from impls.cnn.numba_cuda.products import SIDE as MEASURED_SIDE
+from impls.cnn.numba_cuda.products import Launch
 from scripts.verify import gpu_code
 from scripts.verify.gpu_code import ARCHITECTURES, Source
-from tests.small import SIDE, SMALL, UNPOOLED
+from tests.small import LAUNCH, SMALL, TALL, UNPOOLED
 
 # Images of a batch.
 N = 2
-# Network, side of the matrix-product tiles, dtype, and True with ReLUs: small networks with small tiles, and the
-# measured networks with the tiles that they are measured with.
+
+
+class CompiledStep(NamedTuple):
+    """A training step. With one block that occupies the device, tiles are tall."""
+
+    network: Network
+    launch: Launch = LAUNCH
+    dtype: str = "float32"
+    relu: bool = True
+
+    @property
+    def group(self) -> str:
+        return f"{self.network.name} {self.launch.side} {self.launch.blocks} {self.dtype} {self.relu}"
+
+
+# Small networks with small tiles, and the measured networks with the tiles that they are measured with.
 STEPS = (
-    *((network, SIDE, "float32", True) for network in (*SMALL, UNPOOLED)),
-    (SMALL[1], SIDE, "float64", True),
-    *((network, MEASURED_SIDE, "float32", True) for network in RELU_NETWORKS.values()),
-    *((network, SIDE, "float32", False) for network in SMALL[:2]),
+    *(CompiledStep(network) for network in (*SMALL, UNPOOLED)),
+    CompiledStep(SMALL[1], dtype="float64"),
+    *(CompiledStep(network, TALL) for network in SMALL),
+    *(CompiledStep(network, Launch()) for network in RELU_NETWORKS.values()),
+    CompiledStep(RELU_NETWORKS["mnist_cnn"], Launch(blocks=1)),
+    *(CompiledStep(network, relu=False) for network in SMALL[:2]),
 )
 STEP_ARCHITECTURE = 90
 # Index into Triton's list of block sizes, and True where the addresses and the length are multiples of 16.
@@ -44,9 +61,9 @@ def triton_relu(architecture: int) -> dict[str, dict[str, str]]:
     }
 
 
-def step(network: Network, side: int, dtype: str, relu: bool) -> dict[str, dict[str, str]]:
-    sources = gpu_code.numba_step(network, N, dtype, relu, side, architecture=STEP_ARCHITECTURE)
-    return {f"{network.name} {dtype} {relu}": _ptx(sources)}
+def step(case: CompiledStep) -> dict[str, dict[str, str]]:
+    sources = gpu_code.numba_step(case.network, N, case.dtype, case.relu, case.launch, architecture=STEP_ARCHITECTURE)
+    return {case.group: _ptx(sources)}
 
 
 def _ptx(sources: Iterable[Source]) -> dict[str, str]:
@@ -55,7 +72,7 @@ def _ptx(sources: Iterable[Source]) -> dict[str, str]:
 
 def main() -> None:
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(step, *arguments) for arguments in reversed(STEPS)]
+        jobs = [pool.submit(step, case) for case in reversed(STEPS)]
         jobs += [pool.submit(make, number) for make in (triton_relu, numba_relu) for number in ARCHITECTURES]
         print(json.dumps({group: ptx for job in jobs for group, ptx in job.result().items()}))
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from impls.cnn.networks import Conv, Dense, Network
+from impls.cnn.numba_cuda.products import Launch
 
 # Odd and even sizes; few channels, and enough channels to be computed in tiles.
 SMALL = (
@@ -26,5 +27,5 @@ ACTIVATED = tuple(
 )  # fmt: skip
 # Its blocks neither pool nor normalise.
 UNPOOLED = Network("unpooled", (6, 5, 1), (Conv(4, padding=1), Conv(3)), classes=3)
-# Side of the matrix-product tiles: small, as the simulator runs every GPU thread as a Python thread.
-SIDE = 16
+# Small squares, as the simulator runs every GPU thread as a Python thread; TALL makes tiles of two squares.
+LAUNCH, TALL = Launch(side=16), Launch(side=16, blocks=1)

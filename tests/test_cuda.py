@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -32,17 +33,19 @@ from benchmarks.harness.truth.calls import Calls
 from impls.activations.reference import prelu
 from impls.activations.rows import PRELUS
 from impls.catalog import find, find_step
+from impls.cnn import networks
 from impls.cnn.networks import Batch, Network, fused_saved_bytes, initial_parameters, random_batch
 from impls.cnn.numba_cuda import graph as graphs
 from impls.cnn.numba_cuda import products
 from impls.cnn.numba_cuda import step as steps_cuda
-from impls.relu import triton_
+from impls.relu import numba_cuda, triton_
 from impls.variant import Variant
 from scripts.profiling import device_events
 from scripts.training import parity
+from scripts.verify import gpu_launch
 from tests import simulator
 from tests.conftest import arguments, cases, results
-from tests.small import SIDE, SMALL, UNPOOLED
+from tests.small import LAUNCH, SMALL, TALL, UNPOOLED
 from tests.test_activations import check_any_slopes
 from tests.test_implementations import LENGTHS, any_bits, bits, check, floats, host, special
 
@@ -308,8 +311,15 @@ def test_other_dtypes_are_refused(name):
         row.load()(driver(row.framework).array(np.ones(64), "int32"))
 
 
-def step(network: Network, n: int, dtype: str, relu: str = "inplace", module: Any = None) -> Any:
-    return (module or steps_cuda).Step(network, initial_parameters(network), n, dtype, relu, side=SIDE)
+def step(
+    network: Network,
+    n: int,
+    dtype: str,
+    relu: str = "inplace",
+    module: Any = None,
+    launch: products.Launch = LAUNCH,
+) -> Any:
+    return (module or steps_cuda).Step(network, initial_parameters(network), n, dtype, relu, launch)
 
 
 @pytest.mark.parametrize(("n", "dtype"), [(2, "float32"), (3, "float64")])
@@ -317,6 +327,41 @@ def step(network: Network, n: int, dtype: str, relu: str = "inplace", module: An
 def test_the_step_follows_the_reference(network: Network, n: int, dtype: str) -> None:
     deviations = parity.deviations(step(network, n, dtype), network, n, FOLLOWED)
     assert deviations.within(dtype), deviations
+
+
+def tall_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tiles be tall in float64, too: the simulator has the shared memory for it."""
+    monkeypatch.setattr(sys.modules["impls.cnn.numba_cuda.products"], "TALLEST", {"float32": 2, "float64": 2})
+
+
+@pytest.mark.parametrize(("n", "dtype"), [(2, "float32"), (3, "float64")])
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
+def test_a_step_of_tall_tiles_follows_the_reference(network, n, dtype, monkeypatch):
+    tall_in_float64(monkeypatch)
+    deviations = parity.deviations(step(network, n, dtype, launch=TALL), network, n, FOLLOWED)
+    assert deviations.within(dtype), deviations
+
+
+# Rows, columns, terms of each sum, and True if it may be split: squares of a tile, and the grid.
+TILINGS = [
+    ((512 * 64, 64, 9), False, "float32", (2, (256, 1, 1))),
+    ((511 * 64, 64, 9), False, "float32", (2, (256, 1, 1))),
+    ((510 * 64, 64, 9), False, "float32", (1, (510, 1, 1))),
+    ((255 * 64, 128, 9), False, "float32", (2, (128, 2, 1))),
+    ((512 * 64, 64, 9), False, "float64", (1, (512, 1, 1))),
+    ((64, 1, 1), False, "float32", (1, (1, 1, 1))),
+    # A sum of 4,096 terms has at most 64 parts.
+    ((1152, 256, 4096), True, "float32", (2, (9, 4, 7))),
+    ((1152, 256, 4096), True, "float64", (1, (18, 4, 3))),
+    ((128, 64, 4096), True, "float32", (1, (2, 1, 64))),
+    # Of 5 squares, 3 tall tiles would have 6: a fifth of their rows would be padding.
+    ((289, 64, 2**20), True, "float32", (1, (5, 1, 51))),
+]
+
+
+@pytest.mark.parametrize(("sizes", "split", "dtype", "expected"), TILINGS)
+def test_tiles_are_tall_where_they_occupy_the_device_without_much_padding(sizes, split, dtype, expected):
+    assert products.Maker(dtype, products.Launch()).tiling(*sizes, split) == expected
 
 
 def tied(network: Network, n: int) -> tuple[dict[str, np.ndarray], Batch]:
@@ -329,7 +374,7 @@ def tied(network: Network, n: int) -> tuple[dict[str, np.ndarray], Batch]:
 @pytest.mark.parametrize("network", [SMALL[0], SMALL[1]], ids=lambda network: network.name)
 def test_max_pool_selects_the_first_of_equal_values(network):
     parameters, batch = tied(network, 3)
-    tied_step = steps_cuda.Step(network, parameters, 3, "float64", "inplace", side=SIDE)
+    tied_step = steps_cuda.Step(network, parameters, 3, "float64", "inplace", LAUNCH)
     assert training.verify(network, "float64", tied_step, tied_step.put(batch), batch) < 1e-9
 
 
@@ -339,12 +384,25 @@ def test_nan_reaches_the_loss():
         batch = random_batch(network, 2)
         batch.images[place] = np.nan
         stepper = step(network, 2, "float32")
-        assert np.isnan(stepper(stepper.put(batch)))
+        assert np.isnan(float(stepper(stepper.put(batch))))
+
+
+def test_a_call_of_a_step_leaves_its_loss_on_the_device(monkeypatch):
+    """A copy to the host waits for the device, which then has no time of its own."""
+    stepper, copies = step(SMALL[0], 2, "float32"), []
+    batch = stepper.put(random_batch(SMALL[0], 2))
+    array = type(stepper.loss.array)
+    copy = array.copy_to_host
+    monkeypatch.setattr(array, "copy_to_host", lambda *arguments: copies.append(1) or copy(*arguments))
+    loss = stepper(batch)
+    assert not copies
+    assert np.isfinite(float(loss))
+    assert copies
 
 
 def test_unsupported_tile_sides_are_refused():
     with pytest.raises(ValueError, match="side: 48 given, 16, 32 or 64 needed"):
-        steps_cuda.Step(SMALL[0], initial_parameters(SMALL[0]), 2, "float32", "inplace", side=48)
+        steps_cuda.Step(SMALL[0], initial_parameters(SMALL[0]), 2, "float32", "inplace", products.Launch(side=48))
 
 
 def test_thread_order_does_not_change_the_result():
@@ -454,7 +512,7 @@ class CapturingDriver:
 
 
 def graph_step(network: Network, n: int, dtype: str = "float32") -> graphs.GraphStep:
-    return graphs.GraphStep(network, initial_parameters(network), n, dtype, "inplace", side=SIDE)
+    return graphs.GraphStep(network, initial_parameters(network), n, dtype, "inplace", LAUNCH)
 
 
 def test_a_step_is_captured_once_and_replayed_at_each_call(monkeypatch):
@@ -476,9 +534,11 @@ def test_a_step_is_captured_once_and_replayed_at_each_call(monkeypatch):
         batch = made.put(random_batch(network, 2))
         assert set(capturing.calls) == {"to_device"}
         capturing.calls.clear()
-        made(batch)
+        loss = made(batch)
         # Images, labels and one mask.
-        assert capturing.calls == ["device_to_device"] * 3 + ["replay", "copy_to_host"]
+        assert capturing.calls == ["device_to_device"] * 3 + ["replay"]
+        assert np.isfinite(float(loss))
+        assert capturing.calls[4:] == ["copy_to_host"]
     capturing.calls.clear()
     del made
     gc.collect()
@@ -629,7 +689,7 @@ def test_arguments_of_a_step_have_the_declared_types(network, dtype, monkeypatch
     """Kernels do not check what they are launched with. None is run."""
     launched = []
     monkeypatch.setattr(products.Kernel, "__call__", lambda *launch: launched.append(launch))
-    made = steps_cuda.Step(network, initial_parameters(network), 2, dtype, "inplace", side=SIDE)
+    made = steps_cuda.Step(network, initial_parameters(network), 2, dtype, "inplace", LAUNCH)
     made(made.put(random_batch(network, 2)))
     assert {kernel.name for kernel, *_ in launched} == {kernel.name for kernel in made.kernels.listed()}
     for kernel, *passed in launched:
@@ -647,7 +707,7 @@ def test_kernels_of_a_step_are_compiled_once_with_their_declared_types(monkeypat
     jit = cuda.jit
     monkeypatch.setattr(cuda, "jit", lambda signature: signatures.append(signature) or jit(signature))
     out = driver("numba_cuda").array(np.zeros(5), "float32")
-    make = products.Maker("float32", SIDE)
+    make = products.Maker("float32", LAUNCH)
 
     @jit
     def fill(arrays, scale):
@@ -672,14 +732,19 @@ def test_kernels_of_a_step_are_compiled_once_with_their_declared_types(monkeypat
 def test_a_max_pool_that_selects_the_last_of_equal_values_is_detected(file, network, old, new, tmp_path, monkeypatch):
     wrong = with_a_bug(file, old, new, tmp_path, monkeypatch)
     parameters, batch = tied(network, 3)
-    wrong_step = wrong.Step(network, parameters, 3, "float64", "inplace", side=SIDE)
+    wrong_step = wrong.Step(network, parameters, 3, "float64", "inplace", LAUNCH)
     with pytest.raises(comparison.WrongResult):
         training.verify(network, "float64", wrong_step, wrong_step.put(batch), batch)
 
 
 PLAIN, NORMED, _ = SMALL
 STEP_BUGS = [
-    ("products", PLAIN, "                cuda.syncthreads()\n", ""),
+    ("products", PLAIN, "next_right, thread)\n                cuda.syncthreads()\n", "next_right, thread)\n"),
+    ("products", PLAIN, "total, k)\n                cuda.syncthreads()\n", "total, k)\n"),
+    ("products", PLAIN, "thread + half * each", "thread + each"),
+    ("products", PLAIN, "range(first, splits, together)", "range(first, splits - 1, together)"),
+    ("products", PLAIN, "(part * items + item)", "(part * items + first)"),
+    ("products", PLAIN, "if first == 0 and item < items:", "if first == 0 and item < items - 1:"),
     ("products", PLAIN, "buffer = both - buffer", "pass"),
     ("products", PLAIN, "load_left(next_left, left_arrays, row, turn + depth, thread)", "load_left(next_left, left_arrays, row, turn, thread)"),
     ("products", PLAIN, "row < rows and column < columns else -1", "row < rows - 1 and column < columns else -1"),
@@ -693,7 +758,7 @@ STEP_BUGS = [
     ("convolution", PLAIN, "largest, winner = value, i", "largest, winner = value, 3"),
     ("products", PLAIN, "if four[j] > zero else zero", "if four[j] >= zero else zero"),
     ("products", NORMED, "sums[i * WINDOW + j] *= four[j]", "pass"),
-    ("products", PLAIN, "buffer + strip, next_right", "buffer, next_right"),
+    ("products", PLAIN, "buffer + right_strip, next_right", "buffer, next_right"),
     ("dense", PLAIN, "range(thread, n, threads)", "range(thread, n - 1, threads)"),
     ("dense", PLAIN, "while half:\n            cuda.syncthreads()", "while half:"),
     ("step", PLAIN, "velocity[i] = momentum * velocity[i] + gradient[i]", "velocity[i] = gradient[i]"),
@@ -703,23 +768,99 @@ STEP_BUGS = [
     ("norm", NORMED, "for f in range(cuda.grid(1), filters,", "for f in range(cuda.grid(1), filters - 1,"),
     ("norm", NORMED, "for item in range(cuda.grid(1), items, cuda.gridsize(1)):\n            pixel", "for item in range(cuda.grid(1), items - 1, cuda.gridsize(1)):\n            pixel"),
     ("norm", NORMED, "range(cuda.grid(1), rows * groups,", "range(cuda.grid(1), rows * groups - 1,"),
-    ("norm", NORMED, "            add(four, parts, item)\n", "            add(four, parts, 0)\n"),
+    ("norm", NORMED, "totals[filters + f]", "totals[f + 1]"),
     ("dense", NORMED, "range(cuda.grid(1), size,", "range(cuda.grid(1), size // 2,"),
     ("dense", NORMED, "range(cuda.grid(1), n * channels,", "range(cuda.grid(1), n * channels - 1,"),
     ("dense", NORMED, "range(cuda.grid(1), n * pixels * channels,", "range(cuda.grid(1), n * pixels * channels - 1,"),
 ]  # fmt: skip
 
 
+# In tall tiles.
+TALL_BUGS = [
+    ("at_left + square * square_vectors + i", "at_left + i"),
+    ("row + square * side + y * WINDOW", "row + y * WINDOW"),
+    ("first + square * side + row, turn + k", "first + row, turn + k"),
+    ("first + square * side + column", "first + column"),
+    ("* lanes + square * side + row", "* lanes + row"),
+    ("strips, at, values, square * accesses + i", "strips, at, values, i"),
+    ("(square * edge + column) * accesses", "column * accesses"),
+    ("sums[square * SQUARE + i]", "sums[i]"),
+    ("cuda.blockIdx.x * side * squares", "cuda.blockIdx.x * side"),
+]
+
+
 @pytest.mark.parametrize(("file", "network", "old", "new"), STEP_BUGS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_bug_in_a_kernel_of_the_step_is_detected(file, network, old, new, tmp_path, monkeypatch):
-    wrong = with_a_bug(file, old, new, tmp_path, monkeypatch)
+    fails(with_a_bug(file, old, new, tmp_path, monkeypatch), network, LAUNCH)
+
+
+@pytest.mark.parametrize(("old", "new"), TALL_BUGS)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_bug_in_tall_tiles_is_detected(old, new, tmp_path, monkeypatch):
+    wrong = with_a_bug("products", old, new, tmp_path, monkeypatch)
+    tall_in_float64(monkeypatch)
+    fails(wrong, PLAIN, TALL)
+
+
+def fails(wrong: ModuleType, network: Network, launch: products.Launch) -> None:
+    """Raise unless a step of a wrong module deviates from the reference or accesses an element that does not exist."""
     # Most bugs show in the first step; those in the momentum show in the second.
     for followed in (1, FOLLOWED):
         try:
-            deviations = parity.deviations(step(network, 2, "float64", module=wrong), network, 2, followed)
+            deviations = parity.deviations(
+                step(network, 2, "float64", module=wrong, launch=launch), network, 2, followed
+            )
         except IndexError:
             return
         if not deviations.within("float64"):
             return
     pytest.fail(f"within the tolerance: {deviations}")
+
+
+class Clock:
+    """A device clock: a block for each tile takes 2 us, any other call 1 us."""
+
+    most_queued = 4
+
+    def device_s(self, function: Any, arguments: Any, meanwhile: Any) -> float:
+        calls = arguments()
+        for call in calls:
+            function(*call)
+        return 1e-6 * len(calls) * (2 if getattr(function, "__name__", "") == "block_each" else 1)
+
+
+def launches(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[str]]:
+    """Return the words of each line of a report of gpu_launch."""
+    with patch.object(sys, "argv", ["gpu_launch", *arguments]):
+        assert gpu_launch.report(Clock(), gpu_launch._options()) == 0
+    return [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+
+
+def test_two_grids_of_relu_are_compared_in_turn(capsys):
+    n = 3 * numba_cuda.tile_elements("float32") + 5
+    assert launches(capsys, "--parts", "grid", "--elements", str(n), "--rounds", "3") == [
+        ["grid", direction, str(n), "1.0", "2.000", "2.000", "to", "2.000"] for direction in ("forward", "backward")
+    ]
+
+
+def test_grids_with_different_results_are_refused(monkeypatch):
+    monkeypatch.setattr(numba_cuda, "launch", lambda kernel, aligned, x, out: x)
+    with pytest.raises(ValueError, match="relu forward: results of the two grids differ at 99 elements"):
+        list(gpu_launch.grids([99]))
+
+
+def test_two_tiles_of_steps_are_compared_in_turn(capsys, monkeypatch):
+    monkeypatch.setattr(networks, "RELU_NETWORKS", {"plain": PLAIN})
+    monkeypatch.setattr(steps_cuda, "device_launch", lambda: TALL)
+    squares = []
+    tiling = products.Maker.tiling
+    monkeypatch.setattr(
+        products.Maker, "tiling", lambda *sizes: squares.append(tiling(*sizes).squares) or tiling(*sizes)
+    )
+    assert launches(capsys, "--parts", "tiles", "--batches", "2", "--rounds", "2") == [
+        ["tiles", "plain", "2", "1.0", "1.000", "1.000", "to", "1.000"]
+    ]
+    tall, square = np.split(np.array(squares), 2)
+    assert set(tall) == {1, 2}
+    assert set(square) == {1}

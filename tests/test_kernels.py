@@ -32,12 +32,17 @@ NARROW_STORES = ("moments", "sums")
 
 
 @pytest.fixture(scope="module")
-def kernels() -> list[CompiledKernel]:
-    environment = {name: value for name, value in os.environ.items() if name not in WITHOUT}
+def without_simulator() -> dict[str, str]:
+    """Return the environment of a process that compiles kernels."""
+    return {name: value for name, value in os.environ.items() if name not in WITHOUT}
+
+
+@pytest.fixture(scope="module")
+def kernels(without_simulator: dict[str, str]) -> list[CompiledKernel]:
     process = subprocess.run(
         [sys.executable, "-m", "scripts.verify.gpu_code", "--json"],
         cwd=ROOT,
-        env=environment,
+        env=without_simulator,
         capture_output=True,
         text=True,
     )
@@ -98,6 +103,27 @@ def test_bytes_per_element_equal_those_of_the_catalog(kernels):
     assert declared["triton.gelu.float32"] == 8
     assert declared["numba.prelu_channels.backward.float32"] == declared["triton.prelu.backward.float32"] == 12
     assert len(declared) == 3 * (4 + 4) + len(COMPILED) * (len(FORMULAS) + 2 * len(PRELUS))
+
+
+def test_kernels_run_the_code_that_is_checked(without_simulator):
+    """Numba would optimise it again at link time, where NVIDIA's nvJitLink is installed."""
+    script = """
+from unittest.mock import DEFAULT, patch
+from numba import types
+from numba.cuda import decorators, dispatcher
+from impls import cuda_kernels
+def empty():
+    pass
+with patch.object(decorators, "_have_nvjitlink", lambda: True), patch.multiple(
+    dispatcher.CUDADispatcher, compile=DEFAULT, disable_compile=DEFAULT
+):
+    for made in (cuda_kernels.kernel(empty), cuda_kernels.kernel(empty, types.void())):
+        print(made.targetoptions["lto"], type(made).__name__)
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=without_simulator, capture_output=True, text=True
+    )
+    assert process.stdout.split() == ["False", "CUDADispatcher"] * 2, process.stderr[-2000:]
 
 
 KERNEL = """

@@ -19,9 +19,8 @@ from impls.cnn.torch_ import build
 from scripts.profiling import __main__ as command
 from scripts.profiling import calls, device_events, jax_, layers, nvtx, spans, torch_, trace
 from scripts.profiling import steps as profiled_steps
-from tests.small import SMALL
+from tests.small import LAUNCH, SMALL
 
-SIDE = 16
 FIRST, MAIN, BACKWARD, STREAM = 1_000_000, 1, 2, 7
 
 
@@ -123,7 +122,7 @@ def test_a_trace_shows_kernels_on_streams_and_operators_on_threads():
 def test_each_kernel_of_a_step_in_numba_is_a_span(monkeypatch, network):
     """In Numba's simulator, whose events have no time."""
     monkeypatch.setattr(cuda, "event", Event)
-    step = Step(network, initial_parameters(network), 2, "float32", "inplace", side=SIDE)
+    step = Step(network, initial_parameters(network), 2, "float32", "inplace", LAUNCH)
     launch = Kernel.__call__
     (recorded,) = device_events.record_steps(step, step.put(random_batch(network, 2)), 1)
     assert Kernel.__call__ is launch
@@ -164,7 +163,7 @@ def test_ranges_of_nvtx_have_the_names_of_the_trace(monkeypatch, framework, netw
     if framework == "torch":
         step = build(network, initial_parameters(network), 2, "float32", "inplace")
     else:
-        step = Step(network, initial_parameters(network), 2, "float32", "inplace", side=SIDE)
+        step = Step(network, initial_parameters(network), 2, "float32", "inplace", LAUNCH)
     arrays = step.put(random_batch(network, 2))
     paths = pushed_names(framework, step, arrays, network)
     events = json.loads(trace.dumped("a row", profiled_steps.record(framework, step, arrays, network, 1)))[

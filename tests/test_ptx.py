@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.truth import comparison
-from impls.cnn.networks import Network, initial_parameters, random_batch
+from impls.cnn.networks import initial_parameters, random_batch
 from impls.cnn.numba_cuda import products
 from impls.cnn.numba_cuda.step import Step
 from impls.relu import triton_
@@ -28,8 +28,9 @@ from impls.variant import Variant
 from scripts.training import parity
 from scripts.verify.gpu_code import ARCHITECTURES
 from tests import compiled, ptx
+from tests.compiled import CompiledStep
 from tests.conftest import cases
-from tests.small import SIDE
+from tests.small import LAUNCH, SMALL
 from tests.test_implementations import LENGTHS, check, host, special
 from tests.test_kernels import WITHOUT
 
@@ -246,46 +247,42 @@ def test_each_element_is_moved_once(programs, name, bytes_each, tail):
 
 
 @pytest.fixture
-def steps_compiled(programs: Program, monkeypatch: pytest.MonkeyPatch) -> Callable[[Network, int, str, bool], Step]:
+def steps_compiled(programs: Program, monkeypatch: pytest.MonkeyPatch) -> Callable[[CompiledStep], Step]:
     """Return a function that makes a training step whose kernels run as PTX."""
 
-    def make(network: Network, side: int, dtype: str, relu: bool) -> Step:
-        group = f"{network.name} {dtype} {relu}"
-
+    def make(case: CompiledStep) -> Step:
         def run(kernel: products.Kernel, *arguments: Any) -> None:
-            launched(programs(group, f"{network.name}.{kernel.name}.{dtype}"), kernel.blocks, kernel.threads, arguments)
+            program = programs(case.group, f"{case.network.name}.{kernel.name}.{case.dtype}")
+            launched(program, kernel.blocks, kernel.threads, arguments)
 
         monkeypatch.setattr(products.Kernel, "__call__", run)
-        return made(network, side, dtype, relu)
+        return made(case)
 
     return make
 
 
-def made(network: Network, side: int, dtype: str, relu: bool) -> Step:
-    return Step(network, initial_parameters(network), compiled.N, dtype, "inplace" if relu else "none", side=side)
+def made(case: CompiledStep) -> Step:
+    parameters, relu = initial_parameters(case.network), "inplace" if case.relu else "none"
+    return Step(case.network, parameters, compiled.N, case.dtype, relu, case.launch)
 
 
-def named(value: Any) -> str:
-    return getattr(value, "name", str(value))
+WITH = [case for case in compiled.STEPS if case.relu]
+LINEAR = [case for case in compiled.STEPS if not case.relu]
 
 
-WITH = [case for case in compiled.STEPS if case[3]]
-LINEAR = [case for case in compiled.STEPS if not case[3]]
+@pytest.mark.parametrize("case", WITH, ids=lambda case: case.group)
+def test_a_step_follows_the_reference(case, steps_compiled):
+    followed = FOLLOWED if case.launch.side == LAUNCH.side else 1
+    deviations = parity.deviations(steps_compiled(case), case.network, compiled.N, followed)
+    assert deviations.within(case.dtype), deviations
 
 
-@pytest.mark.parametrize(("network", "side", "dtype", "relu"), WITH, ids=named)
-def test_a_step_follows_the_reference(network, side, dtype, relu, steps_compiled):
-    followed = FOLLOWED if side == SIDE else 1
-    deviations = parity.deviations(steps_compiled(network, side, dtype, relu), network, compiled.N, followed)
-    assert deviations.within(dtype), deviations
-
-
-@pytest.mark.parametrize(("network", "side", "dtype", "relu"), LINEAR, ids=named)
-def test_a_step_without_relu_equals_the_simulated_one(network, side, dtype, relu, steps_compiled):
-    batch, losses = random_batch(network, compiled.N), []
-    for stepper in (made(network, side, dtype, relu), steps_compiled(network, side, dtype, relu)):
+@pytest.mark.parametrize("case", LINEAR, ids=lambda case: case.group)
+def test_a_step_without_relu_equals_the_simulated_one(case, steps_compiled):
+    batch, losses = random_batch(case.network, compiled.N), []
+    for stepper in (made(case), steps_compiled(case)):
         stored = stepper.put(batch)
-        losses.append([stepper(stored) for _ in range(FOLLOWED)])
+        losses.append([float(stepper(stored)) for _ in range(FOLLOWED)])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
 
 
@@ -307,14 +304,14 @@ def test_faulty_memory_accesses_are_detected(texts):
 
 def test_unaligned_shared_memory_is_detected(texts):
     """Numba aligns shared memory to its elements, unless `impls.cuda_vectors.shared` requests more."""
-    text = texts["plain float32 True"]["plain.conv1.forward.float32"]
+    text = texts[CompiledStep(SMALL[0]).group]["plain.conv1.forward.float32"]
     assert text.count(".shared .align 16") == 1
     values = np.zeros(64, np.float32)
     for align in (16, 4):
         program = ptx.parse(text.replace(".shared .align 16", f".shared .align {align}"))
         arguments = ((values,), (values,), (values, values.view(np.uint8)))
         with pytest.raises(ptx.Fault, match="in no array" if align == 16 else "bytes at .* are not aligned: st.shared"):
-            launched(program, (1, 1, 1), SIDE, arguments)
+            launched(program, (1, 1, 1), LAUNCH.side, arguments)
 
 
 def test_wrong_and_unknown_instructions_are_detected(texts):

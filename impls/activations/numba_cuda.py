@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numba import cuda, from_dtype, types
 
-from impls import cuda_vectors
+from impls import cuda_kernels, cuda_vectors
 from impls.activations import slopes
 from impls.activations.constants import CUBIC, LEAKY_SLOPE, SELU_ALPHA, SELU_SCALE, SQRT_2_OVER_PI
 from impls.activations.roundtrip import Roundtrip
@@ -242,7 +242,7 @@ def forward_kernel(name: str, dtype: str) -> Any:
     threads, vectors, tile = relu.THREADS, relu.VECTORS, relu.tile_elements(dtype)
     held = vectors * lanes
 
-    @cuda.jit
+    @cuda_kernels.kernel
     def forward(x, out, tiles):
         values = cuda.local.array(held, element)
         for tile_number in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
@@ -266,7 +266,7 @@ def backward_kernel(name: str, dtype: str) -> Any:
     threads, vectors, tile = relu.THREADS, relu.VECTORS, relu.tile_elements(dtype)
     held = vectors * lanes
 
-    @cuda.jit
+    @cuda_kernels.kernel
     def backward(grad, saved, out, tiles):
         values, kept = cuda.local.array(held, element), cuda.local.array(held, element)
         for tile_number in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
@@ -297,7 +297,7 @@ def prelu_forward_kernel(dtype: str, channels: int) -> Any:
     threads, vectors = prelu_threads(dtype, channels), relu.VECTORS
     held, tile = vectors * lanes, relu.tile_elements(dtype, threads)
 
-    @cuda.jit
+    @cuda_kernels.kernel
     def forward(x, slope, out, tiles):
         values, factors = cuda.local.array(held, element), cuda.local.array(lanes, element)
         for lane in range(lanes):
@@ -329,7 +329,7 @@ def prelu_backward_kernel(dtype: str, channels: int) -> Any:
     threads, vectors = prelu_threads(dtype, channels), relu.VECTORS
     held, tile, positions = vectors * lanes, relu.tile_elements(dtype, threads), threads * lanes
 
-    @cuda.jit
+    @cuda_kernels.kernel
     def backward(grad, saved, slope, out, sums, tiles):
         values, kept = cuda.local.array(held, element), cuda.local.array(held, element)
         factors, totals = cuda.local.array(lanes, element), cuda.local.array(lanes, types.float64)
@@ -367,7 +367,7 @@ def prelu_sum_kernel(dtype: str, channels: int) -> Any:
     """Return the kernel that sums over blocks, with a block for each channel. Arguments: flat sums, and the result."""
     real, threads = np.dtype(dtype).type, relu.THREADS
 
-    @cuda.jit
+    @cuda_kernels.kernel
     def add(sums, total):
         strip = cuda.shared.array(threads, types.float64)
         part = 0.0

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import cuda, from_dtype
 
-from impls import cuda_vectors
+from impls import cuda_kernels, cuda_vectors
 from impls.relu import checks
 
 Array = Any
@@ -88,7 +88,7 @@ def kernels(dtype: str) -> Kernels:
     # A literal 0 is an integer, which would promote the selection to float64.
     zero = np.dtype(dtype).type(0)
 
-    @cuda.jit
+    @cuda_kernels.kernel
     def forward(x, out, tiles):
         values = cuda.local.array(held, element)
         for tile_number in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
@@ -103,7 +103,7 @@ def kernels(dtype: str) -> Kernels:
             value = x[i]
             out[i] = zero if is_blocked(value) else value
 
-    @cuda.jit
+    @cuda_kernels.kernel
     def backward(grad, saved, out, tiles):
         values, kept = cuda.local.array(held, element), cuda.local.array(held, element)
         for tile_number in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
@@ -118,7 +118,7 @@ def kernels(dtype: str) -> Kernels:
         for i in range(tiles * tile + cuda.grid(1), grad.size, cuda.gridsize(1)):
             out[i] = grad[i] if is_positive(saved[i]) else zero
 
-    @cuda.jit
+    @cuda_kernels.kernel
     def backward_bits(grad, saved, out, tiles):
         values = cuda.local.array(held, element)
         for tile_number in range(cuda.blockIdx.x, tiles, cuda.gridDim.x):
@@ -135,7 +135,7 @@ def kernels(dtype: str) -> Kernels:
         for i in range(tiles * tile + cuda.grid(1), grad.size, cuda.gridsize(1)):
             out[i] = grad[i] if saved[i // 8] >> (i % 8) & 1 else zero
 
-    @cuda.jit
+    @cuda_kernels.kernel
     def forward_bits(x, bits, out, tiles):
         # A thread processes all eight elements of a byte, because two threads must not write one byte.
         values, wide = cuda.local.array(held, element), 8 // lanes
@@ -218,7 +218,7 @@ def launch(kernel: Any, aligned: bool, source: Array, *others: Array) -> Array:
 
 def block_count(elements: int, tile: int) -> int:
     """Return the number of blocks that process so many elements: at most those that the device holds at once."""
-    return min(-(-elements // tile), BLOCKS_EACH * _multiprocessors())
+    return min(-(-elements // tile), BLOCKS_EACH * multiprocessors())
 
 
 def run(kernel: Any, blocks: int, threads: int, *arguments: Any) -> None:
@@ -244,7 +244,8 @@ def _specialised(kernel: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 @cache
-def _multiprocessors() -> int:
+def multiprocessors() -> int:
+    """Return the number of multiprocessors of the current device; 1 in the simulator."""
     return cuda.get_current_device().MULTIPROCESSOR_COUNT if not cuda_vectors.SIMULATED else 1
 
 

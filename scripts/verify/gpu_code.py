@@ -247,12 +247,12 @@ def _key(row: Variant) -> Key:
 
 
 def numba_step(
-    network: Network, n: int, dtype: str, relu: bool = True, side: int | None = None, *, architecture: int
+    network: Network, n: int, dtype: str, relu: bool = True, launch: Any = None, *, architecture: int
 ) -> Iterator[Source]:
-    """Yield the kernels that a training step launches (`impls.cnn.numba_cuda`)."""
+    """Yield the kernels that a training step launches (`impls.cnn.numba_cuda`). launch: a `products.Launch`."""
     from impls.cnn.numba_cuda import products
 
-    for kernel in _step_kernels(network, n, dtype, relu, side or products.SIDE):
+    for kernel in _step_kernels(network, n, dtype, relu, launch or products.Launch()):
         ptx = _numba_ptx(kernel.function, kernel.types, architecture)
         yield Source(
             f"{network.name}.{kernel.name}.{dtype}", architecture, dtype, ptx, kernel.threads, products.RESIDENT
@@ -260,10 +260,10 @@ def numba_step(
 
 
 @cache
-def _step_kernels(network: Network, n: int, dtype: str, relu: bool, side: int) -> tuple[Any, ...]:
+def _step_kernels(network: Network, n: int, dtype: str, relu: bool, launch: Any) -> tuple[Any, ...]:
     from impls.cnn.numba_cuda import step
 
-    return tuple(step.Kernels(network, n, dtype, relu, side).listed())
+    return tuple(step.Kernels(network, n, dtype, relu, launch).listed())
 
 
 def _numba_ptx(kernel: Any, arguments: tuple[Any, ...], architecture: int) -> str:

@@ -12,12 +12,12 @@ dense.py define. `build_graph` makes a step that replays its kernels as one CUDA
   of its maximum.
 - Long sums are split into parts, which the update adds in a fixed order: results are identical to the bit each time.
 
-ReLU is always in place, in registers: `relu` is "inplace" or "none". Calls return when the loss is on the host.
+ReLU is always in place, in registers: `relu` is "inplace" or "none". Calls return before the device has finished, as is
+usual on CUDA.
 """
 
 from impls.cnn.architecture import Network
 from impls.cnn.networks import Array
-from impls.cnn.numba_cuda.graph import GraphStep
 from impls.cnn.numba_cuda.step import Step
 
 
@@ -25,5 +25,8 @@ def build(network: Network, parameters: dict[str, Array], n: int, dtype: str, re
     return Step(network, parameters, n, dtype, relu)
 
 
-def build_graph(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> GraphStep:
+def build_graph(network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str) -> Step:
+    # It needs cuda-bindings, which the other step does not.
+    from impls.cnn.numba_cuda.graph import GraphStep
+
     return GraphStep(network, parameters, n, dtype, relu)

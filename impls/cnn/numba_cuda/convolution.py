@@ -112,7 +112,6 @@ class Convolution:
             outputs,
         )
         sizes = inputs + ones, filters, shape.rows
-        self.splits = make.splits(*sizes)
         self.by_weight = make.product(
             f"{self.name}.by_weight",
             sizes,
@@ -120,8 +119,9 @@ class Convolution:
             Operand(make.loader(shape.gradient, filters % WINDOW == 0, sparse), grads, along_sum=False),
             make.finish_parts(*sizes[:2]),
             (dtype,),
-            self.splits,
+            split=True,
         )
+        self.splits = self.by_weight.splits
         # The first block needs no gradient of its images.
         self.by_image = _by_image(make, self.name, block, n, shape, grads, relu) if number > 1 else None
 

@@ -17,17 +17,16 @@ class Dense:
         inputs, units, dtype = layer.inputs, layer.units, make.dtype
         left = make.matrix(n, inputs, ones=True)
         weight, grad = make.matrix(inputs + 1, units), make.matrix(n, units)
-        sizes = n, units, inputs + 1
-        self.splits = make.splits(*sizes)
         self.forward = make.product(
             f"{self.name}.forward",
-            sizes,
+            (n, units, inputs + 1),
             Operand(left, (dtype,), along_sum=True),
             Operand(weight, (dtype,), along_sum=False),
             make.finish_parts(n, units),
             (dtype,),
-            self.splits,
+            split=True,
         )
+        self.splits = self.forward.splits
         self.by_weight = make.product(
             f"{self.name}.by_weight",
             (inputs + 1, units, n),

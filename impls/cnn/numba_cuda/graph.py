@@ -2,7 +2,7 @@
 
 The step has a stream of its own, on which its kernels are captured. Numba launches a compiled kernel without allocating
 or synchronising, both of which would end a capture. Only a stream's kernels are in the graph: before each replay the
-step copies its batch to fixed addresses, and afterwards the loss to the host. A stream of `cuda.stream` and the legacy
+step copies its batch to fixed addresses. A stream of `cuda.stream` and the legacy
 default stream, which Numba uses elsewhere, wait for each other.
 
 Source: CUDA driver API, "Stream Management" and "Graph Management".
@@ -20,8 +20,8 @@ from numba.cuda.cudadrv.driver import device_to_device
 from impls.cnn import unmarked
 from impls.cnn.architecture import Network
 from impls.cnn.networks import Array, random_batch
-from impls.cnn.numba_cuda.products import SIDE
-from impls.cnn.numba_cuda.step import Step
+from impls.cnn.numba_cuda.products import Launch
+from impls.cnn.numba_cuda.step import Loss, Step, device_launch
 from impls.cuda_vectors import SIMULATED
 
 # cuda-bindings calls cuGraphInstantiate in the form that CUDA 12.0 gave it.
@@ -68,11 +68,17 @@ class GraphStep(Step):
     """
 
     def __init__(
-        self, network: Network, parameters: dict[str, Array], n: int, dtype: str, relu: str, side: int = SIDE
+        self,
+        network: Network,
+        parameters: dict[str, Array],
+        n: int,
+        dtype: str,
+        relu: str,
+        launch: Launch | None = None,
     ) -> None:
         require()
         self.stream = cuda.stream()
-        super().__init__(network, parameters, n, dtype, relu, side, self.stream)
+        super().__init__(network, parameters, n, dtype, relu, (launch or device_launch())._replace(stream=self.stream))
         self.batch = self.put(random_batch(network, n))
         self._warm_up()
         self.graph = Graph(self.stream, partial(self.launch, self.batch))
@@ -86,12 +92,12 @@ class GraphStep(Step):
         for array, value in zip(changed, before, strict=True):
             array.copy_to_device(value)
 
-    def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> float:
+    def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> Loss:
         for own, array in zip(_arrays(self.batch), _arrays(given), strict=True):
             # `copy_to_device` would first make views of both, which takes longer than the copy.
             device_to_device(own, array, array.nbytes, self.stream)
         self.graph.replay()
-        return float(self.loss.copy_to_host()[0])
+        return self.loss
 
 
 def _arrays(given: Any) -> list[Any]:

@@ -10,10 +10,7 @@ from impls import cuda_vectors
 from impls.cnn.architecture import Block
 from impls.cnn.networks import NORM_EPSILON, NORM_MOMENTUM
 from impls.cnn.numba_cuda.convolution import geometry
-from impls.cnn.numba_cuda.products import WINDOW, Kernel, Maker, padded
-
-# Parts into which the sums of a batch norm are split.
-NORM_PARTS = 32
+from impls.cnn.numba_cuda.products import TURNS, WINDOW, Kernel, Maker, padded
 
 
 class Norm:
@@ -21,7 +18,8 @@ class Norm:
 
     moments, statistics: sums by filter, then mean, 1 / deviation and running statistics.
     forward: from the convolution's result to the block's output.
-    sums, totals: sums by filter of the gradient times the normalised values, and of the gradient.
+    sums: sums by filter of the gradient times the normalised values, and of the gradient.
+    totals: from the `splits` parts of moments or of sums to their totals, (2, filters).
     backward: the gradient of the convolution's result, which it overwrites.
     """
 
@@ -30,27 +28,37 @@ class Norm:
         filters, dtype = block.conv.filters, make.dtype
         shape = geometry(block, n, sparse=block.conv.pool)
         grads = (dtype, "uint8") if block.conv.pool else (dtype,)
+        self.splits = _splits(make, shape.rows, filters)
         by_row, of_filter = make.matrix(shape.rows, filters), make.matrix(2, filters)
         grad_by_row = make.loader(shape.gradient, filters % WINDOW == 0, sparse=block.conv.pool)
-        self.moments = _column_sums(
-            make, f"{self.name}.moments", shape.rows, filters, _moments(make, filters, by_row), (dtype,)
+        sizes = shape.rows, filters, self.splits
+        add_moments, add_gradients = (
+            _moments(make, filters, by_row),
+            _gradient_sums(make, by_row, grad_by_row, of_filter),
         )
+        self.moments = _column_sums(make, f"{self.name}.moments", sizes, add_moments, (dtype,))
         self.statistics = _statistics(make, self.name, shape.rows, filters)
         self.forward = _normalise(make, self.name, shape.rows, block, by_row, of_filter, relu)
-        add = _gradient_sums(make, by_row, grad_by_row, of_filter)
-        self.sums = _column_sums(make, f"{self.name}.sums", shape.rows, filters, add, grads)
-        self.totals = _sum_of_parts(make, f"{self.name}.totals", 2 * filters, NORM_PARTS)
+        self.sums = _column_sums(make, f"{self.name}.sums", sizes, add_gradients, grads)
+        self.totals = _totals(make, self.name, filters, self.splits)
         self.backward = _normalise_backward(make, self.name, shape.rows, filters, by_row, grad_by_row, of_filter, grads)
 
 
-def _column_sums(make: Maker, name: str, rows: int, columns: int, add: Any, grads: tuple[str, ...]) -> Kernel:
+def _splits(make: Maker, rows: int, columns: int) -> int:
+    """Return the number of parts of each sum by column: as many as occupy the device with some rows for each thread."""
+    edge = make.side // WINDOW
+    return max(1, min(make.blocks // -(-columns // make.side), rows // (TURNS * edge)))
+
+
+def _column_sums(make: Maker, name: str, sizes: tuple[int, int, int], add: Any, grads: tuple[str, ...]) -> Kernel:
     """Make a kernel that computes two sums by column.
 
+    sizes: rows, columns, and parts of each sum.
     Its arguments: (convolved,), the gradient, (kept,), and the result, parts of (2, columns).
     add(first, second, convolved, grads, kept, row, column): adds the terms of four columns of a row.
     """
-    element, zero, side, threads = make.element, make.zero, make.side, make.threads
-    across, each, size = make.side // WINDOW, -(-rows // NORM_PARTS), padded(2 * columns)
+    element, zero, side, threads, (rows, columns, splits) = make.element, make.zero, make.side, make.threads, sizes
+    across, each, size = make.side // WINDOW, -(-rows // splits), padded(2 * columns)
 
     @cuda.jit
     def kernel(convolved, grads, kept, parts):
@@ -79,7 +87,7 @@ def _column_sums(make: Maker, name: str, rows: int, columns: int, add: Any, grad
                 parts[part * size + columns + start + column] = other
 
     single = (make.dtype,)
-    return make.kernel(name, kernel, (-(-columns // side), NORM_PARTS), single, grads, single, make.dtype)
+    return make.kernel(name, kernel, (-(-columns // side), splits), single, grads, single, make.dtype)
 
 
 def _moments(make: Maker, filters: int, by_row: Any) -> Any:
@@ -122,21 +130,17 @@ def _gradient_sums(make: Maker, by_row: Any, grad_by_row: Any, of_filter: Any) -
 
 
 def _statistics(make: Maker, name: str, rows: int, filters: int) -> Kernel:
-    """Make the kernel from parts of `_moments` to (2, filters) of mean and 1 / deviation, and running statistics."""
-    kind, zero, one, size = np.dtype(make.dtype).type, make.zero, make.one, padded(2 * filters)
+    """Make the kernel from totals of `_moments` to (2, filters) of mean and 1 / deviation, and running statistics."""
+    kind, zero, one = np.dtype(make.dtype).type, make.zero, make.one
     share, unbiased, epsilon = kind(1 / rows), kind(rows / (rows - 1)), kind(NORM_EPSILON)
     keep, momentum = kind(1 - NORM_MOMENTUM), kind(NORM_MOMENTUM)
 
     @cuda.jit
-    def kernel(parts, kept, running_mean, running_variance):
+    def kernel(totals, kept, running_mean, running_variance):
         for f in range(cuda.grid(1), filters, cuda.gridsize(1)):
-            first, second = zero, zero
-            for part in range(NORM_PARTS):
-                first += parts[part * size + f]
-                second += parts[part * size + filters + f]
-            first *= share
+            first = totals[f] * share
             mean = running_mean[f] + first
-            variance = second * share - first * first
+            variance = totals[filters + f] * share - first * first
             variance = zero if variance < zero else variance
             kept[f], kept[filters + f] = mean, one / math.sqrt(variance + epsilon)
             running_mean[f] = keep * running_mean[f] + momentum * mean
@@ -216,16 +220,13 @@ def _normalise_backward(
     return make.items(f"{name}.backward", kernel, rows * groups, single, grads, single, single, single)
 
 
-def _sum_of_parts(make: Maker, name: str, size: int, splits: int) -> Kernel:
-    """Make the kernel that sums parts; parts and sum are padded."""
-    element, accesses, add, items = make.element, make.accesses, make.adder(size, splits), padded(size) // WINDOW
+def _totals(make: Maker, name: str, filters: int, splits: int) -> Kernel:
+    """Make the kernel that sums the parts of two sums by filter; its arguments: parts, (total,), both padded."""
+    accesses = make.accesses
 
-    @cuda.jit
-    def kernel(parts, total):
-        four = cuda.local.array(WINDOW, element)
-        for item in range(cuda.grid(1), items, cuda.gridsize(1)):
-            add(four, parts, item)
-            for k in range(accesses):
-                cuda_vectors.store(total, item * accesses + k, four, k)
+    @cuda.jit(device=True)
+    def finish(total, arrays, item):
+        for k in range(accesses):
+            cuda_vectors.store(arrays[0], item * accesses + k, total, k)
 
-    return make.items(name, kernel, items, make.dtype, make.dtype)
+    return make.sum_of_parts(f"{name}.totals", 2 * filters, splits, finish, 1)

@@ -1,8 +1,10 @@
 """Implicit GEMM in Numba on CUDA: index functions supply the operands, which are never materialised.
 
-A block of threads computes a square of the result. In each turn it stores a strip of either operand to shared memory,
-loads the next strips to registers, and each thread accumulates 4 x 4 elements in registers. A long sum is split into
-parts to occupy the whole device; the reader adds them in a fixed order, so results are identical to the bit each time.
+A block of threads computes a tile of the result, one square or two of them, one below the other. In each turn it stores
+a strip of either operand to shared memory, loads the next strips to registers, and each thread accumulates 4 x 4
+elements of each square in registers. Two squares read fewer bytes for each multiply-add, where their blocks still
+occupy the whole device. A long sum is split into parts to occupy it; the reader adds them in a fixed order, so results
+are identical to the bit each time.
 
 Kernels are compiled for each shape, so that index arithmetic uses constants. Arrays are flat. A matrix whose number of
 columns is a multiple of four is accessed 16 bytes at a time (`impls.cuda_vectors`).
@@ -10,28 +12,44 @@ columns is a multiple of four is accessed 16 bytes at a time (`impls.cuda_vector
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import cuda, from_dtype, types
 
-from impls import cuda_vectors
+from impls import cuda_kernels, cuda_vectors
 from impls.cuda_integers import quotient, remainder, unsigned
 
-# Rows and columns of a block's square, and of a thread's part of it.
+# Rows and columns of a square, and of a thread's part of it.
 SIDE = 64
 WINDOW = 4
 SQUARE = WINDOW * WINDOW
-# A row and a column of a window.
-BOTH = 2 * WINDOW
-# Blocks that occupy the multiprocessors of a large device.
-BLOCKS = 256
+# Most squares of a tile; more need more registers, or in float64 more shared memory, than two resident blocks have.
+TALLEST = {"float32": 2, "float64": 1}
+# Rows of a taller tile beyond the last row, of those that one square adds: at most this multiple.
+PADDING = 1.05
 # Blocks resident on a multiprocessor at a time; this leaves 128 registers for each of 256 threads.
 RESIDENT = 2
+# Blocks that occupy a device of 128 multiprocessors.
+BLOCKS = 128 * RESIDENT
 # Least number of turns in a part of a sum.
 TURNS = 4
 # Terms of each sum in an iteration of the loop over them.
 UNROLLED = 4
+# Most threads that add parts of the same elements.
+MOST_TOGETHER = 16
+
+
+class Launch(NamedTuple):
+    """How kernels are launched.
+
+    side: rows of a square, 16, 32 or 64; small squares are for the simulator. blocks: that occupy the device.
+    stream: 0 for the default one.
+    """
+
+    side: int = SIDE
+    blocks: int = BLOCKS
+    stream: Any = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,11 @@ class Kernel:
     types: tuple[Any, ...]
     stream: Any = 0
 
+    @property
+    def splits(self) -> int:
+        """The number of parts of each sum of a product."""
+        return self.blocks[-1]
+
     def __call__(self, *arguments: Any) -> None:
         self._launch(*arguments)
 
@@ -53,7 +76,7 @@ class Kernel:
         """The compiled function. With a signature, Numba does not determine the types of the arguments at each launch,
         which takes longer than most kernels.
         """
-        compiled = cuda.jit(types.void(*self.types))(self.function.py_func)
+        compiled = cuda_kernels.kernel(self.function.py_func, types.void(*self.types))
         return compiled[self.blocks, self.threads, self.stream]
 
 
@@ -70,25 +93,27 @@ class Operand:
     along_sum: bool
 
 
+class Tiling(NamedTuple):
+    """Division of a product: squares of a tile, and the grid of blocks: tiles down, tiles across, parts of each sum."""
+
+    squares: int
+    grid: tuple[int, int, int]
+
+
 class Maker:
-    """Makes kernels for one dtype.
+    """Makes kernels for one dtype."""
 
-    side: rows of a square, 16, 32 or 64; small squares are for the simulator. stream: that kernels are launched on, 0
-    for the default one.
-    """
-
-    def __init__(self, dtype: str, side: int = SIDE, stream: Any = 0) -> None:
+    def __init__(self, dtype: str, launch: Launch) -> None:
+        side = launch.side
         # The loss kernel's reduction halves the number of threads, so it is a power of two.
         if side not in (16, 32, 64):
             raise ValueError(f"side: {side} given, 16, 32 or 64 needed")
-        self.dtype, self.side, self.stream = dtype, side, stream
+        self.dtype, (self.side, self.blocks, self.stream) = dtype, launch
         # The strip of one turn has four elements per thread.
         self.depth, self.threads = side // WINDOW, (side // WINDOW) ** 2
         self.element = from_dtype(np.dtype(dtype))
         # 16-byte accesses for four elements.
         self.accesses = WINDOW // cuda_vectors.lanes(dtype)
-        # 16-byte vectors of a strip's row; four more columns spread stores down a column over the banks.
-        self.pitch = (side // WINDOW + 1) * self.accesses
         # A literal 0 is an integer, and combining an integer with a float32 gives float64.
         self.zero, self.one = np.dtype(dtype).type(0), np.dtype(dtype).type(1)
 
@@ -162,10 +187,15 @@ class Maker:
 
         return save
 
-    def splits(self, rows: int, columns: int, summed: int) -> int:
-        """Return the number of parts into which a sum is split."""
-        squares = -(-rows // self.side) * -(-columns // self.side)
-        return max(1, min(BLOCKS // squares, summed // (TURNS * self.depth)))
+    def tiling(self, rows: int, columns: int, summed: int, split: bool) -> Tiling:
+        """Return how a product is divided. split: its sums may be divided, too."""
+        most = max(1, summed // (TURNS * self.depth)) if split else 1
+        tallest, across = TALLEST[self.dtype], -(-columns // self.side)
+        down = {squares: -(-rows // (self.side * squares)) for squares in (1, tallest)}
+        is_tall = down[tallest] * across * most >= self.blocks and down[tallest] * tallest <= PADDING * down[1]
+        squares = tallest if is_tall else 1
+        blocks = down[squares] * across
+        return Tiling(squares, (down[squares], across, max(1, min(self.blocks // blocks, most))))
 
     def finish_parts(self, rows: int, columns: int) -> Any:
         """Return the `finish` that stores sums unchanged in outputs[0], in parts of `padded` elements each."""
@@ -203,22 +233,47 @@ class Maker:
 
         return finish
 
-    def adder(self, size: int, splits: int) -> Any:
-        """Return add(total, parts, item), which sums four elements over all parts of an array."""
-        element, zero, accesses, step = self.element, self.zero, self.accesses, padded(size) // WINDOW
+    def sum_of_parts(self, name: str, size: int, splits: int, finish: Any, count: int) -> Kernel:
+        """Make a kernel that adds all parts of an array; its arguments are the parts and a tuple of `count` arrays.
 
-        @cuda.jit(device=True)
-        def add(total, parts, item):
-            four = cuda.local.array(WINDOW, element)
+        finish(total, arrays, item): uses the sum of four elements, those from 4 * item on.
+        Where there are fewer elements than threads on the device, several threads add parts of the same elements.
+        """
+        element, zero, accesses, items = self.element, self.zero, self.accesses, padded(size) // WINDOW
+        together = 1
+        while 2 * together <= min(splits, MOST_TOGETHER) and items * together < self.blocks * self.threads:
+            together *= 2
+        vectors, each = self.threads * WINDOW, self.threads // together
+
+        @cuda.jit
+        def kernel(parts, arrays):
+            sums = cuda_vectors.shared(vectors, element)
+            total, four = cuda.local.array(WINDOW, element), cuda.local.array(WINDOW, element)
+            thread = cuda.threadIdx.x
+            item, first = cuda.blockIdx.x * each + remainder(thread, each), quotient(thread, each)
             for i in range(WINDOW):
                 total[i] = zero
-            for part in range(splits):
+            if item < items:
+                for part in range(first, splits, together):
+                    for k in range(accesses):
+                        cuda_vectors.load(four, k, parts, (part * items + item) * accesses + k)
+                    for i in range(WINDOW):
+                        total[i] += four[i]
+            half = together // 2
+            while half:
                 for k in range(accesses):
-                    cuda_vectors.load(four, k, parts, (part * step + item) * accesses + k)
-                for i in range(WINDOW):
-                    total[i] += four[i]
+                    cuda_vectors.store(sums, thread * accesses + k, total, k)
+                cuda.syncthreads()
+                if first < half:
+                    for k in range(accesses):
+                        cuda_vectors.load(four, k, sums, (thread + half * each) * accesses + k)
+                    for i in range(WINDOW):
+                        total[i] += four[i]
+                half //= 2
+            if first == 0 and item < items:
+                finish(total, arrays, item)
 
-        return add
+        return self.kernel(name, kernel, (-(-items // each),), self.dtype, (self.dtype,) * count)
 
     def product(
         self,
@@ -228,104 +283,132 @@ class Maker:
         right: Operand,
         finish: Any,
         outputs: tuple[str, ...],
-        splits: int = 1,
+        split: bool = False,
     ) -> Kernel:
         """Make a kernel whose arguments are three tuples: arrays of the left operand, of the right one, and outputs.
 
-        sizes: rows, columns, and terms of each sum.
+        sizes: rows, columns, and terms of each sum. split: each sum may be computed in parts.
         finish(sums, outputs, row, column, part): stores 4 x 4 elements of one part of the sums.
         """
-        rows, columns, summed = sizes
-        side, depth, pitch, across = self.side, self.depth, self.pitch, self.side // WINDOW
-        element, zero, accesses = self.element, self.zero, self.accesses
+        summed, (squares, grid) = sizes[-1], self.tiling(*sizes, split)
+        side, depth, edge, accesses = self.side, self.depth, self.side // WINDOW, self.accesses
+        element, zero, height = self.element, self.zero, squares * WINDOW
+        sum_count, factor_count, square_vectors = squares * SQUARE, height + WINDOW, edge * accesses
+        load_left, store_left, left_pitch = self._mover(left, squares)
+        load_right, store_right, right_pitch = self._mover(right, 1)
         # Positions in shared memory count 16-byte vectors.
-        strip = depth * pitch
-        both = 2 * strip
+        right_strip = depth * left_pitch
+        both = right_strip + depth * right_pitch
         elements = 2 * both * cuda_vectors.lanes(self.dtype)
-        load_left, store_left = self._mover(left)
-        load_right, store_right = self._mover(right)
         # Whole turns, so that no turn belongs to two parts.
-        each = -(-summed // (splits * depth)) * depth
+        each = -(-summed // (grid[-1] * depth)) * depth
 
         @cuda.jit(device=True)
         def add_term(sums, factors, strips, at_left, at_right):
             for i in range(accesses):
-                cuda_vectors.load(factors, i, strips, at_left + i)
-                cuda_vectors.load(factors, accesses + i, strips, at_right + i)
-            for i in range(WINDOW):
+                for square in range(squares):
+                    at = at_left + square * square_vectors + i
+                    cuda_vectors.load(factors, square * accesses + i, strips, at)
+                cuda_vectors.load(factors, squares * accesses + i, strips, at_right + i)
+            for i in range(height):
                 for j in range(WINDOW):
-                    sums[i * WINDOW + j] += factors[i] * factors[WINDOW + j]
+                    sums[i * WINDOW + j] += factors[i] * factors[height + j]
 
         @cuda.jit
         def multiply(left_arrays, right_arrays, output_arrays):
             # Two buffers: threads that are still reading one do not delay those that fill the other.
             strips = cuda_vectors.shared(elements, element)
-            sums = cuda.local.array(SQUARE, element)
-            factors = cuda.local.array(BOTH, element)
-            next_left, next_right = cuda.local.array(WINDOW, element), cuda.local.array(WINDOW, element)
+            sums, window = cuda.local.array(sum_count, element), cuda.local.array(SQUARE, element)
+            factors = cuda.local.array(factor_count, element)
+            next_left, next_right = cuda.local.array(height, element), cuda.local.array(WINDOW, element)
             thread, part = cuda.threadIdx.x, cuda.blockIdx.z
-            row, column = cuda.blockIdx.x * side, cuda.blockIdx.y * side
-            y, x = quotient(thread, across), remainder(thread, across)
-            for i in range(SQUARE):
+            row, column = cuda.blockIdx.x * side * squares, cuda.blockIdx.y * side
+            y, x = quotient(thread, edge), remainder(thread, edge)
+            for i in range(sum_count):
                 sums[i] = zero
             first, end, buffer = part * each, min((part + 1) * each, summed), 0
             load_left(next_left, left_arrays, row, first, thread)
             load_right(next_right, right_arrays, column, first, thread)
             for turn in range(first, end, depth):
                 store_left(strips, buffer, next_left, thread)
-                store_right(strips, buffer + strip, next_right, thread)
+                store_right(strips, buffer + right_strip, next_right, thread)
                 cuda.syncthreads()
                 # The next turn's elements arrive while this turn computes.
                 if turn + depth < end:
                     load_left(next_left, left_arrays, row, turn + depth, thread)
                     load_right(next_right, right_arrays, column, turn + depth, thread)
-                at_left, at_right = buffer + y * accesses, buffer + strip + x * accesses
+                at_left, at_right = buffer + y * accesses, buffer + right_strip + x * accesses
                 # Written out, because libNVVM does not unroll Numba's loops for newer GPUs.
                 for k in range(0, depth, UNROLLED):
-                    add_term(sums, factors, strips, at_left + k * pitch, at_right + k * pitch)
-                    add_term(sums, factors, strips, at_left + (k + 1) * pitch, at_right + (k + 1) * pitch)
-                    add_term(sums, factors, strips, at_left + (k + 2) * pitch, at_right + (k + 2) * pitch)
-                    add_term(sums, factors, strips, at_left + (k + 3) * pitch, at_right + (k + 3) * pitch)
+                    add_term(sums, factors, strips, at_left + k * left_pitch, at_right + k * right_pitch)
+                    add_term(sums, factors, strips, at_left + (k + 1) * left_pitch, at_right + (k + 1) * right_pitch)
+                    add_term(sums, factors, strips, at_left + (k + 2) * left_pitch, at_right + (k + 2) * right_pitch)
+                    add_term(sums, factors, strips, at_left + (k + 3) * left_pitch, at_right + (k + 3) * right_pitch)
                 buffer = both - buffer
-            finish(sums, output_arrays, row + y * WINDOW, column + x * WINDOW, part)
+            for square in range(squares):
+                for i in range(SQUARE):
+                    window[i] = sums[square * SQUARE + i]
+                finish(window, output_arrays, row + square * side + y * WINDOW, column + x * WINDOW, part)
 
-        grid = -(-rows // side), -(-columns // side), splits
         return self.kernel(name, multiply, grid, left.arrays, right.arrays, outputs)
 
-    def _mover(self, operand: Operand) -> tuple[Any, Any]:
-        """Return the functions that move a thread's four elements of a turn's strip, (depth, side), of an operand.
+    def _mover(self, operand: Operand, squares: int) -> tuple[Any, Any, int]:
+        """Return two functions that move a thread's elements, four of each square, of a strip of an operand; and the
+        pitch of the strip, which has a row for each of `depth` terms and a column for each row or column of the tile.
 
-        load(four, arrays, first, turn, thread): from the operand's arrays; `first` is the first row or column of the
-        strip. store(strips, start, four, thread): to shared memory from vector `start` on, rows `pitch` vectors apart.
+        load(values, arrays, first, turn, thread): from the operand's arrays; `first` is the first row or column of the
+        tile. store(strips, start, values, thread): to shared memory from vector `start` on, rows `pitch` vectors apart.
         """
-        load, along_sum, pitch, accesses = operand.load, operand.along_sum, self.pitch, self.accesses
-        down, across, lanes = self.depth // WINDOW, self.side // WINDOW, cuda_vectors.lanes(self.dtype)
+        load, along_sum, element, accesses, side = (
+            operand.load,
+            operand.along_sum,
+            self.element,
+            self.accesses,
+            self.side,
+        )
+        down, edge, lanes = self.depth // WINDOW, self.side // WINDOW, cuda_vectors.lanes(self.dtype)
+        # In 16-byte vectors; four more columns spread stores down a column over the banks.
+        pitch = (squares * edge + 1) * accesses
 
         @cuda.jit(device=True)
-        def load_along(four, arrays, first, turn, thread):
-            load(four, arrays, first + quotient(thread, down), turn + remainder(thread, down) * WINDOW)
-
-        @cuda.jit(device=True)
-        def store_along(strips, start, four, thread):
+        def load_along(values, arrays, first, turn, thread):
             row, k = quotient(thread, down), remainder(thread, down) * WINDOW
-            for i in range(WINDOW):
-                strips[unsigned((start + (k + i) * pitch) * lanes + row)] = four[i]
+            four = cuda.local.array(WINDOW, element)
+            for square in range(squares):
+                load(four, arrays, first + square * side + row, turn + k)
+                for i in range(WINDOW):
+                    values[square * WINDOW + i] = four[i]
 
         @cuda.jit(device=True)
-        def load_across(four, arrays, first, turn, thread):
-            load(four, arrays, turn + quotient(thread, across), first + remainder(thread, across) * WINDOW)
+        def store_along(strips, start, values, thread):
+            row, k = quotient(thread, down), remainder(thread, down) * WINDOW
+            for square in range(squares):
+                for i in range(WINDOW):
+                    at = (start + (k + i) * pitch) * lanes + square * side + row
+                    strips[unsigned(at)] = values[square * WINDOW + i]
 
         @cuda.jit(device=True)
-        def store_across(strips, start, four, thread):
-            k, column = quotient(thread, across), remainder(thread, across)
-            for i in range(accesses):
-                cuda_vectors.store(strips, start + k * pitch + column * accesses + i, four, i)
+        def load_across(values, arrays, first, turn, thread):
+            k, column = quotient(thread, edge), remainder(thread, edge) * WINDOW
+            four = cuda.local.array(WINDOW, element)
+            for square in range(squares):
+                load(four, arrays, turn + k, first + square * side + column)
+                for i in range(WINDOW):
+                    values[square * WINDOW + i] = four[i]
 
-        return (load_along, store_along) if along_sum else (load_across, store_across)
+        @cuda.jit(device=True)
+        def store_across(strips, start, values, thread):
+            k, column = quotient(thread, edge), remainder(thread, edge)
+            for square in range(squares):
+                for i in range(accesses):
+                    at = start + k * pitch + (square * edge + column) * accesses + i
+                    cuda_vectors.store(strips, at, values, square * accesses + i)
+
+        return (load_along, store_along, pitch) if along_sum else (load_across, store_across, pitch)
 
     def items(self, name: str, function: Any, count: int, *arguments: tuple[str, ...] | str) -> Kernel:
         """Make a kernel whose threads stride over `count` items."""
-        return self.kernel(name, function, (min(4 * BLOCKS, -(-count // self.threads)),), *arguments)
+        return self.kernel(name, function, (min(4 * self.blocks, -(-count // self.threads)),), *arguments)
 
 
 def padded(size: int) -> int:

@@ -1,6 +1,7 @@
 """The kernels of a step, its memory, and the order in which the kernels run. Read this file of the package first."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -13,41 +14,44 @@ from impls.cnn.architecture import Network, blocks, layers
 from impls.cnn.networks import LEARNING_RATE, MOMENTUM, Array, Batch, initial_statistics, require, require_batch
 from impls.cnn.numba_cuda.convolution import Convolution
 from impls.cnn.numba_cuda.dense import Dense, average, cross_entropy
-from impls.cnn.numba_cuda.norm import NORM_PARTS, Norm
-from impls.cnn.numba_cuda.products import SIDE, WINDOW, Kernel, Maker, padded
+from impls.cnn.numba_cuda.norm import Norm
+from impls.cnn.numba_cuda.products import RESIDENT, WINDOW, Kernel, Launch, Maker, padded
 from impls.cnn.reference import State
+from impls.relu.numba_cuda import multiprocessors
 
 
 def _update(make: Maker, name: str, size: int, splits: int) -> Kernel:
-    """Make the kernel that sums the parts of a gradient and updates velocities and parameters; all padded."""
+    """Make the kernel that sums the parts of a gradient and updates (velocities, parameters); all padded."""
     kind, element, accesses = np.dtype(make.dtype).type, make.element, make.accesses
     momentum, rate = kind(MOMENTUM), kind(LEARNING_RATE)
-    add, items = make.adder(size, splits), padded(size) // WINDOW
 
-    @cuda.jit
-    def kernel(parts, velocities, parameters):
-        gradient = cuda.local.array(WINDOW, element)
+    @cuda.jit(device=True)
+    def finish(gradient, arrays, item):
+        velocities, parameters = arrays
         velocity, parameter = cuda.local.array(WINDOW, element), cuda.local.array(WINDOW, element)
-        for item in range(cuda.grid(1), items, cuda.gridsize(1)):
-            add(gradient, parts, item)
-            for k in range(accesses):
-                cuda_vectors.load(velocity, k, velocities, item * accesses + k)
-                cuda_vectors.load(parameter, k, parameters, item * accesses + k)
-            for i in range(WINDOW):
-                velocity[i] = momentum * velocity[i] + gradient[i]
-                parameter[i] -= rate * velocity[i]
-            for k in range(accesses):
-                cuda_vectors.store(velocities, item * accesses + k, velocity, k)
-                cuda_vectors.store(parameters, item * accesses + k, parameter, k)
+        for k in range(accesses):
+            cuda_vectors.load(velocity, k, velocities, item * accesses + k)
+            cuda_vectors.load(parameter, k, parameters, item * accesses + k)
+        for i in range(WINDOW):
+            velocity[i] = momentum * velocity[i] + gradient[i]
+            parameter[i] -= rate * velocity[i]
+        for k in range(accesses):
+            cuda_vectors.store(velocities, item * accesses + k, velocity, k)
+            cuda_vectors.store(parameters, item * accesses + k, parameter, k)
 
-    return make.items(f"{name}.update", kernel, items, *[make.dtype] * 3)
+    return make.sum_of_parts(f"{name}.update", size, splits, finish, 2)
+
+
+def device_launch() -> Launch:
+    """Return how kernels are launched on the current device."""
+    return Launch(blocks=RESIDENT * multiprocessors())
 
 
 class Kernels:
     """The kernels of a step on n images, independent of its memory. They are compiled at their first call."""
 
-    def __init__(self, network: Network, n: int, dtype: str, relu: bool, side: int = SIDE, stream: Any = 0) -> None:
-        make = Maker(dtype, side, stream)
+    def __init__(self, network: Network, n: int, dtype: str, relu: bool, launch: Launch) -> None:
+        make = Maker(dtype, launch)
         sized, dense = blocks(network), layers(network)
         self.convs = [Convolution(make, number, block, n, relu) for number, block in enumerate(sized, 1)]
         self.norms = [
@@ -60,10 +64,9 @@ class Kernels:
             for number, layer in enumerate(dense, 1)
         ]
         self.loss = cross_entropy(make, n, network.classes, self.dense[-1].splits)
-        splits = {conv.name: conv.splits for conv in self.convs}
-        splits |= {norm.name: NORM_PARTS for norm in self.norms if norm}
-        # A dense layer sums its gradients over the images only.
-        self.splits = splits | {layer.name: 1 for layer in self.dense}
+        # Parts of each gradient. That of a norm is summed before the update; a dense layer sums over the images only.
+        self.splits = {conv.name: conv.splits for conv in self.convs}
+        self.splits |= {norm.name: 1 for norm in self.norms if norm} | {layer.name: 1 for layer in self.dense}
         learned = operations.parameters(network)
         self.groups = {group: [p for p in learned if p.operation.name == group] for group in self.splits}
         self.sizes = {group: sum(prod(p.shape) for p in members) for group, members in self.groups.items()}
@@ -77,8 +80,18 @@ class Kernels:
         return kernels
 
 
+@dataclass(frozen=True)
+class Loss:
+    """The loss of a step's last call, an array of one element on the device. `float` waits for it and copies it."""
+
+    array: Any
+
+    def __float__(self) -> float:
+        return float(self.array.copy_to_host()[0])
+
+
 class Step:
-    """A step on the current device (`impls.cnn`). side: rows of the products' squares. stream: of its kernels."""
+    """A step on the current device (`impls.cnn`). launch: `device_launch` by default."""
 
     def __init__(
         self,
@@ -87,19 +100,19 @@ class Step:
         n: int,
         dtype: str,
         relu: str,
-        side: int = SIDE,
-        stream: Any = 0,
+        launch: Launch | None = None,
     ) -> None:
         require(network, parameters, n, dtype, relu, ("inplace", "none"))
         self.network, self.n, self.dtype = network, n, np.dtype(dtype)
-        self.kernels = Kernels(network, n, dtype, relu != "none", side, stream)
+        self.kernels = Kernels(network, n, dtype, relu != "none", launch or device_launch())
         self.parameters = {group: self._grouped(group, parameters) for group in self.kernels.sizes}
         zeros = {name: np.zeros_like(value) for name, value in parameters.items()}
         self.velocities = {group: self._grouped(group, zeros) for group in self.kernels.sizes}
+        splits = self.kernels.splits | {norm.name: norm.splits for norm in self.kernels.norms if norm}
         self.parts = {
             # Zeros: the padding of a part is summed with it.
-            group: cuda.to_device(np.zeros(splits * padded(self.kernels.sizes[group]), dtype))
-            for group, splits in self.kernels.splits.items()
+            group: cuda.to_device(np.zeros(count * padded(self.kernels.sizes[group]), dtype))
+            for group, count in splits.items()
         }
         self.statistics = {
             name: cuda.to_device(value.astype(dtype)) for name, value in initial_statistics(network).items()
@@ -122,6 +135,9 @@ class Step:
         self.convolved = [self._empty(n * prod(b.used) if f else 0) for b, f in zip(sized, norms, strict=True)]
         self.kept = [self._empty(padded(2 * filters)) for filters in norms]
         self.totals = [self._empty(padded(2 * filters)) for filters in norms]
+        # The gradient of each group, in parts; that of a norm is the totals of its backward pass.
+        totals = {norm.name: total for norm, total in zip(self.kernels.norms, self.totals, strict=True) if norm}
+        self.gradients = self.parts | totals
         dense = layers(self.network)
         self.scores = [
             self._empty(kernels.splits * padded(n * layer.units))
@@ -131,7 +147,7 @@ class Step:
         self.inputs = [first, *(self._empty(n * layer.units) for layer in dense if layer.hidden)]
         first_grad = self._empty(n * dense[0].inputs) if self.network.average else self.output_grads[-1]
         self.input_grads = [first_grad, *(self._empty(n * layer.units) for layer in dense if layer.hidden)]
-        self.logits_grad, self.loss = self._empty(n * self.network.classes), self._empty(1)
+        self.logits_grad, self.loss = self._empty(n * self.network.classes), Loss(self._empty(1))
 
     def _empty(self, size: int) -> Any:
         return cuda.device_array(size, self.dtype)
@@ -149,20 +165,20 @@ class Step:
         images = cuda.to_device(batch.images.ravel().astype(self.dtype))
         return images, cuda.to_device(batch.labels.astype(np.int64)), masks
 
-    def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> float:
+    def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> Loss:
         self.launch(given, mark)
-        return float(self.loss.copy_to_host()[0])
+        return self.loss
 
     def launch(self, given: Any, mark: Callable[[str], None] = unmarked) -> None:
         """Launch every kernel of a step."""
         self.forward(given)
         mark("forward")
-        self.kernels.loss(self.scores[-1], given[1], self.logits_grad, self.loss)
+        self.kernels.loss(self.scores[-1], given[1], self.logits_grad, self.loss.array)
         mark("loss")
         self.backward(given)
         mark("backward")
         for group, update in self.kernels.updates.items():
-            update(self.parts[group], self.velocities[group], self.parameters[group])
+            update(self.gradients[group], (self.velocities[group], self.parameters[group]))
         mark("update")
 
     def forward(self, given: Any) -> None:
@@ -185,10 +201,11 @@ class Step:
                 dense.rectify(self.scores[i], masks[i], self.inputs[i + 1])
 
     def _normalise(self, i: int, norm: Norm) -> None:
-        convolved, kept, parts = (self.convolved[i],), (self.kept[i],), self.parts[norm.name]
+        convolved, kept, parts, totals = (self.convolved[i],), (self.kept[i],), self.parts[norm.name], self.totals[i]
         mean, variance = (self.statistics[f"{norm.name}.{name}"] for name in ("mean", "variance"))
         norm.moments(convolved, convolved, (mean,), parts)
-        norm.statistics(parts, self.kept[i], mean, variance)
+        norm.totals(parts, (totals,))
+        norm.statistics(totals, self.kept[i], mean, variance)
         norm.forward(convolved, kept, (self.parameters[norm.name],), self.outputs[i], self.winners[i])
 
     def backward(self, given: Any) -> None:
@@ -214,10 +231,10 @@ class Step:
                 conv.by_image(grads, (self.parameters[conv.name],), (self.output_grads[i - 1], before))
 
     def _normalise_backward(self, i: int, norm: Norm, grads: Any) -> Any:
-        convolved, kept, parts = (self.convolved[i],), (self.kept[i],), self.parts[norm.name]
+        convolved, kept, parts, totals = (self.convolved[i],), (self.kept[i],), self.parts[norm.name], (self.totals[i],)
         norm.sums(convolved, grads, kept, parts)
-        norm.totals(parts, self.totals[i])
-        norm.backward(convolved, grads, kept, (self.parameters[norm.name],), (self.totals[i],))
+        norm.totals(parts, totals)
+        norm.backward(convolved, grads, kept, (self.parameters[norm.name],), totals)
         return convolved
 
     def state(self) -> State:
