@@ -4,9 +4,9 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from benchmarks.harness.processes import answers, blocks, plan, rounds
 from benchmarks.harness.processes.isolation import KILLED, Request
 from benchmarks.harness.processes.journal import Journal
 from benchmarks.harness.quantities import dispatch, operator_row
+from benchmarks.harness.quantities.dispatch import Needs
 from benchmarks.harness.timing import intervals
 from benchmarks.harness.timing.contention import Core
 from benchmarks.harness.truth import operators
@@ -238,6 +239,63 @@ def test_blocks_that_fit_into_memory_together_take_turns(tmp_path, monkeypatch):
     last = [len(turns) - turns[::-1].index(part) - 1 for part in (small, large)]
     assert max(first) < min(last)
     assert all(journal.is_complete(0, part.cases) for journal, part in zip(journals[:2], (small, large), strict=True))
+
+
+class Prompt:
+    """A worker that answers at once. busy: workers that have a request now. seen: those of each moment, by verb."""
+
+    busy: ClassVar[list[Needs]] = []
+    seen: ClassVar[dict[str, list[list[Needs]]]] = {}
+    left_s = 1.0
+    replies: ClassVar[dict[str, Any]] = {
+        "prepare": {},
+        "slice": {"slice": asdict(Slice(0, [1.0], busy_s=1.0))},
+        "finish": {"process": asdict(Process(number=1)), "provenance": {}},
+    }
+
+    def __init__(self, needs: Needs, *_: Any, **__: Any) -> None:
+        self.needs, self.event = needs, os.eventfd(0)
+
+    def fileno(self) -> int:
+        return self.event
+
+    def send(self, request: Request) -> None:
+        self.do = request.do
+        self.busy.append(self.needs)
+        self.seen.setdefault(self.do, []).append(list(self.busy))
+        os.eventfd_write(self.event, 1)
+
+    def receive(self) -> Any:
+        os.eventfd_read(self.event)
+        self.busy.remove(self.needs)
+        return self.replies[self.do]
+
+    def ask(self, request: Request) -> Any:
+        self.send(request)
+        return self.receive()
+
+    def close(self) -> None:
+        os.close(self.event)
+
+
+def test_workers_on_the_gpu_prepare_and_check_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(Prompt, "seen", {})
+    monkeypatch.setattr(rounds, "Worker", Prompt)
+    names = {
+        "cpu": ("numpy.out", "numba.out", "torch.out"),
+        "cuda": ("numba-cuda.out", "torch-cuda.out", "torch-cuda.fresh", "jax-cuda.fresh", "triton-cuda.out"),
+    }
+    cases = [replace(OUT, variant=name) for of_device in names.values() for name in of_device]
+    journal = Journal(tmp_path / "journal")
+    with rounds.Crew(QUICK, None) as crew:
+        rounds._Group([rounds.Part(cases, journal, 0, QUICK.budget_s, [1])], crew).measure()
+    assert journal.is_complete(0, cases)
+    for do in ("prepare", "finish"):
+        assert len(Prompt.seen[do]) == len(cases)
+        most = {
+            device: max(sum(each.device == device for each in busy) for busy in Prompt.seen[do]) for device in names
+        }
+        assert most == {"cpu": 3, "cuda": 1}
 
 
 def test_times_have_passes_and_bytes_one_process():

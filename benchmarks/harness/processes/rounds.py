@@ -291,7 +291,7 @@ class _Group:
         return [member.case for member in self.ready if member.part is part]
 
     def _prepare(self, members: Sequence[Member]) -> None:
-        """Get cases ready; all workers prepare theirs at the same time."""
+        """Get cases ready; workers prepare theirs at the same time, those on the GPU one after the other."""
         todo = list(members)
         while todo:
             lost: list[Member] = []
@@ -331,7 +331,7 @@ class _Group:
         return self._orders[part]
 
     def _finish(self) -> None:
-        """Check all cases again; all workers check theirs at the same time."""
+        """Check all cases again; workers check theirs at the same time, those on the GPU one after the other."""
         todo = list(self.ready)
         while todo:
             lost: list[Member] = []
@@ -373,24 +373,32 @@ class _Group:
 
 
 def _answers(do: str, cases: Sequence[Case], crew: Crew) -> Iterator[tuple[int, Answer]]:
-    """Make a request about each case and yield its position with the answer; each worker has one request at a time.
+    """Make a request about each case and yield its position with the answer; each queue has one request at a time.
 
     Requests that are waiting for a worker that the caller dismisses go to the next one.
     """
-    waiting: dict[Needs, deque[int]] = {}
+    waiting: dict[Needs | str, deque[int]] = {}
     for position, case in enumerate(cases):
-        waiting.setdefault(crew.needs(case), deque()).append(position)
-    busy: dict[Worker, tuple[Needs, int]] = {}
+        waiting.setdefault(_queue(crew.needs(case)), deque()).append(position)
+    busy: dict[Worker, tuple[Needs | str, int]] = {}
     while waiting or busy:
-        for needed in [needed for needed in waiting if needed not in [pair[0] for pair in busy.values()]]:
-            position = waiting[needed].popleft()
-            worker = crew.worker(needed)
+        for queue in [queue for queue in waiting if queue not in [pair[0] for pair in busy.values()]]:
+            position = waiting[queue].popleft()
+            worker = crew.worker(crew.needs(cases[position]))
             worker.send(Request(do, cases[position], {}))
-            busy[worker] = needed, position
-            if not waiting[needed]:
-                del waiting[needed]
+            busy[worker] = queue, position
+            if not waiting[queue]:
+                del waiting[queue]
         for worker in list(together(list(busy))):
             answer = worker.receive()
             if answer is not None:
                 _, position = busy.pop(worker)
                 yield position, answer
+
+
+def _queue(needed: Needs) -> Needs | str:
+    """The queue of a worker's requests: its own, or that of all workers on the GPU.
+
+    Frameworks choose their kernels for a GPU by timing them, and the energy of its board is that of all who use it.
+    """
+    return "GPU" if needed.device == "cuda" else needed
