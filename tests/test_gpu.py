@@ -27,6 +27,7 @@ from benchmarks.harness.case import (
     DeviceProductCase,
     OperatorCase,
     ProductCase,
+    Settings,
     StepCase,
     Unavailable,
 )
@@ -37,7 +38,7 @@ from benchmarks.harness.frameworks.torch_ import TorchDriver
 from benchmarks.harness.machine import cuda_driver, gpu, linux
 from benchmarks.harness.machine.cuda_driver import Driver
 from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Slice
-from benchmarks.harness.processes import answers, blocks
+from benchmarks.harness.processes import answers, blocks, plan
 from benchmarks.harness.quantities import dispatch, operator_row, training_step
 from benchmarks.harness.roofline import ceilings
 from benchmarks.harness.roofline.loops import DEVICE_LOOPS
@@ -599,6 +600,20 @@ def test_a_step_on_a_gpu_has_device_time_and_energy(monkeypatch):
 def test_a_gpu_without_an_energy_counter_has_no_energy(monkeypatch):
     timed, _ = timed_step(monkeypatch, counts=False)
     assert timed.finish().step.energy_j is None
+
+
+@pytest.mark.parametrize(
+    ("case", "status", "reason"),
+    [
+        (StepCase("time", "mnist_cnn", "numba-cuda.inplace", 64), "skipped", "no CUDA device"),
+        (StepCase("time", "mnist_cnn", "numba.inplace", 64), "timeout", "still running after 0.001 s"),
+        (OperatorCase("time", "relu", "forward", "numba-cuda.out", 2**10), "timeout", "still running after 0.001 s"),
+    ],
+)
+def test_steps_on_a_gpu_have_time_to_compile(case, status, reason):
+    """No process starts within the limit: a timeout shows that it applies."""
+    found = plan.measured([case], Settings(limit_s=0.001, threads=1, passes=1))[case]
+    assert (found.status, found.reason[: len(reason)]) == (status, reason)
 
 
 def test_pytorch_reports_what_its_allocator_gave_out(monkeypatch):

@@ -164,7 +164,8 @@ class Settings:
     """How long and with how many threads to measure.
 
     budget_s: sampling time of a case, shared by `passes` passes, each with processes of its own. limit_s: a process
-    that takes longer for one request is ended. threads: threads asked of every framework.
+    that takes longer for one request is ended; about a training step on a GPU, only if it takes longer than
+    `isolation.GPU_STEP_LIMIT_S` too. threads: threads asked of every framework.
     """
 
     budget_s: float = 0.5

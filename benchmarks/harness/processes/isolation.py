@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.case import Case, Settings, to_axes
+from benchmarks.harness.case import Case, Settings, StepCase, to_axes
 from benchmarks.harness.machine import memory, software
 from benchmarks.harness.measurement import Measurement, from_json
 from benchmarks.harness.quantities.dispatch import Needs
@@ -24,6 +24,8 @@ from benchmarks.harness.quantities.dispatch import Needs
 TAIL_CHARACTERS = 2000
 # How a process ends that something else has killed, for memory perhaps.
 KILLED = "killed by SIGKILL"
+# Seconds that a request about a training step on a GPU has at least: it may compile dozens of kernels, or try many.
+GPU_STEP_LIMIT_S = 600.0
 
 # The answer of a worker, or the measurement of a case during which it ended.
 Answer = dict[str, Any] | Measurement
@@ -79,7 +81,7 @@ class Worker:
         probe_best_s: float = 0.0,
         installation: Installation = OWN,
     ) -> None:
-        self.limit_s = settings.limit_s
+        self._needs, self._settings = needs, settings
         self._folder = tempfile.TemporaryDirectory(prefix="relu-bench-")
         self._output = Path(self._folder.name, "output.txt")
         self._killed_before = memory.killed_by_kernel()
@@ -117,6 +119,7 @@ class Worker:
     def send(self, request: Request) -> None:
         """Let the process run, and send it a request."""
         self._signal(signal.SIGCONT)
+        self.limit_s = _limit_s(request.case, self._needs, self._settings)
         self._deadline_s = time.monotonic() + self.limit_s
         try:
             os.write(self._requests, request.line())
@@ -187,6 +190,12 @@ def together(workers: Sequence[Worker]) -> Iterator[Worker]:
     """Yield the workers whose answer has come, or whose time is over, as soon as one has; all of them run."""
     ready, _, _ = select.select(workers, [], [], min(worker.left_s for worker in workers))
     yield from (worker for worker in workers if worker in ready or worker.left_s <= 0)
+
+
+def _limit_s(case: Case | None, needs: Needs, settings: Settings) -> float:
+    """Seconds that a process may take for a request about a case."""
+    is_gpu_step = needs.device == "cuda" and isinstance(case, StepCase)
+    return max(settings.limit_s, GPU_STEP_LIMIT_S) if is_gpu_step else settings.limit_s
 
 
 def _environment(installation: Installation) -> dict[str, str]:
