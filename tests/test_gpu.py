@@ -389,6 +389,17 @@ def test_loops_of_a_gpu_compute_what_they_are_named(monkeypatch):
             ceilings.TimedOnDevice(case, OnCpu(), held).prepare()
 
 
+def test_only_loops_in_triton_need_triton():
+    code = (
+        "import sys; sys.modules['triton'] = None; import torch; from impls.device_loops import CALLS; "
+        "x = torch.ones(2); print(CALLS['copy.memcpy'](torch.zeros(2), x).sum().item(), CALLS['scale.torch'](x)); "
+        "CALLS['copy.triton'](torch.zeros(2), x)"
+    )
+    process = python("-c", code)
+    assert process.stdout == "2.0 tensor([-1., -1.])\n"
+    assert process.stderr.splitlines()[-1].startswith("ModuleNotFoundError: import of triton halted")
+
+
 @pytest.mark.parametrize(("kernel", "apart"), [("scale.torch", 8), ("accumulate.torch", 8), ("copy.torch", 1)])
 def test_arguments_of_a_roof_rotate_as_those_of_rows(kernel, apart):
     timed = ceilings.TimedOnDevice(DeviceLoopCase("time", kernel, 2**10), OnCpu(), {})

@@ -18,7 +18,16 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import measurement
-from benchmarks.harness.case import KINDS, OperatorCase, Settings, StepCase, Unavailable, from_axes, to_axes
+from benchmarks.harness.case import (
+    KINDS,
+    DeviceLoopCase,
+    OperatorCase,
+    Settings,
+    StepCase,
+    Unavailable,
+    from_axes,
+    to_axes,
+)
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.machine import linux, threads
 from benchmarks.harness.measurement import Measurement
@@ -361,11 +370,22 @@ def test_rows_that_triton_launches_need_a_c_compiler_and_the_headers_of_python(n
         dispatch.require(row, "float32")
 
 
-def test_other_rows_on_cuda_need_no_compiler(monkeypatch):
+@pytest.mark.parametrize("kernel", ["copy.triton", "accumulate.triton"])
+def test_loops_that_triton_launches_need_a_c_compiler(kernel, monkeypatch):
+    """Such a loop is skipped: a failure would cost the other loops their process."""
+    monkeypatch.setenv("CC", "no-such-compiler")
+    measured = measured_alone(DeviceLoopCase("time", kernel, 2**12))
+    assert measured.status == "skipped"
+    assert measured.reason.startswith("no C compiler, which Triton needs: no-such-compiler")
+
+
+def test_other_rows_and_loops_on_cuda_need_no_compiler(monkeypatch):
     monkeypatch.setattr(linux, "gpu_driver", lambda: "a driver")
     monkeypatch.setenv("CC", "no-such-compiler")
     for name in ("numba-cuda.out", "torch-cuda.out", "jax-cuda.fresh"):
         dispatch.require(find("relu", "forward", name), "float32")
+    for kernel in ("copy.memcpy", "copy.torch"):
+        dispatch.require_loop(DeviceLoopCase("time", kernel, 2**12))
 
 
 def test_smoke_measures_triton_but_nothing_that_is_compiled_in_cpp():

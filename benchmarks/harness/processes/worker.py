@@ -127,12 +127,14 @@ class Server:
 
     def _ready(self, request: dict[str, Any]) -> Any:
         """The case of a request, with the framework started. Raises Unavailable and Unsupported before any import."""
-        from benchmarks.harness.case import OperatorCase, StepCase, from_axes
+        from benchmarks.harness.case import DeviceLoopCase, OperatorCase, StepCase, from_axes
         from benchmarks.harness.quantities import dispatch
 
         case = replace(from_axes(request["axes"]), side=request["side"])
         if isinstance(case, OperatorCase | StepCase):
             dispatch.require(dispatch.row_of(case), case.dtype)
+        elif isinstance(case, DeviceLoopCase):
+            dispatch.require_loop(case)
         if not self.bench:
             self._bring_up()
         return case

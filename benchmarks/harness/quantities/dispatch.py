@@ -163,6 +163,12 @@ def require(row: Row, dtype: str) -> None:
         _require_launcher_tools()
 
 
+def require_loop(case: DeviceLoopCase) -> None:
+    """Raise Unavailable where the kernel of a GPU's loop cannot run here; nothing is imported for it."""
+    if case.kernel.endswith(".triton"):
+        _require_launcher_tools()
+
+
 def row_of(case: OperatorCase | StepCase) -> Variant | StepVariant:
     """The row of a case. Raises Unavailable where this commit has none."""
     find_row: Callable[..., Any] = find if isinstance(case, OperatorCase) else find_step

@@ -1,13 +1,7 @@
-"""The streaming loops of a GPU, on PyTorch tensors: the driver's copy, kernels of PyTorch, and kernels of Triton.
+"""Kernels of the streaming loops in Triton."""
 
-None is the fastest everywhere: of one loop, drivers and libraries reach from two thirds to nine tenths of the peak.
-Not among the benchmarks, because asv imports every module there, also where Triton is not installed.
-"""
-
-from collections.abc import Callable
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -40,15 +34,11 @@ def _launch(kernel: Any, *arrays: Tensor) -> Tensor:
     return arrays[-1]
 
 
-# Calls by name; the arguments are out and x of copy, out, x and y of triad, x of scale, x and y of accumulate.
-CALLS: dict[str, Callable[..., Tensor]] = {
-    "copy.memcpy": lambda out, x: out.copy_(x),
-    "copy.torch": lambda out, x: torch.neg(x, out=out),
-    "copy.triton": lambda out, x: _launch(_negate, x, out),
-    "triad.torch": lambda out, x, y: torch.sub(x, y, out=out),
-    "triad.triton": lambda out, x, y: _launch(_subtract, x, y, out),
-    "scale.torch": lambda x: x.neg_(),
-    "scale.triton": lambda x: _launch(_negate, x, x),
-    "accumulate.torch": lambda x, y: x.sub_(y),
-    "accumulate.triton": lambda x, y: _launch(_subtract, x, y, x),
-}
+def negate(x: Tensor, out: Tensor) -> Tensor:
+    """Write -x into `out`, which may be x, and return it."""
+    return _launch(_negate, x, out)
+
+
+def subtract(x: Tensor, y: Tensor, out: Tensor) -> Tensor:
+    """Write x - y into `out`, which may be x, and return it."""
+    return _launch(_subtract, x, y, out)
