@@ -274,6 +274,54 @@ def test_readings_on_a_throttled_device_are_marked():
         }
 
 
+class Spanning(NumpyDriver):
+    """NumPy that copies to the host as Numba does from a GPU: all memory from the first to the last element."""
+
+    copied_bytes = 0
+
+    def to_numpy(self, array):
+        first, last = np.lib.array_utils.byte_bounds(array)
+        self.copied_bytes += last - first
+        return array
+
+
+def calls_of_numba(operator, direction, name, function=None):
+    """Calls of NumPy's row, or of another function, that are checked as Numba's on a GPU."""
+    row, framework = find(operator, direction, name), Spanning()
+    case = OperatorCase("time", operator, direction, name, 2**20)
+    return Calls(
+        replace(row, framework="numba_cuda", device="cuda"), case, framework, function or row.load()
+    ), framework
+
+
+@pytest.mark.parametrize(
+    ("operator", "direction", "name"),
+    [
+        ("relu", "forward", "numpy.out"), ("relu", "backward", "numpy.inplace"),
+        ("relu", "backward", "numpy-bits.fresh"), ("prelu_channels", "backward", "numpy.fresh"),
+    ],
+)  # fmt: skip
+def test_checks_between_calls_in_numba_copy_a_small_part_of_an_array(operator, direction, name):
+    calls, framework = calls_of_numba(operator, direction, name)
+    (arrays,), pristine = calls.pool(1), calls.pristine()
+    calls.verify_some(arrays, pristine)
+    calls.verify_arguments(arrays)
+    assert 2**12 <= framework.copied_bytes < 2**16
+
+
+@pytest.mark.parametrize("wrong", [slice(0, None, 1024), slice(1023, None, 1024), slice(2**19, None), slice(0, 2**17)])
+def test_checks_between_calls_in_numba_see_every_channel_and_part(wrong):
+    def faulty(x):
+        y = np.maximum(x, 0)
+        y[wrong] = -1
+        return y
+
+    calls, _ = calls_of_numba("relu", "forward", "numpy.fresh", faulty)
+    (arrays,) = calls.pool(1)
+    with pytest.raises(WrongResult, match="forward: element"):
+        calls.verify_some(arrays, calls.pristine())
+
+
 def test_device_time_without_a_valid_try_is_none():
     tries = []
     framework = Timed(lambda *arguments: tries.append(1))

@@ -14,6 +14,9 @@ from impls.variant import ITEMSIZE_BYTES, Variant
 
 # Elements that are read as soon as a call has returned, besides the last ones.
 READ_AT_ONCE = 1024
+# Frameworks that copy a strided part to the host together with all memory between its elements. Of arrays of more than
+# MOST_SPANNED elements, BLOCKS contiguous parts are read instead.
+COPIES_SPANS, MOST_SPANNED, BLOCKS = ("numba_cuda",), 2**16, 16
 # Calls after which a fresh result must still be what it was.
 LATER_CALLS = 4
 # Largest size of the arguments that are restored together; it leaves room in an L2 cache for those that calls share.
@@ -260,25 +263,36 @@ class Calls:
 
     def verify_some(self, arrays: list[Any], pristine: dict[int, Any]) -> None:
         """Check some elements of one call on ordinary values, `out` poisoned there: as cheap as a call and a copy."""
-        # An odd step takes elements of every channel.
-        some = slice(None, None, max(1, self.elements // READ_AT_ONCE) | 1)
+        parts = self._samples(self.elements)
         if self.variant.memory == "out" and self.variant.device == "cpu":
-            arrays[-1][some] = operators.POISON
+            for part in parts:
+                arrays[-1][part] = operators.POISON
             results = self._results(arrays)
         else:
             results = self._results(self.restored(arrays, pristine))
-        inputs = [values[some] for values in self.ordinary.inputs.values]
-        wanted = self._wanted(self.ordinary, some, inputs)
-        found = [self.framework.to_numpy(result[some]) for result in results[: len(wanted)]]
-        comparison.check(self.variant, self.case.dtype, found, wanted, inputs)
+        for part in parts:
+            inputs = [values[part] for values in self.ordinary.inputs.values]
+            wanted = self._wanted(self.ordinary, part, inputs)
+            found = [self.framework.to_numpy(result[part]) for result in results[: len(wanted)]]
+            comparison.check(self.variant, self.case.dtype, found, wanted, inputs, part.start or 0)
 
     def verify_arguments(self, arrays: Sequence[Any]) -> None:
         """Check some elements of the arguments that no call may change; rows of one process share them."""
         for position, values in enumerate(self.ordinary.inputs.values):
             if position not in self.mutated_args:
-                some = slice(None, None, max(1, values.size // READ_AT_ONCE))
-                found = self.framework.to_numpy(arrays[position][some])
-                comparison.unchanged(f"number {position + 1}", values[some], found)
+                for part in self._samples(values.size):
+                    found = self.framework.to_numpy(arrays[position][part])
+                    comparison.unchanged(f"number {position + 1}", values[part], found)
+
+    def _samples(self, elements: int) -> list[slice]:
+        """Parts of an array with about READ_AT_ONCE of its elements, some of every channel."""
+        if self.variant.framework not in COPIES_SPANS or elements <= MOST_SPANNED:
+            # An odd step takes elements of every channel.
+            return [slice(None, None, max(1, elements // READ_AT_ONCE) | 1)]
+        # Each block begins with the channel after the last one of the block before it.
+        block = READ_AT_ONCE // BLOCKS
+        apart = elements // BLOCKS // READ_AT_ONCE * READ_AT_ONCE + block
+        return [slice(start, start + block) for start in range(0, BLOCKS * apart, apart)]
 
     def _results(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         result = self.call(*arrays)
@@ -289,7 +303,7 @@ class Calls:
         values = given.inputs.values
         results = self._results(arrays)
         # Read some elements at once: work that is still going on when a call returns shows there.
-        parts = (slice(-64, None), slice(None, None, max(1, values[0].size // READ_AT_ONCE)))
+        parts = [slice(-64, None), *self._samples(values[0].size)]
         early = [[np.array(self.framework.to_numpy(result[part])) for part in parts] for result in results]
         whole = self._verify_results(results, given)
         unmutated = [p for p in range(len(values)) if p not in self.mutated_args]
