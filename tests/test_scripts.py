@@ -480,6 +480,20 @@ def test_scripts_print_their_usage(script):
     assert f"usage: ./scripts/{script}" in process.stdout
 
 
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_on_tests_needs_no_environment(tmp_path, option):
+    """A Python that installs nothing stands before the real one."""
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    process = subprocess.run(
+        [ROOT / "scripts" / "test", option],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith("usage: ./scripts/test")
+
+
 def test_bench_warns_of_uncommitted_changes_and_skips_measured_cases(tmp_path):
     """Run the real asv on one case in an existing environment."""
     checkout = Checkout(tmp_path)
