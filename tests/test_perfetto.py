@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.support.ui import WebDriverWait
 
-from scripts.profiling import __main__ as command
+from scripts.profiling import command
 from tests.browser import NoBrowser, chromium
 
 ROWS = ("numpy.inplace", "torch.inplace", "jax-patches.fresh", "relu.roundtrip.torch-autograd.fresh")

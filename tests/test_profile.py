@@ -1,7 +1,9 @@
 """Test profiles of training steps: attribution of time, the spans of each framework, the trace, the command."""
 
 import json
+import os
 import subprocess
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +19,11 @@ from impls.cnn import numpy_
 from impls.cnn.architecture import NETWORKS
 from impls.cnn.networks import initial_parameters, random_batch
 from scripts.claims.document import write
-from scripts.profiling import __main__ as command
-from scripts.profiling import counters, document, handwritten, layers, spans, trace
+from scripts.profiling import command, counters, document, handwritten, layers, spans, trace
 from scripts.profiling import steps as profiled_steps
 from scripts.profiling.document import Bandwidth, Counters, Held, Memory, Moment, Operator, Profile, Roofs
 from scripts.profiling.spans import Recorded, Span
+from tests.checkout import ROOT
 from tests.conftest import needs_compiler
 from tests.small import ACTIVATED, SMALL
 
@@ -271,8 +273,24 @@ def test_an_interrupted_command_leaves_no_folder(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(subprocess, "run", interrupted)
-    assert command.main(["numpy.inplace", "--out", str(tmp_path / "new" / "profiles")]) == command.INTERRUPTED
+    with pytest.raises(KeyboardInterrupt):
+        command.main(["numpy.inplace", "--out", str(tmp_path / "new" / "profiles")])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"), [([], "profile: interrupted\n"), (["--limits", "null"], "")], ids=str
+)
+def test_an_interruption_of_the_imports_is_one_line(tmp_path, arguments, printed):
+    """Ctrl-C while a package is imported. The process of a row is silent, as that which started it prints the line."""
+    # A shell has the commands that it runs in the background ignore the signal, and their children inherit that.
+    heeding = "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    (tmp_path / "msgspec.py").write_text(f"{heeding}os.kill(os.getpid(), signal.SIGINT)\n")
+    process = subprocess.run(
+        [sys.executable, "-m", "scripts.profiling", *arguments],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (process.returncode, process.stderr) == (130, printed)
 
 
 def test_a_row_that_fails_does_not_stop_the_others(tmp_path, capfd, monkeypatch):

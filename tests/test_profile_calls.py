@@ -15,8 +15,7 @@ from benchmarks.harness.truth.calls import Calls
 from impls.catalog import VARIANTS
 from impls.catalog import find as find_row
 from impls.variant import ITEMSIZE_BYTES, OBJECTS_BYTES, SCRATCH_BYTES
-from scripts.profiling import __main__ as command
-from scripts.profiling import array_calls, calls, document, roofs, spans
+from scripts.profiling import array_calls, calls, command, document, roofs, spans
 from scripts.profiling.document import CallProfile, Roof
 
 ELEMENTS, CALLS = 2**14, 3

@@ -16,8 +16,7 @@ from impls.cnn.networks import initial_parameters, random_batch
 from impls.cnn.numba_cuda.products import Kernel
 from impls.cnn.numba_cuda.step import Step
 from impls.cnn.torch_ import build
-from scripts.profiling import __main__ as command
-from scripts.profiling import calls, device_events, jax_, layers, nvtx, spans, torch_, trace
+from scripts.profiling import calls, command, device_events, jax_, layers, nvtx, spans, torch_, trace
 from scripts.profiling import steps as profiled_steps
 from tests.small import LAUNCH, SMALL
 

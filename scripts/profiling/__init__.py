@@ -1,5 +1,6 @@
 """Profile a training step or an operator's call: spans, a trace to open, and a table (`./scripts/profile`).
 
+command.py       its arguments, and a process for each row
 steps.py         a step: its operators, counters and memory
 calls.py         a call of an operator's row: its operators, bytes and roof
 spans.py         the types, and how time is attributed to operators
@@ -17,3 +18,6 @@ counters.py      events of the processor, where Linux offers them
 trace.py         the trace, in the format of Chrome and Perfetto
 document.py      the tables, as JSON files that the report reads
 """
+
+# The exit code after Ctrl-C.
+INTERRUPTED = 130
