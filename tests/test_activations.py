@@ -276,6 +276,22 @@ def test_channels_that_do_not_fit_are_refused(row):
         row.load()(*arrays, array(np.ones(11), "float64"))
 
 
+@pytest.mark.parametrize(("x_dtype", "slope_dtype"), [("int32", "float32"), ("float32", "int32"), ("int32", "int32")])
+@pytest.mark.parametrize(
+    "row",
+    [row for row in FLAVOURS if row.operator.startswith("prelu") and row.direction != "roundtrip"],
+    ids=accuracy.label,
+)
+def test_prelu_names_the_argument_of_integers(row, x_dtype, slope_dtype):
+    if row.framework == "torch" and x_dtype == slope_dtype:
+        pytest.skip("PyTorch's own message names neither")
+    array = driver(row.framework).array
+    name = "slope" if x_dtype == "float32" else "grad" if row.direction == "backward" else "x"
+    arrays = [array(np.ones(16), x_dtype)] * operators.ARRAY_INPUTS[row.direction]
+    with pytest.raises(TypeError, match=rf"^{name}: dtype (torch.)?int32 given"):
+        row.load()(*arrays, array(np.ones(operators.channels(row)), slope_dtype))
+
+
 def _swapped(sums: np.ndarray) -> np.ndarray:
     sums[[2, 9]] = sums[[9, 2]]
     return sums

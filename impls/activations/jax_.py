@@ -21,6 +21,7 @@ from jax import Array
 
 from impls.activations.constants import LEAKY_SLOPE, SELU_ALPHA, SELU_SCALE
 from impls.relu import checks
+from impls.variant import DTYPES
 
 Function = Callable[..., Array]
 
@@ -108,11 +109,13 @@ def _selected(x: Array, slope: Array) -> Array:
 
 
 def _prelu(x: Array, slope: Array) -> Array:
-    checks.parameter(x, slope=slope)
+    checks.floating(DTYPES, x=x)
+    checks.parameter(x, slope)
     return _selected(x, slope)
 
 
 def _prelu_backward(grad: Array, saved: Array, slope: Array) -> tuple[Array, Array]:
+    checks.floating(DTYPES, grad=grad)
     checks.alike(grad, saved, "grad", "saved")
     return jax.vjp(_prelu, saved, slope)[1](grad)
 
@@ -123,12 +126,14 @@ prelu_backward = jax.jit(_prelu_backward)
 
 
 def _prelu_channels(x: Array, slope: Array) -> Array:
+    checks.floating(DTYPES, x=x)
     checks.channels(x, slope)
     # With x as rows, XLA could not work in place.
     return _selected(x, jnp.tile(slope, x.size // slope.size))
 
 
 def _prelu_channels_backward(grad: Array, saved: Array, slope: Array) -> tuple[Array, Array]:
+    checks.floating(DTYPES, grad=grad)
     checks.alike(grad, saved, "grad", "saved")
     return jax.vjp(_prelu_channels, saved, slope)[1](grad)
 

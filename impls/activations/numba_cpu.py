@@ -484,7 +484,7 @@ def prelu(x: Array, slope: Array) -> Array:
 
 
 def prelu_out(x: Array, slope: Array, out: Array) -> Array:
-    checks.parameter(x, slope=slope)
+    checks.parameter(x, slope)
     call(_prelu_threads, x, slope, out)
     return out
 
@@ -499,7 +499,7 @@ def prelu_backward(grad: Array, saved: Array, slope: Array) -> tuple[Array, Arra
 
 
 def prelu_backward_out(grad: Array, saved: Array, slope: Array, out: Array) -> tuple[Array, Array]:
-    checks.parameter(grad, slope=slope)
+    checks.parameter(grad, slope, "grad")
     # Lanes as channels that share the slope: additions to one sum would wait for each other.
     slopes, totals = np.full(LANES, slope[0]), np.empty((get_num_threads(), LANES))
     call(_prelu_channels_backward_threads, grad, saved, slopes, out, totals, masks=False)

@@ -394,7 +394,7 @@ def prelu(x: Array, slope: Array) -> Array:
 
 
 def prelu_out(x: Array, slope: Array, out: Array) -> Array:
-    checks.parameter(x, slope=slope)
+    checks.parameter(x, slope)
     formula = _prelu if isfinite(slope[0]) else _prelu_selected
     return Forward(partial(formula, slope[0])).out(x, out)
 
@@ -408,7 +408,7 @@ def prelu_backward(grad: Array, saved: Array, slope: Array) -> tuple[Array, Arra
 
 
 def prelu_backward_out(grad: Array, saved: Array, slope: Array, out: Array) -> tuple[Array, Array]:
-    checks.parameter(grad, slope=slope)
+    checks.parameter(grad, slope, "grad")
     checks.alike(grad, saved, "grad", "saved")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         # First, as out may be grad.

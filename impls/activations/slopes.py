@@ -9,11 +9,11 @@ Array = Any
 
 
 def one(x: Array, slope: Array, name: str) -> None:
-    """Raise unless the slope has the shape (1,) and the dtype of x. name: not used; `per_channel` needs it.
+    """Raise unless the slope has the shape (1,) and the dtype of x. name: of x, for the message.
 
     Raises ValueError for another shape, TypeError for another dtype.
     """
-    checks.parameter(x, slope=slope)
+    checks.parameter(x, slope, name)
 
 
 def per_channel(x: Array, slope: Array, name: str) -> None:

@@ -144,13 +144,13 @@ squared_relu_backward = Gradient(_squared_grad)
 
 
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
-    checks.parameter(x, slope=slope)
+    checks.parameter(x, slope)
     return torch.prelu(x, slope)
 
 
 def prelu_backward(grad: Tensor, saved: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
     checks.alike(grad, saved, "grad", "saved")
-    checks.parameter(grad, slope=slope)
+    checks.parameter(grad, slope, "grad")
     gradient, terms = aten._prelu_kernel_backward(grad, saved, slope)
     return gradient, terms.sum().reshape(1)
 

@@ -55,16 +55,15 @@ def floating(dtypes: tuple[str, ...], **arrays: Any) -> None:
             raise TypeError(f"{name}: dtype {array.dtype} given, {' or '.join(dtypes)} needed")
 
 
-def parameter(x: Any, **parameters: Any) -> None:
-    """Raise unless every named array has the shape (1,) and the dtype of `x`.
+def parameter(x: Any, slope: Any, x_name: str = "x") -> None:
+    """Raise unless `slope` has the shape (1,) and the dtype of `x`.
 
     Raises ValueError for another shape, TypeError for another dtype.
     """
-    for name, array in parameters.items():
-        if tuple(array.shape) != (1,):
-            raise ValueError(f"{name}: shape {tuple(array.shape)} given, (1,) needed")
-        if array.dtype != x.dtype:
-            raise TypeError(f"{name}: dtype {array.dtype} given, {x.dtype} needed, that of the input")
+    if tuple(slope.shape) != (1,):
+        raise ValueError(f"slope: shape {tuple(slope.shape)} given, (1,) needed")
+    if slope.dtype != x.dtype:
+        _name_dtype(x, slope, x_name)
 
 
 def channels(x: Any, slope: Any, x_name: str = "x") -> None:
@@ -81,7 +80,14 @@ def channels(x: Any, slope: Any, x_name: str = "x") -> None:
             "the channels of slope; pass an array with channels last as x.reshape(-1)"
         )
     if slope.dtype != x.dtype:
-        raise TypeError(f"slope: dtype {slope.dtype} given, {x.dtype} needed, that of the input")
+        _name_dtype(x, slope, x_name)
+
+
+def _name_dtype(x: Any, slope: Any, x_name: str) -> None:
+    """Raise the TypeError for two dtypes that differ. It names `x` where that is of integers."""
+    if "float" not in str(x.dtype):
+        raise TypeError(f"{x_name}: dtype {x.dtype} given, a floating one needed")
+    raise TypeError(f"slope: dtype {slope.dtype} given, {x.dtype} needed, that of {x_name}")
 
 
 def writable(**arrays: np.ndarray) -> None:
