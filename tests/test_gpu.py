@@ -51,6 +51,7 @@ from benchmarks.harness.truth.shared import Shared
 from impls import device_loops
 from impls.catalog import STEPS, VARIANTS, find, find_step, variants
 from impls.cnn.architecture import RELU_NETWORKS
+from impls.variant import ITEMSIZE_BYTES
 from scripts.report import metrics
 from scripts.verify import gpu_check, gpu_document
 from tests.synthetic import time
@@ -88,6 +89,33 @@ def test_a_missing_device_is_unavailable_and_no_error(framework, hidden):
 def test_a_simulated_gpu_is_not_measured(framework, variable):
     process = python("-c", START.format(framework), **{variable: "1"})
     assert f"Unavailable: {variable} is set" in process.stderr
+
+
+# Copies of a host array as `cuda.to_device` makes them, whose memory Numba's own driver looks up.
+COPIED = """
+import ctypes
+import numpy as np
+from numba import cuda
+from numba.cuda.cudadrv.driver import host_pointer
+from benchmarks.harness.frameworks import driver
+
+def to_device(values):
+    copied = ctypes.string_at(host_pointer(values, readonly=True), values.nbytes)
+    return np.frombuffer(copied, np.uint8).view(values.dtype).reshape(values.shape)
+
+cuda.to_device = to_device
+for dtype in ("bool", "uint8", "float16", "bfloat16", "float32", "float64"):
+    array = driver("numba_cuda").array(np.array([[0, 1, 2.5]]), dtype)
+    print(driver("numba_cuda").dtype(array), *array.astype(float)[0])
+"""
+
+
+def test_numba_copies_arrays_of_each_dtype_to_a_gpu():
+    """Its simulator does not look up the memory of an array."""
+    process = python("-c", COPIED)
+    assert process.stdout.splitlines() == [
+        "bool 0.0 1.0 1.0", "uint8 0.0 1.0 2.0", *(f"{dtype} 0.0 1.0 2.5" for dtype in ITEMSIZE_BYTES)
+    ], process.stderr  # fmt: skip
 
 
 def test_gpu_check_reports_a_missing_driver_and_imports_no_framework():

@@ -11,7 +11,8 @@ aligned to 16 bytes, are processed one element at a time. The grid has as many b
 blocks stride over the tiles. Indices have 64 bits, so any length works.
 
 Arrays are C-contiguous device arrays of floats. Those of 16 bits (bfloat16 is that of `ml_dtypes`) are processed as
-integers: ReLU needs their sign, and to tell NaN. Host arrays are refused, because Numba would silently copy them to the
+integers: ReLU needs their sign, and to tell NaN. Numba copies bfloat16 to the device as bits only:
+`cuda.to_device(x.view("uint16")).view(x.dtype)`. Host arrays are refused, because Numba would silently copy them to the
 device and back. There are no fresh forms: Numba allocates with `cudaMalloc`, which synchronises the device.
 Calls return before the device has finished, as is usual on CUDA.
 """

@@ -56,7 +56,9 @@ class NumbaCudaDriver(DeviceDriver, StepDriver):
     def array(self, values: np.ndarray, dtype: str) -> Any:
         from numba import cuda
 
-        return cuda.to_device(np.array(values, dtype=_numpy_dtype(dtype)))
+        held = np.array(values, dtype=_numpy_dtype(dtype))
+        # Numba cannot copy bfloat16, which is no type of Python's buffers; it copies the bits.
+        return cuda.to_device(held.view(np.uint16)).view(held.dtype) if dtype == "bfloat16" else cuda.to_device(held)
 
     def dtype(self, array: Any) -> str:
         return str(array.dtype)
