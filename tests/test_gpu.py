@@ -35,7 +35,7 @@ from benchmarks.harness.frameworks import DeviceDriver, device_clock, driver, ja
 from benchmarks.harness.frameworks.numba_cuda_ import Live
 from benchmarks.harness.frameworks.numpy_ import NumpyDriver
 from benchmarks.harness.frameworks.torch_ import TorchDriver
-from benchmarks.harness.machine import cuda_driver, gpu, linux
+from benchmarks.harness.machine import cuda_driver, gpu, linux, memory
 from benchmarks.harness.machine.cuda_driver import Driver
 from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Slice
 from benchmarks.harness.processes import answers, blocks, plan
@@ -51,7 +51,7 @@ from benchmarks.harness.truth.shared import Shared
 from impls import device_loops
 from impls.catalog import STEPS, VARIANTS, find, find_step, variants
 from impls.cnn.architecture import RELU_NETWORKS
-from impls.variant import ITEMSIZE_BYTES
+from impls.variant import DTYPES, ITEMSIZE_BYTES
 from scripts.report import metrics
 from scripts.verify import gpu_check, gpu_document
 from tests.synthetic import time
@@ -507,6 +507,20 @@ def test_a_roof_without_device_times_is_unavailable(monkeypatch):
     timed.prepare()
     with pytest.raises(Unavailable, match="hardly ever ahead"):
         timed.slice(0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["torch-cuda.fresh", "triton-cuda.out", "numba-cuda.inplace"])
+def test_a_row_of_a_gpu_needs_memory_of_the_host_for_copies_only(name, dtype, monkeypatch):
+    """Of inputs in float32, and of two results and two inputs that the checks compare."""
+    row, elements = find("relu", "forward", name), 2**28
+    case = OperatorCase("time", row.operator, row.direction, row.name, elements, dtype)
+    needed = dispatch.needed_bytes(case)
+    assert needed == elements * (3 * 4 + 4 * max(4, ITEMSIZE_BYTES[dtype]))
+    monkeypatch.setattr(memory, "free_bytes", lambda: needed - 1)
+    bench = dispatch.Bench(OnCpu(), {}, Shared(), {})
+    with pytest.raises(memory.NotEnough, match=r"needs \d+\.\d GB on the host, \d+\.\d GB are free; not started"):
+        dispatch.timed(case, bench)
 
 
 def test_a_block_holds_the_roofs_of_its_gpu_rows():

@@ -10,6 +10,8 @@ EXHAUSTED = ("out of memory", "out_of_memory", "can't allocate memory", "resourc
 MOST_ARGUMENTS = 3
 # A fresh result and a copy of it, held over four more calls (Calls.verify_own_memory).
 MOST_RESULTS = 6
+# Copies of arrays on a device that the checks hold at a time: two results of a call, and two inputs that it must keep.
+MOST_COPIES = 4
 UNLIMITED_BYTES = 2**63
 # Thresholds of glibc's malloc. It raises both by itself, up to these values, when a process frees large arrays; before,
 # a fresh result takes up to five times as long. Fixed, times do not depend on what a process did earlier.
@@ -27,14 +29,18 @@ class NotEnough(Exception):
 
 
 def require(needed_bytes: int, free_bytes: int, where: str = "") -> None:
-    """Raise NotEnough if a case needs more memory than is free. where: " on the GPU", or empty for the machine."""
+    """Raise NotEnough if a case needs more memory than is free. where: " on the GPU", " on the host", or empty."""
     if needed_bytes > free_bytes:
         raise NotEnough(f"needs {needed_bytes / 1e9:.1f} GB{where}, {free_bytes / 1e9:.1f} GB are free; not started")
 
 
 def needed_bytes(variant: Variant, elements: int, dtype: str) -> int:
-    """Estimated peak of a warm case in bytes: float32 inputs, arrays on the device, and the copies of the checks."""
-    return 4 * elements * MOST_ARGUMENTS + device_bytes(variant, elements, dtype)
+    """Estimated peak of a warm case in bytes of the host: float32 inputs, and the framework's arrays or copies."""
+    inputs_bytes = 4 * elements * MOST_ARGUMENTS
+    if variant.device == "cpu":
+        return inputs_bytes + device_bytes(variant, elements, dtype)
+    # NumPy holds half precision as float32.
+    return inputs_bytes + max(4, ITEMSIZE_BYTES[dtype]) * elements * MOST_COPIES
 
 
 def device_bytes(variant: Variant, elements: int, dtype: str) -> int:

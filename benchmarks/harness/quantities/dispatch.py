@@ -97,7 +97,7 @@ def is_available(case: Case) -> bool:
 
 
 def needed_bytes(case: Case) -> int:
-    """Estimated memory of a process that times a case. Raises Unavailable where this commit has no such row."""
+    """Estimated host memory of a process that times a case. Raises LookupError where this commit has no such row."""
     if isinstance(case, StepCase):
         return training_step.needed_bytes(case)
     if isinstance(case, DeviceLoopCase):
@@ -106,7 +106,10 @@ def needed_bytes(case: Case) -> int:
         return ceilings.loop_bytes(case)
     if not isinstance(case, OperatorCase):
         return 0
-    warm_bytes = memory.needed_bytes(find(case.operator, case.direction, case.variant), case.elements, case.dtype)
+    row = find(case.operator, case.direction, case.variant)
+    warm_bytes = memory.needed_bytes(row, case.elements, case.dtype)
+    if row.device == "cuda":
+        return warm_bytes
     if case.quantity == "cold":
         return warm_bytes + operator_row.COLD_ARRAYS * linux.last_cache_bytes()
     return warm_bytes + min(operator_row.PLACED_BYTES, operator_row.MOST_PLACES * warm_bytes)
@@ -182,7 +185,7 @@ def row_of(case: OperatorCase | StepCase) -> Variant | StepVariant:
 
 def _calls(case: OperatorCase, bench: Bench) -> Calls:
     variant = find(case.operator, case.direction, case.variant)
-    memory.require(needed_bytes(case), memory.free_bytes())
+    _require_on_host(case, variant)
     if variant.device == "cuda":
         of_device_bytes = memory.device_bytes(variant, case.elements, case.dtype)
         memory.require(of_device_bytes, device_driver(bench.framework).free_bytes(), " on the GPU")
@@ -190,8 +193,13 @@ def _calls(case: OperatorCase, bench: Bench) -> Calls:
 
 
 def _step(case: StepCase) -> StepVariant:
-    memory.require(needed_bytes(case), memory.free_bytes())
-    return find_step(case.variant)
+    step = find_step(case.variant)
+    _require_on_host(case, step)
+    return step
+
+
+def _require_on_host(case: Case, row: Row) -> None:
+    memory.require(needed_bytes(case), memory.free_bytes(), " on the host" if row.device == "cuda" else "")
 
 
 def _compiler() -> str:
