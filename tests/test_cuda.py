@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,12 +25,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numba import cuda, from_dtype, types
 from numba.cuda.cudadrv import devicearray
+from triton.runtime.errors import OutOfResources
 
 from benchmarks.harness.case import OperatorCase, StepCase, Unsupported
 from benchmarks.harness.frameworks import driver
 from benchmarks.harness.quantities import training_step
 from benchmarks.harness.truth import comparison, operators, training
 from benchmarks.harness.truth.calls import Calls
+from impls import device_loops
 from impls.activations.reference import prelu
 from impls.activations.rows import PRELUS
 from impls.catalog import find, find_step
@@ -299,9 +302,61 @@ def test_out_may_be_the_saved_array(name):
     framework = driver(row.framework)
     grad, saved = (framework.array(np.array(values), "float32") for values in ([-1, 2, 3], [1, 0, 2]))
     assert framework.to_numpy(row.load()(grad, saved, saved)).tolist() == [-1, 0, 3]
-    # Triton's autotuner runs a kernel repeatedly; it must restore a saved array that is also the output.
-    if row.framework == "triton":
-        assert triton_.backward_kernel.restore_value == ["out"]
+
+
+def subtracted(kernel: Any, x: torch.Tensor, y: torch.Tensor, out: torch.Tensor) -> list[float]:
+    return device_loops._launch(kernel, x, y, out).tolist()
+
+
+def backward(kernel: Any, grad: torch.Tensor, saved: torch.Tensor, out: torch.Tensor) -> list[float]:
+    return triton_.launch(kernel, grad, saved, out).tolist()
+
+
+@pytest.mark.parametrize("failing", [None, 1, 3])
+@pytest.mark.parametrize(
+    ("call", "kernel", "key", "expected"),
+    [
+        (subtracted, device_loops._subtract, "n", [-2, 2, 1]),
+        (backward, triton_.backward_kernel, "magnitude", [-1, 0, 3]),
+    ],
+)
+def test_tuning_restores_a_result_that_is_an_input_and_times_no_copy(call, kernel, key, expected, failing, monkeypatch):
+    """Configurations are run as Triton runs them. failing: the number of one that the GPU cannot run."""
+    copies, timed, numbers = [], [], count()
+
+    def bench(run, quantiles):
+        run()
+        before = len(copies)
+        for _ in range(2):
+            run()
+        timed.append(len(copies) - before)
+        if next(numbers) == failing:
+            monkeypatch.setattr(tuned.fn, "run", refused)
+            run()
+        return [1.0]
+
+    def refused(*arguments, **keywords):
+        monkeypatch.setattr(tuned.fn, "run", run_kernel)
+        raise OutOfResources(1, 0, "shared memory")
+
+    for name in ("clone", "copy_"):
+        method = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda *arguments, method=method: copies.append(1) or method(*arguments)
+        )
+    monkeypatch.setattr(triton_, "INTERPRETED", False)
+    tuned = triton_.tuned([key])(kernel.fn)
+    run_kernel, tuned._do_bench = tuned.fn.run, bench
+    for overwritten in (0, 1, None):
+        copies.clear(), tuned.cache.clear()
+        numbers = count()
+        tensors = [torch.tensor(values) for values in ([-1.0, 2.0, 3.0], [1.0, 0.0, 2.0])]
+        out = torch.empty(3) if overwritten is None else tensors[overwritten]
+        assert call(tuned, *tensors, out) == expected
+        # One before the first run, and one after the last or a failure, from which on it starts again.
+        assert len(copies) == (0 if overwritten is None else 4 if failing == 1 else 2)
+    assert set(timed) == {0}
+    assert len(timed) == 3 * len(triton_.CONFIGS)
 
 
 @pytest.mark.parametrize("name", ["numba-cuda.inplace", "triton-cuda.inplace"])

@@ -6,22 +6,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-CONFIGS = [
-    triton.Config({"BLOCK": block}, num_warps=warps) for block, warps in ((1024, 4), (2048, 4), (2048, 8), (4096, 8))
-]
-# Triton's interpreter runs without a GPU; tuning it has no effect.
-if triton.knobs.runtime.interpret:
-    CONFIGS = CONFIGS[:1]
+from impls.relu.triton_ import tuned
+
+_tuned = tuned(["n"])
 
 
-@triton.autotune(CONFIGS, key=["n"], restore_value=["out"])
+@_tuned
 @triton.jit
 def _negate(x, out, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     tl.store(out + i, -tl.load(x + i, mask=i < n), mask=i < n)
 
 
-@triton.autotune(CONFIGS, key=["n"], restore_value=["out"])
+@_tuned
 @triton.jit
 def _subtract(x, y, out, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
