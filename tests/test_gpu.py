@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from functools import cache
 from itertools import cycle
@@ -42,16 +43,17 @@ from benchmarks.harness.processes import answers, blocks, plan
 from benchmarks.harness.quantities import dispatch, operator_row, training_step
 from benchmarks.harness.roofline import ceilings
 from benchmarks.harness.roofline.loops import DEVICE_LOOPS
+from benchmarks.harness.timing import device as timing_device
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
-from benchmarks.harness.timing.device import SPIN_UP_S, DeviceTimer
+from benchmarks.harness.timing.device import SPIN_UP_S, DeviceTimer, most_pool_bytes, pooled_bytes
 from benchmarks.harness.truth.calls import Calls
 from benchmarks.harness.truth.comparison import WrongResult
 from benchmarks.harness.truth.shared import Shared
 from impls import device_loops
 from impls.catalog import STEPS, VARIANTS, find, find_step, variants
 from impls.cnn.architecture import RELU_NETWORKS
-from impls.variant import DTYPES, ITEMSIZE_BYTES
+from impls.variant import DIRECTIONS, DTYPES, ITEMSIZE_BYTES
 from scripts.report import metrics
 from scripts.verify import gpu_check, gpu_document
 from tests.synthetic import time
@@ -360,16 +362,24 @@ def test_device_time_without_a_valid_try_is_none():
 
 
 @pytest.mark.parametrize(
-    ("restored_bytes", "pooled", "queued", "expected_calls"),
+    ("restored_bytes", "pooled", "queued", "total_bytes", "expected_calls"),
     [
-        (2**18, 1, 256, 100), (2**22, 1, 256, 6), (2**10, 1, 256, 256), (2**18, 128, 256, 128), (2**27, 1, 256, 8),
-        (2**31, 1, 256, 1), (2**10, 1, 12, 12),
+        (2**18, 1, 256, 2**37, 100), (2**22, 1, 256, 2**37, 6), (2**10, 1, 256, 2**37, 256),
+        (2**18, 128, 256, 2**37, 128), (2**10, 1, 12, 2**37, 12),
+        # As much as a share of the GPU's memory holds, whatever it has.
+        (2**27, 1, 256, 2**37, 8), (2**27, 1, 256, 2**36, 4), (2**27, 1, 256, 2**32, 1), (2**31, 1, 256, 2**37, 1),
+        (2**25, 1, 256, None, 2),
     ],
 )  # fmt: skip
-def test_device_pool_fits_the_cache_unless_arrays_are_large(restored_bytes, pooled, queued, expected_calls):
+def test_device_pool_fits_the_cache_unless_arrays_are_large(
+    restored_bytes, pooled, queued, total_bytes, expected_calls
+):
     calls_stub = SimpleNamespace(mutated_args=(0,), restored_bytes=restored_bytes, pool=lambda calls: [[]] * calls)
     driver_stub = SimpleNamespace(cache_bytes=lambda: 50 * 2**20, most_queued=queued)
-    assert len(operator_row._device_pool(calls_stub, [[]] * pooled, driver_stub)) == expected_calls
+    device_stub = SimpleNamespace(memory_bytes=lambda: total_bytes and (0, total_bytes))
+    assert len(operator_row._device_pool(calls_stub, [[]] * pooled, driver_stub, device_stub)) == expected_calls
+    pool_bytes = most_pool_bytes(device_stub.memory_bytes())
+    assert expected_calls * restored_bytes <= pooled_bytes(restored_bytes, pool_bytes) or pooled == expected_calls
 
 
 def jax_kernel(start_us, end_us):
@@ -523,6 +533,73 @@ def test_a_row_of_a_gpu_needs_memory_of_the_host_for_copies_only(name, dtype, mo
         dispatch.timed(case, bench)
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        OperatorCase("time", "relu", "forward", "torch-cuda.fresh", 2**28),
+        StepCase("time", "mnist_cnn", "torch-cuda.fresh", 4096),
+        StepCase("peak_bytes", "mnist_cnn", "torch-cuda.fresh", 4096),
+    ],
+)
+def test_a_case_that_does_not_fit_on_a_gpu_is_not_started(case, monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda: memory.UNLIMITED_BYTES)
+    bench = dispatch.Bench(OnCpu(), {}, Shared(), {})
+    assert OnCpu().free_bytes() < dispatch.device_bytes([case])
+    with pytest.raises(memory.NotEnough, match=r"needs \d+\.\d GB on the GPU, 1\.1 GB are free; not started"):
+        (dispatch.timed if case.quantity == "time" else dispatch.single)(case, bench)
+
+
+class Counted(OnCpu):
+    """PyTorch on the CPU, which counts the bytes of its arrays that are alive."""
+
+    def __init__(self):
+        self.now_bytes = self.peak_bytes = 0
+
+    def array(self, values, dtype):
+        return self.counted(super().array(values, dtype))
+
+    def counted(self, array):
+        self.now_bytes += array.nbytes
+        self.peak_bytes = max(self.peak_bytes, self.now_bytes)
+        weakref.finalize(array, self.end, array.nbytes)
+        return array
+
+    def end(self, size_bytes):
+        self.now_bytes -= size_bytes
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_rows_of_a_gpu_take_the_memory_that_is_planned(direction, dtype, monkeypatch):
+    """Rows of PyTorch run on the CPU, with the arrays that a GPU would hold."""
+    framework, elements = Counted(), 2**17
+    # A pool of four arrays in float32.
+    monkeypatch.setattr(gpu.Device, "memory_bytes", lambda device: (2**28, 2**28))
+    monkeypatch.setattr(operator_row, "PLACED_BYTES", 0)
+    monkeypatch.setattr(timing_device, "LARGEST_CACHE_BYTES", 2**14)
+    rows = [row for row in variants("relu") if (row.framework, row.device) == ("torch", "cuda") and not row.needs]
+    rows = [row for row in rows if row.direction == direction and dtype in row.dtypes]
+    cases = [OperatorCase("time", "relu", direction, row.name, elements, dtype) for row in rows]
+    held, shared, timed = {}, Shared(), []
+    for row, case in zip(rows, cases, strict=True):
+        timed.append(operator_row.TimedRow(Calls(row, case, framework, counted(row, framework), shared, held), Core()))
+        timed[-1].prepare()
+    for each in timed:
+        each.slice(0)
+        each.finish()
+    planned = dispatch.device_bytes(cases)
+    # Fresh results of round trips are planned, and not counted here.
+    assert framework.peak_bytes <= planned <= (3 if direction == "roundtrip" else 2) * framework.peak_bytes
+
+
+def counted(row, framework):
+    """The function of a row, whose fresh results are counted."""
+    function = row.load()
+    if row.memory != "fresh" or row.direction == "roundtrip":
+        return function
+    return lambda *arguments: framework.counted(function(*arguments))
+
+
 def test_a_block_holds_the_roofs_of_its_gpu_rows():
     forward, backward = (
         [OperatorCase("time", "relu", direction, name, 2**10) for name in ("triton-cuda.out", "triton-cuda.inplace")]
@@ -661,6 +738,41 @@ def test_a_missing_gpu_has_no_state_and_no_bandwidth():
     assert gpu.Device().slowed_by() == []
     assert gpu.Device().bandwidth_gb_per_s() is None
     assert gpu.Device().energy_j() is None
+    assert gpu.Device().memory_bytes() is None
+
+
+def test_free_memory_of_a_gpu_is_what_its_driver_reports(monkeypatch):
+    nvml = Nvml(counts=False)
+    monkeypatch.setattr(gpu, "_opened", lambda: (nvml, None))
+    assert gpu.Device().memory_bytes() is None
+    nvml.nvmlDeviceGetMemoryInfo = lambda handle: SimpleNamespace(free=300, total=1000)
+    assert gpu.Device().memory_bytes() == (300, 1000)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "on_gpu", "free"),
+    [
+        # What JAX may take, what others leave of the GPU, and that with what JAX has taken and does not use.
+        ({"bytes_limit": 750, "bytes_in_use": 50}, None, 700),
+        ({"bytes_limit": 750, "bytes_in_use": 50}, (900, 1000), 700),
+        ({"bytes_limit": 750, "bytes_in_use": 50}, (300, 1000), 300),
+        ({"bytes_limit": 750, "bytes_in_use": 50, "pool_bytes": 80}, (300, 1000), 330),
+    ],
+)
+def test_jax_has_no_more_memory_than_is_free_on_the_gpu(statistics, on_gpu, free, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(memory_stats=lambda: statistics)])
+    monkeypatch.setattr(gpu.Device, "memory_bytes", lambda device: on_gpu)
+    assert driver("jax").free_bytes() == free
+
+
+def test_numba_frees_what_it_has_put_off_before_it_reports_free_memory(monkeypatch):
+    pending = [100, 20]
+    manager = SimpleNamespace(
+        deallocations=SimpleNamespace(clear=pending.clear),
+        get_memory_info=lambda: SimpleNamespace(free=1000 - sum(pending), total=1000),
+    )
+    monkeypatch.setattr(cuda, "current_context", lambda: SimpleNamespace(memory_manager=manager))
+    assert driver("numba_cuda").free_bytes() == 1000
 
 
 class Nvml:

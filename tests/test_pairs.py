@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness.case import OperatorCase, Settings, StepCase, from_axes, to_axes
+from benchmarks.harness.machine.memory import Bytes
 from benchmarks.harness.measurement import Measurement, Process, Slice, exact, to_json
 from benchmarks.harness.processes import pairs, rounds
 from benchmarks.harness.processes.isolation import OWN, Installation
@@ -183,7 +184,7 @@ def test_half_of_the_blocks_have_the_head_first():
 def test_the_sides_of_a_pair_are_measured_together_whatever_memory_is_free():
     pair = Pair.of(OUT, OUT)
     with rounds.Crew(SETTINGS, None, installations={BASE: OWN, HEAD: OWN}) as crew:
-        ((cases, _),) = rounds._split(pair.cases, 0, crew)
+        ((cases, _),) = rounds._split(pair.cases, Bytes(0, 0), crew)
     assert set(cases) == set(pair.cases)
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from benchmarks.harness.case import DeviceLoopCase, LoopCase, OperatorCase, ProductCase, Settings, StepCase
 from benchmarks.harness.frameworks import driver
-from benchmarks.harness.machine import memory
+from benchmarks.harness.machine import gpu, memory
+from benchmarks.harness.machine.memory import Bytes
 from benchmarks.harness.measurement import MEASURED, Measurement, Process, Slice
 from benchmarks.harness.processes import answers, blocks, plan, rounds
 from benchmarks.harness.processes.isolation import KILLED, Request
@@ -159,12 +160,73 @@ def test_a_block_that_does_not_fit_into_memory_is_measured_in_parts():
         one = dispatch.needed_bytes(large[0])
         loop = 3 * 2**27
         free = 4 * one + loop + shared
-        assert rounds._split([*large, roof], free, crew) == [([*large, roof], [loop, one, one, one, shared])]
-        assert rounds._split([*large, roof], free - 1, crew) == [
-            ([*large[:2], roof], [loop, one, one, shared]),
-            ([large[2], roof], [loop, one, shared]),
+        assert rounds._split([*large, roof], Bytes(free, 0), crew) == [
+            ([*large, roof], of_host(loop, one, one, one, shared))
         ]
-        assert rounds._split([*large, roof], 1, crew) == [([case, roof], [loop, one, shared]) for case in large]
+        assert rounds._split([*large, roof], Bytes(free - 1, 0), crew) == [
+            ([*large[:2], roof], of_host(loop, one, one, shared)),
+            ([large[2], roof], of_host(loop, one, shared)),
+        ]
+        assert rounds._split([*large, roof], Bytes(1, 0), crew) == [
+            ([case, roof], of_host(loop, one, shared)) for case in large
+        ]
+
+
+def of_host(*needed: int) -> list[Bytes]:
+    return [Bytes(each, 0) for each in needed]
+
+
+def test_a_block_that_does_not_fit_into_the_memory_of_a_gpu_is_measured_in_parts():
+    names = ("torch-cuda.out", "numpy.out", "triton-cuda.out")
+    torch, numpy, triton = (replace(OUT, variant=name, elements=2**25) for name in names)
+    roof = DeviceLoopCase("time", "copy.torch", 2**27)
+    cases, plenty = [torch, numpy, triton, roof], 2**50
+    with rounds.Crew(QUICK, None) as crew:
+        needed = [dispatch.device_bytes([case]) for case in (roof, torch, numpy, triton)]
+        # Three arrays and one to check with. An input and a result, what they are restored from, and special values.
+        assert needed[0] == 4 * 2**27
+        assert needed[1] == needed[3] > 6 * 2**27
+        assert needed[2] == 0
+        room = sum(needed) + max(needed)
+        ((together, amounts),) = rounds._split(cases, Bytes(plenty, room), crew)
+        assert (set(together), [amount.gpu for amount in amounts]) == (set(cases), [*needed, 0])
+        parts = [some for some, _ in rounds._split(cases, Bytes(plenty, room - 1), crew)]
+        assert parts == [[torch, numpy, roof], [triton, roof]]
+
+
+def test_rows_of_a_worker_share_their_arguments_on_a_gpu():
+    names = ("torch-cuda.fresh", "torch-cuda.out", "torch-compile-cuda.fresh")
+    fresh, out, other = (replace(OUT, variant=name, elements=2**25) for name in names)
+    assert dispatch.device_bytes([fresh, other]) == dispatch.device_bytes([fresh])
+    alone = [dispatch.device_bytes([case]) for case in (fresh, out)]
+    assert max(alone) < dispatch.device_bytes([fresh, out]) < sum(alone)
+    # Steps each keep their arrays.
+    steps = [StepCase("time", "mnist_cnn", name, 64) for name in ("torch-cuda.fresh", "torch-graph-cuda.fresh")]
+    assert dispatch.device_bytes(steps) == 2 * dispatch.device_bytes(steps[:1])
+
+
+class Ended:
+    """A worker that records what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def ask(self, request: Request) -> dict[str, Any]:
+        self.told.append(request.do)
+        return {}
+
+    def close(self) -> None:
+        self.told.append("close")
+
+
+def test_a_worker_on_a_gpu_ends_where_others_forget():
+    crew = rounds.Crew(QUICK, None)
+    host, on_gpu = (dispatch.Needs("torch", device) for device in ("cpu", "cuda"))
+    workers = {host: Ended(), on_gpu: Ended()}
+    crew._workers = dict(workers)
+    crew.forget()
+    assert (workers[host].told, workers[on_gpu].told) == (["forget"], ["close"])
+    assert list(crew._workers) == [host]
 
 
 def test_a_row_that_is_killed_when_it_is_checked_at_the_end_keeps_no_time(tmp_path, monkeypatch):
@@ -226,10 +288,15 @@ def test_blocks_that_fit_into_memory_together_take_turns(tmp_path, monkeypatch):
     journals = [Journal(tmp_path / f"{number}.jsonl") for number in range(3)]
     small, large, other = (
         rounds.Part([case], journal, 0, QUICK.budget_s, [needed])
-        for case, journal, needed in zip([OUT, replace(OUT, elements=2**20), FRESH], journals, (1, 4, 3), strict=True)
+        for case, journal, needed in zip(
+            [OUT, replace(OUT, elements=2**20), FRESH], journals, (Bytes(1, 2), Bytes(4, 0), Bytes(3, 2)), strict=True
+        )
     )
-    assert rounds._groups([small, large, other], 10) == [[small, large], [other]]
-    assert rounds._groups([large, small], 4) == [[large], [small]]
+    assert rounds._groups([small, large, other], Bytes(10, 99)) == [[small, large], [other]]
+    assert rounds._groups([large, small], Bytes(4, 9)) == [[large], [small]]
+    # On a GPU, where the host has room for all.
+    assert rounds._groups([small, large, other], Bytes(20, 8)) == [[small, large, other]]
+    assert rounds._groups([small, large, other], Bytes(20, 7)) == [[small, large], [other]]
     turns = []
     round_of = rounds._Group._round
     monkeypatch.setattr(rounds._Group, "_round", lambda group, part: (turns.append(part), round_of(group, part)))
@@ -358,11 +425,23 @@ def test_arrays_of_earlier_passes_are_no_memory_that_this_one_lacks(tmp_path, mo
     monkeypatch.setattr(shared_arrays, "SHARED_MEMORY", tmp_path if in_memory else tmp_path / "elsewhere")
     monkeypatch.setattr(memory, "free_bytes", lambda: 2**30)
     given = []
-    monkeypatch.setattr(rounds, "_groups", lambda parts, free_bytes: given.append(free_bytes) or [])
+    monkeypatch.setattr(rounds, "_groups", lambda parts, free: given.append(free.host) or [])
     (block,) = blocks.of([OUT], with_roofs=False)
     with rounds.Crew(QUICK, tmp_path) as crew:
         rounds.measure([block], 0, crew, lambda _: Journal(tmp_path / "journal"))
-    assert given == [2**30 + in_memory * (2**23 + 128) - rounds.WORKER_BYTES]
+    assert given == [2**30 + in_memory * (2**23 + 128) - rounds.WORKER_BYTES.host]
+
+
+@pytest.mark.parametrize(("variant", "taken"), [("numpy.out", 0), ("torch-cuda.out", rounds.WORKER_BYTES.gpu)])
+@pytest.mark.parametrize("free", [2**30, 2**20, None])
+def test_workers_take_memory_of_a_gpu_for_themselves(variant, taken, free, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu.Device, "memory_bytes", lambda device: free and (free, 2**31))
+    given = []
+    monkeypatch.setattr(rounds, "_groups", lambda parts, free: given.append(free.gpu) or [])
+    (block,) = blocks.of([replace(OUT, variant=variant)], with_roofs=False)
+    with rounds.Crew(QUICK, tmp_path) as crew:
+        rounds.measure([block], 0, crew, lambda _: Journal(tmp_path / "journal"))
+    assert given == [max(0, (free or memory.UNLIMITED_BYTES) - taken)]
 
 
 # Rows that are right when they are first checked.

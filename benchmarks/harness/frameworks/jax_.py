@@ -101,7 +101,11 @@ class JaxDriver(DeviceDriver, StepDriver):
         import jax
 
         statistics = jax.devices()[0].memory_stats()
-        return statistics["bytes_limit"] - statistics["bytes_in_use"]
+        in_use = statistics["bytes_in_use"]
+        allowed = statistics["bytes_limit"] - in_use
+        on_gpu = gpu.Device().memory_bytes()
+        # Its limit is a share of the whole GPU, of which others may have most. It reuses the memory that it has taken.
+        return min(allowed, on_gpu[0] + statistics.get("pool_bytes", in_use) - in_use) if on_gpu else allowed
 
     def step_saved_bytes(self, step: Any, batch: Any) -> int:
         """Bytes that the linearised loss holds outside a program; within one, XLA may keep less, or recompute."""

@@ -115,7 +115,10 @@ class NumbaCudaDriver(DeviceDriver, StepDriver):
     def free_bytes(self) -> int:
         from numba import cuda
 
-        return cuda.current_context().get_memory_info().free
+        manager = cuda.current_context().memory_manager
+        # Numba frees memory later, up to a fifth of the GPU's at a time.
+        manager.deallocations.clear()
+        return manager.get_memory_info().free
 
     def step_saved_bytes(self, step: Any, batch: Any) -> int:
         step.forward(batch)

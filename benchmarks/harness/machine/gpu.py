@@ -43,6 +43,15 @@ class Device:
         """Return the energy that the board has taken since the driver was loaded, in joules; None if not reported."""
         return self._query(lambda nvml, handle: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, None)
 
+    def memory_bytes(self) -> tuple[int, int] | None:
+        """Return the bytes of memory that no process has, and those of the whole GPU; None if not reported."""
+
+        def read(nvml: Any, handle: Any) -> tuple[int, int]:
+            found = nvml.nvmlDeviceGetMemoryInfo(handle)
+            return found.free, found.total
+
+        return self._query(read, None)
+
     def bandwidth_gb_per_s(self) -> float | None:
         """Return the datasheet's bandwidth, at two transfers per cycle of the highest memory clock; None if unknown."""
         return self._query(

@@ -1,6 +1,7 @@
 """Check that a case fits in memory, recognise out-of-memory failures, and fix what the allocator keeps."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.harness.machine import linux
 from impls.variant import ITEMSIZE_BYTES, Variant
@@ -24,6 +25,13 @@ GROUP_FILES = {
 }
 
 
+class Bytes(NamedTuple):
+    """Bytes of memory of the host and of the first GPU."""
+
+    host: int
+    gpu: int
+
+
 class NotEnough(Exception):
     """A case needs more memory than is free; the message gives both figures."""
 
@@ -38,13 +46,13 @@ def needed_bytes(variant: Variant, elements: int, dtype: str) -> int:
     """Estimated peak of a warm case in bytes of the host: float32 inputs, and the framework's arrays or copies."""
     inputs_bytes = 4 * elements * MOST_ARGUMENTS
     if variant.device == "cpu":
-        return inputs_bytes + device_bytes(variant, elements, dtype)
+        return inputs_bytes + _array_bytes(variant, elements, dtype)
     # NumPy holds half precision as float32.
     return inputs_bytes + max(4, ITEMSIZE_BYTES[dtype]) * elements * MOST_COPIES
 
 
-def device_bytes(variant: Variant, elements: int, dtype: str) -> int:
-    """Bytes on the device of a case: arguments, their pristine copies, and results."""
+def _array_bytes(variant: Variant, elements: int, dtype: str) -> int:
+    """Bytes of the framework's arrays: arguments, their pristine copies, and results."""
     itemsize_bytes = ITEMSIZE_BYTES[dtype]
     arguments = 2 * itemsize_bytes * elements * MOST_ARGUMENTS
     return arguments + MOST_RESULTS * variant.transient.bytes(elements, itemsize_bytes)

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import msgspec
 
 from benchmarks.harness.case import ROOFS, Case, Settings, Unavailable
-from benchmarks.harness.machine import memory
+from benchmarks.harness.machine import gpu, memory
+from benchmarks.harness.machine.memory import Bytes
 from benchmarks.harness.measurement import MEASURED, NOT_APPLICABLE, Measurement, Process, Slice, from_json
 from benchmarks.harness.processes.blocks import Block
 from benchmarks.harness.processes.isolation import KILLED, OWN, Answer, Installation, Request, Worker, together
@@ -30,8 +31,8 @@ from benchmarks.harness.truth import shared as shared_arrays
 
 # Rounds of a pass at least, whatever the budget.
 LEAST_ROUNDS = 4
-# Memory of a worker besides its arrays: the framework, and code that it compiles.
-WORKER_BYTES = 2**29
+# Memory of a worker besides its arrays: the framework, and code that it compiles; on a GPU its context and libraries.
+WORKER_BYTES = Bytes(host=2**29, gpu=2**29)
 # The share of the free memory that parts which take turns may need, by rough estimates.
 GROUP_SHARE = 0.5
 
@@ -82,9 +83,12 @@ class Crew:
         self._workers.pop(needed).close()
 
     def forget(self) -> None:
-        """Have all workers let go of their cases, so that the next ones find the memory free."""
+        """Have all workers let go of their cases, so that the next ones find the memory free.
+
+        Those on a GPU end: frameworks keep GPU memory for themselves, and JAX cannot return it.
+        """
         for needed, worker in list(self._workers.items()):
-            if isinstance(worker.ask(Request("forget", None, {})), Measurement):
+            if needed.device == "cuda" or isinstance(worker.ask(Request("forget", None, {})), Measurement):
                 self.dismiss(needed)
         if self.shared:
             shared_arrays.limit(self.shared)
@@ -99,15 +103,15 @@ class Crew:
 class Part:
     """Cases of a block that are measured in the same rounds of a pass: all, unless they do not fit into memory.
 
-    number: of the pass. budget_s: of a case, on average. needed_bytes: estimated memory of each worker, and of what
-    they share.
+    number: of the pass. budget_s: of a case, on average. needed: estimated memory of each worker, and of what they
+    share.
     """
 
     cases: Sequence[Case]
     journal: Journal
     number: int
     budget_s: float
-    needed_bytes: list[int]
+    needed: list[Bytes]
 
     def progress(self, ready: Sequence[Case]) -> float:
         """The share that it has of its rounds; they are as many as the budget allows, at least LEAST_ROUNDS.
@@ -151,14 +155,18 @@ def measure(blocks: Sequence[Block], number: int, crew: Crew, journal: Callable[
     """
     missing = {block: _missing(block, number, crew, journal(block)) for block in blocks}
     workers = {crew.needs(case) for cases in missing.values() for case in cases}
-    # Earlier passes have left arrays that this one uses.
-    free_bytes = memory.free_bytes() + shared_arrays.held_bytes(crew.shared) - WORKER_BYTES * len(workers)
+    free = _free()
+    free = Bytes(
+        # Earlier passes have left arrays that this one uses.
+        free.host + shared_arrays.held_bytes(crew.shared) - WORKER_BYTES.host * len(workers),
+        max(0, free.gpu - WORKER_BYTES.gpu * sum(needed.device == "cuda" for needed in workers)),
+    )
     parts = [
         part
         for block in sorted(blocks, key=_order)
-        for part in _parts(block, missing[block], number, free_bytes, crew, journal(block))
+        for part in _parts(block, missing[block], number, free, crew, journal(block))
     ]
-    groups = _groups(parts, free_bytes)
+    groups = _groups(parts, free)
     while groups:
         again = _Group(groups.pop(0), crew).measure()
         crew.forget()
@@ -168,12 +176,19 @@ def measure(blocks: Sequence[Block], number: int, crew: Crew, journal: Callable[
 
 def single(cases: Sequence[Case], crew: Crew) -> Iterator[tuple[Case, Measurement]]:
     """Measure each case in one go. Workers run at the same time: times only where all cases have the same worker."""
-    for some, _ in _split(cases, memory.free_bytes(), crew):
+    for some, _ in _split(cases, _free(), crew):
         for position, answer in _answers("single", some, crew):
             found = answer if isinstance(answer, Measurement) else from_json(answer["measurement"])
             if found.status not in (*MEASURED, *NOT_APPLICABLE):
                 crew.dismiss(crew.needs(some[position]))
             yield some[position], found
+        crew.forget()
+
+
+def _free() -> Bytes:
+    """The memory that is free; as much as there could be of a GPU that reports none."""
+    on_gpu = gpu.Device().memory_bytes()
+    return Bytes(memory.free_bytes(), on_gpu[0] if on_gpu else memory.UNLIMITED_BYTES)
 
 
 def _order(block: Block) -> tuple[bool, int]:
@@ -205,16 +220,14 @@ def _available(block: Block, number: int, crew: Crew, journal: Journal) -> Itera
             yield case
 
 
-def _parts(
-    block: Block, cases: Sequence[Case], number: int, free_bytes: int, crew: Crew, journal: Journal
-) -> list[Part]:
+def _parts(block: Block, cases: Sequence[Case], number: int, free: Bytes, crew: Crew, journal: Journal) -> list[Part]:
     """Cases of a block in parts whose workers fit into memory together: usually one."""
     budget_s = crew.settings.budget_s / block.passes(crew.settings.passes)
-    return [Part(some, journal, number, budget_s, needed) for some, needed in _split(cases, free_bytes, crew) if some]
+    return [Part(some, journal, number, budget_s, needed) for some, needed in _split(cases, free, crew) if some]
 
 
-def _split(cases: Sequence[Case], free_bytes: int, crew: Crew) -> list[tuple[list[Case], list[int]]]:
-    """The cases by what fits into memory together, with the bytes that the roofs and each worker need, and share.
+def _split(cases: Sequence[Case], free: Bytes, crew: Crew) -> list[tuple[list[Case], list[Bytes]]]:
+    """The cases by what fits into memory together, with what the roofs and each worker need, and share.
 
     Each part has all roofs.
     """
@@ -223,28 +236,32 @@ def _split(cases: Sequence[Case], free_bytes: int, crew: Crew) -> list[tuple[lis
         if case.kind not in ROOFS:
             by_worker.setdefault(crew.needs(case), []).append(case)
     roofs = [case for case in cases if case.kind in ROOFS]
-    # They share their arrays.
-    of_roofs = max(map(dispatch.needed_bytes, roofs), default=0)
-    parts: list[tuple[list[Case], list[int]]] = [([], [of_roofs])]
+    of_roofs = _needed(roofs)
+    parts: list[tuple[list[Case], list[Bytes]]] = [([], [of_roofs])]
     for rows in by_worker.values():
-        some, used_bytes = parts[-1]
-        # Its rows share their arguments.
-        needed_bytes = max(map(dispatch.needed_bytes, rows))
-        room_bytes = free_bytes - dispatch.shared_bytes(some + rows)
+        some, used = parts[-1]
+        needed = _needed(rows)
+        room = free._replace(host=free.host - dispatch.shared_bytes(some + rows))
         # The sides of a comparison are not split.
-        if not some or rows[0].side or _fit([*used_bytes, needed_bytes], room_bytes):
-            parts[-1] = some + rows, [*used_bytes, needed_bytes]
+        if not some or rows[0].side or _fit([*used, needed], room):
+            parts[-1] = some + rows, [*used, needed]
         else:
-            parts.append((rows, [of_roofs, needed_bytes]))
-    return [(some + roofs, [*needed_bytes, dispatch.shared_bytes(some)]) for some, needed_bytes in parts]
+            parts.append((rows, [of_roofs, needed]))
+    return [(some + roofs, [*needed, Bytes(dispatch.shared_bytes(some), 0)]) for some, needed in parts]
 
 
-def _groups(parts: Iterable[Part], free_bytes: int) -> list[list[Part]]:
+def _needed(cases: Sequence[Case]) -> Bytes:
+    """What a worker needs for cases of a block, which share their arrays."""
+    return Bytes(max(map(dispatch.needed_bytes, cases), default=0), dispatch.device_bytes(cases))
+
+
+def _groups(parts: Iterable[Part], free: Bytes) -> list[list[Part]]:
     """The parts in groups, each part in the first one that has room for it; a large part is a group of its own."""
     groups: list[list[Part]] = []
     for part in parts:
         for group in groups:
-            if sum(sum(each.needed_bytes) for each in (*group, part)) <= GROUP_SHARE * free_bytes:
+            of_members = [needed for each in (*group, part) for needed in each.needed]
+            if all(sum(of_kind) <= GROUP_SHARE * room for of_kind, room in _by_kind(of_members, free)):
                 group.append(part)
                 break
         else:
@@ -252,9 +269,14 @@ def _groups(parts: Iterable[Part], free_bytes: int) -> list[list[Part]]:
     return groups
 
 
-def _fit(needed_bytes: Sequence[int], free_bytes: int) -> bool:
+def _fit(needed: Sequence[Bytes], free: Bytes) -> bool:
     """Return whether workers fit into memory together, where each row asks for all its memory as it is prepared."""
-    return sum(needed_bytes) + max(needed_bytes, default=0) <= free_bytes
+    return all(sum(of_kind) + max(of_kind) <= room for of_kind, room in _by_kind(needed, free))
+
+
+def _by_kind(needed: Sequence[Bytes], free: Bytes) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Yield the bytes that each worker needs, and those that are free, of the host and of the GPU."""
+    return zip(zip(*needed, strict=True), free, strict=True)
 
 
 class _Group:

@@ -6,7 +6,7 @@ Only this process imports a framework.
 import os
 import shutil
 import sysconfig
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,12 +23,13 @@ from benchmarks.harness.case import (
     Unsupported,
 )
 from benchmarks.harness.frameworks import Driver, device_driver
-from benchmarks.harness.machine import cuda_driver, linux, memory
+from benchmarks.harness.machine import cuda_driver, gpu, linux, memory
 from benchmarks.harness.measurement import Measurement, Process, Slice
 from benchmarks.harness.quantities import operator_row, training_step
 from benchmarks.harness.roofline import ceilings
 from benchmarks.harness.timing.contention import Core
-from benchmarks.harness.truth.calls import Calls, Held, shared_array_bytes
+from benchmarks.harness.timing.device import most_pool_bytes
+from benchmarks.harness.truth.calls import Calls, Held, device_array_bytes, shared_array_bytes
 from benchmarks.harness.truth.shared import Shared
 from impls.catalog import find, find_step
 from impls.variant import CPP_COMPILER, Precision, Row, StepVariant, Variant
@@ -110,9 +111,39 @@ def needed_bytes(case: Case) -> int:
     warm_bytes = memory.needed_bytes(row, case.elements, case.dtype)
     if row.device == "cuda":
         return warm_bytes
-    if case.quantity == "cold":
-        return warm_bytes + operator_row.COLD_ARRAYS * linux.last_cache_bytes()
-    return warm_bytes + min(operator_row.PLACED_BYTES, operator_row.MOST_PLACES * warm_bytes)
+    return warm_bytes + _further_bytes(warm_bytes, linux.last_cache_bytes() if case.quantity == "cold" else 0)
+
+
+def device_bytes(cases: Iterable[Case]) -> int:
+    """Estimated memory on the GPU of a process that times some cases of a block: rows share their arguments.
+
+    Raises Unavailable where this commit lacks a row.
+    """
+    on_gpu = [case for case in cases if needs(case).device == "cuda"]
+    if not on_gpu:
+        return 0
+    pool_bytes = most_pool_bytes(gpu.Device().memory_bytes())
+    roofs = [case for case in on_gpu if isinstance(case, DeviceLoopCase | DeviceProductCase)]
+    of_steps = sum(training_step.device_bytes(case) for case in on_gpu if isinstance(case, StepCase))
+    rows: dict[tuple[str, int, bool], list[Variant]] = {}
+    for case in on_gpu:
+        if isinstance(case, OperatorCase):
+            row = find(case.operator, case.direction, case.variant)
+            rows.setdefault((case.dtype, case.elements, case.quantity == "cold"), []).append(row)
+    of_rows = (_device_row_bytes(of_size, *size, pool_bytes) for size, of_size in rows.items())
+    return ceilings.device_roof_bytes(roofs, pool_bytes) + of_steps + max(of_rows, default=0)
+
+
+def _device_row_bytes(rows: Sequence[Variant], dtype: str, elements: int, is_cold: bool, pool_bytes: int) -> int:
+    warm_bytes = device_array_bytes(rows, dtype, elements, pool_bytes)
+    return warm_bytes + _further_bytes(warm_bytes, gpu.LARGEST_CACHE_BYTES if is_cold else 0)
+
+
+def _further_bytes(warm_bytes: int, cold_cache_bytes: int) -> int:
+    """Estimated memory of arrays that keep others out of a cache, if it is to be cold, else of other places."""
+    if cold_cache_bytes:
+        return operator_row.COLD_ARRAYS * cold_cache_bytes
+    return min(operator_row.PLACED_BYTES, operator_row.MOST_PLACES * warm_bytes)
 
 
 def shared_bytes(cases: Iterable[Case]) -> int:
@@ -134,7 +165,7 @@ def timed(case: Case, bench: Bench) -> Timed:
         calls = _calls(case, bench)
         return operator_row.TimedRow(calls, bench.cores[calls.variant.threaded], cold=case.quantity == "cold")
     if isinstance(case, StepCase):
-        step = _step(case)
+        step = _step(case, bench)
         return training_step.TimedStep(step, case, bench.framework, bench.cores[step.threaded], bench.shared)
     if isinstance(case, DeviceLoopCase | DeviceProductCase):
         return ceilings.TimedOnDevice(case, device_driver(bench.framework), bench.held)
@@ -149,7 +180,7 @@ def single(case: Case, bench: Bench) -> Measurement:
     if isinstance(case, OperatorCase):
         return operator_row.SINGLE[case.quantity](_calls(case, bench))
     assert isinstance(case, StepCase)
-    return training_step.SINGLE[case.quantity](_step(case), case, bench.framework, bench.shared)
+    return training_step.SINGLE[case.quantity](_step(case, bench), case, bench.framework, bench.shared)
 
 
 def require(row: Row, dtype: str) -> None:
@@ -185,21 +216,23 @@ def row_of(case: OperatorCase | StepCase) -> Variant | StepVariant:
 
 def _calls(case: OperatorCase, bench: Bench) -> Calls:
     variant = find(case.operator, case.direction, case.variant)
-    _require_on_host(case, variant)
-    if variant.device == "cuda":
-        of_device_bytes = memory.device_bytes(variant, case.elements, case.dtype)
-        memory.require(of_device_bytes, device_driver(bench.framework).free_bytes(), " on the GPU")
+    _require_memory(case, variant, bench)
     return Calls(variant, case, bench.framework, variant.load(), bench.shared, bench.held)
 
 
-def _step(case: StepCase) -> StepVariant:
+def _step(case: StepCase, bench: Bench) -> StepVariant:
     step = find_step(case.variant)
-    _require_on_host(case, step)
+    _require_memory(case, step, bench)
     return step
 
 
-def _require_on_host(case: Case, row: Row) -> None:
-    memory.require(needed_bytes(case), memory.free_bytes(), " on the host" if row.device == "cuda" else "")
+def _require_memory(case: Case, row: Row, bench: Bench) -> None:
+    """Raise NotEnough where a case needs more memory than is free, which it asks for whatever the process holds."""
+    if row.device == "cpu":
+        memory.require(needed_bytes(case), memory.free_bytes())
+        return
+    memory.require(needed_bytes(case), memory.free_bytes(), " on the host")
+    memory.require(device_bytes([case]), device_driver(bench.framework).free_bytes(), " on the GPU")
 
 
 def _compiler() -> str:

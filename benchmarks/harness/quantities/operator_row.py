@@ -14,7 +14,7 @@ from benchmarks.harness.machine import gpu
 from benchmarks.harness.measurement import Measurement, Process, Slice
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
-from benchmarks.harness.timing.device import DeviceTimer, pooled_calls
+from benchmarks.harness.timing.device import DeviceTimer, most_pool_bytes, pooled_calls
 from benchmarks.harness.truth import operators
 from benchmarks.harness.truth.calls import Calls
 from benchmarks.harness.truth.comparison import WrongResult
@@ -120,7 +120,7 @@ class TimedRow:
         # A pool larger than a sample uses keeps the caches cold.
         is_cold = len(self.pools[0]) > self.most_restored
         driver = device_driver(self.calls.framework)
-        pool = self.pools[0] if is_cold else _device_pool(self.calls, self.pools[0], driver)
+        pool = self.pools[0] if is_cold else _device_pool(self.calls, self.pools[0], driver, device)
         most_restored = self.most_restored if is_cold else len(pool)
         return _device_timer(self.calls, device, pool, self.pristine, most_restored)
 
@@ -146,11 +146,12 @@ def _device_timer(calls: Calls, device: gpu.Device, pool: Pool, pristine: dict[i
     return DeviceTimer(driver, call, arguments, device, most if calls.mutated_args else None)
 
 
-def _device_pool(calls: Calls, pool: Pool, driver: DeviceDriver) -> Pool:
+def _device_pool(calls: Calls, pool: Pool, driver: DeviceDriver, device: gpu.Device) -> Pool:
     """Arguments for calls in a row: a pool of in-place calls may be too small for a device's clock."""
     if not calls.mutated_args:
         return pool
-    wanted = pooled_calls(calls.restored_bytes, driver.cache_bytes(), driver.most_queued)
+    pool_bytes = most_pool_bytes(device.memory_bytes())
+    wanted = pooled_calls(calls.restored_bytes, driver.cache_bytes(), driver.most_queued, pool_bytes)
     return pool if wanted <= len(pool) else calls.pool(wanted)
 
 

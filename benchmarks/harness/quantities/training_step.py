@@ -38,11 +38,21 @@ def network_of(case: StepCase) -> Network:
 
 
 def needed_bytes(case: StepCase) -> int:
-    """Estimated memory of a case: the reference keeps the most, in float64."""
+    """Estimated memory of a case on the host: the reference keeps the most, in float64."""
+    return _kept_bytes(case, _distinct(case), "float64")
+
+
+def device_bytes(case: StepCase) -> int:
+    """Estimated memory of a case on a GPU: its step, and that without ReLU, which keep less than the reference."""
+    return _kept_bytes(case, case.batch, case.dtype)
+
+
+def _kept_bytes(case: StepCase, images: int, dtype: str) -> int:
+    """Bytes that the reference's step would keep for so many images, and those of the batches."""
     figures = work(network_of(case))
     kept = 4 * figures.activation_elements + 2 * figures.input_elements + figures.column_elements
-    images_bytes = BATCHES * case.batch * prod(network_of(case).image) * ITEMSIZE_BYTES["float64"]
-    return _distinct(case) * kept * ITEMSIZE_BYTES["float64"] + images_bytes
+    batches_elements = BATCHES * case.batch * prod(network_of(case).image)
+    return (images * kept + batches_elements) * ITEMSIZE_BYTES[dtype]
 
 
 class TimedStep:

@@ -5,7 +5,7 @@ round, as those of rows.
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
@@ -28,7 +28,7 @@ from benchmarks.harness.roofline import matmul
 from benchmarks.harness.roofline.loops import DEVICE_LOOPS
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
-from benchmarks.harness.timing.device import DeviceTimer, pooled_calls
+from benchmarks.harness.timing.device import DeviceTimer, most_pool_bytes, pooled_bytes, pooled_calls
 from benchmarks.harness.truth.comparison import WrongResult
 
 MOST_PLACES, PLACED_BYTES = 4, 64 * 1024 * 1024
@@ -95,6 +95,18 @@ def loop_bytes(case: LoopCase) -> int:
     return STREAMS * case.array_bytes * _places(case)
 
 
+def device_roof_bytes(cases: Iterable[DeviceLoopCase | DeviceProductCase], pool_bytes: int) -> int:
+    """Estimated bytes on a GPU of loops and products of one block, which share arrays, and of the copy of a check."""
+    return max((_device_roof_bytes(case, pool_bytes) for case in cases), default=0)
+
+
+def _device_roof_bytes(case: DeviceLoopCase | DeviceProductCase, pool_bytes: int) -> int:
+    if isinstance(case, DeviceProductCase):
+        return (STREAMS + 1) * case.n**2 * np.dtype(DTYPE).itemsize
+    is_pooled = DEVICE_LOOPS[case.kernel].inplace
+    return (STREAMS + 1) * case.array_bytes + is_pooled * pooled_bytes(case.array_bytes, pool_bytes)
+
+
 def _places(case: LoopCase) -> int:
     return max(1, min(MOST_PLACES, PLACED_BYTES // case.array_bytes))
 
@@ -150,12 +162,13 @@ class TimedOnDevice:
     def __init__(
         self, case: DeviceLoopCase | DeviceProductCase, framework: DeviceDriver, held: dict[tuple[Any, ...], Any]
     ) -> None:
+        device = gpu.Device()
         if isinstance(case, DeviceLoopCase):
-            call, arguments, self.check = _device_loop(case, framework, held)
+            call, arguments, self.check = _device_loop(case, framework, held, most_pool_bytes(device.memory_bytes()))
         else:
             call, arguments, self.check = _device_product(case, framework)
         turns = cycle(arguments)
-        self.timer = DeviceTimer(framework, call, lambda calls: list(islice(turns, calls)), gpu.Device())
+        self.timer = DeviceTimer(framework, call, lambda calls: list(islice(turns, calls)), device)
 
     def prepare(self) -> None:
         """Check the results. Raises WrongResult."""
@@ -174,7 +187,9 @@ class TimedOnDevice:
         return Process(number=self.timer.calls or None, device=self.timer.timing())
 
 
-def _device_loop(case: DeviceLoopCase, framework: DeviceDriver, held: dict[tuple[Any, ...], Any]) -> DeviceWork:
+def _device_loop(
+    case: DeviceLoopCase, framework: DeviceDriver, held: dict[tuple[Any, ...], Any], pool_bytes: int
+) -> DeviceWork:
     """Calls out of place share their arguments, and those in place have their own, as those of rows."""
     from impls import device_loops
 
@@ -190,7 +205,7 @@ def _device_loop(case: DeviceLoopCase, framework: DeviceDriver, held: dict[tuple
 
     others = [array(np.ones_like(x), "y")] * (pattern.reads - 1)
     if pattern.inplace:
-        pooled = range(pooled_calls(array_bytes, framework.cache_bytes(), framework.most_queued))
+        pooled = range(pooled_calls(array_bytes, framework.cache_bytes(), framework.most_queued, pool_bytes))
         arguments = [(array(x, "inplace", number), *others) for number in pooled]
     else:
         arguments = [(array(np.zeros_like(x), "out"), array(x, "x"), *others)]

@@ -7,14 +7,17 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from benchmarks.harness.frameworks.base import DeviceDriver
+from benchmarks.harness.machine.gpu import LARGEST_CACHE_BYTES
 from benchmarks.harness.measurement import DeviceTiming
 
 # Events have a resolution of 0.5 us, 0.25 % of a reading.
 READING_S = 2e-4
 # An idle GPU takes some ten milliseconds to raise its clocks.
 SPIN_UP_S = 0.05
-# Arguments of calls that overwrite them, where one call does not fit the cache.
-MOST_POOL_BYTES = 2**30
+# Share of a GPU's memory for arguments of calls that overwrite them, where one call does not fit the cache: 1.1 GB on
+# an H200, twice what it reads in READING_S. LEAST_POOL_BYTES where the memory is unknown.
+POOL_SHARE = 2**-7
+LEAST_POOL_BYTES = 2**26
 
 
 class State(Protocol):
@@ -94,11 +97,23 @@ class DeviceTimer:
         return elapsed_s / calls
 
 
-def pooled_calls(overwritten_bytes: int, cache_bytes: int, most: int) -> int:
+def most_pool_bytes(memory_bytes: tuple[int, int] | None) -> int:
+    """The bytes that arguments of calls that overwrite them may take. memory_bytes: of the GPU, free and all."""
+    return int(POOL_SHARE * memory_bytes[1]) if memory_bytes else LEAST_POOL_BYTES
+
+
+def pooled_bytes(overwritten_bytes: int, pool_bytes: int) -> int:
+    """Bytes that the arguments of `pooled_calls` take at most, on any GPU and in any framework."""
+    return min(
+        DeviceDriver.most_queued * overwritten_bytes, max(overwritten_bytes, pool_bytes, LARGEST_CACHE_BYTES // 2)
+    )
+
+
+def pooled_calls(overwritten_bytes: int, cache_bytes: int, most: int, pool_bytes: int) -> int:
     """The number of calls in a row whose overwritten arguments are apart, for readings of READING_S.
 
-    As many as fit half of the device's cache; where one call does not fit, as many as MOST_POOL_BYTES allow.
+    As many as fit half of the device's cache; where one call does not fit, as many as `pool_bytes` allow.
     most: calls that the driver queues.
     """
-    room_bytes = cache_bytes // 2 if overwritten_bytes <= cache_bytes // 2 else MOST_POOL_BYTES
+    room_bytes = cache_bytes // 2 if overwritten_bytes <= cache_bytes // 2 else pool_bytes
     return max(1, min(most, room_bytes // overwritten_bytes))

@@ -8,6 +8,8 @@ import numpy as np
 
 from benchmarks.harness.case import OperatorCase
 from benchmarks.harness.frameworks import Driver
+from benchmarks.harness.machine import memory
+from benchmarks.harness.timing.device import pooled_bytes
 from benchmarks.harness.truth import comparison, operators
 from benchmarks.harness.truth.shared import Shared
 from impls.variant import ITEMSIZE_BYTES, Variant
@@ -62,6 +64,39 @@ def shared_array_bytes(rows: Iterable[Variant], dtype: str, elements: int) -> in
         for row in rows
     }
     return 2 * array_bytes * sum(arrays.values())
+
+
+def argument_key(row: Variant, dtypes: Sequence[str], dtype: str, position: int) -> tuple[Any, ...]:
+    """Names what an argument holds: rows of one process with the same argument share it.
+
+    dtypes: of the inputs; the argument after them is `out`. A row that overwrites an argument shares it with others
+    that do, as each restores it first.
+    """
+    is_out = position == len(dtypes)
+    saved = row.saved_for_backward if (row.direction, position) == ("backward", 1) else ""
+    holds = "out" if is_out else f"{row.operator} {row.direction} {position} {saved}"
+    return holds, dtype if is_out else dtypes[position], position in operators.mutated_args(row)
+
+
+def device_array_bytes(rows: Sequence[Variant], dtype: str, elements: int, pool_bytes: int) -> int:
+    """Estimated bytes on a GPU of the arguments that some rows of one process share, and of the results of a check.
+
+    An argument has what it is restored from and special values beside it; one that is overwritten is restored into a
+    new array in JAX, and has a pool.
+    """
+    arguments: dict[tuple[Any, ...], int] = {}
+    for row in rows:
+        dtypes = operators.inputs(row, *comparison.ordinary(1), dtype).dtypes
+        # Learnable parameters are small.
+        positions = [*range(operators.ARRAY_INPUTS[row.direction]), *([len(dtypes)] if row.memory == "out" else [])]
+        for position in positions:
+            _, argument_dtype, is_mutated = key = argument_key(row, dtypes, dtype, position)
+            array_bytes = elements * ITEMSIZE_BYTES.get(argument_dtype, 1)
+            pooled = array_bytes + pooled_bytes(array_bytes, pool_bytes) if is_mutated else array_bytes
+            arguments[key] = 2 * array_bytes + pooled
+    results_bytes = max(row.transient.bytes(elements, ITEMSIZE_BYTES[dtype]) for row in rows)
+    # Half precision is compared in float32.
+    return sum(arguments.values()) + memory.MOST_RESULTS * results_bytes + 4 * elements
 
 
 class Calls:
@@ -160,16 +195,9 @@ class Calls:
         return {position: self._held(position, ("pristine",)) for position in written}
 
     def _held(self, position: int, where: tuple[Any, ...], given: Given | None = None) -> Any:
-        """The array of an argument with given values, else ordinary ones; rows with the same argument share it.
-
-        A row that overwrites an argument shares it with others that do, as each restores it first.
-        """
-        row, dtypes = self.variant, self.ordinary.inputs.dtypes
-        is_out = position == len(dtypes)
-        saved = row.saved_for_backward if (row.direction, position) == ("backward", 1) else ""
-        dtype = self.case.dtype if is_out else dtypes[position]
-        holds = "out" if is_out else f"{row.operator} {row.direction} {position} {saved}"
-        key = (holds, dtype, self.elements, position in self.mutated_args, *where)
+        """The array of an argument with given values, else ordinary ones; rows with the same argument share it."""
+        argument = argument_key(self.variant, self.ordinary.inputs.dtypes, self.case.dtype, position)
+        key = (*argument, self.elements, *where)
         if key not in self.held:
             self.held[key] = self._array((given or self.ordinary).inputs, position)
         return self.held[key]
