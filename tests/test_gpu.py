@@ -11,8 +11,8 @@ import sys
 import weakref
 from dataclasses import replace
 from functools import cache
-from itertools import cycle
-from math import isnan, nan
+from itertools import chain, cycle, repeat
+from math import inf, isnan, nan
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,7 +46,15 @@ from benchmarks.harness.roofline.loops import DEVICE_LOOPS
 from benchmarks.harness.timing import device as timing_device
 from benchmarks.harness.timing import sampler
 from benchmarks.harness.timing.contention import Core
-from benchmarks.harness.timing.device import SPIN_UP_S, DeviceTimer, most_pool_bytes, pooled_bytes
+from benchmarks.harness.timing.device import (
+    IDLE_S,
+    MOST_LATE,
+    READING_S,
+    SPIN_UP_S,
+    DeviceTimer,
+    most_pool_bytes,
+    pooled_bytes,
+)
 from benchmarks.harness.truth.calls import Calls
 from benchmarks.harness.truth.comparison import WrongResult
 from benchmarks.harness.truth.shared import Shared
@@ -270,38 +278,38 @@ class Timed(NumpyDriver, DeviceDriver):
         raise NotImplementedError
 
 
-def test_readings_on_a_throttled_device_are_marked():
-    """Simulate device times; calls that mutate their arguments get restored ones in each reading."""
-    readings = []
+@pytest.mark.parametrize(("name", "calls", "throttled_rounds"), [("numpy.out", 105, 5), ("numpy.inplace", 4, 10)])
+def test_readings_on_a_throttled_device_are_marked(name, calls, throttled_rounds, monkeypatch):
+    """Simulate device times; calls that mutate their arguments get restored ones in each run of a reading."""
+    monkeypatch.setattr(timing_device, "LONGEST_S", inf)
+    runs = []
 
     def device_s(function, arguments, meanwhile):
         call_arguments = arguments()
-        readings.append([call[0].min() for call in call_arguments])
+        runs.append([call[0].min() for call in call_arguments])
         for call in call_arguments:
             function(*call)
         meanwhile()
         return 2**-19 * len(call_arguments)
 
-    for name, calls in (("numpy.out", 105), ("numpy.inplace", 4)):
-        states = cycle([{"slowed_by": []}, {"slowed_by": ["power cap"]}])
-        device = SimpleNamespace(state=lambda states=states: next(states))
-        row, readings[:] = find("relu", "forward", name), []
-        case = OperatorCase("time", row.operator, row.direction, row.name, 2**10, "float32")
-        calls_of_row = Calls(row, case, Timed(device_s), row.load())
-        pool = calls_of_row.pool(4 if calls_of_row.mutated_args else 1)
-        timer = operator_row._device_timer(calls_of_row, device, pool, calls_of_row.pristine(), len(pool))
-        assert [timer.read() for _ in range(10)] == [2**-19] * 10
-        timing = timer.timing()
-        assert (timing.device_s, len(timing.samples_s)) == (2**-19, 10)
-        assert timing.throttled in (list(range(0, 10, 2)), list(range(1, 10, 2)))
-        assert timing.throttled_by == ["power cap"]
-        # As many as 200 us need, after the GPU has been busy for a while.
-        assert {len(call_arguments) for call_arguments in readings[-10:]} == {calls}
-        assert len(readings) > 11
-        # In place too, each call finds values below 0.
-        assert {minimum for call_arguments in readings for minimum in call_arguments} == {
-            calls_of_row.ordinary.inputs.values[0].min()
-        }
+    states = cycle([{"slowed_by": []}, {"slowed_by": ["power cap"]}])
+    gpu_stub = SimpleNamespace(state=lambda: next(states))
+    row = find("relu", "forward", name)
+    case = OperatorCase("time", row.operator, row.direction, row.name, 2**10, "float32")
+    calls_of_row = Calls(row, case, Timed(device_s), row.load())
+    pool = calls_of_row.pool(4 if calls_of_row.mutated_args else 1)
+    timer = operator_row._device_timer(calls_of_row, gpu_stub, pool, calls_of_row.pristine(), len(pool))
+    assert [timer.read() for _ in range(10)] == [2**-19] * 10
+    timing = timer.timing()
+    assert (timing.device_s, len(timing.samples_s)) == (2**-19, 10)
+    # Every other run is throttled, and a reading in place is of several.
+    assert len(timing.throttled) == throttled_rounds
+    assert timing.throttled_by == ["power cap"]
+    # As many as 200 us need, after the GPU has been busy for a while.
+    assert {len(minima) for minima in runs[-10:]} == {calls}
+    assert len(runs) > 11
+    # In place too, each call finds values below 0.
+    assert {minimum for minima in runs for minimum in minima} == {calls_of_row.ordinary.inputs.values[0].min()}
 
 
 class Spanning(NumpyDriver):
@@ -352,13 +360,86 @@ def test_checks_between_calls_in_numba_see_every_channel_and_part(wrong):
         calls.verify_some(arrays, calls.pristine())
 
 
-def test_device_time_without_a_valid_try_is_none():
-    tries = []
-    framework = Timed(lambda *arguments: tries.append(1))
+class SimulatedGpu:
+    """A GPU and its host on one clock: calls take 7.2 us each, or four times as long until it has spun up.
+
+    It spins up in 30 ms from a second without work. step_s: resolution of its events. host_s: what a run takes besides.
+    """
+
+    most_queued = 256
+
+    def __init__(self, monkeypatch, step_s=1e-9, host_s=1.37e-3):
+        self.step_s, self.host_s = step_s, host_s
+        self.now_s = self.awake_s = self.idle_from_s = 0.0
+        self.runs_s = []
+        monkeypatch.setattr(timing_device, "perf_counter", lambda: self.now_s)
+        monkeypatch.setattr(DeviceTimer, "_ended_s", -inf)
+
+    def timer(self, most_calls):
+        return DeviceTimer(self, None, lambda calls: [()] * calls, SimpleNamespace(state=dict), most_calls)
+
+    def device_s(self, function, arguments, meanwhile):
+        if self.now_s - self.idle_from_s > 1:
+            self.awake_s = self.now_s + 0.03
+        self.now_s += self.host_s
+        start_s = self.now_s
+        self.now_s += len(arguments()) * (7.2e-6 if start_s >= self.awake_s else 4 * 7.2e-6)
+        self.idle_from_s = self.now_s
+        meanwhile()
+        self.runs_s.append(self._stamp_s(self.now_s) - self._stamp_s(start_s))
+        return self.runs_s[-1]
+
+    def _stamp_s(self, at_s):
+        return at_s // self.step_s * self.step_s
+
+
+@pytest.mark.parametrize("most_calls", [1, 6, 256])
+def test_the_resolution_of_events_is_a_small_part_of_a_reading(most_calls, monkeypatch):
+    """Of calls in place, few of whose arguments fit the cache, too."""
+    simulated = SimulatedGpu(monkeypatch, step_s=5e-7)
+    timer = simulated.timer(most_calls)
+    timer.read()
+    for _ in range(20):
+        simulated.runs_s.clear()
+        assert timer.read() == pytest.approx(7.2e-6, rel=0.01)
+        assert READING_S <= sum(simulated.runs_s) < 2 * READING_S
+
+
+def test_a_reading_ends_where_its_runs_take_long_on_the_host(monkeypatch):
+    simulated = SimulatedGpu(monkeypatch, host_s=0.06)
+    timer = simulated.timer(most_calls=2)
+    timer.read()
+    simulated.runs_s.clear()
+    assert timer.read() == pytest.approx(7.2e-6)
+    assert len(simulated.runs_s) == 1
+
+
+def test_a_gpu_that_was_idle_spins_up_before_a_reading(monkeypatch):
+    simulated = SimulatedGpu(monkeypatch)
+    first, second = simulated.timer(256), simulated.timer(256)
+    for _ in range(5):
+        simulated.now_s += 3
+        assert (first.read(), second.read()) == (pytest.approx(7.2e-6), pytest.approx(7.2e-6))
+    # Shortly after a reading of this process it is still awake.
+    simulated.now_s += IDLE_S / 2
+    simulated.runs_s.clear()
+    assert first.read() == pytest.approx(7.2e-6)
+    assert len(simulated.runs_s) == 1
+
+
+def test_a_late_reading_is_left_out_and_after_several_no_other_follows():
+    answer_s, tries = None, []
+    framework = Timed(lambda *arguments: tries.append(1) or answer_s)
     timer = DeviceTimer(framework, print, lambda calls: [()] * calls, SimpleNamespace(state=dict))
     assert timer.read() is timer.read() is None
-    # After one failed series of tries no other follows.
-    assert (timer.timing().device_s, timer.timing().state, len(tries)) == (None, {}, 1)
+    answer_s = 1.0
+    assert timer.read() == 1
+    answer_s = None
+    tries.clear()
+    assert [timer.read() for _ in range(MOST_LATE + 3)] == [None] * (MOST_LATE + 3)
+    assert timer.has_given_up
+    assert len(tries) == MOST_LATE
+    assert (timer.timing().samples_s, timer.timing().state) == ([1], {})
 
 
 @pytest.mark.parametrize(
@@ -509,6 +590,13 @@ def test_each_round_of_a_gpu_row_has_a_reading_of_device_time(name):
     assert process.device.samples_s == [pytest.approx(1e-6)] * len(taken)
     # The time that readings take counts: the first one includes the spin-up.
     assert taken[0].warmup_s > SPIN_UP_S
+
+
+def test_a_roof_that_is_late_once_is_measured_in_that_round(monkeypatch):
+    timed = ceilings.TimedOnDevice(DeviceProductCase("time", "torch", 8), OnCpu(), {})
+    answers_s = chain([None], repeat(1e-3))
+    monkeypatch.setattr(OnCpu, "device_s", lambda *arguments: next(answers_s))
+    assert timed.slice(0).samples_s == [1e-3]
 
 
 def test_a_roof_without_device_times_is_unavailable(monkeypatch):

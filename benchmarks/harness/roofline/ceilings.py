@@ -177,9 +177,9 @@ class TimedOnDevice:
     def slice(self, round_number: int) -> Slice:
         """One slice. Raises Unavailable if the host did not keep ahead of the GPU."""
         start_s = perf_counter()
-        sample_s = self.timer.read()
-        if sample_s is None:
-            raise Unavailable("the host was hardly ever ahead of the GPU: device time cannot be measured")
+        while (sample_s := self.timer.read()) is None:
+            if self.timer.has_given_up:
+                raise Unavailable("the host was hardly ever ahead of the GPU: device time cannot be measured")
         return Slice(round_number, [sample_s], busy_s=perf_counter() - start_s)
 
     def finish(self) -> Process:
