@@ -925,6 +925,21 @@ def test_pytorch_reports_what_its_allocator_gave_out(monkeypatch):
     assert framework.step_allocated_bytes() == 512
 
 
+def test_what_an_idle_gpu_forgets_is_read_first(monkeypatch):
+    queries = []
+
+    class Recording(Nvml):
+        def __getattr__(self, name):
+            queries.append(name)
+            return super().__getattr__(name)
+
+    monkeypatch.setattr(gpu, "_opened", lambda: (Recording(counts=False), None))
+    gpu.Device().state()
+    queries = [name for name in queries if name.startswith("nvmlDevice")]
+    assert queries[0] == "nvmlDeviceGetCurrentClocksEventReasons"
+    assert queries[1:3] == ["nvmlDeviceGetClockInfo"] * 2
+
+
 def test_throttle_reasons_are_named():
     assert gpu.slowed_by(0x0) == gpu.slowed_by(0x1) == []
     assert gpu.slowed_by(0x44) == ["power cap", "hardware thermal limit"]

@@ -75,14 +75,15 @@ def bandwidth_gb_per_s(clock_mhz: float, bus_bits: int) -> float:
     return 2 * clock_mhz * 1e6 * bus_bits / 8 / 1e9
 
 
-# Readers of each value. A device may not report all.
+# Readers of each value, in the order of queries: first those that change as soon as the GPU is idle. A device may not
+# report all.
 STATE: dict[str, Callable[[Any, Any], Any]] = {
+    "slowed_by": lambda nvml, handle: slowed_by(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)),
     "sm_clock_mhz": lambda nvml, handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
     "memory_clock_mhz": lambda nvml, handle: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
     "temperature_c": lambda nvml, handle: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
     "power_w": lambda nvml, handle: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
     "power_cap_w": lambda nvml, handle: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3,
-    "slowed_by": lambda nvml, handle: slowed_by(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)),
 }
 
 
