@@ -202,6 +202,12 @@ def test_gpu_check_targets_are_met_or_missed():
     assert [target.met for target in gpu_check.operator_targets(times[-1:], FRAMEWORKS)] == [True]
     failed = check_time("jax", "forward", nan, size=2**20, remark="error: no")
     assert str(gpu_check.operator_targets([times[-1], failed], FRAMEWORKS)[-1]) == "1 of 2 times measured: missed"
+    # Without a roof, as where torch is not installed, its targets are not judged.
+    without = [replace(time, roof_s=nan) for time in times]
+    assert [target.met for target in gpu_check.operator_targets(without, FRAMEWORKS)] == [*4 * [None], True]
+    assert str(gpu_check.operator_targets(without, FRAMEWORKS)[0]) == (
+        "numba_cuda forward: no roof was measured at 268435456 elements: not judged"
+    )
     # PyTorch's rows are reported only.
     foreign = check_time("torch", "forward", nan, size=2**20)
     assert str(gpu_check.operator_targets([times[-1], foreign], FRAMEWORKS)[-1]) == "1 of 1 times measured: met"
@@ -225,6 +231,21 @@ def test_gpu_check_compares_steps_with_the_fastest_of_torch():
     assert [target.met for target in gpu_check.step_targets(slow, FRAMEWORKS)] == [False, True]
     assert [target.met for target in gpu_check.step_targets(times[:2], FRAMEWORKS)] == [False, True]
     assert [target.met for target in gpu_check.step_targets(times[2:], ["numba_cuda"])] == [True]
+    # PyTorch's rows have failed, or all but those of another precision.
+    for failed in ([], [low], [check_time("torch", network, nan, size=gpu_check.BATCH)]):
+        not_judged, complete = gpu_check.step_targets([times[2], *failed], FRAMEWORKS)
+        assert str(not_judged) == "numba_cuda mnist_cnn: torch has no time in float32: not judged"
+        assert complete.met
+
+
+def test_a_target_that_is_not_judged_does_not_fail_gpu_check():
+    targets = [gpu_document.Target("a", True), gpu_document.Target("b", None)]
+    check = gpu_document.Check({"gpus": "none"}, nan, targets=targets)
+    assert (check.failed, check.missed) == (0, [])
+    assert "<li>b: not judged</li>" in check.page()
+    check.targets.append(gpu_document.Target("c", False))
+    assert (check.failed, check.missed) == (1, check.targets[2:])
+    assert '<li class="differs">c: missed</li>' in check.page()
 
 
 @pytest.mark.parametrize(("capability", "lacking"), [(75, {"tf32", "bfloat16"}), (80, set()), (90, set())])

@@ -8,6 +8,8 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+VERDICTS = {True: "met", False: "missed", None: "not judged"}
+
 
 @dataclass(frozen=True)
 class Time:
@@ -46,13 +48,13 @@ class Time:
 
 @dataclass(frozen=True)
 class Target:
-    """A target; `text` includes the figure that was reached."""
+    """A target; `text` includes the figure that was reached. met: None if there is nothing to compare with."""
 
     text: str
-    met: bool
+    met: bool | None
 
     def __str__(self) -> str:
-        return f"{self.text}: {'met' if self.met else 'missed'}"
+        return f"{self.text}: {VERDICTS[self.met]}"
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,14 @@ class Check:
     finished: list[str] = field(default_factory=list)
 
     @property
+    def missed(self) -> list[Target]:
+        """The targets that were missed."""
+        return [target for target in self.targets if target.met is False]
+
+    @property
     def failed(self) -> int:
         """The number of failures and missed targets that make the check fail."""
-        return sum(failure.counts for failure in self.failures) + sum(not target.met for target in self.targets)
+        return sum(failure.counts for failure in self.failures) + len(self.missed)
 
     def write(self, stem: Path) -> None:
         """Write STEM.json and STEM.html; each then exists completely or not at all."""
