@@ -172,6 +172,19 @@ def test_gpu_check_measures_rows_as_asv_does():
     assert good.roof_s == 1e-6
 
 
+def test_gpu_check_takes_the_roofs_of_the_report():
+    times_s = {"copy.torch": 2.0, "copy.triton": 3.0, "scale.torch": 1.0, "triad.torch": 4.0, "accumulate.torch": 5.0}
+    roofs = {DeviceLoopCase("time", name, 2**22): Measurement("ok", value=s) for name, s in times_s.items()}
+    roofs[DeviceLoopCase("time", "triad.triton", 2**22)] = Measurement("skipped", "not installed: triton")
+    found = gpu_check.fastest_s(roofs)
+    assert found == {"copy": 2, "scale": 1, "triad": 4, "accumulate": 4}
+    reported = metrics.device_roofs(table({roof: each.value for roof, each in roofs.items() if each.value}))
+    assert found == reported[list(found)].iloc[0].to_dict()
+    # Each suffices by itself.
+    assert gpu_check.fastest_s(dict([*roofs.items()][2:3])) == {"scale": 1}
+    assert gpu_check.fastest_s(dict([*roofs.items()][:2])) == {"copy": 2, "scale": 2}
+
+
 def check_time(framework, subject, latency_s, device_s=nan, size=2**28, remark="", roof_s=1e-3):
     name = f"{framework}-cuda.out"
     return gpu_document.Time(framework, subject, name, size, latency_s, device_s, 8 * size, roof_s, remark)

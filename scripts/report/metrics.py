@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from benchmarks.harness.case import SAMPLED
-from benchmarks.harness.roofline.loops import DEVICE_LOOPS, DEVICE_PATTERNS, LOOPS, ORDINARY, parts_of
+from benchmarks.harness.roofline.loops import DEVICE_LOOPS, DEVICE_PATTERNS, LOOPS, ORDINARY, OUT_OF_PLACE, parts_of
 from impls.catalog import STEPS, VARIANTS
 from impls.cnn.networks import NETWORKS, RELU_NETWORKS, autograd_saved_bytes, inplace_bytes, saved_bytes, work
 from impls.cnn.operations import Work
@@ -89,8 +89,7 @@ def device_roofs(table: pd.DataFrame) -> pd.DataFrame:
     wide = wide.reindex(columns=list(DEVICE_PATTERNS)).reset_index()
     # In place fewer bytes take part, which may fit a cache that those of the other loop do not.
     fastest = {
-        "scale": wide[["copy", "scale"]].min(axis=1),
-        "accumulate": wide[["triad", "accumulate"]].min(axis=1),
+        **{pattern: wide[[pattern, other]].min(axis=1) for pattern, other in OUT_OF_PLACE.items()},
         "least": wide[list(DEVICE_PATTERNS)].min(axis=1).groupby([wide[key] for key in RUN]).transform("min"),
     }
     return wide.assign(**fastest)

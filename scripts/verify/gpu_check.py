@@ -225,15 +225,20 @@ def measured(cases: Sequence[Case], budget_s: float = BUDGET_S, with_roofs: bool
 
 
 def fastest_s(roofs: Mapping[DeviceLoopCase, "Measurement"]) -> dict[str, float]:
-    """Return the time of the fastest loop of each pattern that has one."""
-    from benchmarks.harness.roofline.loops import DEVICE_LOOPS
+    """Return the time of the fastest loop of each pattern that has one; in place also of those out of place."""
+    from benchmarks.harness.roofline.loops import DEVICE_LOOPS, OUT_OF_PLACE
 
     best_s: dict[str, float] = {}
     for roof, measurement in roofs.items():
         if measurement.value is not None:
             pattern = DEVICE_LOOPS[roof.kernel].name
             best_s[pattern] = min(measurement.value, best_s.get(pattern, inf))
-    return best_s
+    inplace_s = {
+        pattern: min(best_s.get(pattern, inf), best_s[other])
+        for pattern, other in OUT_OF_PLACE.items()
+        if other in best_s
+    }
+    return best_s | inplace_s
 
 
 def roof_time(case: DeviceLoopCase, measurement: "Measurement") -> Time:

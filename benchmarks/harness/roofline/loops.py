@@ -83,6 +83,8 @@ _KERNELS = {"copy": ("memcpy", "torch", "triton")} | dict.fromkeys(
 )
 DEVICE_LOOPS = {f"{name}.{kernel}": ORDINARY[name] for name, kernels in _KERNELS.items() for kernel in kernels}
 DEVICE_PATTERNS = tuple(_KERNELS)
+# Of patterns in place, those with the same traffic out of place. On a GPU the faster of the two is the roof in place.
+OUT_OF_PLACE = {"scale": "copy", "accumulate": "triad"}
 
 
 def parts_of(traffic: Traffic, inplace: bool, itemsize_bytes: int) -> dict[str, float]:
