@@ -36,9 +36,9 @@ from benchmarks.harness.frameworks import DeviceDriver, device_clock, driver, ja
 from benchmarks.harness.frameworks.numba_cuda_ import Live
 from benchmarks.harness.frameworks.numpy_ import NumpyDriver
 from benchmarks.harness.frameworks.torch_ import TorchDriver
-from benchmarks.harness.machine import cuda_driver, gpu, linux, memory
+from benchmarks.harness.machine import cuda_driver, gpu, linux, memory, provenance, software
 from benchmarks.harness.machine.cuda_driver import Driver
-from benchmarks.harness.measurement import DeviceTiming, Measurement, Process, Slice
+from benchmarks.harness.measurement import UNKNOWN, DeviceTiming, Measurement, Process, Slice
 from benchmarks.harness.processes import answers, blocks, plan
 from benchmarks.harness.quantities import dispatch, operator_row, training_step
 from benchmarks.harness.roofline import ceilings
@@ -755,9 +755,15 @@ def test_a_blocking_call_waits_for_the_device(framework, monkeypatch):
 def check_main(monkeypatch, folder, *arguments, failing=()):
     """Run gpu_check with simulated measurements and nothing lacking; return its exit code, cases and document.
 
-    failing: frameworks whose rows are wrong in bfloat16.
+    failing: frameworks whose rows are wrong in bfloat16. A process knows only the framework that it has imported.
     """
     measured_cases = []
+    facts = dict.fromkeys(("torch_cuda", "torch_cudnn", "jax_backend", "numba_target"), software.NOT_IMPORTED)
+    known = {
+        "torch": {"torch_cuda": "13.0", "torch_cudnn": 91002},
+        "triton": {"torch_cuda": "13.0", "torch_cudnn": UNKNOWN},
+        "jax": {"jax_backend": "gpu"},
+    }
 
     def measured(cases, budget_s=1.0, with_roofs=False):
         measured_cases.extend(cases)
@@ -765,12 +771,13 @@ def check_main(monkeypatch, folder, *arguments, failing=()):
         return {
             case: Measurement("wrong", "no")
             if case.axes.get("dtype") == "bfloat16" and case.variant.startswith(failing)
-            else good
+            else replace(good, provenance=facts | known.get(dispatch.needs(case).framework, {}))
             for case in cases
         }
 
     monkeypatch.setattr(gpu_check, "lacks", lambda: iter(()))
     monkeypatch.setattr(gpu_check, "measured", measured)
+    monkeypatch.setattr(provenance, "collect", lambda: {"gpus": "none", "gpu_driver": "none", **facts})
     monkeypatch.setattr(sys, "argv", ["gpu_check", "--out", str(folder / "found"), *arguments])
     code = gpu_check.main()
     return code, measured_cases, json.loads((folder / "found.json").read_text())
@@ -798,6 +805,16 @@ def test_gpu_check_fails_if_a_row_is_wrong(monkeypatch, capsys, tmp_path):
     printed = capsys.readouterr().out
     assert code == 0, printed
     assert "0 rows wrong, 0 of 7 targets missed" in printed
+
+
+@pytest.mark.parametrize("part", gpu_check.PARTS)
+def test_gpu_check_writes_what_the_measuring_processes_know(part, monkeypatch, tmp_path):
+    _, _, found = check_main(monkeypatch, tmp_path, "--parts", part, "--frameworks", "torch", "numba_cuda", "triton")
+    page = (tmp_path / "found.html").read_text()
+    for name, fact in (("torch_cuda", "13.0"), ("torch_cudnn", 91002), ("jax_backend", software.NOT_IMPORTED)):
+        assert found["facts"][name] == fact
+        assert f"<td>{name.replace('_', ' ')}</td><td>{fact}</td>" in page
+    assert found["facts"]["gpus"] == "none"
 
 
 def test_gpu_check_runs_a_part_of_the_rows(monkeypatch, tmp_path):

@@ -161,7 +161,9 @@ def _truth(check: Check, options: argparse.Namespace) -> None:
         for dtype in row.dtypes
     }
     for cases in (rows, steps):
-        for case, found in measured(list(cases), CHECKING_S).items():
+        measurements = measured(list(cases), CHECKING_S)
+        check.learn(measurements.values())
+        for case, found in measurements.items():
             check.checked += 1
             if found.value is None:
                 failure = Failure(case.label, f"{found.status}: {found.reason}", counts=cases[case] != FOREIGN)
@@ -183,6 +185,7 @@ def _operators(check: Check, options: argparse.Namespace) -> None:
         }
         roofs = {roof: None for block in blocks.of(rows) for roof in block.roofs if isinstance(roof, DeviceLoopCase)}
         measurements = measured([*rows, *roofs], options.budget, with_roofs=True)
+        check.learn(measurements.values())
         best_s = fastest_s({roof: measurements[roof] for roof in roofs})
         times = [
             *(roof_time(roof, measurements[roof]) for roof in roofs),
@@ -202,6 +205,7 @@ def _steps(check: Check, options: argparse.Namespace) -> None:
     for batch in options.batches:
         rows = {StepCase("time", network, row.name, batch): row for network, row in step_rows(options.frameworks)}
         measurements = measured(list(rows), options.budget)
+        check.learn(measurements.values())
         times = [step_time(row, case, measurements[case]) for case, row in rows.items()]
         for line in step_lines(times):
             say(line)

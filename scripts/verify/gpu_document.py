@@ -2,11 +2,14 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.harness.measurement import Measurement
 
 VERDICTS = {True: "met", False: "missed", None: "not judged"}
 
@@ -83,6 +86,16 @@ class Check:
     steps: list[Time] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
+
+    def learn(self, measurements: "Iterable[Measurement]") -> None:
+        """Fill in the facts about frameworks, which this process does not import, from the first that measured."""
+        from benchmarks.harness.machine.software import NOT_IMPORTED
+        from benchmarks.harness.measurement import UNKNOWN
+
+        for measurement in measurements:
+            for name, fact in measurement.provenance.items():
+                if self.facts.get(name) == NOT_IMPORTED and fact != UNKNOWN:
+                    self.facts[name] = fact
 
     @property
     def missed(self) -> list[Target]:
