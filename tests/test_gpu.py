@@ -533,9 +533,41 @@ def test_device_time_of_jax_is_from_the_first_kernel_of_the_calls_to_the_last(
     assert (ran, waited) == (tries * [1, 2], [2 * i for i in range(1, tries + 1)])
 
 
+@pytest.fixture
+def unoccupied(monkeypatch):
+    """Nothing occupies the device before the calls: the products would take seconds on the CPU."""
+    monkeypatch.setattr(jax_events, "_kernels_before", lambda factor: 0)
+    monkeypatch.setattr(jax_events, "_occupy", lambda factor: jax.numpy.zeros(1))
+
+
+@pytest.mark.usefixtures("unoccupied")
 def test_a_profiler_that_cannot_run_leaves_device_time_unknown(tmp_path):
     with jax.profiler.trace(str(tmp_path)), pytest.warns(UserWarning, match="no device time: .*[Oo]nly one profile"):
         assert driver("jax").device_s(print, lambda: [()], print) is None
+
+
+@pytest.mark.usefixtures("unoccupied")
+@pytest.mark.parametrize("name", ["ProfileOptions", "ProfileData"])
+def test_a_jax_without_the_profiler_that_is_needed_leaves_device_time_unknown(name, monkeypatch):
+    monkeypatch.delattr(jax.profiler, name)
+    with pytest.warns(UserWarning, match=rf"no device time: JAX {jax.__version__} has no jax.profiler.{name}; install"):
+        assert driver("jax").device_s(print, lambda: [()], print) is None
+
+
+@pytest.mark.usefixtures("unoccupied")
+def test_a_profiler_that_cannot_stop_leaves_device_time_unknown(monkeypatch):
+    """Something else has ended the trace; the error of a row stays one."""
+    stop = jax.profiler.stop_trace
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: [stop(), stop()])
+    with pytest.warns(UserWarning, match="no device time: No profile started"):
+        assert driver("jax").device_s(print, lambda: [()], print) is None
+    monkeypatch.setattr(jax.profiler, "stop_trace", stop)
+
+    def fails():
+        raise RuntimeError("of the row")
+
+    with pytest.raises(RuntimeError, match="of the row"):
+        jax_events.profiled(fails)
 
 
 def test_the_kernels_that_occupy_a_gpu_are_counted_after_they_were_compiled(monkeypatch):

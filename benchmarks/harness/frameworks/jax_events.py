@@ -3,6 +3,7 @@
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import jax
 import jax.numpy as jnp
 
 GPU, HOST = "/device:GPU", "/host:"
+# Of jax.profiler; older versions of JAX lack them.
+NEEDED = ("ProfileOptions", "ProfileData")
 # The products of matrices that occupy a GPU while calls are queued, times TRIES: 20 ms or more at 50 TFLOP/s.
 SIDE, PRODUCTS, TRIES = 2048, 64, (1, 4, 16)
 
@@ -24,22 +27,33 @@ def profiled(run: Callable[[], object], of_host: bool = True) -> Any:
 
     of_host: record the host's events too. Raises ProfilerError.
     """
+    missing = [name for name in NEEDED if not hasattr(jax.profiler, name)]
+    if missing:
+        raise ProfilerError(f"JAX {jax.__version__} has no jax.profiler.{missing[0]}; install a newer JAX")
     options = jax.profiler.ProfileOptions()
     if not of_host:
         options.host_tracer_level = options.python_tracer_level = 0
     with tempfile.TemporaryDirectory() as folder:
-        try:
+        with _errors_of_profiler():
             jax.profiler.start_trace(folder, profiler_options=options)
-        except RuntimeError as error:
-            raise ProfilerError(str(error)) from error
         try:
             run()
         finally:
-            jax.profiler.stop_trace()
+            with _errors_of_profiler():
+                jax.profiler.stop_trace()
         paths = list(Path(folder).glob("**/*.xplane.pb"))
         if not paths:
             raise ProfilerError("JAX's profiler wrote no file")
         return jax.profiler.ProfileData.from_file(str(paths[0]))
+
+
+@contextmanager
+def _errors_of_profiler() -> Iterator[None]:
+    """Raise ProfilerError for a RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProfilerError(str(error)) from error
 
 
 def events(data: Any, device: str) -> Iterator[tuple[int, Any]]:
