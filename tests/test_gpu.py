@@ -6,6 +6,7 @@ Tests replace what the driver reports; the frameworks are the real ones.
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import weakref
@@ -297,6 +298,14 @@ def test_gpu_check_reports_what_an_environment_lacks(monkeypatch):
     ]
     (message,) = gpu_check.unknown(["relu", "relo"])
     assert message.startswith("--operators: 'relo' given; those with GPU rows are relu, ")
+
+
+def test_the_readme_names_all_packages_that_gpu_check_needs():
+    """Among them those of the frameworks, whose names have hyphens."""
+    readme = (ROOT / "README.md").read_text()
+    needed = readme[readme.index("an environment needs numpy") :].split("\n\n")[0]
+    packages = {*gpu_check.NEEDED, *(name.replace("_", "-") for name in gpu_check.FRAMEWORKS), "nvidia-ml-py"}
+    assert packages <= set(re.findall(r"[\w-]+", needed))
 
 
 class Timed(NumpyDriver, DeviceDriver):
@@ -847,6 +856,17 @@ def test_gpu_check_writes_what_the_measuring_processes_know(part, monkeypatch, t
         assert found["facts"][name] == fact
         assert f"<td>{name.replace('_', ' ')}</td><td>{fact}</td>" in page
     assert found["facts"]["gpus"] == "none"
+
+
+@pytest.mark.parametrize(("spec", "words"), [(None, "pip install nvidia-ml-py"), ("found", "datasheet: nan GB/s")])
+def test_gpu_check_names_the_package_that_reads_the_state_of_a_gpu(spec, words, monkeypatch, capsys, tmp_path):
+    find_spec = gpu_check.importlib.util.find_spec
+    monkeypatch.setattr(
+        gpu_check.importlib.util, "find_spec", lambda name: spec if name == "pynvml" else find_spec(name)
+    )
+    code, _, _ = check_main(monkeypatch, tmp_path, "--parts", "steps", "--frameworks", "triton")
+    assert code == 0
+    assert words in capsys.readouterr().out.splitlines()[1]
 
 
 def test_gpu_check_runs_a_part_of_the_rows(monkeypatch, tmp_path):

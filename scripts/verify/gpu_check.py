@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The module of each framework, and those that everything needs.
 FRAMEWORKS = {"jax": "jax", "numba_cuda": "numba_cuda", "torch": "torch", "triton": "triton"}
 NEEDED = ("numpy", "scipy", "msgspec", "jinja2")
+WITHOUT_NVML = "nvidia-ml-py is not installed: clocks, throttling, energy and the datasheet's bandwidth stay unknown"
 LEAST_PYTHON = (3, 11)
 # Its rows and times are reported only.
 FOREIGN = "torch"
@@ -144,7 +145,10 @@ def _begun() -> Check:
     sheet_gb_per_s = gpu.Device().bandwidth_gb_per_s() or nan
     facts = provenance.collect()
     say(f"{facts['gpus']}; driver: {facts['gpu_driver']}")
-    say(f"datasheet: {sheet_gb_per_s:.0f} GB/s; now: {gpu.Device().state()}")
+    if importlib.util.find_spec("pynvml"):
+        say(f"datasheet: {sheet_gb_per_s:.0f} GB/s; now: {gpu.Device().state()}")
+    else:
+        say(f"{WITHOUT_NVML}: pip install nvidia-ml-py")
     return Check(facts | {"options": " ".join(sys.argv[1:])}, sheet_gb_per_s)
 
 
