@@ -32,7 +32,6 @@ from benchmarks.harness.frameworks import driver
 from benchmarks.harness.quantities import training_step
 from benchmarks.harness.truth import comparison, operators, training
 from benchmarks.harness.truth.calls import Calls
-from impls import device_loops
 from impls.activations.reference import prelu
 from impls.activations.rows import PRELUS
 from impls.catalog import find, find_step
@@ -41,6 +40,7 @@ from impls.cnn.networks import Batch, Network, fused_saved_bytes, initial_parame
 from impls.cnn.numba_cuda import graph as graphs
 from impls.cnn.numba_cuda import products
 from impls.cnn.numba_cuda import step as steps_cuda
+from impls.device_loops import triton_ as triton_loops
 from impls.relu import numba_cuda, triton_
 from impls.variant import Variant
 from scripts.profiling import device_events
@@ -60,7 +60,7 @@ TILES = {"numba_cuda": 5 * TILE + 13, "triton": 2 * 4096 + 13}
 NETWORKS = (*SMALL, UNPOOLED)
 FOLLOWED = 2
 # Modules of the step's kernels; each imports some of those before it.
-IMPORTED = ("products", "convolution", "norm", "dense", "step")
+IMPORTED = ("products", "parts", "convolution", "norm", "dense", "step")
 SHAPES = npst.array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=40)
 
 
@@ -305,7 +305,7 @@ def test_out_may_be_the_saved_array(name):
 
 
 def subtracted(kernel: Any, x: torch.Tensor, y: torch.Tensor, out: torch.Tensor) -> list[float]:
-    return device_loops._launch(kernel, x, y, out).tolist()
+    return triton_loops._launch(kernel, x, y, out).tolist()
 
 
 def backward(kernel: Any, grad: torch.Tensor, saved: torch.Tensor, out: torch.Tensor) -> list[float]:
@@ -316,7 +316,7 @@ def backward(kernel: Any, grad: torch.Tensor, saved: torch.Tensor, out: torch.Te
 @pytest.mark.parametrize(
     ("call", "kernel", "key", "expected"),
     [
-        (subtracted, device_loops._subtract, "n", [-2, 2, 1]),
+        (subtracted, triton_loops._subtract, "n", [-2, 2, 1]),
         (backward, triton_.backward_kernel, "magnitude", [-1, 0, 3]),
     ],
 )
@@ -795,11 +795,11 @@ def test_a_max_pool_that_selects_the_last_of_equal_values_is_detected(file, netw
 PLAIN, NORMED, _ = SMALL
 STEP_BUGS = [
     ("products", PLAIN, "next_right, thread)\n                cuda.syncthreads()\n", "next_right, thread)\n"),
-    ("products", PLAIN, "total, k)\n                cuda.syncthreads()\n", "total, k)\n"),
-    ("products", PLAIN, "thread + half * each", "thread + each"),
-    ("products", PLAIN, "range(first, splits, together)", "range(first, splits - 1, together)"),
-    ("products", PLAIN, "(part * items + item)", "(part * items + first)"),
-    ("products", PLAIN, "if first == 0 and item < items:", "if first == 0 and item < items - 1:"),
+    ("parts", PLAIN, "total, k)\n            cuda.syncthreads()\n", "total, k)\n"),
+    ("parts", PLAIN, "thread + half * each", "thread + each"),
+    ("parts", PLAIN, "range(first, splits, together)", "range(first, splits - 1, together)"),
+    ("parts", PLAIN, "(part * items + item)", "(part * items + first)"),
+    ("parts", PLAIN, "if first == 0 and item < items:", "if first == 0 and item < items - 1:"),
     ("products", PLAIN, "buffer = both - buffer", "pass"),
     ("products", PLAIN, "load_left(next_left, left_arrays, row, turn + depth, thread)", "load_left(next_left, left_arrays, row, turn, thread)"),
     ("products", PLAIN, "row < rows and column < columns else -1", "row < rows - 1 and column < columns else -1"),

@@ -1,7 +1,7 @@
 """A training step in Numba on CUDA, written by hand, in memory that is allocated once.
 
-Read step.py first: it has the memory and the order of the kernels, which products.py, convolution.py, norm.py and
-dense.py define. `build_graph` makes a step that replays its kernels as one CUDA graph (graph.py).
+Read step.py first: it has the memory and the order of the kernels, which products.py, parts.py, convolution.py, norm.py
+and dense.py define. `build_graph` makes a step that replays its kernels as one CUDA graph (graph.py).
 
 - Each convolution, each dense layer and each of their gradients is one implicit GEMM (`products`): it reads the 3 x 3
   windows and the gradients of pooled images in place, and never materialises them.

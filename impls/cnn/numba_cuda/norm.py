@@ -10,6 +10,7 @@ from impls import cuda_vectors
 from impls.cnn.architecture import Block
 from impls.cnn.networks import NORM_EPSILON, NORM_MOMENTUM
 from impls.cnn.numba_cuda.convolution import geometry
+from impls.cnn.numba_cuda.parts import sum_of_parts
 from impls.cnn.numba_cuda.products import TURNS, WINDOW, Kernel, Maker, padded
 
 
@@ -229,4 +230,4 @@ def _totals(make: Maker, name: str, filters: int, splits: int) -> Kernel:
         for k in range(accesses):
             cuda_vectors.store(arrays[0], item * accesses + k, total, k)
 
-    return make.sum_of_parts(f"{name}.totals", 2 * filters, splits, finish, 1)
+    return sum_of_parts(make, f"{name}.totals", 2 * filters, splits, finish, 1)

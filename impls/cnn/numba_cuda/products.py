@@ -24,9 +24,10 @@ from impls.cuda_integers import quotient, remainder, unsigned
 SIDE = 64
 WINDOW = 4
 SQUARE = WINDOW * WINDOW
-# Most squares of a tile; more need more registers, or in float64 more shared memory, than two resident blocks have.
+# Most squares of a tile. Three would need more registers than two resident blocks have, and two in float64 more shared
+# memory than a block has.
 TALLEST = {"float32": 2, "float64": 1}
-# Rows of a taller tile beyond the last row, of those that one square adds: at most this multiple.
+# Rows that tall tiles cover, as a multiple of those that squares cover: at most so many, since the rest is padding.
 PADDING = 1.05
 # Blocks resident on a multiprocessor at a time; this leaves 128 registers for each of 256 threads.
 RESIDENT = 2
@@ -36,8 +37,6 @@ BLOCKS = 128 * RESIDENT
 TURNS = 4
 # Terms of each sum in an iteration of the loop over them.
 UNROLLED = 4
-# Most threads that add parts of the same elements.
-MOST_TOGETHER = 16
 
 
 class Launch(NamedTuple):
@@ -233,48 +232,6 @@ class Maker:
 
         return finish
 
-    def sum_of_parts(self, name: str, size: int, splits: int, finish: Any, count: int) -> Kernel:
-        """Make a kernel that adds all parts of an array; its arguments are the parts and a tuple of `count` arrays.
-
-        finish(total, arrays, item): uses the sum of four elements, those from 4 * item on.
-        Where there are fewer elements than threads on the device, several threads add parts of the same elements.
-        """
-        element, zero, accesses, items = self.element, self.zero, self.accesses, padded(size) // WINDOW
-        together = 1
-        while 2 * together <= min(splits, MOST_TOGETHER) and items * together < self.blocks * self.threads:
-            together *= 2
-        vectors, each = self.threads * WINDOW, self.threads // together
-
-        @cuda.jit
-        def kernel(parts, arrays):
-            sums = cuda_vectors.shared(vectors, element)
-            total, four = cuda.local.array(WINDOW, element), cuda.local.array(WINDOW, element)
-            thread = cuda.threadIdx.x
-            item, first = cuda.blockIdx.x * each + remainder(thread, each), quotient(thread, each)
-            for i in range(WINDOW):
-                total[i] = zero
-            if item < items:
-                for part in range(first, splits, together):
-                    for k in range(accesses):
-                        cuda_vectors.load(four, k, parts, (part * items + item) * accesses + k)
-                    for i in range(WINDOW):
-                        total[i] += four[i]
-            half = together // 2
-            while half:
-                for k in range(accesses):
-                    cuda_vectors.store(sums, thread * accesses + k, total, k)
-                cuda.syncthreads()
-                if first < half:
-                    for k in range(accesses):
-                        cuda_vectors.load(four, k, sums, (thread + half * each) * accesses + k)
-                    for i in range(WINDOW):
-                        total[i] += four[i]
-                half //= 2
-            if first == 0 and item < items:
-                finish(total, arrays, item)
-
-        return self.kernel(name, kernel, (-(-items // each),), self.dtype, (self.dtype,) * count)
-
     def product(
         self,
         name: str,
@@ -359,14 +316,14 @@ class Maker:
         load(values, arrays, first, turn, thread): from the operand's arrays; `first` is the first row or column of the
         tile. store(strips, start, values, thread): to shared memory from vector `start` on, rows `pitch` vectors apart.
         """
-        load, along_sum, element, accesses, side = (
+        load, along_sum, side, element, accesses = (
             operand.load,
             operand.along_sum,
+            self.side,
             self.element,
             self.accesses,
-            self.side,
         )
-        down, edge, lanes = self.depth // WINDOW, self.side // WINDOW, cuda_vectors.lanes(self.dtype)
+        down, edge, lanes = self.depth // WINDOW, side // WINDOW, cuda_vectors.lanes(self.dtype)
         # In 16-byte vectors; four more columns spread stores down a column over the banks.
         pitch = (squares * edge + 1) * accesses
 

@@ -15,6 +15,7 @@ from impls.cnn.networks import LEARNING_RATE, MOMENTUM, Array, Batch, initial_st
 from impls.cnn.numba_cuda.convolution import Convolution
 from impls.cnn.numba_cuda.dense import Dense, average, cross_entropy
 from impls.cnn.numba_cuda.norm import Norm
+from impls.cnn.numba_cuda.parts import sum_of_parts
 from impls.cnn.numba_cuda.products import RESIDENT, WINDOW, Kernel, Launch, Maker, padded
 from impls.cnn.reference import State
 from impls.relu.numba_cuda import multiprocessors
@@ -39,7 +40,7 @@ def _update(make: Maker, name: str, size: int, splits: int) -> Kernel:
             cuda_vectors.store(velocities, item * accesses + k, velocity, k)
             cuda_vectors.store(parameters, item * accesses + k, parameter, k)
 
-    return make.sum_of_parts(f"{name}.update", size, splits, finish, 2)
+    return sum_of_parts(make, f"{name}.update", size, splits, finish, 2)
 
 
 def device_launch() -> Launch:
