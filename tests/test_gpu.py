@@ -303,7 +303,7 @@ def test_gpu_check_reports_what_an_environment_lacks(monkeypatch):
 def test_the_readme_names_all_packages_that_gpu_check_needs():
     """Among them those of the frameworks, whose names have hyphens."""
     readme = (ROOT / "README.md").read_text()
-    needed = readme[readme.index("an environment needs numpy") :].split("\n\n")[0]
+    needed = readme[readme.index("An environment that exists needs") :].split("\n\n")[0]
     packages = {*gpu_check.NEEDED, *(name.replace("_", "-") for name in gpu_check.FRAMEWORKS), "nvidia-ml-py"}
     assert packages <= set(re.findall(r"[\w-]+", needed))
 
