@@ -30,6 +30,11 @@ int cuDeviceGetName(char *name, int bytes, int device) {
 
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     int capability = number("STUB_CAPABILITY");
-    *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : -1;
+    switch (attribute) {
+    case 38: *value = 1000 * (device + 1); break;
+    case 75: *value = capability / 10; break;
+    case 76: *value = capability % 10; break;
+    default: return 1;
+    }
     return 0;
 }

@@ -25,6 +25,7 @@ print(build.cuda if build else None)
 print(accelerator.described(cuda_driver.query()))
 print(linux.gpu_driver())
 print(linux.gpus())
+print(cuda_driver.query().caches_bytes)
 """
 
 
@@ -40,7 +41,7 @@ def library(tmp_path_factory):
 
 
 def on_machine(library: Path | str, version: int, count: int = 1, capability: int = 90, **variables: str) -> list[str]:
-    """Return which CUDA a machine gets, the reason, and what is recorded of its driver and its GPUs."""
+    """Return which CUDA a machine gets, the reason, what is recorded of its driver and its GPUs, and their caches."""
     stub = {"STUB_VERSION": str(version), "STUB_COUNT": str(count), "STUB_CAPABILITY": str(capability)}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CUDA_")}
     process = subprocess.run(
@@ -61,14 +62,15 @@ def test_the_driver_is_asked_and_decides_which_builds_are_installed(release, cud
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="/proc knows the driver of this machine")
 def test_a_driver_that_is_not_in_proc_is_recorded(library):
-    assert on_machine(library, 12060, count=2)[2:] == ["CUDA 12.6", "GPU 0 of PCI_BUS_ID, GPU 1 of PCI_BUS_ID"]
+    names = "GPU 0 of PCI_BUS_ID, GPU 1 of PCI_BUS_ID"
+    assert on_machine(library, 12060, count=2)[2:] == ["CUDA 12.6", names, "(1000, 2000)"]
     assert on_machine(library, 12060, CUDA_DEVICE_ORDER="FASTEST_FIRST")[3] == "GPU 0 of FASTEST_FIRST"
 
 
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="this machine has a driver")
 def test_a_machine_without_a_driver_gets_cpu_builds(tmp_path):
     reason = "CPU builds: no NVIDIA driver (libcuda.so.1 is not installed)"
-    assert on_machine(tmp_path, 0) == ["None", reason, "None", "none"]
+    assert on_machine(tmp_path, 0) == ["None", reason, "None", "none", "()"]
 
 
 @pytest.mark.parametrize(

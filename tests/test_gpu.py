@@ -793,6 +793,12 @@ def test_a_blocking_call_waits_for_the_device(framework, monkeypatch):
     assert events == ["call", "wait"]
 
 
+def test_jax_takes_the_cache_of_a_gpu_from_the_driver(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(cuda_driver, "query", lambda: Driver(13000, ("H200",), (90,), (50 * 2**20,)))
+    assert driver("jax").cache_bytes() == 50 * 2**20
+
+
 def check_main(monkeypatch, folder, *arguments, failing=()):
     """Run gpu_check with simulated measurements and nothing lacking; return its exit code, cases and document.
 

@@ -52,7 +52,7 @@ class Driver(ABC):
 
     @abstractmethod
     def cache_bytes(self) -> int:
-        """Size of the last-level cache of the device in bytes; an upper bound if the framework does not report it."""
+        """Size of the last-level cache of the device in bytes."""
 
     @abstractmethod
     def transient_bytes(self, call: Callable[..., Any], function: Callable[..., Any], make: Callable[..., list]) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.harness.case import Unavailable
 from benchmarks.harness.frameworks.base import DeviceDriver, StepDriver
-from benchmarks.harness.machine import gpu, linux
+from benchmarks.harness.machine import cuda_driver, gpu, linux
 
 
 class JaxDriver(DeviceDriver, StepDriver):
@@ -66,8 +66,10 @@ class JaxDriver(DeviceDriver, StepDriver):
     def cache_bytes(self) -> int:
         import jax
 
+        if jax.default_backend() == "cpu":
+            return linux.last_cache_bytes()
         # JAX does not report a GPU's cache.
-        return linux.last_cache_bytes() if jax.default_backend() == "cpu" else gpu.LARGEST_CACHE_BYTES
+        return cuda_driver.query().caches_bytes[0]
 
     def transient_bytes(self, call: Callable[..., Any], function: Callable[..., Any], make: Callable[..., list]) -> int:
         """By XLA's plan: results and temporaries of a program, less what it writes into donated arguments.

@@ -19,20 +19,23 @@ DEADLINE_S = 60
 # CUresult and CUdevice_attribute. Source: cuda.h.
 NO_DEVICE = 100
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
+L2_CACHE_SIZE = 38
 
 
 @dataclass(frozen=True)
 class Driver:
     """An answer of the driver.
 
-    version: the newest CUDA that it supports, as 13000 for 13.0; 0 without a driver. names, capabilities: of each GPU
-    that CUDA_VISIBLE_DEVICES leaves, in the order of PCI addresses; a compute capability is 75 for 7.5.
+    version: the newest CUDA that it supports, as 13000 for 13.0; 0 without a driver. names, capabilities, caches_bytes:
+    of each GPU that CUDA_VISIBLE_DEVICES leaves, in the order of PCI addresses; a compute capability is 75 for 7.5, a
+    cache the L2.
     problem: why there is no GPU to use, else empty.
     """
 
     version: int = 0
     names: tuple[str, ...] = ()
     capabilities: tuple[int, ...] = ()
+    caches_bytes: tuple[int, ...] = ()
     problem: str = ""
 
     @property
@@ -60,7 +63,8 @@ def query() -> Driver:
         last = (completed.stderr.strip().splitlines() or ["no message"])[-1]
         return Driver(problem=f"asking the NVIDIA driver ended with code {completed.returncode}: {last}")
     answer = json.loads(completed.stdout)
-    return Driver(answer["version"], tuple(answer["names"]), tuple(answer["capabilities"]), answer["problem"])
+    names, capabilities, caches_bytes = (tuple(answer[field]) for field in ("names", "capabilities", "caches_bytes"))
+    return Driver(answer["version"], names, capabilities, caches_bytes, answer["problem"])
 
 
 def ask(library: Any) -> Driver:
@@ -74,9 +78,11 @@ def ask(library: Any) -> Driver:
         return Driver(version.value, problem=f"the NVIDIA driver fails: cuInit returns {code}; nvidia-smi may say why")
     numbers = range(count.value)
     return Driver(
-        version.value, tuple(_name(library, number) for number in numbers),
-        tuple(_capability(library, number) for number in numbers),
-    )  # fmt: skip
+        version.value,
+        names=tuple(_name(library, number) for number in numbers),
+        capabilities=tuple(_capability(library, number) for number in numbers),
+        caches_bytes=tuple(_attribute(library, number, L2_CACHE_SIZE) for number in numbers),
+    )
 
 
 def _name(library: Any, number: int) -> str:
@@ -86,10 +92,13 @@ def _name(library: Any, number: int) -> str:
 
 
 def _capability(library: Any, number: int) -> int:
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    library.cuDeviceGetAttribute(ctypes.byref(major), CAPABILITY_MAJOR, number)
-    library.cuDeviceGetAttribute(ctypes.byref(minor), CAPABILITY_MINOR, number)
-    return 10 * major.value + minor.value
+    return 10 * _attribute(library, number, CAPABILITY_MAJOR) + _attribute(library, number, CAPABILITY_MINOR)
+
+
+def _attribute(library: Any, number: int, attribute: int) -> int:
+    value = ctypes.c_int()
+    library.cuDeviceGetAttribute(ctypes.byref(value), attribute, number)
+    return value.value
 
 
 if __name__ == "__main__":

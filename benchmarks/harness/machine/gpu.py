@@ -17,7 +17,7 @@ SLOWED = {
     0x40: "hardware thermal limit",
     0x80: "power brake",
 }
-# The largest last-level cache of any GPU (GB202; B200 has 126, H100 50 MiB), for frameworks that report none.
+# The largest last-level cache of any GPU (GB202; B200 has 126, H100 50 MiB), for estimates of memory.
 LARGEST_CACHE_BYTES = 128 * 2**20
 
 
