@@ -34,7 +34,7 @@ INTERPRETED = triton.knobs.runtime.interpret
 
 
 class Kept:
-    """What the result of a kernel holds before it is tuned, kept where it is one of the inputs.
+    """A copy of a kernel's result from before it is tuned, where the result is also an input.
 
     It is copied in the first run of a configuration, which Triton does not time, and restored after the last one.
     Triton's own `restore_value` copies twice in each run, within the time that it measures.

@@ -31,7 +31,7 @@ ROUNDS = 20
 # Sums of products in another order differ.
 LOSS_TOLERANCE = 1e-4
 
-# What is compared, its two calls, and their arguments.
+# A comparison: its name, its two calls, and their arguments.
 Pair = tuple[str, tuple[Callable[..., Any], Callable[..., Any]], tuple[Any, ...]]
 
 

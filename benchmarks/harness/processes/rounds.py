@@ -251,7 +251,7 @@ def _split(cases: Sequence[Case], free: Bytes, crew: Crew) -> list[tuple[list[Ca
 
 
 def _needed(cases: Sequence[Case]) -> Bytes:
-    """What a worker needs for cases of a block, which share their arrays."""
+    """The memory that a worker needs for cases of a block, which share their arrays."""
     return Bytes(max(map(dispatch.needed_bytes, cases), default=0), dispatch.device_bytes(cases))
 
 
