@@ -86,9 +86,10 @@ def test_gelu_of_pytorch_may_be_nan_at_infinity_and_nowhere_else():
     row, x = find("gelu", "forward", "torch.out"), np.array([np.inf, 100], np.float32)
     for at_infinity in (np.inf, np.nan):
         comparison.check(row, "float32", (np.array([at_infinity, 100]),), (x,), (x,))
-    for wrong in ([1, 100], [-np.inf, 100], [np.inf, np.nan]):
+    wrong = [(row, x, [1, 100]), (row, x, [-np.inf, 100]), (row, x, [np.inf, np.nan]), (row, -x, [np.nan, -100])]
+    for each, values, result in (*wrong, (find("gelu", "forward", "numpy.out"), x, [np.nan, 100])):
         with pytest.raises(comparison.WrongResult, match="1 of 2 elements"):
-            comparison.check(row, "float32", (np.array(wrong, np.float32),), (x,), (x,))
+            comparison.check(each, "float32", (np.array(result, np.float32),), (values,), (values,))
 
 
 def test_functions_are_finite_where_their_limits_are():

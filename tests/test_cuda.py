@@ -347,6 +347,9 @@ def test_tuning_restores_a_result_that_is_an_input_and_times_no_copy(call, kerne
     monkeypatch.setattr(triton_, "INTERPRETED", False)
     tuned = triton_.tuned([key])(kernel.fn)
     run_kernel, tuned._do_bench = tuned.fn.run, bench
+    # As if a tuning of another call had been interrupted.
+    stale = torch.ones(3)
+    tuned.pre_hook({"x": stale, "out": stale})
     for overwritten in (0, 1, None):
         copies.clear(), tuned.cache.clear()
         numbers = count()
@@ -395,6 +398,17 @@ def test_a_step_of_tall_tiles_follows_the_reference(network, n, dtype, monkeypat
     tall_in_float64(monkeypatch)
     deviations = parity.deviations(step(network, n, dtype, launch=TALL), network, n, FOLLOWED)
     assert deviations.within(dtype), deviations
+
+
+# With so many blocks, parts of the rows of a norm differ in size.
+UNEVEN = products.Launch(side=LAUNCH.side, blocks=10)
+
+
+def test_norms_in_uneven_parts_follow_the_reference():
+    uneven = step(SMALL[1], 3, "float64", launch=UNEVEN)
+    assert uneven.kernels.norms[0].splits == 5
+    assert 3 * 8 * 6 % 5
+    assert parity.deviations(uneven, SMALL[1], 3, FOLLOWED).within("float64")
 
 
 # Rows, columns, terms of each sum, and True if it may be split: squares of a tile, and the grid.
@@ -446,13 +460,16 @@ def test_a_call_of_a_step_leaves_its_loss_on_the_device(monkeypatch):
     """A copy to the host waits for the device, which then has no time of its own."""
     stepper, copies = step(SMALL[0], 2, "float32"), []
     batch = stepper.put(random_batch(SMALL[0], 2))
-    array = type(stepper.loss.array)
+    array = type(stepper.loss)
     copy = array.copy_to_host
     monkeypatch.setattr(array, "copy_to_host", lambda *arguments: copies.append(1) or copy(*arguments))
     loss = stepper(batch)
     assert not copies
     assert np.isfinite(float(loss))
     assert copies
+    stepper(batch)
+    with pytest.raises(RuntimeError, match="loss of call 1: call 2 has overwritten it"):
+        float(loss)
 
 
 def test_unsupported_tile_sides_are_refused():
@@ -595,7 +612,7 @@ def test_a_step_is_captured_once_and_replayed_at_each_call(monkeypatch):
         assert np.isfinite(float(loss))
         assert capturing.calls[4:] == ["copy_to_host"]
     capturing.calls.clear()
-    del made
+    del made, loss
     gc.collect()
     assert capturing.calls == ["destroy executable"]
 
@@ -850,6 +867,10 @@ def test_a_bug_in_a_kernel_of_the_step_is_detected(file, network, old, new, tmp_
     fails(with_a_bug(file, old, new, tmp_path, monkeypatch), network, LAUNCH)
 
 
+def test_a_bug_in_uneven_parts_of_norms_is_detected(tmp_path, monkeypatch):
+    fails(with_a_bug("norm", "-(-rows // splits)", "rows // splits", tmp_path, monkeypatch), NORMED, UNEVEN, n=3)
+
+
 @pytest.mark.parametrize(("old", "new"), TALL_BUGS)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_bug_in_tall_tiles_is_detected(old, new, tmp_path, monkeypatch):
@@ -858,13 +879,13 @@ def test_a_bug_in_tall_tiles_is_detected(old, new, tmp_path, monkeypatch):
     fails(wrong, PLAIN, TALL)
 
 
-def fails(wrong: ModuleType, network: Network, launch: products.Launch) -> None:
+def fails(wrong: ModuleType, network: Network, launch: products.Launch, n: int = 2) -> None:
     """Raise unless a step of a wrong module deviates from the reference or accesses an element that does not exist."""
     # Most bugs show in the first step; those in the momentum show in the second.
     for followed in (1, FOLLOWED):
         try:
             deviations = parity.deviations(
-                step(network, 2, "float64", module=wrong, launch=launch), network, 2, followed
+                step(network, n, "float64", module=wrong, launch=launch), network, n, followed
             )
         except IndexError:
             return

@@ -46,6 +46,7 @@ class Timed(NumpyDriver, DeviceDriver):
 def test_readings_on_a_throttled_device_are_marked(name, calls, throttled_rounds, monkeypatch):
     """Simulate device times; calls that mutate their arguments get restored ones in each run of a reading."""
     monkeypatch.setattr(timing_device, "LONGEST_S", inf)
+    monkeypatch.setattr(timing_device, "IDLE_S", inf)
     runs = []
 
     def device_s(function, arguments, meanwhile):

@@ -163,7 +163,9 @@ def test_checks_between_calls_in_numba_copy_a_small_part_of_an_array(operator, d
     assert 2**12 <= framework.copied_bytes < 2**16
 
 
-@pytest.mark.parametrize("wrong", [slice(0, None, 1024), slice(1023, None, 1024), slice(2**19, None), slice(0, 2**17)])
+@pytest.mark.parametrize(
+    "wrong", [slice(0, None, 1024), slice(1023, None, 1024), slice(2**19, None), slice(0, 2**17), slice(-1000, None)]
+)
 def test_checks_between_calls_in_numba_see_every_channel_and_part(wrong):
     def faulty(x):
         y = np.maximum(x, 0)

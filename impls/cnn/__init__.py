@@ -17,7 +17,8 @@ member of a step      meaning
 ====================  =============================================================================
 `put(batch)`          returns the arrays of a `networks.Batch` in the framework's form
 `step(given, mark)`   runs one step on the result of `put`; returns the loss before the update, a
-                      scalar. Calls `mark(phase)` at the end of each of PHASES that it can tell apart
+                      scalar, to be converted by float() before the next step. Calls `mark(phase)` at
+                      the end of each of PHASES that it can tell apart
 `state()`             returns parameters, velocities and statistics (`reference.State`) as NumPy arrays
 ====================  =============================================================================
 

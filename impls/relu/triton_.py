@@ -41,24 +41,30 @@ class Kept:
     """
 
     def __init__(self) -> None:
-        self._copy: Tensor | None = None
+        # The result and its copy.
+        self._held: tuple[Tensor, Tensor] | None = None
 
     def before(self, arguments: dict[str, Any], reset_only: bool = False) -> None:
         """Copy the result before a run. reset_only: restore it, after all runs."""
+        out = arguments["out"]
         if reset_only:
-            self._restore(arguments["out"])
-        elif self._copy is None and _overwrites_an_input(**arguments):
-            self._copy = arguments["out"].clone()
+            self._restore(out)
+        elif not self._holds(out) and _overwrites_an_input(**arguments):
+            self._held = out, out.clone()
 
     def after(self, arguments: dict[str, Any], exception: Exception | None) -> None:
         """Restore the result after a run that failed, since it may be the last one."""
         if exception is not None:
             self._restore(arguments["out"])
 
+    def _holds(self, out: Tensor) -> bool:
+        # A tuning that was interrupted leaves the copy of another result.
+        return self._held is not None and self._held[0] is out
+
     def _restore(self, out: Tensor) -> None:
-        if self._copy is not None:
-            out.copy_(self._copy)
-        self._copy = None
+        if self._held and self._holds(out):
+            out.copy_(self._held[1])
+        self._held = None
 
 
 def _overwrites_an_input(out: Tensor, **others: Any) -> bool:
@@ -67,9 +73,13 @@ def _overwrites_an_input(out: Tensor, **others: Any) -> bool:
 
 def tuned(key: Sequence[str]) -> Any:
     """Return a decorator that tunes the block size of a kernel, once for each value of the arguments in `key`."""
-    kept = Kept()
     configs = CONFIGS[:1] if INTERPRETED else CONFIGS
-    return triton.autotune(configs, key=list(key), pre_hook=kept.before, post_hook=kept.after)
+
+    def decorate(kernel: Any) -> Any:
+        kept = Kept()
+        return triton.autotune(configs, key=list(key), pre_hook=kept.before, post_hook=kept.after)(kernel)
+
+    return decorate
 
 
 _tuned = tuned(["magnitude"])

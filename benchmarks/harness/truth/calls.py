@@ -16,8 +16,8 @@ from impls.variant import ITEMSIZE_BYTES, Variant
 
 # Elements that are read as soon as a call has returned, besides the last ones.
 READ_AT_ONCE = 1024
-# Frameworks that copy a strided part to the host together with all memory between its elements. Of arrays of more than
-# MOST_SPANNED elements, BLOCKS contiguous parts are read instead.
+# Numba copies a strided slice to the host with all memory between its elements; so of arrays of more than MOST_SPANNED
+# elements, BLOCKS contiguous parts are read.
 COPIES_SPANS, MOST_SPANNED, BLOCKS = ("numba_cuda",), 2**16, 16
 # Calls after which a fresh result must still be what it was.
 LATER_CALLS = 4
@@ -320,7 +320,7 @@ class Calls:
         # Each block begins with the channel after the last one of the block before it.
         block = READ_AT_ONCE // BLOCKS
         apart = elements // BLOCKS // READ_AT_ONCE * READ_AT_ONCE + block
-        return [slice(start, start + block) for start in range(0, BLOCKS * apart, apart)]
+        return [*(slice(start, start + block) for start in range(0, BLOCKS * apart, apart)), slice(elements - 64, None)]
 
     def _results(self, arrays: Sequence[Any]) -> tuple[Any, ...]:
         result = self.call(*arrays)

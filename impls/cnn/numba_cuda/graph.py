@@ -2,8 +2,8 @@
 
 The step has a stream of its own, on which its kernels are captured. Numba launches a compiled kernel without allocating
 or synchronising, both of which would end a capture. Only a stream's kernels are in the graph: before each replay the
-step copies its batch to fixed addresses. A stream of `cuda.stream` and the legacy
-default stream, which Numba uses elsewhere, wait for each other.
+step copies its batch to fixed addresses. A stream of `cuda.stream` and the legacy default stream, which Numba uses
+elsewhere, wait for each other.
 
 Source: CUDA driver API, "Stream Management" and "Graph Management".
 """
@@ -97,7 +97,7 @@ class GraphStep(Step):
             # `copy_to_device` would first make views of both, which takes longer than the copy.
             device_to_device(own, array, array.nbytes, self.stream)
         self.graph.replay()
-        return self.loss
+        return self._called()
 
 
 def _arrays(given: Any) -> list[Any]:

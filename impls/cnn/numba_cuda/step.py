@@ -83,12 +83,20 @@ class Kernels:
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of a step's last call, an array of one element on the device. `float` waits for it and copies it."""
+    """The loss of a call of a step, on the device until `float` copies it, which waits for the device.
 
-    array: Any
+    The next call overwrites it; `float` raises RuntimeError from then on.
+    """
+
+    step: "Step"
+    call: int
 
     def __float__(self) -> float:
-        return float(self.array.copy_to_host()[0])
+        if self.step.calls != self.call:
+            raise RuntimeError(
+                f"loss of call {self.call}: call {self.step.calls} has overwritten it; use float() before"
+            )
+        return float(self.step.loss.copy_to_host()[0])
 
 
 class Step:
@@ -120,6 +128,7 @@ class Step:
         }
         self._allocate()
         self.given: Any = None
+        self.calls = 0
 
     def _allocate(self) -> None:
         """Allocate the arrays that a step writes.
@@ -148,7 +157,7 @@ class Step:
         self.inputs = [first, *(self._empty(n * layer.units) for layer in dense if layer.hidden)]
         first_grad = self._empty(n * dense[0].inputs) if self.network.average else self.output_grads[-1]
         self.input_grads = [first_grad, *(self._empty(n * layer.units) for layer in dense if layer.hidden)]
-        self.logits_grad, self.loss = self._empty(n * self.network.classes), Loss(self._empty(1))
+        self.logits_grad, self.loss = self._empty(n * self.network.classes), self._empty(1)
 
     def _empty(self, size: int) -> Any:
         return cuda.device_array(size, self.dtype)
@@ -168,13 +177,17 @@ class Step:
 
     def __call__(self, given: Any, mark: Callable[[str], None] = unmarked) -> Loss:
         self.launch(given, mark)
-        return self.loss
+        return self._called()
+
+    def _called(self) -> Loss:
+        self.calls += 1
+        return Loss(self, self.calls)
 
     def launch(self, given: Any, mark: Callable[[str], None] = unmarked) -> None:
         """Launch every kernel of a step."""
         self.forward(given)
         mark("forward")
-        self.kernels.loss(self.scores[-1], given[1], self.logits_grad, self.loss.array)
+        self.kernels.loss(self.scores[-1], given[1], self.logits_grad, self.loss)
         mark("loss")
         self.backward(given)
         mark("backward")
