@@ -922,7 +922,7 @@ def test_two_grids_of_relu_are_compared_in_turn(capsys):
 
 def test_grids_with_different_results_are_refused(monkeypatch):
     monkeypatch.setattr(numba_cuda, "launch", lambda kernel, aligned, x, out: x)
-    with pytest.raises(ValueError, match="relu forward: results of the two grids differ at 99 elements"):
+    with pytest.raises(gpu_launch.Differ, match="relu forward: results of the two grids differ at 99 elements"):
         list(gpu_launch.grids([99]))
 
 

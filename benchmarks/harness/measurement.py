@@ -65,8 +65,8 @@ class DeviceTiming:
     """Device time by the GPU's events, in JAX by its profiler, and the GPU's state while it worked.
 
     device_s: median device time of a call; None where it is unknown, as where the host never was ahead of the GPU.
-    samples_s: readings, at most one of each round. throttled: positions of those in which it was throttled, and
-    throttled_by the reasons.
+    samples_s: readings, at most one of each round. throttled: indices of readings during which the GPU was throttled,
+    and throttled_by the reasons.
     state: clocks, temperature and power (`machine.gpu`).
     """
 

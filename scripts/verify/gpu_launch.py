@@ -13,18 +13,16 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-import numpy as np
-
-from benchmarks.harness.case import Unavailable
-from benchmarks.harness.frameworks import device_driver, started
-from benchmarks.harness.frameworks.base import DeviceDriver
-from benchmarks.harness.machine import gpu
-from benchmarks.harness.timing import intervals
-from benchmarks.harness.timing.device import DeviceTimer
+# Import other modules in the functions that use them, so that any Python can list what is missing.
 from scripts.arguments import positive
+from scripts.verify.gpu_check import lacks, uninstalled
+
+if TYPE_CHECKING:
+    from benchmarks.harness.frameworks.base import DeviceDriver
+    from benchmarks.harness.timing.intervals import Interval
 
 ELEMENTS, BATCHES = (2**20, 2**24, 2**28), (64, 1024, 4096)
 ROUNDS = 20
@@ -35,17 +33,28 @@ LOSS_TOLERANCE = 1e-4
 Pair = tuple[str, tuple[Callable[..., Any], Callable[..., Any]], tuple[Any, ...]]
 
 
+class Differ(Exception):
+    """The results of two launches differ."""
+
+
 def main() -> int:
     options = _options()
-    try:
-        with started("numba_cuda", "cuda") as framework:
-            return report(device_driver(framework), options)
-    except Unavailable as problem:
+    problems = [*lacks(), *uninstalled(["numba_cuda"])]
+    for problem in problems:
         print(f"gpu_launch: {problem}")
+    if problems:
         return 2
+    from benchmarks.harness.frameworks import device_driver, started
+
+    with started("numba_cuda", "cuda") as framework:
+        try:
+            return report(device_driver(framework), options)
+        except Differ as error:
+            print(f"gpu_launch: {error}")
+            return 1
 
 
-def report(driver: DeviceDriver, options: argparse.Namespace) -> int:
+def report(driver: "DeviceDriver", options: argparse.Namespace) -> int:
     """Print each comparison. Return 1 if a device time is unknown, otherwise 0."""
     pairs = {"grid": lambda: grids(options.elements), "tiles": lambda: tiles(options.batches)}
     unknown = 0
@@ -59,7 +68,8 @@ def report(driver: DeviceDriver, options: argparse.Namespace) -> int:
 
 
 def grids(elements: Sequence[int]) -> Iterator[Pair]:
-    """Yield ReLU forward and backward in float32. Raises ValueError where the results differ."""
+    """Yield ReLU forward and backward in float32. Raises Differ where the results differ."""
+    import numpy as np
     from numba import cuda
 
     from impls.relu import numba_cuda
@@ -81,12 +91,14 @@ def grids(elements: Sequence[int]) -> Iterator[Pair]:
 
         first, second = (call(*arrays).copy_to_host() for call in (striding, block_each))
         if not np.array_equal(first, second):
-            raise ValueError(f"relu {name}: results of the two grids differ at {n} elements")
+            raise Differ(f"relu {name}: results of the two grids differ at {n} elements")
         yield f"grid   {name} {n}", (striding, block_each), arrays
 
 
 def tiles(batches: Sequence[int]) -> Iterator[Pair]:
-    """Yield training steps in float32. Raises ValueError where the losses differ."""
+    """Yield training steps in float32. Raises Differ where the losses differ."""
+    import numpy as np
+
     from impls.cnn.networks import RELU_NETWORKS, initial_parameters, random_batch
     from impls.cnn.numba_cuda import products
     from impls.cnn.numba_cuda.step import Step
@@ -98,29 +110,42 @@ def tiles(batches: Sequence[int]) -> Iterator[Pair]:
         given = tall.put(random_batch(network, batch))
         first, second = (float(step(given)) for step in (tall, square))
         if not np.isclose(first, second, rtol=LOSS_TOLERANCE):
-            raise ValueError(f"{network.name}: losses {first} and {second} of the two tiles differ at batch {batch}")
+            raise Differ(f"{network.name}: losses {first} and {second} of the two tiles differ at batch {batch}")
         yield f"tiles  {network.name} {batch}", (tall, square), (given,)
 
 
 def compared(
-    driver: DeviceDriver, calls: tuple[Callable[..., Any], Callable[..., Any]], arguments: tuple[Any, ...], rounds: int
-) -> tuple[float, intervals.Interval] | None:
+    driver: "DeviceDriver",
+    calls: tuple[Callable[..., Any], Callable[..., Any]],
+    arguments: tuple[Any, ...],
+    rounds: int,
+) -> "tuple[float, Interval] | None":
     """Return the median seconds of the first call, and the ratio of the second to it; None if a time is unknown."""
+    from benchmarks.harness.machine import gpu
+    from benchmarks.harness.timing import intervals
+    from benchmarks.harness.timing.device import DeviceTimer
+
     device = gpu.Device()
     timers = [DeviceTimer(driver, call, lambda count: [arguments] * count, device) for call in calls]
     readings = []
     for number in range(rounds):
-        order = random.Random(number).sample(timers, len(timers))
-        taken = {timer: timer.read() for timer in order}
-        readings.append([taken[timer] for timer in timers])
-    known = [(first, second) for first, second in readings if first and second]
-    if len(known) < rounds:
-        return None
-    seconds = intervals.of([[first for first, _ in known]]).value
-    return seconds, intervals.of([[second / first for first, second in known]])
+        taken = {timer: _reading(timer) for timer in random.Random(number).sample(timers, len(timers))}
+        first_s, second_s = (taken[timer] for timer in timers)
+        if not first_s or not second_s:
+            return None
+        readings.append((first_s, second_s))
+    seconds = intervals.of([[first_s for first_s, _ in readings]]).value
+    return seconds, intervals.of([[second_s / first_s for first_s, second_s in readings]])
 
 
-def _line(found: tuple[float, intervals.Interval] | None) -> str:
+def _reading(timer: Any) -> float | None:
+    """Return a reading of device time; None if the host was late in several in a row."""
+    while (seconds := timer.read()) is None and not timer.has_given_up:
+        pass
+    return seconds
+
+
+def _line(found: "tuple[float, Interval] | None") -> str:
     if found is None:
         return "   unknown: the host was not ahead of the device"
     seconds, ratio = found

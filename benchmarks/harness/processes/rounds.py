@@ -186,7 +186,7 @@ def single(cases: Sequence[Case], crew: Crew) -> Iterator[tuple[Case, Measuremen
 
 
 def _free() -> Bytes:
-    """The memory that is free; as much as there could be of a GPU that reports none."""
+    """The memory that is free; without a limit for a GPU that does not report it."""
     on_gpu = gpu.Device().memory_bytes()
     return Bytes(memory.free_bytes(), on_gpu[0] if on_gpu else memory.UNLIMITED_BYTES)
 

@@ -83,7 +83,7 @@ _KERNELS = {"copy": ("memcpy", "torch", "triton")} | dict.fromkeys(
 )
 DEVICE_LOOPS = {f"{name}.{kernel}": ORDINARY[name] for name, kernels in _KERNELS.items() for kernel in kernels}
 DEVICE_PATTERNS = tuple(_KERNELS)
-# Of patterns in place, those with the same traffic out of place. On a GPU the faster of the two is the roof in place.
+# Of patterns in place, those with the same traffic out of place. On a GPU the roof of a row in place is the faster.
 OUT_OF_PLACE = {"scale": "copy", "accumulate": "triad"}
 
 

@@ -139,7 +139,7 @@ def pooled_bytes(overwritten_bytes: int, pool_bytes: int) -> int:
 
 
 def pooled_calls(overwritten_bytes: int, cache_bytes: int, most: int, pool_bytes: int) -> int:
-    """The number of calls in a run, whose overwritten arguments are apart and have been restored before it.
+    """The number of calls in a run, each of which overwrites an array of its own that was restored before the run.
 
     As many as fit half of the device's cache, where they are as warm as the arguments of calls out of place; a larger
     pool would time memory instead. Where one call does not fit, as many as `pool_bytes` allow.
