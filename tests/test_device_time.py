@@ -166,6 +166,8 @@ def test_a_late_reading_is_left_out_and_after_several_no_other_follows():
         (2**18, 128, 256, 2**37, 128), (2**10, 1, 12, 2**37, 12),
         # As much as a share of the GPU's memory holds, whatever it has.
         (2**27, 1, 256, 2**37, 8), (2**27, 1, 256, 2**36, 4), (2**27, 1, 256, 2**32, 1), (2**31, 1, 256, 2**37, 1),
+        # The cache of a GPU with little memory holds more than that share.
+        (2**22, 1, 256, 2**30, 6),
         (2**25, 1, 256, None, 2),
     ],
 )  # fmt: skip

@@ -199,7 +199,11 @@ def test_rows_of_a_worker_share_their_arguments_on_a_gpu():
     fresh, out, other = (replace(OUT, variant=name, elements=2**25) for name in names)
     assert dispatch.device_bytes([fresh, other]) == dispatch.device_bytes([fresh])
     alone = [dispatch.device_bytes([case]) for case in (fresh, out)]
-    assert max(alone) < dispatch.device_bytes([fresh, out]) < sum(alone)
+    both = dispatch.device_bytes([fresh, out])
+    assert max(alone) < both < sum(alone)
+    with rounds.Crew(QUICK, None) as crew:
+        ((_, amounts),) = rounds._split([fresh, out], Bytes(2**50, 2**50), crew)
+        assert sum(amount.gpu for amount in amounts) == both
     # Steps each keep their arrays.
     steps = [StepCase("time", "mnist_cnn", name, 64) for name in ("torch-cuda.fresh", "torch-graph-cuda.fresh")]
     assert dispatch.device_bytes(steps) == 2 * dispatch.device_bytes(steps[:1])
