@@ -794,6 +794,20 @@ def test_kernels_of_a_step_are_compiled_once_with_their_declared_types(monkeypat
     assert signature.args == kernel.types
 
 
+def test_a_kernel_is_launched_on_its_stream(monkeypatch):
+    launches = []
+
+    class Compiled:
+        def __getitem__(self, launch: Any) -> Any:
+            launches.append(launch)
+            return lambda *arguments: None
+
+    monkeypatch.setattr(products.cuda_kernels, "kernel", lambda *arguments: Compiled())
+    make = products.Maker("float32", LAUNCH._replace(stream="a stream"))
+    make.kernel("nothing", cuda.jit(lambda array: None), (2,), "float32")(np.zeros(1))
+    assert launches == [((2,), make.threads, "a stream")]
+
+
 @pytest.mark.parametrize(
     ("file", "network", "old", "new"),
     [
