@@ -940,6 +940,35 @@ def test_grids_with_different_results_are_refused(monkeypatch):
         list(gpu_launch.grids([99]))
 
 
+def test_a_grid_that_writes_nothing_is_refused(monkeypatch):
+    def launch(kernel: Any, aligned: bool, x: Any, out: Any) -> Any:
+        out.copy_to_device(np.maximum(x.copy_to_host(), 0))
+        return out
+
+    monkeypatch.setattr(numba_cuda, "launch", launch)
+    monkeypatch.setattr(numba_cuda, "run", lambda *arguments: None)
+    with pytest.raises(gpu_launch.Differ, match="relu forward: results of the two grids differ"):
+        list(gpu_launch.grids([99]))
+
+
+def test_tiles_with_different_gradients_are_refused(monkeypatch):
+    """The first loss does not show them."""
+    monkeypatch.setattr(networks, "RELU_NETWORKS", {"plain": PLAIN})
+    monkeypatch.setattr(steps_cuda, "device_launch", lambda: LAUNCH)
+    backward = steps_cuda.Step.backward
+
+    def faulty(step: Any, given: Any) -> None:
+        backward(step, given)
+        steps.append(step)
+        if step is steps[0]:
+            step.parts["conv2"].copy_to_device(np.zeros(step.parts["conv2"].size, np.float32))
+
+    steps: list[Any] = []
+    monkeypatch.setattr(steps_cuda.Step, "backward", faulty)
+    with pytest.raises(gpu_launch.Differ, match=r"plain: losses .* of the two tiles differ at batch 2"):
+        list(gpu_launch.tiles([2]))
+
+
 def test_two_tiles_of_steps_are_compared_in_turn(capsys, monkeypatch):
     monkeypatch.setattr(networks, "RELU_NETWORKS", {"plain": PLAIN})
     monkeypatch.setattr(steps_cuda, "device_launch", lambda: TALL)
