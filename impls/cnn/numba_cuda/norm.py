@@ -33,10 +33,8 @@ class Norm:
         by_row, of_filter = make.matrix(shape.rows, filters), make.matrix(2, filters)
         grad_by_row = make.loader(shape.gradient, filters % WINDOW == 0, sparse=block.conv.pool)
         sizes = shape.rows, filters, self.splits
-        add_moments, add_gradients = (
-            _moments(make, filters, by_row),
-            _gradient_sums(make, by_row, grad_by_row, of_filter),
-        )
+        add_moments = _moments(make, filters, by_row)
+        add_gradients = _gradient_sums(make, by_row, grad_by_row, of_filter)
         self.moments = _column_sums(make, f"{self.name}.moments", sizes, add_moments, (dtype,))
         self.statistics = _statistics(make, self.name, shape.rows, filters)
         self.forward = _normalise(make, self.name, shape.rows, block, by_row, of_filter, relu)
